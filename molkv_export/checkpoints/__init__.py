@@ -1,0 +1,1 @@
+"""Trained checkpoints in: one file per format."""

@@ -1,0 +1,61 @@
+"""How a MoLKV layer attends to the key-value experts of the last W tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from molkv_export.modeling.experts import ExpertRows
+from molkv_export.modeling.norm import RMSNorm
+from molkv_export.modeling.rope import rotate
+from molkv_runtime.config import ModelConfig
+
+
+def window_mask(length: int, window: int, device: torch.device | None = None) -> Tensor:
+    """Which positions j (columns) position t (rows) sees: t - window < j <= t. Bool [length, length]."""
+    positions = torch.arange(length, device=device)
+    distance = positions[:, None] - positions[None, :]
+    return (distance >= 0) & (distance < window)
+
+
+class MolkvMixer(nn.Module):
+    """Attention from a query of the present position to the cached experts (MoLKV 2512.09723).
+
+    q_t = RoPE_t(RMSNorm_q(Wq n_t));  kk_{j,n} = RoPE_j(k[i_j,n])
+    a = softmax over all (j in window(t), n) of (q_t . kk_{j,n}) / sqrt(dk)
+    out_t = g_t * sum_{j,n} a_{j,n} v[i_j,n]
+
+    The paper fixes the query from the input and the interaction with the experts cached from the sequence. Norms,
+    rotation, the form of the window and the gate are our choice (`docs/architecture.md` gives the reasons).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.window = config.expert_window
+        self.rope_theta = config.rope_theta if config.expert_rope else None
+        self.query_proj = nn.Linear(config.hidden_size, config.expert_key_size, bias=False)
+        self.query_norm = RMSNorm(config.expert_key_size, config.rms_norm_eps) if config.expert_qk_norm else None
+        self.gate = nn.Linear(config.hidden_size, 1, bias=False) if config.expert_gate == "sigmoid" else None
+
+    def forward(self, x: Tensor, rows: ExpertRows, inverse: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            x: The normed residual stream [B, T, d].
+            rows: Experts of the U distinct token ids at hand.
+            inverse: Which of those ids stands at each position, [B, T].
+        """
+        assert rows.key is not None
+        length = x.shape[1]
+        query = self.query_proj(x)
+        query = query if self.query_norm is None else self.query_norm(query)
+        key, value = rows.key[inverse], rows.value[inverse]  # [B, T, N, dk], [B, T, N, d]
+        if self.rope_theta is not None:
+            positions = torch.arange(length, device=x.device)
+            query = rotate(query, positions, self.rope_theta)
+            key = rotate(key, positions[:, None], self.rope_theta)
+        visible = window_mask(length, self.window, x.device).repeat_interleave(key.shape[2], dim=1)  # [T, T*N]
+        out = nn.functional.scaled_dot_product_attention(
+            query, key.flatten(1, 2), value.flatten(1, 2), attn_mask=visible
+        )
+        return out if self.gate is None else torch.sigmoid(self.gate(x)) * out

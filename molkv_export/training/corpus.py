@@ -1,0 +1,64 @@
+"""The training text: the source of Python's standard library, with whole modules held out for validation."""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+END_OF_TEXT = "<|endoftext|>"
+
+# Not the library itself, or tables and generated prose that would drown the code.
+_EXCLUDED = {"site-packages", "test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "turtledemo"}
+_HELD_OUT_SHARE = 16  # one module in sixteen
+
+
+class Corpus(NamedTuple):
+    """Source texts, one string a module."""
+
+    train: list[str]
+    validation: list[str]
+
+
+def is_held_out(module: str) -> bool:
+    """Whether a module (its path below the library, POSIX style) is for validation; the same on every machine."""
+    return hashlib.sha256(module.encode()).digest()[0] % _HELD_OUT_SHARE == 0
+
+
+def standard_library() -> Corpus:
+    """Read the running interpreter's standard library, in the order of the modules' paths."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    corpus = Corpus([], [])
+    for path in sorted(root.rglob("*.py")):
+        module = path.relative_to(root)
+        if _EXCLUDED.isdisjoint(module.parts):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            (corpus.validation if is_held_out(module.as_posix()) else corpus.train).append(text)
+    return corpus
+
+
+def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
+    """Train a byte-level BPE tokenizer whose id 0 is the end of a text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def encode(tokenizer: Tokenizer, texts: list[str]) -> npt.NDArray[np.int64]:
+    """Encode the texts into one stream of token ids, each text ended by the end-of-text token."""
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    ids = [i for encoding in tokenizer.encode_batch(texts) for i in (*encoding.ids, end)]
+    return np.array(ids, np.int64)

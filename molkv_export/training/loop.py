@@ -1,0 +1,209 @@
+"""The training loop: AdamW, linear warm-up and cosine decay, resumable."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch.nn.functional import cross_entropy
+
+from molkv_export.atomic_folder import atomic_folder
+from molkv_export.checkpoints.names import state_dict_to_save
+from molkv_export.modeling import LookupExpertForCausalLM
+from molkv_export.training.corpus import END_OF_TEXT, Corpus, encode, standard_library, train_tokenizer
+from molkv_export.training.evaluate import experts_silenced, mean_loss
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.errors import OutputError, RequestError
+
+_SAVE_EVERY_STEPS = 100
+_VALIDATION_WINDOWS = 128
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a training run depends on, beside the configuration and the text."""
+
+    steps: int = 400
+    batch_size: int = 12
+    sequence_length: int = 256
+    learning_rate: float = 2e-3  # peak; decays to a tenth
+    warmup_steps: int = 100
+    weight_decay: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "sequence_length", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise RequestError(f"{name} is {getattr(self, name)}, expected more than 0")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Losses in nats per token at the end of a run."""
+
+    train_loss: float  # mean over the last 50 steps (or since a resume, if that is later)
+    validation_loss: float
+    validation_loss_experts_silenced: float
+
+
+def learning_rate_at(step: int, options: TrainOptions) -> float:
+    """Linear warm-up, then a cosine down to a tenth of the peak."""
+    if step < options.warmup_steps:
+        return options.learning_rate * (step + 1) / options.warmup_steps
+    progress = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
+    return options.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
+
+
+def train(
+    config: ModelConfig,
+    out: Path,
+    options: TrainOptions,
+    *,
+    tokenizer: Tokenizer | None = None,
+    corpus: Corpus | None = None,
+    force: bool = False,
+) -> TrainResult:
+    """Train a model on the standard library and write it as a training-form checkpoint folder.
+
+    Interrupted, it leaves its state in `OUT.training`, and the same call goes on from there.
+
+    Args:
+        config: The model.
+        out: Folder to write.
+        options: Steps, batch, learning rate, seed.
+        tokenizer: To use instead of training one on the text.
+        corpus: Texts to use instead of the standard library.
+        force: Replace `out` if it exists.
+
+    Raises:
+        OutputError: `out` exists, or the state in `OUT.training` belongs to a different run.
+        RequestError: The text does not fit the options.
+    """
+    if out.exists() and not force:
+        raise OutputError(f"{out}: exists already; pass --force to replace it")
+    if options.sequence_length > config.max_position_embeddings:
+        raise RequestError(
+            f"sequence_length is {options.sequence_length}, expected at most the model's "
+            f"max_position_embeddings ({config.max_position_embeddings})"
+        )
+    corpus = corpus or standard_library()
+    tokenizer = tokenizer or train_tokenizer(corpus.train, config.vocab_size)
+    if tokenizer.get_vocab_size() > config.vocab_size:
+        raise RequestError(
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model's vocab_size is {config.vocab_size}"
+        )
+    train_ids, validation_ids = encode(tokenizer, corpus.train), encode(tokenizer, corpus.validation)
+    if min(len(train_ids), len(validation_ids)) <= options.sequence_length:
+        raise RequestError(f"the text has fewer than sequence_length ({options.sequence_length}) + 1 tokens")
+
+    model = LookupExpertForCausalLM(config)
+    model.initialize(options.seed)
+    train_loss = _run_steps(model, train_ids, options, _State(out, config, options))
+    loss = mean_loss(model, validation_ids, options.sequence_length, _VALIDATION_WINDOWS)
+    with experts_silenced(model):
+        silenced = mean_loss(model, validation_ids, options.sequence_length, _VALIDATION_WINDOWS)
+    result = TrainResult(train_loss, loss, silenced)
+    _write_checkpoint(out, model, tokenizer, options, result, force)
+    return result
+
+
+def _run_steps(
+    model: LookupExpertForCausalLM, ids: npt.NDArray[np.int64], options: TrainOptions, state: _State
+) -> float:
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95))
+    first = state.load(model, optimizer)
+    losses: list[float] = []
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
+    with Progress(TextColumn("training"), *columns) as progress:
+        task = progress.add_task("", total=options.steps, completed=first, loss=float("nan"))
+        for step in range(first, options.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate_at(step, options)
+            inputs, targets = _batch(ids, options, step)
+            loss = cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+            progress.update(task, advance=1, loss=float(np.mean(losses[-50:])))
+            if (step + 1) % _SAVE_EVERY_STEPS == 0:
+                state.save(model, optimizer, step + 1)
+    return float(np.mean(losses[-50:])) if losses else float("nan")
+
+
+def _batch(ids: npt.NDArray[np.int64], options: TrainOptions, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw the batch of a step; it depends on seed and step alone, so a resumed run sees what it would have seen."""
+    starts = np.random.default_rng([options.seed, step]).integers(
+        0, len(ids) - options.sequence_length, options.batch_size
+    )
+    windows = torch.from_numpy(np.stack([ids[start : start + options.sequence_length + 1] for start in starts]))
+    return windows[:, :-1], windows[:, 1:]
+
+
+class _State:
+    """The unfinished run of a checkpoint folder OUT, in its sibling OUT.training."""
+
+    def __init__(self, out: Path, config: ModelConfig, options: TrainOptions) -> None:
+        self.folder = out.with_name(out.name + ".training")
+        self.run = msgspec.json.encode({"config": config, "options": asdict(options)}).decode()
+
+    def load(self, model: LookupExpertForCausalLM, optimizer: torch.optim.Optimizer) -> int:
+        """Restore the last saved step; 0 if there is none."""
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return 0
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        if state["run"] != self.run:
+            raise OutputError(
+                f"{self.folder}: holds an unfinished run with another configuration or other options; "
+                "repeat that command to go on with it, or remove the folder"
+            )
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"])
+
+    def save(self, model: LookupExpertForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Save the state after a number of steps, replacing the one before in one move."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / "state.pt.new"
+        state = {"run": self.run, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        torch.save(state, temporary)
+        os.replace(temporary, self.folder / "state.pt")  # noqa: PTH105
+
+
+def _write_checkpoint(
+    out: Path,
+    model: LookupExpertForCausalLM,
+    tokenizer: Tokenizer,
+    options: TrainOptions,
+    result: TrainResult,
+    force: bool,
+) -> None:
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    with atomic_folder(out, force=force) as folder:
+        save_file(state_dict_to_save(model), folder / "model.safetensors")
+        tokenizer.save(str(folder / "tokenizer.json"))
+        documents = {
+            "config.json": model.config,
+            "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT},
+            "generation_config.json": {"eos_token_id": end, "do_sample": False},
+            "training.json": {"options": asdict(options), "result": asdict(result), "torch": torch.__version__},
+        }
+        for name, document in documents.items():
+            (folder / name).write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    shutil.rmtree(out.with_name(out.name + ".training"), ignore_errors=True)

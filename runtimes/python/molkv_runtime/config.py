@@ -1,0 +1,120 @@
+"""The configuration of a lookup-expert model: one definition for checkpoints, exporter, manifest and driver.
+
+It lives in the driver because the driver must read it from a bundle's manifest without the exporter.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from molkv_runtime.errors import ConfigError
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Hyperparameters of a decoder-only transformer with lookup experts (MoLE 2503.15798, MoLKV 2512.09723).
+
+    Field names are Hugging Face's where one exists. Fields that the papers leave open are marked "our choice".
+    A field whose default is 0 takes its value from the other fields, as its comment says.
+    """
+
+    model_type: Literal["molkv", "mole"]
+    vocab_size: int
+    hidden_size: int  # d
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    max_position_embeddings: int  # longest sequence, in tokens
+    num_experts: int  # N experts per token id; 0 makes a plain dense model
+    num_key_value_heads: int = 0  # 0: num_attention_heads
+    head_dim: int = 0  # 0: hidden_size / num_attention_heads
+    hidden_act: Literal["silu", "gelu"] = "silu"  # our choice: silu is gated (SwiGLU), gelu is plain with exact erf
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    tie_word_embeddings: bool = False
+    expert_intermediate_size: int = 0  # of the training-form networks; 0: intermediate_size
+    expert_layers: tuple[int, ...] | None = None  # our choice: which layers carry experts; None: all
+    # MoLKV only:
+    expert_key_size: int = 0  # dk
+    expert_window: int = 0  # W: the last W positions, the present one included, can be attended
+    expert_qk_norm: bool = True  # our choice: RMSNorm on queries and keys
+    expert_rope: bool = True  # our choice: rotate queries and keys by their positions, rope_theta shared
+    expert_gate: Literal["none", "sigmoid"] = "none"  # our choice: g_t = sigmoid(w_g . n_t)
+
+    def __post_init__(self) -> None:
+        defaults = {
+            "num_key_value_heads": self.num_attention_heads,
+            "head_dim": self.hidden_size // max(1, self.num_attention_heads),
+            "expert_intermediate_size": self.intermediate_size,
+        }
+        for name, value in defaults.items():
+            if getattr(self, name) == 0:
+                msgspec.structs.force_setattr(self, name, value)
+        if self.expert_layers is None:
+            msgspec.structs.force_setattr(self, "expert_layers", tuple(range(self.num_hidden_layers)))
+        _check(self)
+
+    @property
+    def layers_with_experts(self) -> tuple[int, ...]:
+        """Indices of the layers that carry experts, ascending; empty for a dense model."""
+        return tuple(self.expert_layers or ()) if self.num_experts else ()
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether experts are key-value pairs that live in a window (MoLKV), not values alone (MoLE)."""
+        return self.model_type == "molkv" and self.num_experts > 0
+
+
+def _check(config: ModelConfig) -> None:
+    positive = [
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
+        "expert_intermediate_size",
+        "rms_norm_eps",
+        "rope_theta",
+    ]
+    if config.has_keys:
+        positive += ["expert_key_size", "expert_window"]
+    for name in positive:
+        if not 0 < getattr(config, name) < 2**31:
+            raise ValueError(f"{name} is {getattr(config, name)}, expected a number from 1 to 2147483647")
+    if config.num_experts < 0:
+        raise ValueError(f"num_experts is {config.num_experts}, expected 0 (a dense model) or more")
+    if config.num_attention_heads % config.num_key_value_heads:
+        raise ValueError(
+            f"num_attention_heads is {config.num_attention_heads}, "
+            f"expected a multiple of num_key_value_heads ({config.num_key_value_heads})"
+        )
+    rotated = {"head_dim": config.head_dim}
+    if config.has_keys and config.expert_rope:
+        rotated["expert_key_size"] = config.expert_key_size
+    for name, size in rotated.items():
+        if size % 2:
+            raise ValueError(f"{name} is {size}, expected an even number (rotary embedding turns pairs)")
+    layers = config.expert_layers or ()
+    if list(layers) != sorted(set(layers)) or any(not 0 <= i < config.num_hidden_layers for i in layers):
+        raise ValueError(
+            f"expert_layers is {list(layers)}, expected ascending layer indices below {config.num_hidden_layers}"
+        )
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Read a `config.json`.
+
+    Raises:
+        ConfigError: The file is missing, is not JSON, or a field is missing, unknown or has an impossible value.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ModelConfig)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); a checkpoint needs a config.json") from error
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
