@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
 from molkv_export.atomic_folder import atomic_folder
-from molkv_export.checkpoints.names import state_dict_to_save
+from molkv_export.checkpoints.native import tensors_to_save
 from molkv_export.modeling import LookupExpertForCausalLM
 from molkv_export.training.corpus import END_OF_TEXT, Corpus, encode, standard_library, train_tokenizer
 from molkv_export.training.evaluate import experts_silenced, mean_loss
@@ -196,13 +196,13 @@ def _write_checkpoint(
 ) -> None:
     end = tokenizer.token_to_id(END_OF_TEXT)
     with atomic_folder(out, force=force) as folder:
-        save_file(state_dict_to_save(model), folder / "model.safetensors")
+        save_file(tensors_to_save(model), folder / "model.safetensors")
         tokenizer.save(str(folder / "tokenizer.json"))
         documents = {
             "config.json": model.config,
             "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT},
             "generation_config.json": {"eos_token_id": end, "do_sample": False},
-            "training.json": {"options": asdict(options), "result": asdict(result), "torch": torch.__version__},
+            "training.json": {"options": asdict(options), "result": asdict(result), "torch": str(torch.__version__)},
         }
         for name, document in documents.items():
             (folder / name).write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")

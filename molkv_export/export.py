@@ -1,0 +1,113 @@
+"""From a checkpoint to a bundle."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import onnx_ir as ir
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from molkv_export.atomic_folder import atomic_folder
+from molkv_export.checkpoints import Checkpoint, open_checkpoint
+from molkv_export.graph.build import build_graph
+from molkv_export.graph.weights import attach_weights
+from molkv_export.tables.store_writer import plan_store, write_store
+from molkv_runtime.manifest import MANIFEST, SCHEMA_VERSION, FileInfo, GraphInfo, Manifest, Provenance, RowDtype
+
+DEFAULT_SHARD_SIZE = 1024**3
+COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+
+_GRAPH = "model.onnx"
+
+
+def export(
+    checkpoint: Path,
+    bundle: Path,
+    *,
+    experts_dtype: RowDtype = "float16",
+    shard_size: int = DEFAULT_SHARD_SIZE,
+    force: bool = False,
+    command: str = "molkv_export.export()",
+    console: Console | None = None,
+) -> Manifest:
+    """Write a checkpoint as a bundle: dense graph, expert store, manifest and tokenizer files.
+
+    Peak RAM is that of the largest dense weight plus a chunk of records; it does not grow with the tables.
+
+    Args:
+        checkpoint: Folder with config.json and model.safetensors, in training or lookup form.
+        bundle: Folder to write. It appears when it is complete, or not at all.
+        experts_dtype: Of the store's embedding, keys and values.
+        shard_size: Largest size of a store file in bytes.
+        force: Replace the folder if it exists; the old one stays until the new one is complete.
+        command: What to note as the command that made the bundle.
+        console: Where progress is shown; default nowhere.
+
+    Raises:
+        ConfigError, CheckpointError: The checkpoint is not sound.
+        OutputError: The folder exists, or cannot be written.
+        RequestError: shard_size is too small.
+    """
+    with open_checkpoint(checkpoint) as source, atomic_folder(bundle, force=force) as folder:
+        plan = plan_store(source, experts_dtype, shard_size)
+        files: dict[str, FileInfo] = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console or Console(quiet=True)) as progress:
+            graph = _write_graph(source, folder, progress)
+            task = progress.add_task("expert store (token ids)", total=source.config.vocab_size)
+            files |= write_store(source, plan, folder, lambda count: progress.advance(task, count))
+        for name in COMPANIONS:
+            if (checkpoint / name).is_file():
+                shutil.copyfile(checkpoint / name, folder / name)
+        for path in sorted(folder.iterdir()):
+            if path.name not in files:
+                files[path.name] = _describe(path)
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            model=source.config,
+            graphs={"cpu": graph},
+            store=plan,
+            files=files,
+            provenance=_provenance(source, command),
+        )
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+        (folder / MANIFEST).write_bytes(text + b"\n")
+    return manifest
+
+
+def _write_graph(source: Checkpoint, folder: Path, progress: Progress) -> GraphInfo:
+    graph = build_graph(source.config)
+    attach_weights(graph.model, source)
+    task = progress.add_task("dense graph (tensors)", total=None)
+
+    def report(_tensor: object, info: ir.external_data.CallbackInfo) -> None:
+        progress.update(task, total=info.total, completed=info.index + 1)
+
+    path = folder / _GRAPH
+    ir.save(graph.model, path, external_data=f"{_GRAPH}.data", callback=report)
+    for file in (path, folder / f"{_GRAPH}.data"):
+        if file.exists():
+            file.chmod(0o644)
+    return GraphInfo(file=_GRAPH, dense_dtype="float32", inputs=graph.inputs, outputs=graph.outputs)
+
+
+def _describe(path: Path) -> FileInfo:
+    with path.open("rb") as file:
+        return FileInfo(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _provenance(source: Checkpoint, command: str) -> Provenance:
+    packages = ("molkv-export", "torch", "onnx_ir", "onnxscript", "onnxruntime", "numpy")
+    return Provenance(
+        command=command,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        tools={"python": platform.python_version(), **{name: version(name) for name in packages}},
+        source=source.sha256(),
+    )

@@ -1,0 +1,53 @@
+"""Causal self-attention with grouped key-value heads, over a KV cache that the host owns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from onnxscript import OpBuilder, nn
+
+from molkv_export.graph.linear import Linear
+from molkv_export.graph.rope import RotaryCache
+from molkv_runtime.config import ModelConfig
+from onnx_ir import Value
+
+
+class KVCache(NamedTuple):
+    """One layer's cache [B, Hkv, max_length, head_dim] and the lengths GroupQueryAttention needs."""
+
+    past_key: Value
+    past_value: Value
+    seqlens_k: Value  # int32 [B]: tokens in the cache after this step, minus 1
+    total_sequence_length: Value  # int32 scalar: the longest of them, not reduced by 1
+
+
+class Attention(nn.Module):  # type: ignore[misc]
+    """ONNX Runtime's GroupQueryAttention with packed query, key and value, which also rotates them."""
+
+    def __init__(self, config: ModelConfig, rotary: RotaryCache) -> None:
+        super().__init__()
+        self.config = config
+        self.rotary = rotary
+        heads = config.num_attention_heads + 2 * config.num_key_value_heads
+        self.qkv_proj = Linear(config.hidden_size, heads * config.head_dim)
+        self.o_proj = Linear(config.num_attention_heads * config.head_dim, config.hidden_size)
+
+    def forward(self, op: OpBuilder, x: Value, cache: KVCache) -> tuple[Value, Value, Value]:
+        """Attend from x [B, T, d]; give the output [B, T, d] and the present key and value."""
+        out, present_key, present_value = op.GroupQueryAttention(
+            self.qkv_proj(op, x),
+            None,
+            None,
+            cache.past_key,
+            cache.past_value,
+            cache.seqlens_k,
+            cache.total_sequence_length,
+            *self.rotary.tables(op, self.config.head_dim),
+            num_heads=self.config.num_attention_heads,
+            kv_num_heads=self.config.num_key_value_heads,
+            do_rotary=1,
+            _domain="com.microsoft",
+            _version=1,
+            _outputs=3,
+        )
+        return self.o_proj(op, out), present_key, present_value

@@ -1,0 +1,98 @@
+"""The dense part of the decoder, whole."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from onnxscript import OpBuilder, nn
+
+from molkv_export.graph.attention import Attention, KVCache
+from molkv_export.graph.feed_forward import FeedForward
+from molkv_export.graph.linear import Linear
+from molkv_export.graph.mole import MoleInputs, MoleMixer
+from molkv_export.graph.molkv import MolkvInputs, MolkvMixer
+from molkv_export.graph.norm import RMSNorm
+from molkv_export.graph.rope import RotaryCache
+from molkv_runtime.config import ModelConfig
+from onnx_ir import Value
+
+
+class LayerInputs(NamedTuple):
+    """What one layer reads beside the residual stream."""
+
+    cache: KVCache
+    experts: MoleInputs | MolkvInputs | None
+
+
+class DecoderLayer(nn.Module):  # type: ignore[misc]
+    """h = x + Attention(RMSNorm(x)); n = RMSNorm(h); y = h + FFN(n) + Mixer(n, experts).
+
+    The last addition of a layer is left to the norm that follows it, which fuses it.
+    """
+
+    def __init__(self, config: ModelConfig, has_experts: bool, rotary: RotaryCache) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, rotary)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = FeedForward(config.hidden_size, config.intermediate_size, config.hidden_act)
+        self.expert_mixer = None
+        if has_experts:
+            self.expert_mixer = MolkvMixer(config, rotary) if config.has_keys else MoleMixer(config)
+
+    def forward(
+        self, op: OpBuilder, x: Value, branch: Value | None, inputs: LayerInputs
+    ) -> tuple[Value, Value, Value, Value]:
+        """Map (x, branch), whose sum is the residual stream, to the next layer's; also present key and value."""
+        normed, x = self.input_layernorm(op, x, branch)
+        attended, present_key, present_value = self.self_attn(op, normed, inputs.cache)
+        n, h = self.post_attention_layernorm(op, x, attended)
+        branch = self.mlp(op, n)
+        if self.expert_mixer is not None:
+            branch = op.Add(branch, self.expert_mixer(op, n, inputs.experts))
+        return h, branch, present_key, present_value
+
+
+class Decoder(nn.Module):  # type: ignore[misc]
+    """Layers and final norm; the input embedding is part of the records."""
+
+    def __init__(self, config: ModelConfig, rotary: RotaryCache) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [
+                DecoderLayer(config, index in config.layers_with_experts, rotary)
+                for index in range(config.num_hidden_layers)
+            ]
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self, op: OpBuilder, x: Value, layer_inputs: list[LayerInputs], last: Value
+    ) -> tuple[Value, list[tuple[Value, Value]]]:
+        """Run the layers; `last` (int64 [1]) says how many final positions go on to the LM head."""
+        branch = None
+        presents = []
+        for layer, inputs in zip(self.layers, layer_inputs, strict=True):
+            x, branch, key, value = layer(op, x, branch, inputs)
+            presents.append((key, value))
+        start, end = op.Neg(last), [2**31 - 1]
+        x, branch = (op.Slice(part, start, end, [1]) for part in (x, branch))
+        normed, _ = self.norm(op, x, branch)
+        return normed, presents
+
+
+class LookupExpertForCausalLM(nn.Module):  # type: ignore[misc]
+    """The dense graph of a MoLE, MoLKV or dense model: from embeddings and experts to logits."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        rotary = RotaryCache(config.max_position_embeddings, config.rope_theta)
+        self.model = Decoder(config, rotary)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+
+    def forward(
+        self, op: OpBuilder, inputs_embeds: Value, layer_inputs: list[LayerInputs], last: Value
+    ) -> tuple[Value, list[tuple[Value, Value]]]:
+        """Give the logits [B, last, vocab_size] and every layer's present key and value."""
+        hidden, presents = self.model(op, inputs_embeds, layer_inputs, last)
+        return self.lm_head(op, hidden), presents

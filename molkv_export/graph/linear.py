@@ -1,0 +1,19 @@
+"""A matrix product with a constant weight."""
+
+from __future__ import annotations
+
+from onnxscript import OpBuilder, nn
+
+from onnx_ir import Value
+
+
+class Linear(nn.Module):  # type: ignore[misc]
+    """x @ weight, without bias. The weight is stored [in, out], transposed to PyTorch's, as MatMul takes it."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter([in_features, out_features])
+
+    def forward(self, op: OpBuilder, x: Value) -> Value:
+        """Map x [..., in] to [..., out]."""
+        return op.MatMul(x, self.weight)

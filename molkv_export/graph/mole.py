@@ -1,0 +1,31 @@
+"""How a MoLE layer mixes the experts of the present token."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from onnxscript import OpBuilder, nn
+
+from molkv_export.graph.linear import Linear
+from molkv_runtime.config import ModelConfig
+from onnx_ir import Value
+
+
+class MoleInputs(NamedTuple):
+    """What the host gathers for one layer."""
+
+    value: Value  # [B, T, N, d]
+
+
+class MoleMixer(nn.Module):  # type: ignore[misc]
+    """sum_n softmax_n(n . r_n) v[i,n]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.router = Linear(config.hidden_size, config.num_experts)
+
+    def forward(self, op: OpBuilder, x: Value, experts: MoleInputs) -> Value:
+        """Mix for x [B, T, d]; gives [B, T, d]."""
+        scores = op.Softmax(self.router(op, x), axis=-1)
+        mixed = op.MatMul(op.Unsqueeze(scores, [-2]), experts.value)  # [B, T, 1, N] @ [B, T, N, d]
+        return op.Squeeze(mixed, [-2])

@@ -1,0 +1,53 @@
+"""How a MoLKV layer attends to the key-value experts in its window."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from onnxscript import OpBuilder, nn
+
+from molkv_export.graph.linear import Linear
+from molkv_export.graph.norm import RMSNorm
+from molkv_export.graph.rope import RotaryCache
+from molkv_runtime.config import ModelConfig
+from onnx_ir import Value
+
+
+class MolkvInputs(NamedTuple):
+    """What the host prepares for one layer; blocks * C = B * T."""
+
+    key: Value  # [blocks, R*N, dk], rotated by the host
+    value: Value  # [blocks, R*N, d]
+    mask: Value  # [blocks, C, R*N]: 0 where position C sees the expert, -inf where not
+    position_ids: Value  # int64 [B, T]
+
+
+class MolkvMixer(nn.Module):  # type: ignore[misc]
+    """g_t * softmax(q_t . kk / sqrt(dk) + mask) v; the graph neither knows nor cares in which order experts stand."""
+
+    def __init__(self, config: ModelConfig, rotary: RotaryCache) -> None:
+        super().__init__()
+        self.config = config
+        self.rotary = rotary
+        self.query_proj = Linear(config.hidden_size, config.expert_key_size)
+        self.query_norm = RMSNorm(config.expert_key_size, config.rms_norm_eps) if config.expert_qk_norm else None
+        self.gate = Linear(config.hidden_size, 1) if config.expert_gate == "sigmoid" else None
+
+    def forward(self, op: OpBuilder, x: Value, experts: MolkvInputs) -> Value:
+        """Attend from x [B, T, d]; gives [B, T, d]."""
+        query = self.query_proj(op, x)
+        if self.query_norm is not None:
+            query, _ = self.query_norm(op, query)
+        if self.config.expert_rope:
+            cos, sin = self.rotary.tables(op, self.config.expert_key_size)
+            query = op.RotaryEmbedding(
+                query, experts.position_ids, cos, sin, num_heads=1, _domain="com.microsoft", _version=1
+            )
+        # [B, T, dk] -> [blocks, C, dk]: the mask's first two dimensions are the blocks.
+        blocks = op.Shape(experts.mask, start=0, end=2)
+        query = op.Reshape(query, op.Concat(blocks, op.Constant(value_ints=[self.config.expert_key_size]), axis=0))
+        scores = op.MatMul(query, op.Transpose(experts.key, perm=[0, 2, 1]))
+        scores = op.Add(op.Mul(scores, self.config.expert_key_size**-0.5), experts.mask)
+        mixed = op.MatMul(op.Softmax(scores, axis=-1), experts.value)
+        out = op.Reshape(mixed, op.Shape(x))
+        return out if self.gate is None else op.Mul(op.Sigmoid(self.gate(op, x)), out)

@@ -1,0 +1,1 @@
+"""Re-parameterization: from experts as networks to the expert store, streaming."""

@@ -1,0 +1,84 @@
+"""Opening a bundle folder."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.errors import BundleError
+from molkv_runtime.manifest import GraphInfo, Manifest, read_manifest
+
+TOKENIZER = "tokenizer.json"
+
+
+class Bundle:
+    """A bundle whose manifest is sound and whose files are all there in their full size."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a bundle; files are checked by size, and by hash where they are read whole (graph, tokenizer).
+
+        Raises:
+            BundleError: The folder is not a complete bundle.
+        """
+        self.path = Path(path)
+        self.manifest: Manifest = read_manifest(self.path)
+        for name, info in self.manifest.files.items():
+            self._check_size(name, info.size)
+
+    def _check_size(self, name: str, size: int) -> None:
+        path = self.path / name
+        try:
+            found = path.lstat()
+        except OSError as error:
+            raise BundleError(f"{path}: is missing; the manifest lists it with {size} bytes") from error
+        if not stat.S_ISREG(found.st_mode):
+            raise BundleError(f"{path}: is not a regular file, expected one of {size} bytes")
+        if found.st_size != size:
+            raise BundleError(
+                f"{path}: has {found.st_size} bytes, the manifest says {size}; the file is truncated or was replaced"
+            )
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+        return self.manifest.model
+
+    def graph(self, profile: str = "cpu") -> GraphInfo:
+        """Give the dense graph of a profile.
+
+        Raises:
+            BundleError: The bundle has no such profile.
+        """
+        graphs = self.manifest.graphs
+        if profile not in graphs:
+            raise BundleError(f"{self.path}: has no graph for profile {profile!r}; there: {', '.join(graphs)}")
+        return graphs[profile]
+
+    def file(self, name: str) -> Path:
+        """Give the path of a file after checking its hash.
+
+        Raises:
+            BundleError: The manifest does not list it, or its content is not what was exported.
+        """
+        path = self.path / name
+        if name not in self.manifest.files:
+            raise BundleError(f"{path}: is not part of the bundle; there: {', '.join(sorted(self.manifest.files))}")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != (expected := self.manifest.files[name].sha256):
+            raise BundleError(f"{path}: has sha256 {found[:12]}..., the manifest says {expected[:12]}...; export again")
+        return path
+
+    def tokenizer(self) -> Tokenizer:
+        """Load the tokenizer.
+
+        Raises:
+            BundleError: The bundle carries none.
+        """
+        if TOKENIZER not in self.manifest.files:
+            raise BundleError(f"{self.path}: carries no {TOKENIZER}, so it takes token ids only")
+        return Tokenizer.from_file(str(self.file(TOKENIZER)))

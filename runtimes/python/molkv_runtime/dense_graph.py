@@ -1,0 +1,75 @@
+"""The dense graph in an ONNX Runtime session, run on bound buffers."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from molkv_runtime import providers
+from molkv_runtime.bundle import Bundle
+from molkv_runtime.errors import BundleError, ProviderError
+
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+
+class BoundCall:
+    """One call of the graph with all its buffers; it can be repeated after their contents have changed."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, inputs: Arrays, outputs: Arrays) -> None:
+        self._session = session
+        self._buffers = (inputs, outputs)  # ONNX Runtime holds bare pointers: keep the arrays alive
+        self._binding = session.io_binding()
+        for bind, arrays in ((self._binding.bind_input, inputs), (self._binding.bind_output, outputs)):
+            for name, array in arrays.items():
+                if not array.flags.c_contiguous:
+                    raise ValueError(f"buffer {name!r} is not contiguous")
+                bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
+
+    def run(self) -> None:
+        """Compute the outputs from the inputs."""
+        self._session.run_with_iobinding(self._binding)
+
+
+class DenseGraph:
+    """A session over a bundle's graph."""
+
+    def __init__(self, bundle: Bundle, provider: str = "cpu", threads: int | None = None) -> None:
+        """Load the graph.
+
+        Args:
+            bundle: Where the graph is.
+            provider: A preset of `providers.PRESETS`.
+            threads: Threads inside an operator; None leaves it to ONNX Runtime (one per physical core).
+
+        Raises:
+            ProviderError: The provider is not there or refuses the graph.
+            BundleError: The graph does not have the inputs and outputs that the manifest lists.
+        """
+        info = bundle.graph()
+        path = bundle.file(info.file)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        if provider != "cpu":
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        name = providers.resolve(provider)
+        try:
+            # By path, not by bytes: external data is then mapped instead of copied.
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=[name])
+        except Exception as error:
+            raise ProviderError(f"{path}: provider {provider!r} cannot load it: {_one_line(error)}") from error
+        for kind, listed, found in (
+            ("inputs", info.inputs, self._session.get_inputs()),
+            ("outputs", info.outputs, self._session.get_outputs()),
+        ):
+            if [tensor.name for tensor in listed] != [tensor.name for tensor in found]:
+                raise BundleError(f"{path}: its {kind} are not those in the manifest; export again")
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> BoundCall:
+        """Bind buffers to all inputs and outputs."""
+        return BoundCall(self._session, inputs, outputs)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,58 @@
+"""The experts of the tokens at hand, as the dense graph wants them: present ones (MoLE) or a window (MoLKV)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.record import Records
+from molkv_runtime.window import ExpertWindow
+
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+
+class ExpertState(Protocol):
+    """What the host keeps of the experts of B sequences, and feeds to the graph."""
+
+    block_length: int | None
+    """Prefill chunks are at most this long, or a multiple of it; None: any length."""
+
+    decode_inputs: Arrays
+    """Buffers that the graph reads in a decode step, by input name; they never move."""
+
+    def prefill(self, sequence: int, start: int, records: Records) -> Arrays:
+        """Take in the records [T] of a sequence's positions from `start` on; give the graph's inputs for them."""
+
+    def decode(self, sequence: int, position: int, record: Records) -> None:
+        """Take in the record [1] of a sequence's next position, into `decode_inputs`."""
+
+
+class PresentExperts:
+    """MoLE (and dense models, which have none): a position reads the experts of its own token."""
+
+    block_length = None
+
+    def __init__(self, config: ModelConfig, batch_size: int) -> None:
+        shape = (batch_size, 1, config.num_experts, config.hidden_size)
+        self._names = [f"expert_value.{layer}" for layer in config.layers_with_experts]
+        self._values = {name: np.zeros(shape, np.float32) for name in self._names}
+        self.decode_inputs: Arrays = {**self._values}
+
+    def prefill(self, sequence: int, start: int, records: Records) -> Arrays:  # noqa: ARG002
+        """Give the values of the records, [1, T, N, d] for each layer."""
+        return {name: records[name][None].astype(np.float32) for name in self._names}
+
+    def decode(self, sequence: int, position: int, record: Records) -> None:  # noqa: ARG002
+        """Put the values of the record where the graph reads them."""
+        for name, values in self._values.items():
+            values[sequence] = record[name]
+
+
+def expert_state(config: ModelConfig, batch_size: int, max_length: int) -> ExpertState:
+    """Make the state that a model of this configuration needs, for B sequences of at most max_length tokens."""
+    if config.has_keys:
+        return ExpertWindow(config, batch_size, max_length)
+    return PresentExperts(config, batch_size)

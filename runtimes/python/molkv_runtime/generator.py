@@ -1,0 +1,171 @@
+"""Generating text: the driver's front door."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from molkv_runtime.bundle import Bundle
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.dense_graph import DenseGraph
+from molkv_runtime.errors import BundleError, RequestError
+from molkv_runtime.sampling import Sampler, Sampling
+from molkv_runtime.sequences import PREFILL_CHUNK, Sequences
+from molkv_runtime.store import ExpertStore
+
+GENERATION_CONFIG = "generation_config.json"
+
+
+class Token(NamedTuple):
+    """One generated token."""
+
+    sequence: int  # which prompt it continues
+    id: int
+    finish: Literal["stop", "length"] | None  # why the sequence ends with it; None: it goes on
+
+
+class GenerationConfig(msgspec.Struct, frozen=True):
+    """The fields of Hugging Face's generation_config.json that we honour; the others are about features we lack."""
+
+    eos_token_id: int | list[int] | None = None
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Token ids that end a text."""
+        ids = self.eos_token_id
+        return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
+
+
+class Generator:
+    """A bundle, ready to generate."""
+
+    def __init__(
+        self,
+        bundle: Bundle | str | Path,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
+        prefill_chunk: int = PREFILL_CHUNK,
+    ) -> None:
+        """Load a bundle's graph and open its store.
+
+        Args:
+            bundle: An open bundle, or its folder.
+            provider: Execution provider by preset name, see `providers.PRESETS`.
+            threads: Threads for one operator; None leaves it to ONNX Runtime.
+            prefill_chunk: Tokens of a prompt that are run in one call.
+
+        Raises:
+            BundleError: The bundle is incomplete or damaged.
+            ProviderError: The provider is not there.
+        """
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+        self.config: ModelConfig = self.bundle.config
+        self.store = ExpertStore(self.bundle)
+        self.graph = DenseGraph(self.bundle, provider, threads)
+        self._prefill_chunk = prefill_chunk
+        self._tokenizer: Tokenizer | None = None
+        self.generation_config = GenerationConfig()
+        if GENERATION_CONFIG in self.bundle.manifest.files:
+            path = self.bundle.file(GENERATION_CONFIG)
+            try:
+                self.generation_config = msgspec.json.decode(path.read_bytes(), type=GenerationConfig)
+            except msgspec.DecodeError as error:
+                raise BundleError(f"{path}: {error}") from error
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer, loaded when it is first asked for."""
+        if self._tokenizer is None:
+            self._tokenizer = self.bundle.tokenizer()
+        return self._tokenizer
+
+    def sequences(self, batch_size: int = 1, max_length: int | None = None) -> Sequences:
+        """Make the state for B sequences, to be driven step by step."""
+        return Sequences(
+            self.config,
+            self.graph,
+            self.store,
+            batch_size=batch_size,
+            max_length=max_length,
+            prefill_chunk=self._prefill_chunk,
+        )
+
+    def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int = 128,
+        sampling: Sampling | None = None,
+        stop_ids: frozenset[int] | None = None,
+    ) -> Iterator[Token]:
+        """Continue prompts (token ids, of different length if need be) together, one token each a step.
+
+        Args:
+            prompts: One list of token ids each.
+            max_new_tokens: Tokens to add to each prompt; the model's context may end it sooner.
+            sampling: How to choose; default greedy.
+            stop_ids: Token ids that end a sequence; default the bundle's end-of-text tokens.
+
+        Raises:
+            RequestError: A prompt is empty, too long, or holds an id outside the vocabulary.
+        """
+        if max_new_tokens < 1:
+            raise RequestError(f"max_new_tokens is {max_new_tokens}, expected 1 or more")
+        if not prompts:
+            raise RequestError("there is no prompt, expected at least one")
+        context = self.config.max_position_embeddings
+        for prompt in prompts:
+            if not 0 < len(prompt) <= context:
+                raise RequestError(f"the prompt has {len(prompt)} tokens, expected 1 to {context} (the model's context)")
+        stops = self.generation_config.stop_ids if stop_ids is None else stop_ids
+        samplers = [(sampling or Sampling()).sampler(index) for index in range(len(prompts))]
+        longest = max(map(len, prompts))
+        state = self.sequences(len(prompts), min(context, longest + max_new_tokens))
+        return self._steps(state, prompts, max_new_tokens, samplers, stops)
+
+    def _steps(
+        self,
+        state: Sequences,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        samplers: Sequence[Sampler],
+        stops: frozenset[int],
+    ) -> Iterator[Token]:
+        logits = np.concatenate([state.prefill(index, prompt) for index, prompt in enumerate(prompts)])
+        active = np.ones(len(prompts), bool)
+        tokens = np.zeros(len(prompts), np.int64)
+        for count in range(1, max_new_tokens + 1):
+            for index in np.flatnonzero(active):
+                tokens[index] = samplers[index](logits[index])
+                full = count == max_new_tokens or state.lengths[index] >= state.max_length
+                finish: Literal["stop", "length"] | None = "length" if full else None
+                if int(tokens[index]) in stops:
+                    finish = "stop"
+                active[index] = finish is None
+                yield Token(int(index), int(tokens[index]), finish)
+            if not active.any():
+                return
+            logits = state.decode(tokens, active)
+
+    def text(
+        self, prompt: str, *, max_new_tokens: int = 128, sampling: Sampling | None = None
+    ) -> Iterator[str]:
+        """Continue a text; pieces come as soon as they are whole characters. The end-of-text token is not shown.
+
+        Raises:
+            RequestError: The prompt is empty or too long.
+            BundleError: The bundle carries no tokenizer.
+        """
+        ids = self.tokenizer.encode(prompt).ids
+        decoder = DecodeStream(ids=ids, skip_special_tokens=True)
+        for token in self.stream([ids], max_new_tokens=max_new_tokens, sampling=sampling):
+            piece = decoder.step(self.tokenizer, token.id)
+            if piece:
+                yield piece

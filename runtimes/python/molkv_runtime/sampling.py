@@ -1,0 +1,59 @@
+"""Choosing the next token from logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from molkv_runtime.errors import RequestError
+from molkv_runtime.rope import Floats
+
+Sampler = Callable[[Floats], int]
+
+
+def greedy(logits: Floats) -> int:
+    """Choose the likeliest token of logits [vocab_size]."""
+    return int(logits.argmax())
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. Temperature 0 is greedy; top_k 0 and top_p 1 keep every token."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise RequestError(f"temperature is {self.temperature}, expected 0 (greedy) or more")
+        if self.top_k < 0:
+            raise RequestError(f"top_k is {self.top_k}, expected 0 (off) or more")
+        if not 0 < self.top_p <= 1:
+            raise RequestError(f"top_p is {self.top_p}, expected more than 0 and at most 1")
+        if self.seed < 0:
+            raise RequestError(f"seed is {self.seed}, expected 0 or more")
+
+    def sampler(self, sequence: int = 0) -> Sampler:
+        """Make a sampler for one sequence; what it draws does not depend on the other sequences of a batch."""
+        if self.temperature == 0:
+            return greedy
+        generator = np.random.default_rng([self.seed, sequence])
+        return lambda logits: int(generator.choice(len(logits), p=self.probabilities(logits)))
+
+    def probabilities(self, logits: Floats) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """Give the distribution [vocab_size] that is drawn from: temperature, then top-k, then top-p."""
+        scaled = logits.astype(np.float64) / self.temperature
+        order = np.argsort(-scaled, kind="stable")
+        if self.top_k:
+            order = order[: self.top_k]
+        kept = np.exp(scaled[order] - scaled[order[0]])
+        kept /= kept.sum()
+        # A token stays if the ones before it do not reach top_p yet: at least one always does.
+        stays = np.cumsum(kept) - kept < self.top_p
+        probabilities = np.zeros(len(logits), np.float64)
+        probabilities[order[stays]] = kept[stays] / kept[stays].sum()
+        return probabilities

@@ -1,0 +1,166 @@
+"""The state of several sequences in one model, and the two steps that move it on: prefill and decode."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.dense_graph import Arrays, BoundCall, DenseGraph
+from molkv_runtime.errors import RequestError
+from molkv_runtime.experts import expert_state
+from molkv_runtime.record import Records
+from molkv_runtime.rope import Floats
+from molkv_runtime.store import ExpertStore
+
+PREFILL_CHUNK = 256
+
+
+class Sequences:
+    """B sequences, each with its KV cache and its experts, all in buffers that are allocated and bound once."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        graph: DenseGraph,
+        store: ExpertStore,
+        *,
+        batch_size: int = 1,
+        max_length: int | None = None,
+        prefill_chunk: int = PREFILL_CHUNK,
+    ) -> None:
+        """Allocate.
+
+        Args:
+            config: The model.
+            graph: Its dense graph.
+            store: Its expert store.
+            batch_size: B.
+            max_length: Longest sequence in tokens; default and maximum is the model's context.
+            prefill_chunk: Tokens of a prompt that are run in one call; bounds the memory that prefill needs.
+
+        Raises:
+            RequestError: max_length is more than the model's context, or a size is not positive.
+        """
+        context = config.max_position_embeddings
+        self.max_length = context if max_length is None else max_length
+        if not 0 < self.max_length <= context:
+            raise RequestError(f"max_length is {max_length}, expected 1 to the model's context of {context} tokens")
+        for name, value in (("batch_size", batch_size), ("prefill_chunk", prefill_chunk)):
+            if value < 1:
+                raise RequestError(f"{name} is {value}, expected 1 or more")
+        self._config, self._graph, self._store = config, graph, store
+        self._prefill_chunk = prefill_chunk
+        self.lengths = np.zeros(batch_size, np.int64)
+        self._experts = expert_state(config, batch_size, self.max_length)
+        cache_shape = (batch_size, config.num_key_value_heads, self.max_length, config.head_dim)
+        self._cache = {
+            f"{layer}.{kind}": np.zeros(cache_shape, np.float32)
+            for layer in range(config.num_hidden_layers)
+            for kind in ("key", "value")
+        }
+        self._embeds = np.zeros((batch_size, 1, config.hidden_size), np.float32)
+        self._positions = np.zeros((batch_size, 1), np.int64)
+        self._seqlens = np.zeros(batch_size, np.int32)
+        self._total = np.zeros((), np.int32)
+        self._logits = np.zeros((batch_size, 1, config.vocab_size), np.float32)
+        self._decode_call = self._bind_decode()
+
+    def _bind_decode(self) -> BoundCall:
+        inputs: Arrays = {
+            "inputs_embeds": self._embeds,
+            "seqlens_k": self._seqlens,
+            "total_sequence_length": self._total,
+            "logits_to_keep": np.ones(1, np.int64),
+            **self._experts.decode_inputs,
+        }
+        if self._config.has_keys:
+            inputs["position_ids"] = self._positions
+        return self._bind(inputs, self._logits, slice(None))
+
+    def _bind(self, inputs: Arrays, logits: Floats, rows: slice) -> BoundCall:
+        # Past and present are the same memory: the graph writes the new keys and values in place.
+        cache = {name: array[rows] for name, array in self._cache.items()}
+        past = {f"past_key_values.{name}": array for name, array in cache.items()}
+        present = {f"present.{name}": array for name, array in cache.items()}
+        return self._graph.bind({**inputs, **past}, {"logits": logits, **present})
+
+    def prefill(self, sequence: int, ids: npt.ArrayLike, *, all_logits: bool = False) -> Floats:
+        """Append token ids [n] to a sequence.
+
+        Returns:
+            Logits of the last position [1, vocab_size], or with all_logits of every position [n, vocab_size].
+
+        Raises:
+            RequestError: There are no ids, too many for max_length, or one is outside the vocabulary.
+        """
+        tokens = np.asarray(ids, np.int64)
+        if tokens.ndim != 1 or len(tokens) == 0:
+            raise RequestError("the prompt is empty, expected at least one token")
+        room = self.max_length - int(self.lengths[sequence])
+        if len(tokens) > room:
+            raise RequestError(
+                f"the prompt has {len(tokens)} tokens, there is room for {room} of max_length {self.max_length}"
+            )
+        logits = [self._prefill_chunk_of(sequence, chunk, all_logits) for chunk in self._chunks(tokens)]
+        return np.concatenate(logits) if all_logits else logits[-1]
+
+    def _chunks(self, tokens: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        """Cut a prompt so that no chunk needs padding: multiples of the block length, then what is left."""
+        block = self._experts.block_length
+        size = self._prefill_chunk
+        if block is None or size <= block:
+            return [tokens[start : start + size] for start in range(0, len(tokens), size)]
+        size -= size % block
+        whole = len(tokens) - len(tokens) % block
+        starts = [*range(0, whole, size), whole]
+        ends = [*starts[1:], len(tokens)]
+        return [tokens[a:b] for a, b in zip(starts, ends, strict=True) if a < b]
+
+    def _prefill_chunk_of(self, sequence: int, tokens: npt.NDArray[np.int64], all_logits: bool) -> Floats:
+        start, count = int(self.lengths[sequence]), len(tokens)
+        records = self._store.gather(tokens)
+        keep = count if all_logits else 1
+        logits = np.empty((1, keep, self._config.vocab_size), np.float32)
+        inputs: Arrays = {
+            "inputs_embeds": records["embedding"][None].astype(np.float32),
+            "seqlens_k": np.array([start + count - 1], np.int32),
+            "total_sequence_length": np.array(start + count, np.int32),
+            "logits_to_keep": np.array([keep], np.int64),
+            **self._experts.prefill(sequence, start, records),
+        }
+        if self._config.has_keys:
+            inputs["position_ids"] = np.arange(start, start + count)[None]
+        self._bind(inputs, logits, slice(sequence, sequence + 1)).run()
+        self.lengths[sequence] += count
+        return logits[0]
+
+    def decode(self, ids: npt.ArrayLike, active: npt.NDArray[np.bool_] | None = None) -> Floats:
+        """Append one token id to every active sequence.
+
+        Args:
+            ids: Token ids [B].
+            active: Which sequences go on, bool [B]; default all. The others keep their length, and what the
+                result holds for them means nothing.
+
+        Returns:
+            Logits [B, vocab_size], in a buffer that the next step overwrites.
+
+        Raises:
+            RequestError: A sequence is full, or an id is outside the vocabulary.
+        """
+        tokens = np.asarray(ids, np.int64)
+        going = np.ones(len(self.lengths), bool) if active is None else active
+        if np.any(self.lengths[going] >= self.max_length):
+            raise RequestError(f"a sequence has reached max_length ({self.max_length} tokens) and cannot go on")
+        positions = np.minimum(self.lengths, self.max_length - 1)
+        records: Records = self._store.gather(tokens)
+        self._embeds[:, 0] = records["embedding"]
+        for sequence, position in enumerate(positions.tolist()):
+            self._experts.decode(sequence, position, records[sequence : sequence + 1])
+        self._positions[:, 0] = positions
+        self._seqlens[:] = positions
+        self._total[...] = positions.max() + 1
+        self._decode_call.run()
+        self.lengths += going
+        return self._logits[:, 0]

@@ -1,0 +1,131 @@
+"""Positioned reads from safetensors files.
+
+The safetensors library maps files into memory, so what has been read of a table counts as resident; here nothing stays.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from molkv_runtime.errors import MolkvError
+
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+class TensorEntry(NamedTuple):
+    """Where a tensor stands in its file."""
+
+    dtype: str  # safetensors' name: F32, F16, BF16, U8, ...
+    shape: tuple[int, ...]
+    start: int  # bytes from the start of the file
+    size: int  # bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one step along the first dimension."""
+        return self.size // self.shape[0] if self.shape and self.shape[0] else self.size
+
+
+class _Header(msgspec.Struct, forbid_unknown_fields=True):
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+class TensorFile:
+    """An open safetensors file whose tensors are read by rows into memory of the caller's."""
+
+    def __init__(self, path: Path, error: type[MolkvError]) -> None:
+        """Open and check the header.
+
+        Args:
+            path: The file.
+            error: What to raise when the file is missing, truncated or not safetensors.
+        """
+        self.path = path
+        self._error = error
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as cause:
+            raise error(f"{path}: cannot be opened ({cause.strerror})") from cause
+        try:
+            self.entries, self.metadata = self._read_header()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _read_header(self) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+        total = os.fstat(self._fd).st_size
+        length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
+        if total < 8 or length > min(total - 8, MAX_HEADER_BYTES):
+            raise self._error(f"{self.path}: is not a safetensors file, or is truncated ({total} bytes)")
+        try:
+            header = msgspec.json.decode(os.pread(self._fd, length, 8), type=dict[str, msgspec.Raw])
+            metadata = msgspec.json.decode(header.pop("__metadata__", b"{}"), type=dict[str, str])
+            found = {name: msgspec.json.decode(raw, type=_Header) for name, raw in header.items()}
+        except (msgspec.DecodeError, RecursionError) as cause:
+            raise self._error(f"{self.path}: its safetensors header is damaged ({cause})") from cause
+        entries = {name: self._entry(name, item, 8 + length, total) for name, item in found.items()}
+        expected = 8 + length + sum(entry.size for entry in entries.values())
+        if total != expected:
+            raise self._error(f"{self.path}: has {total} bytes, its header describes {expected}; is it truncated?")
+        return entries, metadata
+
+    def _entry(self, name: str, item: _Header, data_start: int, total: int) -> TensorEntry:
+        begin, end = item.data_offsets
+        item_bytes = ITEM_BYTES.get(item.dtype)
+        if item_bytes is None:
+            raise self._error(f"{self.path}: tensor {name!r} has dtype {item.dtype}, expected one of {set(ITEM_BYTES)}")
+        size = item_bytes
+        for dimension in item.shape:
+            size *= dimension
+        if min((0, *item.shape)) < 0 or begin < 0 or end - begin != size or data_start + end > total:
+            raise self._error(
+                f"{self.path}: tensor {name!r} {item.dtype} {list(item.shape)} does not fit its place "
+                f"[{begin}, {end}) in a file of {total} bytes; is the file truncated?"
+            )
+        return TensorEntry(item.dtype, item.shape, data_start + begin, size)
+
+    def read_into(self, out: memoryview | npt.NDArray[np.generic], offset: int) -> None:
+        """Fill a contiguous buffer with the bytes of the file from `offset` on.
+
+        Raises:
+            The error given at opening: The file ends before the buffer is full, or cannot be read.
+        """
+        buffer = memoryview(out).cast("B")
+        while len(buffer):
+            try:
+                count = os.preadv(self._fd, [buffer], offset)
+            except OSError as cause:
+                raise self._error(f"{self.path}: cannot be read at byte {offset} ({cause.strerror})") from cause
+            if count == 0:
+                raise self._error(f"{self.path}: ends at byte {offset}, where more data was expected; is it truncated?")
+            buffer, offset = buffer[count:], offset + count
+
+    def read_rows(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.uint8]:
+        """Read rows start to stop (along the first dimension) of a tensor as bytes [(stop - start) * row_bytes]."""
+        entry = self.entries[name]
+        stop = stop if stop is not None else (entry.shape[0] if entry.shape else 1)
+        out = np.empty((stop - start) * entry.row_bytes, np.uint8)
+        self.read_into(out, entry.start + start * entry.row_bytes)
+        return out
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
