@@ -51,7 +51,6 @@ class Generator:
         *,
         provider: str = "cpu",
         threads: int | None = None,
-        prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
         """Load a bundle's graph and open its store.
 
@@ -59,7 +58,6 @@ class Generator:
             bundle: An open bundle, or its folder.
             provider: Execution provider by preset name, see `providers.PRESETS`.
             threads: Threads for one operator; None leaves it to ONNX Runtime.
-            prefill_chunk: Tokens of a prompt that are run in one call.
 
         Raises:
             BundleError: The bundle is incomplete or damaged.
@@ -69,7 +67,6 @@ class Generator:
         self.config: ModelConfig = self.bundle.config
         self.store = ExpertStore(self.bundle)
         self.graph = DenseGraph(self.bundle, provider, threads)
-        self._prefill_chunk = prefill_chunk
         self._tokenizer: Tokenizer | None = None
         self.generation_config = GenerationConfig()
         if GENERATION_CONFIG in self.bundle.manifest.files:
@@ -86,15 +83,17 @@ class Generator:
             self._tokenizer = self.bundle.tokenizer()
         return self._tokenizer
 
-    def sequences(self, batch_size: int = 1, max_length: int | None = None) -> Sequences:
-        """Make the state for B sequences, to be driven step by step."""
+    def sequences(
+        self, batch_size: int = 1, max_length: int | None = None, prefill_chunk: int = PREFILL_CHUNK
+    ) -> Sequences:
+        """Make the state for B sequences, to be driven step by step; arguments as in `Sequences`."""
         return Sequences(
             self.config,
             self.graph,
             self.store,
             batch_size=batch_size,
             max_length=max_length,
-            prefill_chunk=self._prefill_chunk,
+            prefill_chunk=prefill_chunk,
         )
 
     def stream(
@@ -154,18 +153,25 @@ class Generator:
                 return
             logits = state.decode(tokens, active)
 
-    def text(
-        self, prompt: str, *, max_new_tokens: int = 128, sampling: Sampling | None = None
-    ) -> Iterator[str]:
-        """Continue a text; pieces come as soon as they are whole characters. The end-of-text token is not shown.
+    def stream_text(
+        self, prompts: Sequence[str], *, max_new_tokens: int = 128, sampling: Sampling | None = None
+    ) -> Iterator[tuple[int, str]]:
+        """Continue texts together; gives (index of the prompt, piece) as soon as a piece is whole characters.
+
+        The prompt is not repeated, and the end-of-text token is not shown.
 
         Raises:
-            RequestError: The prompt is empty or too long.
+            RequestError: A prompt is empty or too long.
             BundleError: The bundle carries no tokenizer.
         """
-        ids = self.tokenizer.encode(prompt).ids
-        decoder = DecodeStream(ids=ids, skip_special_tokens=True)
-        for token in self.stream([ids], max_new_tokens=max_new_tokens, sampling=sampling):
-            piece = decoder.step(self.tokenizer, token.id)
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(prompts))]
+        decoders = [DecodeStream(ids=prompt, skip_special_tokens=True) for prompt in ids]
+        for token in self.stream(ids, max_new_tokens=max_new_tokens, sampling=sampling):
+            piece = decoders[token.sequence].step(self.tokenizer, token.id)
             if piece:
-                yield piece
+                yield token.sequence, piece
+
+    def text(self, prompt: str, *, max_new_tokens: int = 128, sampling: Sampling | None = None) -> Iterator[str]:
+        """Continue one text, piece by piece; see `stream_text`."""
+        for _, piece in self.stream_text([prompt], max_new_tokens=max_new_tokens, sampling=sampling):
+            yield piece

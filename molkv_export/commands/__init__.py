@@ -1,0 +1,63 @@
+"""The command line: one file per command, each thin over one public function."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from molkv_export.commands.export import export_command
+from molkv_export.commands.inspect import inspect_command
+from molkv_export.commands.run import run_command
+from molkv_export.commands.train import train_command
+from molkv_export.commands.validate import validate_command
+from molkv_runtime.errors import MissingExtraError, MolkvError
+
+_EXPORTER_PACKAGES = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors"}
+_INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="molkv-export")
+def cli() -> None:
+    """Put lookup-expert language models (MoLE, MoLKV) on devices.
+
+    Export a trained checkpoint to a bundle (dense graph plus expert store), prove that the bundle is the model that was
+    trained, look into it, and generate text with it.
+    """
+
+
+for _command in (export_command, validate_command, run_command, inspect_command, train_command):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line; whatever a user can cause ends in one line and a non-zero exit status."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except MolkvError as error:
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _EXPORTER_PACKAGES:
+            raise
+        _fail(str(MissingExtraError(f"this command needs {error.name}: pip install 'molkv-export[export]'")))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted; no incomplete output was left behind", _INTERRUPTED)
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, status: int = 1) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(status)

@@ -1,0 +1,30 @@
+"""`molkv-export inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+
+from molkv_export.commands.options import FOLDER
+from molkv_export.inspect import inspect, print_inspection
+
+
+@click.command("inspect")
+@click.argument("bundle", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def inspect_command(bundle: Path, as_json: bool) -> None:
+    """Show what is in BUNDLE: sizes in RAM and on storage, graph inputs and outputs, dtypes, provenance.
+
+    \b
+    Examples:
+      molkv-export inspect stdlib-mini.bundle
+      molkv-export inspect stdlib-mini.bundle --json
+    """
+    found = inspect(bundle)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1))
+    else:
+        print_inspection(found, Console())

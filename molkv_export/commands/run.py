@@ -1,0 +1,55 @@
+"""`molkv-export run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from molkv_export.commands.options import FOLDER
+from molkv_runtime import Generator, Sampling
+
+
+@click.command("run")
+@click.argument("bundle", type=FOLDER)
+@click.option("--prompt", "prompts", multiple=True, required=True, help="Text to continue; several run as a batch.")
+@click.option("--max-new-tokens", type=int, default=128, show_default=True, help="Tokens to add at most.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--top-k", type=int, default=0, show_default=True, help="Draw from the k likeliest tokens; 0 is off.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest tokens of this mass.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random draws.")
+@click.option("--provider", default="cpu", show_default=True, help="Execution provider.")
+@click.option("--threads", type=int, help="Threads in one operator. [default: one per core]")
+def run_command(
+    bundle: Path,
+    prompts: tuple[str, ...],
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    provider: str,
+    threads: int | None,
+) -> None:
+    """Generate text with BUNDLE. Needs no PyTorch.
+
+    \b
+    Examples:
+      molkv-export run stdlib-mini.bundle --prompt "def "
+      molkv-export run stdlib-mini.bundle --prompt "import " --prompt "class " --temperature 0.8 --top-p 0.95
+    """
+    generator = Generator(bundle, provider=provider, threads=threads)
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    pieces = generator.stream_text(prompts, max_new_tokens=max_new_tokens, sampling=sampling)
+    if len(prompts) == 1:
+        click.echo(prompts[0], nl=False)
+        for _, piece in pieces:
+            click.echo(piece, nl=False)
+        click.echo()
+        return
+    texts = list(prompts)
+    for index, piece in pieces:
+        texts[index] += piece
+    for number, text in enumerate(texts, start=1):
+        click.secho(f"--- prompt {number}", fg="cyan")
+        click.echo(text)

@@ -1,0 +1,137 @@
+"""What is in a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from molkv_runtime.bundle import Bundle
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.manifest import GraphInfo, Provenance, StoreInfo
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """Bytes of a bundle, by where they are while it runs."""
+
+    ram_dense_weights: int  # the graph and its weights
+    ram_kv_cache: int  # of one sequence over the whole context
+    ram_expert_window: int  # of one sequence; 0 for MoLE and dense models
+    storage_expert_store: int
+    bytes_per_token: int  # read from storage for every new token
+
+
+class Inspection(msgspec.Struct, frozen=True):
+    """Everything worth knowing about a bundle without running it."""
+
+    path: str
+    model: ModelConfig
+    sizes: Sizes
+    store: StoreInfo
+    graphs: dict[str, GraphInfo]
+    files: dict[str, int]  # bytes
+    provenance: Provenance
+
+
+def inspect(path: Path) -> Inspection:
+    """Look into a bundle without loading its graph.
+
+    Raises:
+        BundleError: The folder is not a complete bundle.
+    """
+    bundle = Bundle(path)
+    manifest, config = bundle.manifest, bundle.config
+    sizes = {name: info.size for name, info in manifest.files.items()}
+    shards = {shard.file for shard in manifest.store.shards}
+    row = config.expert_key_size + config.hidden_size
+    window = config.expert_window * config.num_experts * row * len(config.layers_with_experts)
+    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * config.max_position_embeddings
+    return Inspection(
+        path=str(path),
+        model=config,
+        sizes=Sizes(
+            ram_dense_weights=sum(size for name, size in sizes.items() if name.startswith("model.")),
+            ram_kv_cache=4 * cache,
+            ram_expert_window=4 * window if config.has_keys else 0,
+            storage_expert_store=sum(sizes[name] for name in shards),
+            bytes_per_token=manifest.store.stride,
+        ),
+        store=manifest.store,
+        graphs=manifest.graphs,
+        files=sizes,
+        provenance=manifest.provenance,
+    )
+
+
+def human_bytes(count: int) -> str:
+    """Write a number of bytes with a binary unit."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def print_inspection(found: Inspection, console: Console) -> None:
+    """Print what was found for people."""
+    config, store, sizes = found.model, found.store, found.sizes
+    console.print(f"[bold]{found.path}[/bold]")
+    console.print(_pairs("model", {k: str(v) for k, v in msgspec.structs.asdict(config).items() if v is not None}))
+    console.print(
+        _pairs(
+            "sizes",
+            {
+                "RAM: dense weights": human_bytes(sizes.ram_dense_weights),
+                "RAM: KV cache, one sequence of the whole context": human_bytes(sizes.ram_kv_cache),
+                "RAM: expert window, one sequence": human_bytes(sizes.ram_expert_window),
+                "storage: expert store": human_bytes(sizes.storage_expert_store),
+                "read per new token": f"{human_bytes(sizes.bytes_per_token)} (one record)",
+            },
+        )
+    )
+    records = sum(shard.count for shard in store.shards)
+    layout = ", ".join(f"{f.name} {list(f.shape)}" for f in store.fields)
+    console.print(
+        _pairs(
+            "expert store",
+            {
+                "dtype": store.dtype,
+                "records": f"{records} of {store.stride} bytes in {len(store.shards)} shard(s)",
+                "record": layout,
+            },
+        )
+    )
+    for profile, graph in found.graphs.items():
+        console.print(_graph_table(profile, graph))
+    console.print(_pairs("files", {name: human_bytes(size) for name, size in sorted(found.files.items())}))
+    made = found.provenance
+    console.print(
+        _pairs(
+            "provenance",
+            {
+                "command": made.command,
+                "created": made.created,
+                "tools": ", ".join(f"{name} {version}" for name, version in made.tools.items()),
+                **{f"source {name}": f"sha256 {digest}" for name, digest in made.source.items()},
+            },
+        )
+    )
+
+
+def _pairs(title: str, rows: dict[str, str]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _graph_table(profile: str, graph: GraphInfo) -> Table:
+    title = f"graph, profile {profile}: {graph.file}, dense weights {graph.dense_dtype}"
+    table = Table("", "name", "dtype", "shape", title=title, title_justify="left")
+    for kind, tensors in (("input", graph.inputs), ("output", graph.outputs)):
+        for tensor in tensors:
+            table.add_row(kind, tensor.name, tensor.dtype, f"[{', '.join(map(str, tensor.shape))}]".replace("[", r"\["))
+    return table

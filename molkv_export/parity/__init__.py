@@ -1,0 +1,1 @@
+"""Parity: is what runs the model that was trained?"""

@@ -1,0 +1,43 @@
+"""What a bundle must reach to count as the model that was trained."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from molkv_export.parity.metrics import Metrics
+from molkv_runtime.manifest import RowDtype
+
+# Against the source model with its records rounded as the bundle stores them, nothing but float32 rounding may be left.
+MAX_ABS_ROUNDING = 1e-4
+
+
+class QualityGate(NamedTuple):
+    """What rounding the records may cost against the model as it was trained."""
+
+    kl_mean: float  # nats per position
+    perplexity_ratio: float  # bundle / source
+
+
+# float32 stores exactly what was trained. The float16 figures are ten times what stdlib-mini shows (see the model card).
+QUALITY_GATES: dict[RowDtype, QualityGate] = {
+    "float32": QualityGate(kl_mean=1e-8, perplexity_ratio=1.00001),
+    "float16": QualityGate(kl_mean=1e-5, perplexity_ratio=1.001),
+}
+
+
+def rounding_failure(metrics: Metrics) -> str:
+    """Say why a comparison with the rounded source fails; empty if it passes."""
+    if not metrics.max_abs <= MAX_ABS_ROUNDING:  # written so that NaN fails
+        return f"max abs {metrics.max_abs:.3g} is above {MAX_ABS_ROUNDING:g}"
+    return ""
+
+
+def quality_failure(metrics: Metrics, dtype: RowDtype) -> str:
+    """Say why a comparison with the source as it was trained fails; empty if it passes."""
+    gate = QUALITY_GATES[dtype]
+    ratio = metrics.perplexity_candidate / metrics.perplexity_reference
+    if not metrics.kl_mean <= gate.kl_mean:
+        return f"mean KL {metrics.kl_mean:.3g} is above {gate.kl_mean:g}"
+    if not ratio <= gate.perplexity_ratio:
+        return f"perplexity is {ratio:.6f} times the source's, above {gate.perplexity_ratio:g}"
+    return ""

@@ -1,0 +1,77 @@
+"""The ways in which a bundle can run the same tokens; each must give the same logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from molkv_runtime.generator import Generator
+from molkv_runtime.rope import Floats
+
+Ids = npt.NDArray[np.int64]
+Phase = Callable[[Generator, Ids], Floats]
+
+
+def one_shot_prefill(generator: Generator, ids: Ids) -> Floats:
+    """All tokens [T] in one call of the graph; logits [T, vocab_size]."""
+    return generator.sequences(prefill_chunk=len(ids)).prefill(0, ids, all_logits=True)
+
+
+def chunked_prefill(generator: Generator, ids: Ids) -> Floats:
+    """The tokens in pieces around the window's length: shorter, equal, longer, a multiple and a rest."""
+    window = max(2, generator.config.expert_window)
+    state = generator.sequences(prefill_chunk=2 * window)
+    logits, start = [], 0
+    for size in (1, window - 1, window, window + 1, len(ids)):
+        piece = ids[start : start + size]
+        if len(piece):
+            logits.append(state.prefill(0, piece, all_logits=True))
+        start += len(piece)
+    return np.concatenate(logits)
+
+
+def step_by_step_decode(generator: Generator, ids: Ids) -> Floats:
+    """The first token as a prompt, every other one as a decode step, up to the context's end."""
+    state = generator.sequences()
+    logits = [state.prefill(0, ids[:1])]
+    logits += [state.decode(ids[t : t + 1]).copy() for t in range(1, len(ids))]
+    return np.concatenate(logits)
+
+
+def window_wrap_around(generator: Generator, ids: Ids) -> Floats:
+    """Decode over the ring's seam: prefill one token less than the window, then decode three windows more."""
+    window = max(2, generator.config.expert_window)
+    ids = ids[: 4 * window]
+    state = generator.sequences()
+    logits = [state.prefill(0, ids[: window - 1], all_logits=True)]
+    logits += [state.decode(ids[t : t + 1]).copy() for t in range(window - 1, len(ids))]
+    return np.concatenate(logits)
+
+
+def mixed_batch(generator: Generator, texts: list[Ids]) -> list[Floats]:
+    """Prompts of different length [T_b] decoded together; each stops growing at its own end.
+
+    Gives one array of logits [T_b, vocab_size] for each text.
+    """
+    prompts = [max(1, len(ids) * (index + 1) // (len(texts) + 2)) for index, ids in enumerate(texts)]
+    state = generator.sequences(len(texts))
+    logits = [
+        [state.prefill(index, ids[:prompt], all_logits=True)]
+        for index, (ids, prompt) in enumerate(zip(texts, prompts, strict=True))
+    ]
+    while (active := np.array([length < len(ids) for length, ids in zip(state.lengths, texts, strict=True)])).any():
+        last = [ids[min(length, len(ids) - 1)] for length, ids in zip(state.lengths, texts, strict=True)]
+        step = state.decode(last, active)
+        for index in np.flatnonzero(active):
+            logits[index].append(step[index : index + 1].copy())
+    return [np.concatenate(parts) for parts in logits]
+
+
+PHASES: dict[str, Phase] = {
+    "one-shot prefill": one_shot_prefill,
+    "chunked prefill": chunked_prefill,
+    "step-by-step decode": step_by_step_decode,
+    "window wrap-around": window_wrap_around,
+}
