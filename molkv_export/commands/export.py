@@ -30,7 +30,7 @@ from molkv_export.commands.options import FOLDER, ByteSize
 def export_command(
     checkpoint: Path, bundle: Path, experts_dtype: Literal["float32", "float16"], shard_size: int, force: bool
 ) -> None:
-    """Write a trained CHECKPOINT as a BUNDLE.
+    r"""Write a trained CHECKPOINT as a BUNDLE.
 
     CHECKPOINT is a folder with config.json and model.safetensors (and tokenizer files, if it has them), in training
     form or lookup form. BUNDLE appears when it is complete, or not at all.

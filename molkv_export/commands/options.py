@@ -12,7 +12,7 @@ FOLDER = click.Path(path_type=Path)
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 
 
-class ByteSize(click.ParamType):
+class ByteSize(click.ParamType[int]):
     """A size such as 500MB, 1GiB or 1048576."""
 
     name = "size"

@@ -16,7 +16,7 @@ from molkv_runtime import Generator, Sampling
 @click.option("--max-new-tokens", type=int, default=128, show_default=True, help="Tokens to add at most.")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=int, default=0, show_default=True, help="Draw from the k likeliest tokens; 0 is off.")
-@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest tokens of this mass.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest tokens of this mass")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random draws.")
 @click.option("--provider", default="cpu", show_default=True, help="Execution provider.")
 @click.option("--threads", type=int, help="Threads in one operator. [default: one per core]")
@@ -31,7 +31,7 @@ def run_command(
     provider: str,
     threads: int | None,
 ) -> None:
-    """Generate text with BUNDLE. Needs no PyTorch.
+    r"""Generate text with BUNDLE. Needs no PyTorch.
 
     \b
     Examples:

@@ -31,7 +31,7 @@ def validate_command(
     provider: str,
     json_file: Path | None,
 ) -> None:
-    """Show that BUNDLE is the model that was trained: run both, compare, and exit with 1 if a gate fails.
+    r"""Show that BUNDLE is the model that was trained: run both, compare, and exit with 1 if a gate fails.
 
     PyTorch runs the checkpoint; the host driver runs the bundle in every phase (one-shot and chunked prefill, decode,
     window wrap-around, mixed batches) and writes greedy text. The gates are explained in docs/architecture.md.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
 from molkv_export.graph.linear import Linear
 from molkv_export.graph.rope import RotaryCache
 from molkv_runtime.config import ModelConfig
-from onnx_ir import Value
 
 
 class KVCache(NamedTuple):
@@ -21,7 +21,7 @@ class KVCache(NamedTuple):
     total_sequence_length: Value  # int32 scalar: the longest of them, not reduced by 1
 
 
-class Attention(nn.Module):  # type: ignore[misc]
+class Attention(nn.Module):
     """ONNX Runtime's GroupQueryAttention with packed query, key and value, which also rotates them."""
 
     def __init__(self, config: ModelConfig, rotary: RotaryCache) -> None:

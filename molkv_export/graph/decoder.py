@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
 from molkv_export.graph.attention import Attention, KVCache
@@ -14,7 +15,6 @@ from molkv_export.graph.molkv import MolkvInputs, MolkvMixer
 from molkv_export.graph.norm import RMSNorm
 from molkv_export.graph.rope import RotaryCache
 from molkv_runtime.config import ModelConfig
-from onnx_ir import Value
 
 
 class LayerInputs(NamedTuple):
@@ -24,7 +24,7 @@ class LayerInputs(NamedTuple):
     experts: MoleInputs | MolkvInputs | None
 
 
-class DecoderLayer(nn.Module):  # type: ignore[misc]
+class DecoderLayer(nn.Module):
     """h = x + Attention(RMSNorm(x)); n = RMSNorm(h); y = h + FFN(n) + Mixer(n, experts).
 
     The last addition of a layer is left to the norm that follows it, which fuses it.
@@ -53,7 +53,7 @@ class DecoderLayer(nn.Module):  # type: ignore[misc]
         return h, branch, present_key, present_value
 
 
-class Decoder(nn.Module):  # type: ignore[misc]
+class Decoder(nn.Module):
     """Layers and final norm; the input embedding is part of the records."""
 
     def __init__(self, config: ModelConfig, rotary: RotaryCache) -> None:
@@ -81,7 +81,7 @@ class Decoder(nn.Module):  # type: ignore[misc]
         return normed, presents
 
 
-class LookupExpertForCausalLM(nn.Module):  # type: ignore[misc]
+class LookupExpertForCausalLM(nn.Module):
     """The dense graph of a MoLE, MoLKV or dense model: from embeddings and experts to logits."""
 
     def __init__(self, config: ModelConfig) -> None:

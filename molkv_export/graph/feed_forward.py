@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
 from molkv_export.graph.linear import Linear
-from onnx_ir import Value
 
 
-class FeedForward(nn.Module):  # type: ignore[misc]
+class FeedForward(nn.Module):
     """`silu`: down(silu(gate(x)) * up(x)). `gelu`: down(gelu(up(x))), exact."""
 
     def __init__(self, hidden_size: int, intermediate_size: int, hidden_act: Literal["silu", "gelu"]) -> None:

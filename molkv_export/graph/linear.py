@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
-from onnx_ir import Value
 
-
-class Linear(nn.Module):  # type: ignore[misc]
+class Linear(nn.Module):
     """x @ weight, without bias. The weight is stored [in, out], transposed to PyTorch's, as MatMul takes it."""
 
     def __init__(self, in_features: int, out_features: int) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
 from molkv_export.graph.linear import Linear
 from molkv_runtime.config import ModelConfig
-from onnx_ir import Value
 
 
 class MoleInputs(NamedTuple):
@@ -17,7 +17,7 @@ class MoleInputs(NamedTuple):
     value: Value  # [B, T, N, d]
 
 
-class MoleMixer(nn.Module):  # type: ignore[misc]
+class MoleMixer(nn.Module):
     """sum_n softmax_n(n . r_n) v[i,n]."""
 
     def __init__(self, config: ModelConfig) -> None:

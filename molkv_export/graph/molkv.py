@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
 from molkv_export.graph.linear import Linear
 from molkv_export.graph.norm import RMSNorm
 from molkv_export.graph.rope import RotaryCache
 from molkv_runtime.config import ModelConfig
-from onnx_ir import Value
 
 
 class MolkvInputs(NamedTuple):
@@ -22,7 +22,7 @@ class MolkvInputs(NamedTuple):
     position_ids: Value  # int64 [B, T]
 
 
-class MolkvMixer(nn.Module):  # type: ignore[misc]
+class MolkvMixer(nn.Module):
     """g_t * softmax(q_t . kk / sqrt(dk) + mask) v; the graph neither knows nor cares in which order experts stand."""
 
     def __init__(self, config: ModelConfig, rotary: RotaryCache) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
-from onnx_ir import Value
 
-
-class RMSNorm(nn.Module):  # type: ignore[misc]
+class RMSNorm(nn.Module):
     """RMSNorm over the last dimension, alone or fused with the addition before it (ONNX Runtime's operators)."""
 
     def __init__(self, size: int, eps: float) -> None:

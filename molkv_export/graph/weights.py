@@ -19,7 +19,7 @@ def attach_weights(model: ir.Model, checkpoint: Checkpoint) -> None:
     for name, value in model.graph.initializers.items():
         if value.const_value is None:
             assert value.shape is not None
-            shape = tuple(int(size) for size in value.shape)
+            shape = tuple(value.shape.numpy())
             value.const_value = _lazy(_reader(name, shape, checkpoint), shape, name)
 
 

@@ -46,8 +46,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
-            DecoderLayer(config, index in config.layers_with_experts, form)
-            for index in range(config.num_hidden_layers)
+            DecoderLayer(config, index in config.layers_with_experts, form) for index in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

@@ -31,9 +31,7 @@ def greedy_agreement(generator: Generator, reference: Reference, prompts: list[I
     for start in range(0, len(prompts), _BATCH):
         batch = prompts[start : start + _BATCH]
         written: list[list[int]] = [[] for _ in batch]
-        stream = generator.stream(
-            [ids.tolist() for ids in batch], max_new_tokens=new_tokens, stop_ids=frozenset()
-        )
+        stream = generator.stream([ids.tolist() for ids in batch], max_new_tokens=new_tokens, stop_ids=frozenset())
         for token in stream:
             written[token.sequence].append(token.id)
         for index, (ids, ours) in enumerate(zip(batch, written, strict=True), start=start):

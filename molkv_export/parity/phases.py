@@ -61,9 +61,10 @@ def mixed_batch(generator: Generator, texts: list[Ids]) -> list[Floats]:
         [state.prefill(index, ids[:prompt], all_logits=True)]
         for index, (ids, prompt) in enumerate(zip(texts, prompts, strict=True))
     ]
-    while (active := np.array([length < len(ids) for length, ids in zip(state.lengths, texts, strict=True)])).any():
-        last = [ids[min(length, len(ids) - 1)] for length, ids in zip(state.lengths, texts, strict=True)]
-        step = state.decode(last, active)
+    ends = np.array([len(ids) for ids in texts])
+    while (active := state.lengths < ends).any():
+        positions = np.minimum(state.lengths, ends - 1).tolist()
+        step = state.decode([ids[position] for ids, position in zip(texts, positions, strict=True)], active)
         for index in np.flatnonzero(active):
             logits[index].append(step[index : index + 1].copy())
     return [np.concatenate(parts) for parts in logits]

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from molkv_export.checkpoints import Checkpoint
-from molkv_export.checkpoints.native import LM_HEAD, WEIGHTS
 from molkv_export.modeling import LookupExpertForCausalLM, Records
 from molkv_export.modeling.experts import ExpertRows
 from molkv_runtime.manifest import RowDtype
@@ -53,4 +51,5 @@ class Reference:
     @torch.no_grad()
     def logits(self, ids: npt.NDArray[np.int64]) -> Floats:
         """Compute logits [T, vocab_size] of token ids [T]."""
-        return self._model(torch.from_numpy(ids)[None])[0].numpy()
+        logits: Floats = self._model(torch.from_numpy(ids)[None])[0].numpy()
+        return logits

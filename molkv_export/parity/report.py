@@ -11,8 +11,21 @@ from molkv_export.parity.validate import Report
 
 def print_report(report: Report, console: Console) -> None:
     """Print the verdict, the table and every failure."""
-    table = Table(title=f"{report.bundle} (experts {report.experts_dtype}) against {report.checkpoint}", title_justify="left")
-    columns = ("phase", "source", "positions", "max abs", "rel. L2", "KL mean", "KL max", "top-1", "ppl source", "ppl bundle")
+    table = Table(
+        title=f"{report.bundle} (experts {report.experts_dtype}) against {report.checkpoint}", title_justify="left"
+    )
+    columns = (
+        "phase",
+        "source",
+        "positions",
+        "max abs",
+        "rel. L2",
+        "KL mean",
+        "KL max",
+        "top-1",
+        "ppl source",
+        "ppl bundle",
+    )
     for column in (*columns, ""):
         table.add_column(column, justify="left" if column in ("phase", "source", "") else "right", no_wrap=True)
     for item in report.comparisons:
@@ -33,7 +46,10 @@ def print_report(report: Report, console: Console) -> None:
     console.print(table)
     greedy = report.greedy
     console.print(f"text: {report.text}")
-    console.print(f"greedy text: {greedy.identical} of {greedy.continuations} continuations of {greedy.tokens_each} tokens identical")
+    console.print(
+        f"greedy text: {greedy.identical} of {greedy.continuations} continuations "
+        f"of {greedy.tokens_each} tokens identical"
+    )
     gate = QUALITY_GATES[report.experts_dtype]
     console.print(
         f"gates: max abs {MAX_ABS_ROUNDING:g} against records rounded, greedy text identical; "

@@ -78,8 +78,8 @@ def write_store(
             left = shard.count
             while left:
                 data, waiting = waiting[:left], waiting[left:]
-                file.write(memoryview(data))
-                digest.update(memoryview(data))
+                file.write(data.data)
+                digest.update(data.data)
                 left -= len(data)
                 advance(len(data))
                 if not len(waiting):

@@ -1,8 +1,8 @@
 """Host driver for molkv bundles: numpy and ONNX Runtime, no PyTorch.
 
-    from molkv_runtime import Generator
-    for piece in Generator("stdlib-mini.bundle").text("def "):
-        print(piece, end="", flush=True)
+from molkv_runtime import Generator
+for piece in Generator("stdlib-mini.bundle").text("def "):
+print(piece, end="", flush=True)
 """
 
 from molkv_runtime.bundle import Bundle

@@ -17,8 +17,8 @@ Arrays = dict[str, npt.NDArray[np.generic]]
 class ExpertState(Protocol):
     """What the host keeps of the experts of B sequences, and feeds to the graph."""
 
-    block_length: int | None
-    """Prefill chunks are at most this long, or a multiple of it; None: any length."""
+    block_length: int
+    """Prefill chunks are at most this long, or a multiple of it."""
 
     decode_inputs: Arrays
     """Buffers that the graph reads in a decode step, by input name; they never move."""
@@ -33,7 +33,7 @@ class ExpertState(Protocol):
 class PresentExperts:
     """MoLE (and dense models, which have none): a position reads the experts of its own token."""
 
-    block_length = None
+    block_length = 1
 
     def __init__(self, config: ModelConfig, batch_size: int) -> None:
         shape = (batch_size, 1, config.num_experts, config.hidden_size)

@@ -122,7 +122,9 @@ class Generator:
         context = self.config.max_position_embeddings
         for prompt in prompts:
             if not 0 < len(prompt) <= context:
-                raise RequestError(f"the prompt has {len(prompt)} tokens, expected 1 to {context} (the model's context)")
+                raise RequestError(
+                    f"the prompt has {len(prompt)} tokens, expected 1 to {context} (the model's context)"
+                )
         stops = self.generation_config.stop_ids if stop_ids is None else stop_ids
         samplers = [(sampling or Sampling()).sampler(index) for index in range(len(prompts))]
         longest = max(map(len, prompts))
@@ -141,14 +143,14 @@ class Generator:
         active = np.ones(len(prompts), bool)
         tokens = np.zeros(len(prompts), np.int64)
         for count in range(1, max_new_tokens + 1):
-            for index in np.flatnonzero(active):
+            for index in np.flatnonzero(active).tolist():
                 tokens[index] = samplers[index](logits[index])
                 full = count == max_new_tokens or state.lengths[index] >= state.max_length
                 finish: Literal["stop", "length"] | None = "length" if full else None
                 if int(tokens[index]) in stops:
                     finish = "stop"
                 active[index] = finish is None
-                yield Token(int(index), int(tokens[index]), finish)
+                yield Token(index, int(tokens[index]), finish)
             if not active.any():
                 return
             logits = state.decode(tokens, active)

@@ -20,7 +20,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A part of the manifest: unknown fields are errors, since a reader that ignores them could be wrong."""
 
 
-class TensorInfo(_Part):
+class TensorInfo(_Part, frozen=True):
     """An input or output of a graph; dimensions are numbers or names."""
 
     name: str
@@ -28,7 +28,7 @@ class TensorInfo(_Part):
     shape: tuple[int | str, ...]
 
 
-class GraphInfo(_Part):
+class GraphInfo(_Part, frozen=True):
     """The dense graph of one profile."""
 
     file: str
@@ -37,7 +37,7 @@ class GraphInfo(_Part):
     outputs: tuple[TensorInfo, ...]
 
 
-class Field(_Part):
+class Field(_Part, frozen=True):
     """One array inside a record."""
 
     name: str  # "embedding", "expert_key.{layer}" or "expert_value.{layer}"
@@ -46,7 +46,7 @@ class Field(_Part):
     offset: int  # in bytes, from the start of the record
 
 
-class Shard(_Part):
+class Shard(_Part, frozen=True):
     """One file of the store: the records of token ids first_id to first_id + count - 1."""
 
     file: str
@@ -54,7 +54,7 @@ class Shard(_Part):
     count: int
 
 
-class StoreInfo(_Part):
+class StoreInfo(_Part, frozen=True):
     """How records look and in which files they stand."""
 
     dtype: RowDtype
@@ -63,14 +63,14 @@ class StoreInfo(_Part):
     shards: tuple[Shard, ...]
 
 
-class FileInfo(_Part):
+class FileInfo(_Part, frozen=True):
     """What a file of the bundle must be."""
 
     size: int  # bytes
     sha256: str
 
 
-class Provenance(_Part):
+class Provenance(_Part, frozen=True):
     """Where a bundle comes from."""
 
     command: str
@@ -79,7 +79,7 @@ class Provenance(_Part):
     source: dict[str, str]  # file of the checkpoint: sha256
 
 
-class Manifest(_Part):
+class Manifest(_Part, frozen=True):
     """The whole manifest."""
 
     schema_version: int

@@ -69,6 +69,6 @@ def checked_record_dtype(config: ModelConfig, store: StoreInfo, source: str) -> 
     return record_dtype(fields, store.stride)
 
 
-def checksum(record: npt.NDArray[np.uint8] | memoryview) -> int:
+def checksum(record: npt.NDArray[np.uint8]) -> int:
     """CRC-32 (as in zlib) of all bytes of a record [stride] but the last four."""
-    return zlib.crc32(record[:-CHECKSUM_BYTES])
+    return zlib.crc32(record.data[:-CHECKSUM_BYTES])

@@ -109,7 +109,7 @@ class Sequences:
         """Cut a prompt so that no chunk needs padding: multiples of the block length, then what is left."""
         block = self._experts.block_length
         size = self._prefill_chunk
-        if block is None or size <= block:
+        if size <= block:
             return [tokens[start : start + size] for start in range(0, len(tokens), size)]
         size -= size % block
         whole = len(tokens) - len(tokens) % block

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import BundleError, RequestError
 from molkv_runtime.manifest import MANIFEST, Shard
-from molkv_runtime.record import PAGE_BYTES, Records, checked_record_dtype, checksum
+from molkv_runtime.record import Records, checked_record_dtype, checksum
 from molkv_runtime.tensor_file import TensorFile
 
 RECORDS = "records"  # name of a shard's one tensor
@@ -31,21 +31,13 @@ class ExpertStore:
         source = str(bundle.path / MANIFEST)
         self.dtype = checked_record_dtype(bundle.config, info, source)
         self.vocab_size = bundle.config.vocab_size
+        _check_ranges(info.shards, self.vocab_size, source)
         self._first_ids = [shard.first_id for shard in info.shards]
         self._files: list[TensorFile] = []
         self._starts: list[int] = []
         try:
-            next_id = 0
             for shard in info.shards:
-                if shard.first_id != next_id or shard.count < 1:
-                    raise BundleError(
-                        f"{source}: shard {shard.file} holds {shard.count} ids from {shard.first_id} on, "
-                        f"expected it to start at {next_id}"
-                    )
                 self._open(bundle, shard, info.stride)
-                next_id += shard.count
-            if next_id != self.vocab_size:
-                raise BundleError(f"{source}: the shards hold {next_id} ids, model.vocab_size is {self.vocab_size}")
         except BaseException:
             self.close()
             raise
@@ -72,7 +64,7 @@ class ExpertStore:
             BundleError: A record cannot be read, or its checksum does not fit.
         """
         unique, inverse = np.unique(ids, return_inverse=True)
-        if len(unique) and not (0 <= unique[0] and unique[-1] < self.vocab_size):
+        if len(unique) and not (unique[0] >= 0 and unique[-1] < self.vocab_size):
             wrong = unique[0] if unique[0] < 0 else unique[-1]
             raise RequestError(f"token id {wrong} is outside the vocabulary, expected 0 to {self.vocab_size - 1}")
         records = np.empty(len(unique), self.dtype)
@@ -104,3 +96,16 @@ class ExpertStore:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_ranges(shards: tuple[Shard, ...], vocab_size: int, source: str) -> None:
+    next_id = 0
+    for shard in shards:
+        if shard.first_id != next_id or shard.count < 1:
+            raise BundleError(
+                f"{source}: shard {shard.file} holds {shard.count} ids from {shard.first_id} on, "
+                f"expected it to start at {next_id}"
+            )
+        next_id += shard.count
+    if next_id != vocab_size:
+        raise BundleError(f"{source}: the shards hold {next_id} ids, model.vocab_size is {vocab_size}")

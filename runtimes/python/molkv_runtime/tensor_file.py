@@ -94,13 +94,13 @@ class TensorFile:
             )
         return TensorEntry(item.dtype, item.shape, data_start + begin, size)
 
-    def read_into(self, out: memoryview | npt.NDArray[np.generic], offset: int) -> None:
+    def read_into(self, out: npt.NDArray[np.generic], offset: int) -> None:
         """Fill a contiguous buffer with the bytes of the file from `offset` on.
 
         Raises:
             The error given at opening: The file ends before the buffer is full, or cannot be read.
         """
-        buffer = memoryview(out).cast("B")
+        buffer = out.data.cast("B")
         while len(buffer):
             try:
                 count = os.preadv(self._fd, [buffer], offset)

@@ -20,7 +20,7 @@ class ExpertWindow:
         self._layers = config.layers_with_experts
         self._num_experts = config.num_experts
         self._window = config.expert_window
-        self.block_length: int | None = config.expert_window
+        self.block_length = config.expert_window
         slots = (batch_size, self._window * config.num_experts)
         # Zeros, not garbage: masked slots have weight 0, and 0 * NaN would still be NaN.
         self._keys = {i: np.zeros((*slots, config.expert_key_size), np.float32) for i in self._layers}
