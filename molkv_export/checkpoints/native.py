@@ -143,8 +143,9 @@ def _open_weights(path: Path) -> TensorFile:
         )
     if path.is_file():
         with path.open("rb") as file:
-            start = file.read(2)
-        if start == b"PK" or start[:1] == b"\x80":
+            start = file.read(9)
+        # A safetensors file opens with a length, which can be any bytes, and a brace; pickles do not.
+        if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):
             raise CheckpointError(
                 f"{path}: is a pickle renamed to .safetensors, which can run code when it is opened; "
                 "write it with safetensors.torch.save_file"

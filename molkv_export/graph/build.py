@@ -12,11 +12,13 @@ from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
 from molkv_export.graph.mole import MoleInputs
 from molkv_export.graph.molkv import MolkvInputs
 from molkv_runtime.config import ModelConfig
+from molkv_runtime.errors import ConfigError
 from molkv_runtime.manifest import TensorInfo
 
 OPSET = 22
 IR_VERSION = 10
 
+_HEAD_DIM_UNIT = 16
 _DTYPES = {"float32": ir.DataType.FLOAT, "int64": ir.DataType.INT64, "int32": ir.DataType.INT32}
 
 
@@ -70,7 +72,16 @@ def _cache(config: ModelConfig, prefix: str) -> list[TensorInfo]:
 
 
 def build_graph(config: ModelConfig) -> DenseGraph:
-    """Build the dense graph of the cpu profile."""
+    """Build the dense graph of the cpu profile.
+
+    Raises:
+        ConfigError: ONNX Runtime's attention operator does not take this model.
+    """
+    if config.head_dim % _HEAD_DIM_UNIT:
+        raise ConfigError(
+            f"head_dim is {config.head_dim}, expected a multiple of {_HEAD_DIM_UNIT}: "
+            "ONNX Runtime's GroupQueryAttention rotates no other sizes"
+        )
     inputs, outputs = graph_inputs(config), graph_outputs(config)
     graph = ir.Graph((), (), nodes=(), opset_imports={"": OPSET, "com.microsoft": 1}, name="dense_graph")
     builder = GraphBuilder(graph)

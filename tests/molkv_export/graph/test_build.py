@@ -1,0 +1,59 @@
+"""The dense graph has the operators and the interface it promises."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+from tests.conftest import CONFIGS, random_model
+
+from molkv_export.graph.build import build_graph
+from molkv_export.graph.weights import source_names
+from molkv_runtime import Bundle
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_weight_but_the_expert_tables_goes_into_the_graph_once(name: str) -> None:
+    config = CONFIGS[name]
+    weights = [n for n, v in build_graph(config).model.graph.initializers.items() if v.const_value is None]
+    used = Counter(source for weight in weights for source in source_names(weight, config.tie_word_embeddings))
+    dense = {n for n, _ in random_model(config).named_parameters() if ".experts." not in n}
+    if not config.tie_word_embeddings:
+        dense.remove("model.embed_tokens.weight")  # it is in the records
+    assert used == Counter(dense)
+
+
+def test_the_graph_has_fused_attention_and_norms_and_no_copies_of_caches() -> None:
+    config = CONFIGS["molkv"]
+    graph = build_graph(config).model.graph
+    operators = Counter(node.op_type for node in graph)
+    layers = config.num_hidden_layers
+    assert operators["GroupQueryAttention"] == layers
+    # Two norms a layer and the last one; all but the first are fused with an addition. Queries have their own.
+    assert operators["SkipSimplifiedLayerNormalization"] == 2 * layers
+    assert operators["SimplifiedLayerNormalization"] == 1 + layers
+    assert operators["Add"] == 2 * layers  # scores + mask, feed-forward + experts
+    for node in graph:
+        if node.op_type == "Concat":
+            assert all(value.type == ir.TensorType(ir.DataType.INT64) or value.type is None for value in node.inputs)
+
+
+def test_inputs_and_outputs_are_those_of_the_manifest(bundles: Callable[..., Path]) -> None:
+    bundle = Bundle(bundles("molkv"))
+    model = ir.load(bundle.path / "model.onnx")
+    info = bundle.graph()
+    for listed, found in ((info.inputs, model.graph.inputs), (info.outputs, model.graph.outputs)):
+        assert [(t.name, list(t.shape)) for t in listed] == [
+            (v.name, [d if isinstance(d, int) else d.value for d in v.shape or ()]) for v in found
+        ]
+
+
+def test_weights_are_stored_outside_the_protobuf(bundles: Callable[..., Path]) -> None:
+    bundle = bundles("molkv")
+    model = ir.load(bundle / "model.onnx")
+    weights = [v for n, v in model.graph.initializers.items() if n.endswith("proj.weight")]
+    assert weights
+    assert {value.const_value.location for value in weights if value.const_value} == {"model.onnx.data"}

@@ -1,0 +1,84 @@
+"""Training form and lookup form are the same model, and every expert in the window counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.conftest import CONFIGS, lookup_form, random_model
+
+from molkv_export.modeling import LookupExpertForCausalLM
+from molkv_export.modeling.experts import ExpertRows
+
+WITH_EXPERTS = [name for name, config in CONFIGS.items() if config.num_experts]
+
+
+@pytest.mark.parametrize("name", WITH_EXPERTS)
+def test_both_forms_agree_to_float32_rounding(name: str) -> None:
+    model = random_model(CONFIGS[name])
+    ids = torch.randint(0, model.config.vocab_size, (2, 40), generator=torch.Generator().manual_seed(1))
+    trained, looked_up = model(ids), lookup_form(model)(ids)
+    assert (trained - looked_up).abs().max() < 2e-5 * trained.abs().max()
+    assert trained.abs().max() > 1  # so that the bound above means something
+
+
+def _mixer_gradients(name: str, position: int) -> tuple[torch.Tensor, ExpertRows, int]:
+    """Differentiate the first mixer's output at a position by the rows of every position (all tokens distinct)."""
+    model = random_model(CONFIGS[name])
+    mixer = model.model.layers[0].expert_mixer
+    length = 12
+    x = torch.randn(1, length, model.config.hidden_size, generator=torch.Generator().manual_seed(2))
+    rows = model.records(torch.arange(length)).experts[0]
+    rows = ExpertRows(None if rows.key is None else rows.key.clone().requires_grad_(), rows.value.clone().requires_grad_())
+    out = mixer(x, rows, torch.arange(length)[None])[0, position]
+    (out * torch.linspace(1, 2, len(out))).sum().backward()
+    return out, rows, length
+
+
+@pytest.mark.parametrize("name", ["molkv", "molkv-plain", "molkv-gated"])
+@pytest.mark.parametrize("position", [0, 3, 4, 5, 11])
+def test_every_expert_and_key_inside_the_window_matters_and_nothing_outside_does(name: str, position: int) -> None:
+    _, rows, length = _mixer_gradients(name, position)
+    window = CONFIGS[name].expert_window
+    assert rows.key is not None
+    assert rows.key.grad is not None
+    assert rows.value.grad is not None
+    for j in range(length):
+        visible = position - window < j <= position
+        for expert in range(CONFIGS[name].num_experts):
+            # A lone expert has weight 1 whatever its key; here there are always several.
+            assert bool(rows.key.grad[j, expert].abs().sum() > 0) == visible, (j, expert)
+            assert bool(rows.value.grad[j, expert].abs().sum() > 0) == visible, (j, expert)
+
+
+def test_mole_reads_every_expert_of_the_present_token_and_no_other() -> None:
+    _, rows, length = _mixer_gradients("mole", 6)
+    assert rows.value.grad is not None
+    for j in range(length):
+        assert bool((rows.value.grad[j].abs().sum(dim=-1) > 0).all()) == (j == 6)
+
+
+@pytest.mark.parametrize("name", WITH_EXPERTS)
+def test_every_layer_with_experts_changes_the_logits(name: str) -> None:
+    model = lookup_form(random_model(CONFIGS[name]))
+    ids = torch.arange(20)[None]
+    exact = model(ids)
+    for layer in model.config.layers_with_experts:
+        values = model.model.layers[layer].experts.values
+        kept = values.clone()
+        for expert in range(model.config.num_experts):
+            values[:, expert] *= 1.5
+            assert (model(ids) - exact).abs().max() > 1e-3, (layer, expert)
+            values.copy_(kept)
+
+
+def test_layers_without_experts_have_none() -> None:
+    model = LookupExpertForCausalLM(CONFIGS["molkv-some-layers"])
+    assert [layer.experts is not None for layer in model.model.layers] == [True, False, True]
+
+
+def test_the_present_token_alone_does_not_depend_on_the_future() -> None:
+    model = random_model(CONFIGS["molkv"])
+    ids = torch.arange(30)[None]
+    changed = ids.clone()
+    changed[0, 20:] += 40
+    assert torch.equal(model(ids)[0, :20], model(changed)[0, :20])

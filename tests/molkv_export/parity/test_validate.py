@@ -1,0 +1,168 @@
+"""A sound bundle passes validation; every broken one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from tests.conftest import CONFIGS, STDLIB_MINI
+
+import molkv_export.export
+import molkv_export.graph.attention
+import molkv_export.graph.rope
+import molkv_export.tables.store_writer
+from molkv_export.checkpoints import Checkpoint
+from molkv_export.export import export
+from molkv_export.modeling.experts import ExpertRows, Records
+from molkv_export.parity.validate import ROUNDED, TRAINED, Report, Scope, validate
+from molkv_runtime import CheckpointError, RequestError
+
+SMALL = Scope(sequences=2, continuations=3, new_tokens=20)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("name", [*CONFIGS, "molkv/lookup", "mole/lookup"])
+def test_a_bundle_of_every_kind_of_model_passes(
+    name: str, dtype: str, checkpoints: Callable[[str], Path], bundles: Callable[..., Path]
+) -> None:
+    # Random records have no quality to lose, so only the exact comparison is asked of them.
+    report = validate(bundles(name, dtype), checkpoints(name), scope=SMALL)
+    exact = [comparison for comparison in report.comparisons if comparison.reference == ROUNDED]
+    assert len(exact) == 5
+    assert [comparison.failure for comparison in exact] == [""] * 5
+    assert report.greedy.identical == 3
+    assert all(comparison.metrics.positions >= 4 for comparison in exact)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_trained_model_passes_every_gate(dtype: Any, tmp_path: Path) -> None:
+    export(STDLIB_MINI, tmp_path / "bundle", experts_dtype=dtype)
+    report = validate(tmp_path / "bundle", STDLIB_MINI, scope=Scope(2, 20, 256))
+    assert report.failures == []
+    assert (report.greedy.identical, report.greedy.tokens_each) == (20, 256)
+    by_reference = {c.reference: c.metrics for c in report.comparisons if c.phase == "one-shot prefill"}
+    if dtype == "float16":  # the rounding is seen against the trained model, and explained by the rounded one
+        assert by_reference[TRAINED].max_abs > 10 * by_reference[ROUNDED].max_abs
+
+
+def _edit_records(edit: Callable[[dict[int, ExpertRows]], None]) -> Callable[[pytest.MonkeyPatch], None]:
+    def fault(patch: pytest.MonkeyPatch) -> None:
+        original = molkv_export.tables.store_writer.records_in_chunks
+
+        def broken(checkpoint: Checkpoint) -> Any:
+            for start, records in original(checkpoint):
+                experts = dict(records.experts)
+                edit(experts)
+                yield start, Records(records.embedding, experts)
+
+        patch.setattr(molkv_export.tables.store_writer, "records_in_chunks", broken)
+
+    return fault
+
+
+def _swap_values_of_two_experts(experts: dict[int, ExpertRows]) -> None:
+    experts[1] = ExpertRows(experts[1].key, experts[1].value[:, [1, 0, 2, 3]])
+
+
+def _zero_keys(experts: dict[int, ExpertRows]) -> None:
+    for layer, rows in experts.items():
+        assert rows.key is not None
+        experts[layer] = ExpertRows(rows.key * 0, rows.value)
+
+
+def _edit_manifest(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
+    """The driver is told something else than the model was trained with."""
+
+    def fault(patch: pytest.MonkeyPatch) -> None:
+        original = molkv_export.export.Manifest
+
+        def broken(**fields: Any) -> Any:
+            return original(**{**fields, "model": msgspec.structs.replace(fields["model"], **changes)})
+
+        patch.setattr(molkv_export.export, "Manifest", broken)
+
+    return fault
+
+
+def _shift_rotation(size: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """Rotate what the graph rotates (the expert queries, not the keys that the host rotates) one position further."""
+
+    def fault(patch: pytest.MonkeyPatch) -> None:
+        original = molkv_export.graph.rope.rotary_tables
+
+        def broken(positions: np.ndarray, vector_size: int, theta: float) -> Any:
+            return original(positions + 1, vector_size, theta)
+
+        patch.setattr(molkv_export.graph.rope, "rotary_tables", broken)
+
+    assert size == "queries"
+    return fault
+
+
+def _scale_norm(patch: pytest.MonkeyPatch) -> None:
+    original = Checkpoint.tensor
+
+    def broken(self: Checkpoint, name: str, start: int = 0, stop: int | None = None) -> Any:
+        tensor = original(self, name, start, stop)
+        return tensor * 1.01 if name == "model.layers.2.post_attention_layernorm.weight" else tensor
+
+    patch.setattr(Checkpoint, "tensor", broken)
+
+
+FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "values of two experts swapped": _edit_records(_swap_values_of_two_experts),
+    "keys zeroed": _edit_records(_zero_keys),
+    "window one shorter": _edit_manifest(expert_window=31),
+    "window one longer": _edit_manifest(expert_window=33),
+    "rotation one position off": _shift_rotation("queries"),
+    "one norm weight scaled by 1.01": _scale_norm,
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_broken_export_fails_validation(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        FAULTS[name](patch)
+        export(STDLIB_MINI, tmp_path / "bundle")
+    report = _validate_quickly(tmp_path / "bundle")
+    assert report.failures
+    exact = [comparison for comparison in report.comparisons if comparison.reference == ROUNDED]
+    assert all(comparison.failure for comparison in exact)
+
+
+def test_without_a_fault_the_same_check_passes(stdlib_mini_bundle: Path) -> None:
+    assert _validate_quickly(stdlib_mini_bundle).failures == []
+
+
+def _validate_quickly(bundle: Path) -> Report:
+    return validate(bundle, STDLIB_MINI, scope=Scope(sequences=1, continuations=2, new_tokens=32))
+
+
+def test_nan_logits_fail(bundles: Callable[..., Path], checkpoints: Callable[[str], Path], monkeypatch: Any) -> None:
+    from molkv_export.parity import phases
+
+    def broken(generator: Any, ids: np.ndarray) -> np.ndarray:
+        logits = phases.one_shot_prefill(generator, ids)
+        logits[3, 5] = np.nan
+        return logits
+
+    monkeypatch.setitem(phases.PHASES, "chunked prefill", broken)
+    report = validate(bundles("molkv"), checkpoints("molkv"), scope=SMALL)
+    assert any(failure.startswith("chunked prefill") for failure in report.failures)
+
+
+def test_another_checkpoint_than_the_source_is_refused(
+    bundles: Callable[..., Path], checkpoints: Callable[[str], Path]
+) -> None:
+    with pytest.raises(CheckpointError, match=r"config.json: sha256 is .* made from"):
+        validate(bundles("molkv"), checkpoints("molkv-plain"), scope=SMALL)
+
+
+def test_a_text_shorter_than_the_context_is_refused(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("import os\n")
+    with pytest.raises(RequestError, match=r"short.txt: has \d+ tokens, expected at least 512"):
+        validate(stdlib_mini_bundle, STDLIB_MINI, text=tmp_path / "short.txt")
