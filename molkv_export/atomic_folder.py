@@ -13,18 +13,18 @@ from molkv_runtime.errors import OutputError
 
 
 @contextmanager
-def atomic_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
+def atomic_folder(out: Path, *, marker: str, force: bool = False) -> Iterator[Path]:
     """Give a temporary sibling of `out` to write into; on success it becomes `out`, on any failure it vanishes.
 
-    With `force`, an existing folder stays as it is until the new one is complete.
+    Args:
+        out: The folder to make.
+        marker: A file that every folder of this kind holds; only such a folder (or an empty one) is ever replaced.
+        force: Replace an existing folder, which stays as it is until the new one is complete.
 
     Raises:
-        OutputError: `out` exists (without `force`), its parent cannot be written, or the disk is full.
+        OutputError: `out` exists and is not to be replaced, its parent cannot be written, or the disk is full.
     """
-    if out.exists() and not force:
-        raise OutputError(f"{out}: exists already; pass --force to replace it")
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out}: is a file, expected a folder or nothing; --force replaces folders only")
+    check_output(out, marker=marker, force=force)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
@@ -35,11 +35,28 @@ def atomic_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
         yield temporary
         _replace(temporary, out)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # numpy reports a write that the disk could not take whole without an errno.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, None):
             raise OutputError(f"{out}: the disk is full; nothing was kept, free some space and try again") from error
-        raise
+        raise OutputError(f"{out}: cannot be written ({error.strerror}); nothing was kept") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output(out: Path, *, marker: str, force: bool) -> None:
+    """Check that a folder may be written, before work starts; arguments as in `atomic_folder`.
+
+    Raises:
+        OutputError: It exists and is not to be replaced.
+    """
+    if not out.exists() and not out.is_symlink():
+        return
+    if not force:
+        raise OutputError(f"{out}: exists already; pass --force to replace it")
+    if out.is_symlink() or not out.is_dir():
+        raise OutputError(f"{out}: is not a folder; --force replaces folders only")
+    if any(out.iterdir()) and not (out / marker).is_file():
+        raise OutputError(f"{out}: holds no {marker}, so it is not ours to replace; remove it or choose another folder")
 
 
 def _replace(new: Path, out: Path) -> None:

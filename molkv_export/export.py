@@ -25,6 +25,7 @@ DEFAULT_SHARD_SIZE = 1024**3
 COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 _GRAPH = "model.onnx"
+_GRAPH_DATA = "model.onnx.data"
 
 
 def export(
@@ -55,7 +56,7 @@ def export(
         OutputError: The folder exists, or cannot be written.
         RequestError: shard_size is too small.
     """
-    with open_checkpoint(checkpoint) as source, atomic_folder(bundle, force=force) as folder:
+    with open_checkpoint(checkpoint) as source, atomic_folder(bundle, marker=MANIFEST, force=force) as folder:
         plan = plan_store(source, experts_dtype, shard_size)
         files: dict[str, FileInfo] = {}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -91,11 +92,20 @@ def _write_graph(source: Checkpoint, folder: Path, progress: Progress) -> GraphI
         progress.update(task, total=info.total, completed=info.index + 1)
 
     path = folder / _GRAPH
-    ir.save(graph.model, path, external_data=f"{_GRAPH}.data", callback=report)
-    for file in (path, folder / f"{_GRAPH}.data"):
-        if file.exists():
-            file.chmod(0o644)
-    return GraphInfo(file=_GRAPH, dense_dtype="float32", inputs=graph.inputs, outputs=graph.outputs)
+    try:
+        ir.save(graph.model, path, external_data=_GRAPH_DATA, callback=report)
+    except ir.serde.SerdeError as error:
+        raise _root_cause(error) from None
+    for name in (_GRAPH, _GRAPH_DATA):
+        (folder / name).chmod(0o644)  # external data is written as 0600
+    return GraphInfo(file=_GRAPH, data=_GRAPH_DATA, dense_dtype="float32", inputs=graph.inputs, outputs=graph.outputs)
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Find what onnx_ir wrapped: small tensors are read while it serializes, and reading can fail."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _describe(path: Path) -> FileInfo:

@@ -43,7 +43,13 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXPORTER_PACKAGES:
             raise
-        _fail(str(MissingExtraError(f"this command needs {error.name}: pip install 'molkv-export[export]'")))
+        _fail(
+            str(
+                MissingExtraError(
+                    f"this command needs the exporter, {error.name} is missing: pip install 'molkv-export[export]'"
+                )
+            )
+        )
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
-from molkv_export.atomic_folder import atomic_folder
-from molkv_export.checkpoints.native import tensors_to_save
+from molkv_export.atomic_folder import atomic_folder, check_output
+from molkv_export.checkpoints.native import CONFIG, WEIGHTS, tensors_to_save
 from molkv_export.modeling import LookupExpertForCausalLM
 from molkv_export.training.corpus import END_OF_TEXT, Corpus, encode, standard_library, train_tokenizer
 from molkv_export.training.evaluate import experts_silenced, mean_loss
@@ -90,8 +90,7 @@ def train(
         OutputError: `out` exists, or the state in `OUT.training` belongs to a different run.
         RequestError: The text does not fit the options.
     """
-    if out.exists() and not force:
-        raise OutputError(f"{out}: exists already; pass --force to replace it")
+    check_output(out, marker=CONFIG, force=force)
     if options.sequence_length > config.max_position_embeddings:
         raise RequestError(
             f"sequence_length is {options.sequence_length}, expected at most the model's "
@@ -195,11 +194,11 @@ def _write_checkpoint(
     force: bool,
 ) -> None:
     end = tokenizer.token_to_id(END_OF_TEXT)
-    with atomic_folder(out, force=force) as folder:
-        save_file(tensors_to_save(model), folder / "model.safetensors")
+    with atomic_folder(out, marker=CONFIG, force=force) as folder:
+        save_file(tensors_to_save(model), folder / WEIGHTS)
         tokenizer.save(str(folder / "tokenizer.json"))
         documents = {
-            "config.json": model.config,
+            CONFIG: model.config,
             "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT},
             "generation_config.json": {"eos_token_id": end, "do_sample": False},
             "training.json": {"options": asdict(options), "result": asdict(result), "torch": str(torch.__version__)},

@@ -19,7 +19,9 @@ class Bundle:
     """A bundle whose manifest is sound and whose files are all there in their full size."""
 
     def __init__(self, path: str | Path) -> None:
-        """Open a bundle; files are checked by size, and by hash where they are read whole (graph, tokenizer).
+        """Open a bundle and check its files by size.
+
+        Hashes are checked when a file is used; the store's records carry checksums of their own.
 
         Raises:
             BundleError: The folder is not a complete bundle.

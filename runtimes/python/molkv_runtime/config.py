@@ -52,9 +52,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         for name, value in defaults.items():
             if getattr(self, name) == 0:
                 msgspec.structs.force_setattr(self, name, value)
+        _check_sizes(self)
         if self.expert_layers is None:
             msgspec.structs.force_setattr(self, "expert_layers", tuple(range(self.num_hidden_layers)))
-        _check(self)
+        _check_relations(self)
 
     @property
     def layers_with_experts(self) -> tuple[int, ...]:
@@ -67,7 +68,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return self.model_type == "molkv" and self.num_experts > 0
 
 
-def _check(config: ModelConfig) -> None:
+_MAX_LAYERS = 65_536
+
+
+def _check_sizes(config: ModelConfig) -> None:
     positive = [
         "vocab_size",
         "hidden_size",
@@ -86,8 +90,13 @@ def _check(config: ModelConfig) -> None:
     for name in positive:
         if not 0 < getattr(config, name) < 2**31:
             raise ValueError(f"{name} is {getattr(config, name)}, expected a number from 1 to 2147483647")
-    if config.num_experts < 0:
+    if config.num_hidden_layers > _MAX_LAYERS:
+        raise ValueError(f"num_hidden_layers is {config.num_hidden_layers}, expected at most {_MAX_LAYERS}")
+    if not 0 <= config.num_experts < 2**31:
         raise ValueError(f"num_experts is {config.num_experts}, expected 0 (a dense model) or more")
+
+
+def _check_relations(config: ModelConfig) -> None:
     if config.num_attention_heads % config.num_key_value_heads:
         raise ValueError(
             f"num_attention_heads is {config.num_attention_heads}, "

@@ -48,6 +48,7 @@ class DenseGraph:
         """
         info = bundle.graph()
         path = bundle.file(info.file)
+        bundle.file(info.data)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0

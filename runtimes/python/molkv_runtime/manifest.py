@@ -32,6 +32,7 @@ class GraphInfo(_Part, frozen=True):
     """The dense graph of one profile."""
 
     file: str
+    data: str  # the weights, which `file` refers to
     dense_dtype: Literal["float32"]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
@@ -123,7 +124,8 @@ def _check_names(manifest: Manifest, path: Path) -> None:
     for name in manifest.files:
         if not name or name != Path(name).name or name in (".", "..", MANIFEST) or "\\" in name or "\0" in name:
             raise BundleError(f"{path}: files names {name!r}, expected plain names of files inside the bundle")
-    named = [shard.file for shard in manifest.store.shards] + [graph.file for graph in manifest.graphs.values()]
+    named = [shard.file for shard in manifest.store.shards]
+    named += [name for graph in manifest.graphs.values() for name in (graph.file, graph.data)]
     for name in named:
         if name not in manifest.files:
             raise BundleError(f"{path}: {name!r} is used but not listed under files")

@@ -103,7 +103,9 @@ class Sequences:
                 f"the prompt has {len(tokens)} tokens, there is room for {room} of max_length {self.max_length}"
             )
         logits = [self._prefill_chunk_of(sequence, chunk, all_logits) for chunk in self._chunks(tokens)]
-        return np.concatenate(logits) if all_logits else logits[-1]
+        if not all_logits:
+            return logits[-1]
+        return np.concatenate(logits)
 
     def _chunks(self, tokens: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
         """Cut a prompt so that no chunk needs padding: multiples of the block length, then what is left."""
@@ -133,7 +135,8 @@ class Sequences:
             inputs["position_ids"] = np.arange(start, start + count)[None]
         self._bind(inputs, logits, slice(sequence, sequence + 1)).run()
         self.lengths[sequence] += count
-        return logits[0]
+        one: Floats = logits[0]
+        return one
 
     def decode(self, ids: npt.ArrayLike, active: npt.NDArray[np.bool_] | None = None) -> Floats:
         """Append one token id to every active sequence.

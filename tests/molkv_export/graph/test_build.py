@@ -8,11 +8,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
-from tests.conftest import CONFIGS, random_model
 
 from molkv_export.graph.build import build_graph
 from molkv_export.graph.weights import source_names
 from molkv_runtime import Bundle
+from tests.conftest import CONFIGS, random_model
 
 
 @pytest.mark.parametrize("name", CONFIGS)

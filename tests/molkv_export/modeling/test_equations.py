@@ -7,9 +7,9 @@ from math import erf
 import numpy as np
 import pytest
 import torch
-from tests.conftest import CONFIGS, random_model
 
 from molkv_runtime import ModelConfig
+from tests.conftest import CONFIGS, random_model
 
 Array = np.ndarray
 State = dict[str, Array]

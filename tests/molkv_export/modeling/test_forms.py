@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conftest import CONFIGS, lookup_form, random_model
 
 from molkv_export.modeling import LookupExpertForCausalLM
 from molkv_export.modeling.experts import ExpertRows
+from tests.conftest import CONFIGS, lookup_form, random_model
 
 WITH_EXPERTS = [name for name, config in CONFIGS.items() if config.num_experts]
 
@@ -28,7 +28,9 @@ def _mixer_gradients(name: str, position: int) -> tuple[torch.Tensor, ExpertRows
     length = 12
     x = torch.randn(1, length, model.config.hidden_size, generator=torch.Generator().manual_seed(2))
     rows = model.records(torch.arange(length)).experts[0]
-    rows = ExpertRows(None if rows.key is None else rows.key.clone().requires_grad_(), rows.value.clone().requires_grad_())
+    rows = ExpertRows(
+        None if rows.key is None else rows.key.clone().requires_grad_(), rows.value.clone().requires_grad_()
+    )
     out = mixer(x, rows, torch.arange(length)[None])[0, position]
     (out * torch.linspace(1, 2, len(out))).sum().backward()
     return out, rows, length

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from tests.conftest import CONFIGS, STDLIB_MINI
 
 import molkv_export.export
 import molkv_export.graph.attention
@@ -20,6 +19,7 @@ from molkv_export.export import export
 from molkv_export.modeling.experts import ExpertRows, Records
 from molkv_export.parity.validate import ROUNDED, TRAINED, Report, Scope, validate
 from molkv_runtime import CheckpointError, RequestError
+from tests.conftest import CONFIGS, STDLIB_MINI
 
 SMALL = Scope(sequences=2, continuations=3, new_tokens=20)
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from tests.conftest import CONFIGS, random_model, save_checkpoint
 
 from molkv_export.export import export
 from molkv_runtime import Bundle, CheckpointError, ExpertStore, ModelConfig, RequestError
 from molkv_runtime.record import record_fields, record_stride
+from tests.conftest import CONFIGS, random_model, save_checkpoint
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

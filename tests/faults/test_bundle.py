@@ -1,0 +1,137 @@
+"""Bundles that are incomplete, damaged or strange."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from molkv_runtime import Bundle, BundleError, ExpertStore, Generator, ProviderError
+
+SHARD = "experts-00001-of-00001.safetensors"
+
+
+@pytest.fixture
+def bundle(bundles: Callable[..., Path], tmp_path: Path) -> Path:
+    return shutil.copytree(bundles("molkv"), tmp_path / "bundle")
+
+
+def _refused(bundle: Path, message: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        list(Generator(bundle).stream([[1, 2, 3]], max_new_tokens=3))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [SHARD, "model.onnx", "model.onnx.data"])
+def test_a_missing_file_is_named(name: str, bundle: Path) -> None:
+    (bundle / name).unlink()
+    _refused(bundle, f"{name}: is missing; the manifest lists it with")
+
+
+@pytest.mark.parametrize("name", [SHARD, "model.onnx", "model.onnx.data"])
+def test_a_truncated_file_is_named(name: str, bundle: Path) -> None:
+    os.truncate(bundle / name, (bundle / name).stat().st_size - 1)
+    _refused(bundle, f"{name}: has ")
+    _refused(bundle, "the file is truncated or was replaced")
+
+
+def test_a_flipped_bit_in_a_record_is_found_when_it_is_read(bundle: Path) -> None:
+    store = Bundle(bundle).manifest.store
+    with (bundle / SHARD).open("r+b") as file:
+        start = (bundle / SHARD).stat().st_size - 97 * store.stride
+        file.seek(start + 2 * store.stride + 300)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 4]))
+    _refused(bundle, f"{SHARD}: record 2 (token id 2) fails its checksum")
+    assert len(ExpertStore(Bundle(bundle)).gather(np.array([1, 3]))) == 2
+
+
+def test_a_changed_graph_is_found_by_its_hash(bundle: Path) -> None:
+    data = (bundle / "model.onnx").read_bytes()
+    (bundle / "model.onnx").write_bytes(data.replace(b"dense_graph", b"dense_grapf"))
+    _refused(bundle, "model.onnx: has sha256")
+
+
+def test_changed_dense_weights_are_found_by_their_hash(bundle: Path) -> None:
+    data = bytearray((bundle / "model.onnx.data").read_bytes())
+    data[1000] ^= 1
+    (bundle / "model.onnx.data").write_bytes(data)
+    _refused(bundle, "model.onnx.data: has sha256")
+
+
+def test_a_folder_without_a_manifest_is_not_a_bundle(tmp_path: Path) -> None:
+    _refused(tmp_path, "manifest.json: cannot be read (No such file or directory); expected a folder made by")
+
+
+def _edit(bundle: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    edit(manifest)
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _rename_file(manifest: dict[str, Any], name: str) -> None:
+    manifest["files"][name] = manifest["files"].pop(SHARD)
+    manifest["store"]["shards"][0]["file"] = name
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda m: m.update(schema_version=2), "schema_version is 2, expected 1"),
+        (lambda m: m.pop("schema_version"), "schema_version is none, expected 1"),
+        (lambda m: m.pop("store"), "missing required field `store`"),
+        (lambda m: m.update(surprise=1), "unknown field `surprise`"),
+        (lambda m: m["model"].update(expert_window=0), "expert_window is 0"),
+        (lambda m: m["model"].update(hidden_size=48), "store.fields does not fit the model's configuration"),
+        (lambda m: m["store"].update(stride=64), "store.stride is 64, expected"),
+        (lambda m: m["store"]["fields"][1].update(offset=0), "store.fields does not fit"),
+        (lambda m: m["store"]["fields"].pop(), "store.fields does not fit"),
+        (lambda m: m["store"]["shards"][0].update(count=96), "the shards hold 96 ids, model.vocab_size is 97"),
+        (lambda m: m["store"]["shards"][0].update(first_id=1), "expected it to start at 0"),
+        (lambda m: m["store"].update(shards=[]), "the shards hold 0 ids"),
+        (lambda m: m["store"]["shards"][0].update(file="model.onnx"), "model.onnx: "),
+        (lambda m: m["store"]["shards"][0].update(file="other"), "'other' is used but not listed under files"),
+        (lambda m: _rename_file(m, f"../bundle/{SHARD}"), "expected plain names of files inside the bundle"),
+        (lambda m: _rename_file(m, "/etc/passwd"), "expected plain names of files inside the bundle"),
+        (lambda m: _rename_file(m, ".."), "expected plain names of files inside the bundle"),
+        (lambda m: m["graphs"].clear(), "has no graph for profile 'cpu'"),
+        (lambda m: m["graphs"]["cpu"]["inputs"].pop(), "its inputs are not those in the manifest"),
+        (lambda m: m["files"][SHARD].update(size=-1), "the manifest says -1"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(
+    edit: Callable[[dict[str, Any]], object], message: str, bundle: Path
+) -> None:
+    _edit(bundle, edit)
+    _refused(bundle, message)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"a":' * 100_000])
+def test_a_manifest_that_is_not_one_is_refused(content: bytes, bundle: Path) -> None:
+    (bundle / "manifest.json").write_bytes(content)
+    _refused(bundle, "manifest.json")
+
+
+def test_a_link_out_of_the_bundle_is_refused(bundle: Path) -> None:
+    (bundle / SHARD).rename(bundle.parent / "elsewhere")
+    (bundle / SHARD).symlink_to(bundle.parent / "elsewhere")
+    _refused(bundle, f"{SHARD}: is not a regular file")
+
+
+def test_a_graph_that_is_not_onnx_is_refused_in_one_line(bundle: Path) -> None:
+    import hashlib
+
+    (bundle / "model.onnx").write_bytes(b"garbage" * 100)
+    digest = hashlib.sha256(b"garbage" * 100).hexdigest()
+    _edit(bundle, lambda m: m["files"].update({"model.onnx": {"size": 700, "sha256": digest}}))
+    with pytest.raises(ProviderError, match=r"model\.onnx: provider 'cpu' cannot load it: ") as caught:
+        Generator(bundle)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,124 @@
+"""Checkpoints that do not fit their configuration, or are not safe."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, save_file
+
+from molkv_export.export import export
+from molkv_runtime import CheckpointError, ConfigError, MolkvError
+
+Edit = Callable[[dict[str, torch.Tensor]], object]
+
+
+@pytest.fixture
+def folder(checkpoints: Callable[[str], Path], tmp_path: Path) -> Path:
+    return shutil.copytree(checkpoints("molkv"), tmp_path / "checkpoint")
+
+
+def _rewrite(folder: Path, edit: Edit) -> None:
+    tensors = load((folder / "model.safetensors").read_bytes())
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _refused(folder: Path, kind: type[MolkvError], message: str) -> None:
+    before = sorted(folder.parent.iterdir())
+    with pytest.raises(kind) as caught:
+        export(folder, folder.parent / "bundle")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(folder.parent.iterdir()) == before  # nothing half-written
+
+
+ROUTER = "model.layers.1.expert_mixer.query_proj.weight"
+EXPERT = "model.layers.2.experts.networks.1.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.pop(EXPERT), f"tensor '{EXPERT}' is missing (1 in all), expected [24, 64] by config.json"),
+        (lambda t: t.update(extra=torch.ones(2)), "tensor 'extra' is one that this config.json has no place for"),
+        (lambda t: t.update({ROUTER: t[ROUTER].T.contiguous()}), f"'{ROUTER}' has shape [64, 8], expected [8, 64]"),
+        (lambda t: t.update({ROUTER: t[ROUTER].long()}), f"'{ROUTER}' has dtype I64, expected one of F32, F16, BF16"),
+        (lambda t: t[ROUTER][0].fill_(torch.nan), f"'{ROUTER}' holds NaN or infinite values"),
+        (lambda t: t[EXPERT][3, 1].fill_(torch.inf), f"'{EXPERT}' holds NaN or infinite values"),
+        (lambda t: t["model.embed_tokens.weight"][96, 0].fill_(-torch.inf), "embed_tokens.weight' holds NaN or inf"),
+        (lambda t: t["model.norm.weight"][0].fill_(torch.nan), "'model.norm.weight' holds NaN or infinite values"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named(edit: Edit, message: str, folder: Path) -> None:
+    _rewrite(folder, edit)
+    _refused(folder, CheckpointError, message)
+
+
+def test_training_and_lookup_form_mixed_are_refused(folder: Path, checkpoints: Callable[[str], Path]) -> None:
+    tables = load((checkpoints("molkv/lookup") / "model.safetensors").read_bytes())
+    name = "model.layers.0.experts.values"
+    _rewrite(folder, lambda t: t.update({name: tables[name]}))
+    _refused(folder, CheckpointError, "is missing")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+def test_a_pickle_instead_of_safetensors_is_not_opened(name: str, folder: Path) -> None:
+    tensors = load((folder / "model.safetensors").read_bytes())
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / name)
+    _refused(folder, CheckpointError, f"{name}: is a pickle, which can run code when it is opened; convert it")
+
+
+def test_a_pickle_under_a_safetensors_name_is_not_opened(folder: Path) -> None:
+    torch.save(load((folder / "model.safetensors").read_bytes()), folder / "model.safetensors")
+    _refused(folder, CheckpointError, "model.safetensors: is a pickle renamed to .safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda _: b"", "is not a safetensors file, or is truncated (0 bytes)"),
+        (lambda data: data[:-5], "is the file truncated?"),
+        (lambda data: data[:50], "is not a safetensors file, or is truncated (50 bytes)"),
+        (lambda data: data + b"more", "is it truncated?"),
+        (lambda data: (2**60).to_bytes(8, "little") + data[8:], "is not a safetensors file"),
+        (lambda data: data.replace(b'"dtype"', b'"dtybe"', 1), "its safetensors header is damaged"),
+    ],
+)
+def test_damaged_weights_are_refused(damage: Callable[[bytes], bytes], message: str, folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    _refused(folder, CheckpointError, message)
+
+
+def test_missing_weights_are_named(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    _refused(folder, CheckpointError, "model.safetensors: cannot be opened (No such file or directory)")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    _refused(tmp_path / "nowhere", CheckpointError, "nowhere: is not a folder; expected one with config.json")
+
+
+def test_a_configuration_for_another_model_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_experts": 4}))
+    _refused(folder, CheckpointError, "expected")
+
+
+def test_a_head_dim_that_the_attention_operator_does_not_take_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "head_dim": 8}))
+
+    def halve(tensors: dict[str, torch.Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if ".self_attn." in name:
+                tensors[name] = (tensor[:, :32] if "o_proj" in name else tensor[: len(tensor) // 2]).contiguous()
+
+    _rewrite(folder, halve)
+    _refused(folder, ConfigError, "head_dim is 8, expected a multiple of 16")

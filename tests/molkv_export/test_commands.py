@@ -1,0 +1,114 @@
+"""The command line, as a process: what it prints, where, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from molkv_export.commands import cli
+from molkv_export.commands.options import ByteSize
+from tests.conftest import STDLIB_MINI
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def _run(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def _error(done: subprocess.CompletedProcess[str]) -> str:
+    """Check that a command failed in one line, and give the line."""
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_export_validate_inspect_and_run(tmp_path: Path) -> None:
+    bundle = tmp_path / "stdlib-mini.bundle"
+    done = _run("export", STDLIB_MINI, bundle, "--shard-size", "8MiB")
+    assert done.returncode == 0, done.stderr
+    assert "experts float16" in done.stdout
+
+    report = tmp_path / "report.json"
+    quick = ("--sequences", "1", "--continuations", "2", "--new-tokens", "16")
+    done = _run("validate", bundle, "--checkpoint", STDLIB_MINI, *quick, "--json", report)
+    assert done.returncode == 0, done.stderr
+    assert "PASS the bundle is the model that was trained" in done.stdout
+    assert json.loads(report.read_text())["greedy"]["identical"] == 2
+
+    done = _run("inspect", bundle, "--json")
+    found = json.loads(done.stdout)
+    assert found["sizes"]["bytes_per_token"] == found["store"]["stride"]
+    assert len(found["store"]["shards"]) > 1
+    assert found["provenance"]["command"].startswith("cli.py export ")
+    assert "expert_key.0" in _run("inspect", bundle).stdout
+
+    done = _run("run", bundle, "--prompt", "def ", "--max-new-tokens", "12")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("def ")
+    both = _run("run", bundle, "--prompt", "def ", "--prompt", "import ", "--max-new-tokens", "12")
+    assert both.stdout == (
+        f"--- prompt 1\n{done.stdout}--- prompt 2\n"
+        + _run("run", bundle, "--prompt", "import ", "--max-new-tokens", "12").stdout
+    )
+
+
+def test_validate_exits_with_1_and_names_the_phase_when_a_gate_fails(
+    bundles: Callable[..., Path], checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(bundles("molkv"), tmp_path / "bundle")
+    manifest = (bundle / "manifest.json").read_text()
+    (bundle / "manifest.json").write_text(manifest.replace('"expert_window": 5', '"expert_window": 6'))
+    done = _run("validate", bundle, "--checkpoint", checkpoints("molkv"), "--sequences", "1", "--new-tokens", "4")
+    assert done.returncode == 1
+    assert "FAIL step-by-step decode (records rounded): max abs" in done.stdout
+    assert "PASS" not in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["export", "validate", "run", "inspect", "train"])
+def test_every_command_explains_itself_with_an_example(command: str) -> None:
+    done = _run(command, "--help")
+    assert done.returncode == 0
+    assert f"molkv-export {command} " in done.stdout.partition("Example")[2]
+    assert set(cli.commands) >= {command}
+
+
+def test_user_errors_are_one_line(bundles: Callable[..., Path], tmp_path: Path) -> None:
+    bundle = bundles("molkv")
+    assert "nowhere: is not a folder" in _error(_run("export", "nowhere", "out", cwd=tmp_path))
+    assert "nowhere/manifest.json: cannot be read" in _error(_run("inspect", "nowhere", cwd=tmp_path))
+    assert "carries no tokenizer.json" in _error(_run("run", bundle, "--prompt", "x"))
+    assert "provider 'coreml'" in _error(_run("run", bundle, "--prompt", "x", "--provider", "coreml"))
+    assert "top_p is 2.0" in _error(_run("run", bundle, "--prompt", "x", "--top-p", "2"))
+    assert "is not a folder" in _error(_run("validate", bundle, "--checkpoint", tmp_path / "none"))
+    assert "cannot be read" in _error(_run("train", tmp_path / "none.json", tmp_path / "out"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_that_are_empty_or_too_long_are_one_line(stdlib_mini_bundle: Path) -> None:
+    assert "has 0 tokens, expected 1 to 512" in _error(_run("run", stdlib_mini_bundle, "--prompt", ""))
+    assert "tokens, expected 1 to 512" in _error(_run("run", stdlib_mini_bundle, "--prompt", "def f(x):\n" * 500))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1048576", 2**20), ("1MiB", 2**20), ("1 GiB", 2**30), ("500MB", 500_000_000), ("2k", 2000)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert ByteSize().convert(text, None, None) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "1.5GiB", "-1", "1TB", "1b2", "1i"])
+def test_what_is_not_a_size_is_refused(text: str, tmp_path: Path) -> None:
+    done = _run("export", STDLIB_MINI, tmp_path / "out", "--shard-size", text)
+    assert done.returncode == 2
+    assert "is not a size; expected a number of bytes or one such as 500MB or 1GiB" in done.stderr

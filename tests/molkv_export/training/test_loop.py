@@ -1,0 +1,109 @@
+"""Training: it learns, it resumes, and its text is what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from molkv_export.checkpoints import open_checkpoint
+from molkv_export.training import loop
+from molkv_export.training.corpus import Corpus, encode, is_held_out, standard_library, train_tokenizer
+from molkv_export.training.loop import TrainOptions, learning_rate_at, train
+from molkv_runtime import ModelConfig, OutputError, RequestError
+
+CONFIG = ModelConfig(
+    model_type="molkv",
+    vocab_size=300,
+    hidden_size=32,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    max_position_embeddings=32,
+    num_experts=2,
+    expert_key_size=8,
+    expert_window=4,
+)
+TEXT = "def add(a, b):\n    return a + b\n\n\ndef sub(a, b):\n    return a - b\n" * 12
+CORPUS = Corpus([TEXT] * 3, [TEXT])
+OPTIONS = TrainOptions(steps=30, batch_size=4, sequence_length=16, warmup_steps=5)
+
+
+def test_training_lowers_the_loss_and_writes_a_sound_checkpoint(tmp_path: Path) -> None:
+    result = train(CONFIG, tmp_path / "model", OPTIONS, corpus=CORPUS)
+    assert result.validation_loss < np.log(300) - 1
+    with open_checkpoint(tmp_path / "model") as checkpoint:
+        assert checkpoint.form == "training"
+        assert checkpoint.config == CONFIG
+    assert {path.name for path in tmp_path.iterdir()} == {"model"}
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(CONFIG, tmp_path / "straight", OPTIONS, corpus=CORPUS)
+    monkeypatch.setattr(loop, "_SAVE_EVERY_STEPS", 10)
+    original = loop._batch
+
+    def interrupted(ids: np.ndarray, options: TrainOptions, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if step == 17:
+            raise KeyboardInterrupt
+        return original(ids, options, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_batch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(CONFIG, tmp_path / "resumed", OPTIONS, corpus=CORPUS)
+    assert not (tmp_path / "resumed").exists()
+
+    with pytest.raises(OutputError, match="holds an unfinished run with another configuration or other options"):
+        train(CONFIG, tmp_path / "resumed", TrainOptions(steps=31, batch_size=4, sequence_length=16), corpus=CORPUS)
+
+    steps: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_batch", lambda ids, options, step: steps.append(step) or original(ids, options, step))
+        train(CONFIG, tmp_path / "resumed", OPTIONS, corpus=CORPUS)
+    assert steps == list(range(10, 30))
+    straight, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "resumed"))
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_the_learning_rate_warms_up_and_decays_to_a_tenth() -> None:
+    options = TrainOptions(steps=100, warmup_steps=10, learning_rate=1.0)
+    rates = [learning_rate_at(step, options) for step in range(101)]
+    assert rates[0] == 0.1
+    assert rates[10] == max(rates) == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[100] == pytest.approx(0.1)
+
+
+def test_the_standard_library_is_split_by_whole_modules() -> None:
+    corpus = standard_library()
+    assert 0.02 < len(corpus.validation) / len(corpus.train) < 0.12
+    assert not set(corpus.train) & set(corpus.validation) - {""}
+    assert sum(map(len, corpus.train)) > 5_000_000
+    assert is_held_out("shelve.py") == is_held_out("shelve.py")
+
+
+def test_texts_are_encoded_without_loss_and_end_with_the_end_token() -> None:
+    tokenizer = train_tokenizer([TEXT], 300)
+    ids = encode(tokenizer, ["a = 'ö'\n", "b"])
+    assert (ids == 0).sum() == 2
+    assert ids[-1] == 0
+    assert tokenizer.decode(ids.tolist(), skip_special_tokens=True) == "a = 'ö'\nb"
+
+
+def test_impossible_runs_are_refused_before_they_start(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"sequence_length is 64, expected at most .* \(32\)"):
+        train(CONFIG, tmp_path / "model", TrainOptions(sequence_length=64), corpus=CORPUS)
+    with pytest.raises(RequestError, match=r"steps is 0, expected more than 0"):
+        TrainOptions(steps=0)
+    with pytest.raises(RequestError, match="fewer than sequence_length"):
+        train(CONFIG, tmp_path / "model", OPTIONS, corpus=Corpus([TEXT], ["a"]))
+    (tmp_path / "model").mkdir()
+    with pytest.raises(OutputError, match="exists already"):
+        train(CONFIG, tmp_path / "model", OPTIONS, corpus=CORPUS)

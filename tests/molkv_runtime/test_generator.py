@@ -1,0 +1,136 @@
+"""Generation: batches, stops, context end, streaming text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from molkv_runtime import BundleError, Generator, RequestError, Sampling
+from tests.conftest import STDLIB_MINI, random_model
+
+
+def _written(generator: Generator, prompts: list[list[int]], **options: object) -> list[list[int]]:
+    texts: list[list[int]] = [[] for _ in prompts]
+    for token in generator.stream(prompts, **options):  # type: ignore[arg-type]
+        texts[token.sequence].append(token.id)
+    return texts
+
+
+def test_greedy_tokens_are_those_of_the_reference_model_token_by_token(generator: Generator) -> None:
+    """The obvious loop: run PyTorch on everything so far, append the likeliest token."""
+    model, ids = random_model(generator.config), [5, 60, 33]
+    for _ in range(15):
+        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    assert _written(generator, [ids[:3]], max_new_tokens=15) == [ids[3:]]
+
+
+@pytest.mark.parametrize("name", ["molkv", "molkv-one-slot", "mole", "dense"])
+def test_a_batch_of_different_lengths_gives_what_each_prompt_gives_alone(
+    name: str, bundles: Callable[..., Path]
+) -> None:
+    generator = Generator(bundles(name))
+    prompts = [[1], [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [13, 14, 15, 16, 17]]
+    alone = [_written(generator, [prompt], max_new_tokens=12)[0] for prompt in prompts]
+    assert _written(generator, prompts, max_new_tokens=12) == alone
+
+
+def test_a_sequence_ends_with_a_stop_token_and_the_others_go_on(generator: Generator) -> None:
+    prompts = [[1, 2, 3], [40, 50]]
+    free = _written(generator, prompts, max_new_tokens=10)
+    stop = free[0][3]
+    assert stop not in free[1]
+    stopped = list(generator.stream(prompts, max_new_tokens=10, stop_ids=frozenset([stop])))
+    first = [token for token in stopped if token.sequence == 0]
+    assert [token.id for token in first] == free[0][: free[0].index(stop) + 1]
+    assert [token.finish for token in first][-1] == "stop"
+    assert [token.id for token in stopped if token.sequence == 1] == free[1]
+
+
+def test_generation_ends_at_the_context(generator: Generator) -> None:
+    context = generator.config.max_position_embeddings
+    prompts = [list(range(40)), [1]]
+    tokens = list(generator.stream(prompts, max_new_tokens=1000))
+    lengths = [sum(token.sequence == index for token in tokens) for index in range(2)]
+    # The last token is written, but no longer read.
+    assert lengths == [context - 40 + 1, context]
+    assert tokens[-1].finish == "length"
+    full = list(generator.stream([list(range(context))], max_new_tokens=5))
+    assert len(full) == 1
+
+
+def test_the_same_seed_draws_the_same_text_and_another_seed_another(generator: Generator) -> None:
+    def draw(seed: int) -> list[list[int]]:
+        return _written(generator, [[1, 2], [3]], max_new_tokens=20, sampling=Sampling(temperature=2.0, seed=seed))
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_text_streams_in_pieces_that_make_up_the_decoded_tokens(stdlib_mini_bundle: Path) -> None:
+    generator = Generator(stdlib_mini_bundle)
+    prompt = "class Öl:\n    def "
+    pieces = list(generator.text(prompt, max_new_tokens=60))
+    ids = generator.tokenizer.encode(prompt).ids
+    new = _written(generator, [ids], max_new_tokens=60)[0]
+    assert len(pieces) > 20
+    assert prompt + "".join(pieces) == generator.tokenizer.decode(ids + new)
+
+
+def test_the_trained_model_writes_python(stdlib_mini_bundle: Path) -> None:
+    text = "".join(Generator(stdlib_mini_bundle).text("import os\n\ndef ", max_new_tokens=60))
+    assert "self" in text or "return" in text
+
+
+def test_stop_tokens_come_from_the_bundle(stdlib_mini_bundle: Path) -> None:
+    assert Generator(stdlib_mini_bundle).generation_config.stop_ids == {0}
+    assert (STDLIB_MINI / "generation_config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "there is no prompt"),
+        ([[1], []], "the prompt has 0 tokens, expected 1 to 48"),
+        ([list(range(49))], "the prompt has 49 tokens, expected 1 to 48"),
+        ([[1, 97]], "token id 97 is outside the vocabulary, expected 0 to 96"),
+        ([[-1]], "token id -1 is outside the vocabulary, expected 0 to 96"),
+    ],
+)
+def test_impossible_prompts_are_refused(generator: Generator, prompts: list[list[int]], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        list(generator.stream(prompts))
+
+
+def test_impossible_options_are_refused(generator: Generator) -> None:
+    with pytest.raises(RequestError, match="max_new_tokens is 0, expected 1 or more"):
+        generator.stream([[1]], max_new_tokens=0)
+    with pytest.raises(RequestError, match="max_length is 49, expected 1 to the model's context of 48"):
+        generator.sequences(max_length=49)
+    with pytest.raises(RequestError, match="batch_size is 0"):
+        generator.sequences(batch_size=0)
+
+
+def test_a_full_sequence_takes_no_further_token(generator: Generator) -> None:
+    state = generator.sequences(max_length=4)
+    state.prefill(0, [1, 2, 3])
+    state.decode([4])
+    with pytest.raises(RequestError, match=r"reached max_length \(4 tokens\)"):
+        state.decode([5])
+    with pytest.raises(RequestError, match="the prompt has 1 tokens, there is room for 0"):
+        state.prefill(0, [5])
+
+
+def test_a_bundle_without_a_tokenizer_takes_ids_only(generator: Generator) -> None:
+    with pytest.raises(BundleError, match=r"carries no tokenizer.json, so it takes token ids only"):
+        list(generator.text("def "))
+
+
+def test_decode_steps_use_the_same_buffers(generator: Generator) -> None:
+    state = generator.sequences()
+    state.prefill(0, [1, 2, 3])
+    first = state.decode([4])
+    assert np.shares_memory(first, state.decode([5]))

@@ -1,0 +1,78 @@
+"""The expert window against a list of positions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from molkv_runtime import ModelConfig
+from molkv_runtime.record import Records, record_dtype, record_fields, record_stride
+from molkv_runtime.window import ExpertWindow
+
+CONFIG = ModelConfig(
+    model_type="molkv",
+    vocab_size=64,
+    hidden_size=16,
+    intermediate_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    max_position_embeddings=64,
+    num_experts=2,
+    expert_key_size=4,
+    expert_window=5,
+    expert_rope=False,
+)
+
+
+def _records(positions: range) -> Records:
+    """Records whose every value tells position and expert."""
+    fields = record_fields(CONFIG, "float32")
+    records = np.zeros(len(positions), record_dtype(fields, record_stride(fields)))
+    for row, position in enumerate(positions):
+        for expert in range(2):
+            records["expert_value.0"][row, expert] = 100 * expert + position
+            records["expert_key.0"][row, expert] = 100 * expert + position
+    return records
+
+
+def _seen(values: np.ndarray, mask: np.ndarray) -> list[list[float]]:
+    """What each position of blocks [blocks, C, ...] sees, sorted."""
+    return [
+        sorted(block_values[row == 0, 0].tolist())
+        for block_values, block_mask in zip(values, mask, strict=True)
+        for row in block_mask
+    ]
+
+
+def _expected(position: int) -> list[float]:
+    window = range(max(0, position - 4), position + 1)
+    return sorted([float(p) for p in window] + [100.0 + p for p in window])
+
+
+@pytest.mark.parametrize("first", [0, 1, 3, 4, 5, 7, 20])
+@pytest.mark.parametrize("length", [1, 2, 4, 5, 10, 15])
+def test_prefill_shows_each_position_its_window_whatever_came_before(first: int, length: int) -> None:
+    window = ExpertWindow(CONFIG, 2, 64)
+    for position in range(first):
+        window.decode(1, position, _records(range(position, position + 1)))
+    inputs = window.prefill(1, first, _records(range(first, first + length)))
+    for kind in ("expert_value.0", "expert_key.0"):
+        seen = _seen(inputs[kind], inputs["expert_mask"])
+        assert seen == [_expected(position) for position in range(first, first + length)]
+
+
+@pytest.mark.parametrize("prompt", [1, 3, 5, 10])
+def test_decode_shows_the_last_positions_after_any_prompt(prompt: int) -> None:
+    window = ExpertWindow(CONFIG, 2, 64)
+    window.prefill(0, 0, _records(range(prompt)))
+    for position in range(prompt, prompt + 12):
+        window.decode(0, position, _records(range(position, position + 1)))
+        inputs = {name: array[:1] for name, array in window.decode_inputs.items()}
+        assert _seen(inputs["expert_value.0"], inputs["expert_mask"]) == [_expected(position)]
+
+
+def test_sequences_do_not_touch_each_other() -> None:
+    window = ExpertWindow(CONFIG, 2, 64)
+    window.decode(0, 0, _records(range(7, 8)))
+    assert not window.decode_inputs["expert_value.0"][1].any()
+    assert np.isneginf(window.decode_inputs["expert_mask"][1]).all()

@@ -1,0 +1,83 @@
+"""Peak RAM does not grow with the tables. `pytest -s tests/test_memory.py` prints what was measured."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from molkv_export.checkpoints.native import tensors_to_save
+from molkv_export.modeling import LookupExpertForCausalLM
+from molkv_runtime import Bundle, ModelConfig
+
+FEW, MANY = 2_000, 200_000
+HIDDEN = 64
+MIB = 1024**2
+ALLOWED_BYTES = 50e6
+
+_EXPORT = (
+    "from pathlib import Path; from molkv_export.export import export; export(Path(sys.argv[1]), Path(sys.argv[2]))"
+)
+_RUN = (
+    "from molkv_runtime import Generator, Bundle; g = Generator(sys.argv[2]); v = g.config.vocab_size; "
+    "list(g.stream([[v * i // 100 for i in range(100)]], max_new_tokens=50))"
+)
+# Not getrusage's ru_maxrss: that includes what this process held when it forked.
+_PEAK = "; print('peak', next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+
+
+def _checkpoint(vocab_size: int, folder: Path) -> Path:
+    config = ModelConfig(
+        model_type="molkv",
+        vocab_size=vocab_size,
+        hidden_size=HIDDEN,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        num_experts=4,
+        expert_key_size=16,
+        expert_window=16,
+    )
+    torch.manual_seed(0)
+    folder.mkdir()
+    save_file(tensors_to_save(LookupExpertForCausalLM(config)), folder / "model.safetensors")
+    (folder / "config.json").write_bytes(msgspec.json.encode(config))
+    return folder
+
+
+def _peak(code: str, *arguments: Path) -> int:
+    """Run code in a process of its own and give its peak resident set in bytes."""
+    command = [sys.executable, "-c", f"import sys; {code}{_PEAK}", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[-1]) * 1024
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, Path]]:
+    root = tmp_path_factory.mktemp("memory")
+    return {size: (_checkpoint(size, root / f"{size}"), root / f"{size}.bundle") for size in (FEW, MANY)}
+
+
+def test_exporting_and_running_a_hundred_times_more_token_ids_takes_no_more_ram(
+    folders: dict[int, tuple[Path, Path]],
+) -> None:
+    lm_head = (MANY - FEW) * HIDDEN * 4
+    # While it loads, ONNX Runtime holds the LM head twice: mapped from its file, and packed for its matrix product.
+    for what, code, copies in (("export", _EXPORT, 1), ("run", _RUN, 2)):
+        few, many = (_peak(code, *folders[size]) for size in (FEW, MANY))
+        beyond = many - few - copies * lm_head
+        print(
+            f"\n{what}: peak RSS {few / MIB:.0f} MiB with {FEW} ids, {many / MIB:.0f} MiB with {MANY} ids; "
+            f"beyond the LM head's own {copies} x {lm_head / MIB:.0f} MiB: {beyond / MIB:.0f} MiB"
+        )
+        assert beyond < ALLOWED_BYTES
+    bundle = Bundle(folders[MANY][1])
+    store = sum(bundle.manifest.files[shard.file].size for shard in bundle.manifest.store.shards)
+    assert store > 5 * ALLOWED_BYTES  # had it been held in RAM, the check above would have failed
