@@ -86,9 +86,12 @@ class LookupExpertForCausalLM(nn.Module):
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
-        """Draw fresh weights: normal with std 0.02, scaled down by sqrt(2 * layers) where a branch ends (GPT-2)."""
+        """Draw fresh weights: normal with std 0.02, scaled down by sqrt(2 * layers) where a branch ends (GPT-2).
+
+        Experts are not scaled down (our choice): a mixer averages many of them, which makes its branch small already.
+        """
         generator = torch.Generator().manual_seed(seed)
-        branch_ends = ("o_proj.weight", "down_proj.weight")
+        branch_ends = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:  # norm weights
                 parameter.fill_(1.0)
