@@ -65,5 +65,9 @@ def _replace(new: Path, out: Path) -> None:
         return
     old = new.with_suffix(".old")
     out.rename(old)
-    new.rename(out)
+    try:
+        new.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
     shutil.rmtree(old)

@@ -103,16 +103,6 @@ class Checkpoint:
         names = [name for name in self.tensor_names if name.startswith(prefix)]
         module.load_state_dict({name.removeprefix(prefix): self.tensor(name) for name in names})
 
-    def load_model(self) -> LookupExpertForCausalLM:
-        """Load the whole reference model into RAM, in the checkpoint's form."""
-        with torch.device("meta"):
-            model = LookupExpertForCausalLM(self.config, self.form)
-        state = {name: self.tensor(name) for name in self.tensor_names}
-        if self.config.tie_word_embeddings:
-            state[LM_HEAD] = state[EMBEDDING]
-        model.load_state_dict(state, assign=True)
-        return model.requires_grad_(False).eval()
-
     def sha256(self) -> dict[str, str]:
         """Hash the files that determine the model."""
         hashes = {}

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from molkv_export.parity.phases import Ids
-from molkv_export.parity.reference import Reference
+from molkv_export.parity.reference import SourceModel
 from molkv_runtime.generator import Generator
 
 _BATCH = 4
@@ -21,7 +21,7 @@ class GreedyResult(msgspec.Struct, frozen=True):
     first_difference: str  # where and what, empty if all are identical
 
 
-def greedy_agreement(generator: Generator, reference: Reference, prompts: list[Ids], new_tokens: int) -> GreedyResult:
+def greedy_agreement(generator: Generator, reference: SourceModel, prompts: list[Ids], new_tokens: int) -> GreedyResult:
     """Continue prompts with the bundle, in batches, and check every token against the source model.
 
     The source model reads prompt and continuation once: if its likeliest token is the bundle's at every position, then

@@ -22,6 +22,9 @@ class Metrics(msgspec.Struct, frozen=True):
     perplexity_candidate: float
 
 
+_ROWS_AT_A_TIME = 64  # bounds the memory of the float64 copies
+
+
 class MetricsAccumulator:
     """Sums up differences over sequences, holding none of them."""
 
@@ -33,6 +36,11 @@ class MetricsAccumulator:
 
     def add(self, reference: Floats, candidate: Floats, next_ids: npt.NDArray[np.int64] | None = None) -> None:
         """Compare logits [n, vocab_size]; next_ids [<= n] are the tokens that really follow, for perplexity."""
+        for start in range(0, len(reference), _ROWS_AT_A_TIME):
+            rows = slice(start, start + _ROWS_AT_A_TIME)
+            self._add(reference[rows], candidate[rows], None if next_ids is None else next_ids[rows])
+
+    def _add(self, reference: Floats, candidate: Floats, next_ids: npt.NDArray[np.int64] | None) -> None:
         exact, found = reference.astype(np.float64), candidate.astype(np.float64)
         difference = found - exact
         # A NaN anywhere must not vanish in a maximum.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from molkv_export.checkpoints import Checkpoint
+from molkv_export.checkpoints.native import EMBEDDING, LM_HEAD
 from molkv_export.modeling import LookupExpertForCausalLM, Records
 from molkv_export.modeling.experts import ExpertRows
 from molkv_runtime.manifest import RowDtype
@@ -16,40 +17,55 @@ from molkv_runtime.rope import Floats
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
-class RoundedModel(LookupExpertForCausalLM):
-    """The reference model whose records go through another dtype, as they do on their way into a store."""
+class SourceModel(LookupExpertForCausalLM):
+    """A checkpoint's reference model, whose tables (in lookup form) stay in the file and are read by rows."""
 
-    stored_as = torch.float32
+    def __init__(self, checkpoint: Checkpoint, stored_as: RowDtype = "float32") -> None:
+        """Load the dense weights.
+
+        Args:
+            checkpoint: Must stay open as long as the model is used.
+            stored_as: Dtype that records are rounded to; float32 is the model as it was trained.
+        """
+        with torch.device("meta"):
+            super().__init__(checkpoint.config, checkpoint.form)
+        self._checkpoint = checkpoint
+        self._stored_as = _DTYPES[stored_as]
+        state = {name: checkpoint.tensor(name) for name in checkpoint.tensor_names if not _is_table(name)}
+        if self.config.tie_word_embeddings:
+            state[LM_HEAD] = state[EMBEDDING]
+        self.load_state_dict(state, strict=False, assign=True)
+        self.requires_grad_(False).eval()
 
     def records(self, ids: Tensor) -> Records:
         """Give the records of token ids [U], rounded."""
-        exact = super().records(ids)
+        exact = super().records(ids) if self._checkpoint.form == "training" else self._read(ids)
         experts = {
             layer: ExpertRows(None if rows.key is None else self._round(rows.key), self._round(rows.value))
             for layer, rows in exact.experts.items()
         }
         return Records(self._round(exact.embedding), experts)
 
+    def _read(self, ids: Tensor) -> Records:
+        def rows(name: str) -> Tensor:
+            return torch.cat([self._checkpoint.tensor(name, i, i + 1) for i in ids.tolist()])
+
+        experts = {}
+        for layer in self.config.layers_with_experts:
+            prefix = f"model.layers.{layer}.experts."
+            experts[layer] = ExpertRows(
+                rows(f"{prefix}keys") if self.config.has_keys else None, rows(f"{prefix}values")
+            )
+        return Records(self.model.embed_tokens(ids), experts)
+
     def _round(self, x: Tensor) -> Tensor:
-        return x.to(self.stored_as).to(x.dtype)
+        return x.to(self._stored_as).to(x.dtype)
 
-
-class Reference:
-    """A runner for the source model: one call of the whole sequence, no cache, no window, no state."""
-
-    def __init__(self, checkpoint: Checkpoint, stored_as: RowDtype = "float32") -> None:
-        """Load the model.
-
-        Args:
-            checkpoint: The bundle's source.
-            stored_as: Dtype that the records are rounded to; float32 is the model as it was trained.
-        """
-        self._model = checkpoint.load_model()
-        self._model.__class__ = RoundedModel
-        self._model.stored_as = _DTYPES[stored_as]  # type: ignore[assignment]
-
-    @torch.no_grad()
     def logits(self, ids: npt.NDArray[np.int64]) -> Floats:
-        """Compute logits [T, vocab_size] of token ids [T]."""
-        logits: Floats = self._model(torch.from_numpy(ids)[None])[0].numpy()
+        """Compute logits [T, vocab_size] of token ids [T] in one pass, with no cache and no state."""
+        logits: Floats = self(torch.from_numpy(ids)[None])[0].numpy()
         return logits
+
+
+def _is_table(name: str) -> bool:
+    return name.endswith((".experts.keys", ".experts.values"))

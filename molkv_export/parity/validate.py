@@ -14,7 +14,7 @@ from molkv_export.parity.gates import quality_failure, rounding_failure
 from molkv_export.parity.greedy import GreedyResult, greedy_agreement
 from molkv_export.parity.metrics import Metrics, MetricsAccumulator
 from molkv_export.parity.phases import PHASES, Ids, mixed_batch
-from molkv_export.parity.reference import Reference
+from molkv_export.parity.reference import SourceModel
 from molkv_export.training.corpus import standard_library
 from molkv_runtime.bundle import TOKENIZER
 from molkv_runtime.errors import CheckpointError, RequestError
@@ -23,6 +23,7 @@ from molkv_runtime.manifest import RowDtype
 
 TRAINED = "as trained"
 ROUNDED = "records rounded"
+QUALITY_PHASE = "one-shot prefill"  # what rounding costs is the same in every phase
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -92,32 +93,21 @@ def validate(
     """
     scope = scope or Scope()
     generator = Generator(bundle, provider=provider)
+    dtype = generator.bundle.manifest.store.dtype
     with open_checkpoint(checkpoint) as source:
         _check_source(generator, source)
-        dtype = generator.bundle.manifest.store.dtype
-        trained = Reference(source)
-        rounded = trained if dtype == "float32" else Reference(source, dtype)
-    sequences, prompts, description = _texts(generator, text, scope)
-
-    comparisons = []
-    for phase in PHASES:
-        report_progress(phase)
-        quality, rounding = MetricsAccumulator(), MetricsAccumulator()
-        for ids in sequences:
-            found = PHASES[phase](generator, ids)
-            exact = rounded.logits(ids[: len(found)])
-            rounding.add(exact, found, ids[1 : len(found)])
-            if phase == "one-shot prefill":
-                quality.add(trained.logits(ids), found, ids[1:])
-        if phase == "one-shot prefill":
-            metrics = quality.result()
-            comparisons.append(Comparison(phase, TRAINED, metrics, quality_failure(metrics, dtype)))
-        comparisons.append(_rounding(phase, rounding))
-    report_progress("mixed batch")
-    comparisons.append(_mixed_batch(generator, rounded, sequences))
-    report_progress("greedy text")
-    room = generator.config.max_position_embeddings - max(map(len, prompts))
-    greedy = greedy_agreement(generator, rounded, prompts, min(scope.new_tokens, room))
+        new_tokens = min(scope.new_tokens, generator.config.max_position_embeddings - 1)
+        sequences, prompts, description = _texts(generator, text, scope, new_tokens)
+        trained = SourceModel(source)
+        rounded = trained if dtype == "float32" else SourceModel(source, dtype)
+        comparisons = []
+        for phase in PHASES:
+            report_progress(phase)
+            comparisons += _phase(generator, phase, trained, rounded, sequences)
+        report_progress("mixed batch")
+        comparisons.append(_mixed_batch(generator, rounded, sequences))
+        report_progress("greedy text")
+        greedy = greedy_agreement(generator, rounded, prompts, new_tokens)
     return Report(
         bundle=str(bundle),
         checkpoint=str(checkpoint),
@@ -129,12 +119,29 @@ def validate(
     )
 
 
+def _phase(
+    generator: Generator, phase: str, trained: SourceModel, rounded: SourceModel, sequences: list[Ids]
+) -> list[Comparison]:
+    quality, rounding = MetricsAccumulator(), MetricsAccumulator()
+    for ids in sequences:
+        found = PHASES[phase](generator, ids)
+        rounding.add(rounded.logits(ids[: len(found)]), found, ids[1 : len(found)])
+        if phase == QUALITY_PHASE:
+            quality.add(trained.logits(ids), found, ids[1:])
+    comparisons = [_rounding(phase, rounding)]
+    if phase == QUALITY_PHASE:
+        metrics = quality.result()
+        failure = quality_failure(metrics, generator.bundle.manifest.store.dtype)
+        comparisons.append(Comparison(phase, TRAINED, metrics, failure))
+    return comparisons
+
+
 def _rounding(phase: str, accumulator: MetricsAccumulator) -> Comparison:
     metrics = accumulator.result()
     return Comparison(phase, ROUNDED, metrics, rounding_failure(metrics))
 
 
-def _mixed_batch(generator: Generator, reference: Reference, sequences: list[Ids]) -> Comparison:
+def _mixed_batch(generator: Generator, reference: SourceModel, sequences: list[Ids]) -> Comparison:
     length = len(sequences[0])
     texts = [ids[: length * part // 4] for ids, part in zip((sequences * 4)[:4], (1, 4, 2, 3), strict=True)]
     accumulator = MetricsAccumulator()
@@ -153,7 +160,7 @@ def _check_source(generator: Generator, checkpoint: Checkpoint) -> None:
             )
 
 
-def _texts(generator: Generator, text: Path | None, scope: Scope) -> tuple[list[Ids], list[Ids], str]:
+def _texts(generator: Generator, text: Path | None, scope: Scope, new_tokens: int) -> tuple[list[Ids], list[Ids], str]:
     """Choose sequences of a whole context, and prompts of different length spread over the text."""
     context = generator.config.max_position_embeddings
     ids, description = _token_ids(generator, text, scope.sequences * context)
@@ -163,9 +170,9 @@ def _texts(generator: Generator, text: Path | None, scope: Scope) -> tuple[list[
         )
     count = min(scope.sequences, len(ids) // context)
     starts = np.linspace(0, len(ids) - context, count).astype(int)
-    longest = max(1, context - scope.new_tokens)
+    longest = context - new_tokens
     prompt_starts = np.linspace(0, len(ids) - longest, scope.continuations).astype(int)
-    lengths = np.linspace(1, min(longest, context - 1), scope.continuations).astype(int)
+    lengths = np.linspace(1, longest, scope.continuations).astype(int)
     sequences = [ids[start : start + context] for start in starts]
     prompts = [ids[start : start + length] for start, length in zip(prompt_starts, lengths, strict=True)]
     return sequences, prompts, f"{description}: {count} sequences of {context} tokens"

@@ -65,7 +65,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     @property
     def has_keys(self) -> bool:
         """Whether experts are key-value pairs that live in a window (MoLKV), not values alone (MoLE)."""
-        return self.model_type == "molkv" and self.num_experts > 0
+        return self.model_type == "molkv" and bool(self.layers_with_experts)
 
 
 _MAX_LAYERS = 65_536
@@ -85,8 +85,6 @@ def _check_sizes(config: ModelConfig) -> None:
         "rms_norm_eps",
         "rope_theta",
     ]
-    if config.has_keys:
-        positive += ["expert_key_size", "expert_window"]
     for name in positive:
         if not 0 < getattr(config, name) < 2**31:
             raise ValueError(f"{name} is {getattr(config, name)}, expected a number from 1 to 2147483647")
@@ -97,6 +95,9 @@ def _check_sizes(config: ModelConfig) -> None:
 
 
 def _check_relations(config: ModelConfig) -> None:
+    for name in ("expert_key_size", "expert_window"):
+        if config.has_keys and not 0 < getattr(config, name) < 2**31:
+            raise ValueError(f"{name} is {getattr(config, name)}, expected 1 or more in a molkv model")
     if config.num_attention_heads % config.num_key_value_heads:
         raise ValueError(
             f"num_attention_heads is {config.num_attention_heads}, "
