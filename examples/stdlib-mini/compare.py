@@ -1,6 +1,6 @@
 """Train dense, MoLE and MoLKV of the same dense size on the same data and print their validation losses as Markdown.
 
-python examples/stdlib-mini/compare.py RUNS [STEPS] [SEEDS]     (about an hour on one core with 400 steps and 3 seeds)
+python examples/stdlib-mini/compare.py RUNS          (about an hour on one core)
 
 Finished runs in the folder RUNS are not repeated, unfinished ones go on.
 """
@@ -20,18 +20,22 @@ from molkv_runtime.config import read_config
 CONFIGS = Path(__file__).parent / "configs"
 
 
-def main(runs: Path, steps: int = 400, seeds: int = 3) -> None:
+SEEDS = (0, 1, 2)
+
+
+def main(runs: Path) -> None:
     """Run what is missing in `runs` and print the table."""
     corpus = standard_library()
     tokenizer = None
     results: dict[str, list[TrainResult]] = {"dense": [], "mole": [], "molkv": []}
-    for seed in range(seeds):
+    for seed in SEEDS:
+        options = TrainOptions(steps=800, batch_size=6, learning_rate=5e-3, warmup_steps=50, seed=seed)
         for name, found in results.items():
             config = read_config(CONFIGS / f"{name}.json")
             out = runs / f"{name}-seed{seed}"
             if not out.exists():
                 tokenizer = tokenizer or train_tokenizer(corpus.train, config.vocab_size)
-                train(config, out, TrainOptions(steps=steps, seed=seed), tokenizer=tokenizer, corpus=corpus)
+                train(config, out, options, tokenizer=tokenizer, corpus=corpus)
             log = msgspec.json.decode((out / "training.json").read_bytes())
             found.append(msgspec.convert(log["result"], TrainResult))
     print("| model | validation loss, mean | spread (max - min) | each seed | experts silenced |")
@@ -45,4 +49,4 @@ def main(runs: Path, steps: int = 400, seeds: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    main(Path(sys.argv[1]))
