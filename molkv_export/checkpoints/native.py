@@ -6,9 +6,8 @@ Opening reads headers only; tensors are read by rows when they are needed, so no
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import torch
 
@@ -37,19 +36,15 @@ def _expected_shapes(config: ModelConfig, form: Form) -> dict[str, tuple[int, ..
         return {name: tuple(t.shape) for name, t in tensors_to_save(LookupExpertForCausalLM(config, form)).items()}
 
 
-class Checkpoint:
+class Checkpoint(AbstractContextManager["Checkpoint"]):
     """An open checkpoint whose tensors are checked by name and shape, and by value when they are read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = read_config(folder / CONFIG)
         self._file = _open_weights(folder / WEIGHTS)
-        try:
-            self.form: Form = "lookup" if any(n.endswith(".experts.values") for n in self._file.entries) else "training"
-            self._check_shapes()
-        except BaseException:
-            self.close()
-            raise
+        self.form: Form = "lookup" if any(n.endswith(".experts.values") for n in self._file.entries) else "training"
+        self._check_shapes()
 
     def _check_shapes(self) -> None:
         expected, found = _expected_shapes(self.config, self.form), self._file.entries
@@ -115,12 +110,7 @@ class Checkpoint:
         """Close the file."""
         self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from molkv_export.training.corpus import standard_library
 from molkv_runtime import BundleError, Generator, RequestError, Sampling
 from tests.conftest import STDLIB_MINI, random_model
 
@@ -80,9 +81,13 @@ def test_text_streams_in_pieces_that_make_up_the_decoded_tokens(stdlib_mini_bund
     assert prompt + "".join(pieces) == generator.tokenizer.decode(ids + new)
 
 
-def test_the_trained_model_writes_python(stdlib_mini_bundle: Path) -> None:
-    text = "".join(Generator(stdlib_mini_bundle).text("import os\n\ndef ", max_new_tokens=60))
-    assert "self" in text or "return" in text
+def test_the_trained_model_knows_python(stdlib_mini_bundle: Path) -> None:
+    """Held-out modules cost it far less than the 8.3 nats a token (ln 4096) of a model that knows nothing."""
+    generator = Generator(stdlib_mini_bundle)
+    ids = generator.tokenizer.encode(standard_library().validation[0]).ids[:400]
+    logits = generator.sequences().prefill(0, ids, all_logits=True)[:-1]
+    losses = np.log(np.exp(logits).sum(axis=-1)) - logits[np.arange(len(ids) - 1), ids[1:]]
+    assert losses.mean() < 5.5
 
 
 def test_stop_tokens_come_from_the_bundle(stdlib_mini_bundle: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from types import TracebackType
-from typing import Self
+from contextlib import AbstractContextManager
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from molkv_runtime.tensor_file import TensorFile
 RECORDS = "records"  # name of a shard's one tensor
 
 
-class ExpertStore:
+class ExpertStore(AbstractContextManager["ExpertStore"]):
     """The open shards of a bundle. Nothing of them stays in RAM beyond what the operating system caches."""
 
     def __init__(self, bundle: Bundle) -> None:
@@ -35,12 +34,8 @@ class ExpertStore:
         self._first_ids = [shard.first_id for shard in info.shards]
         self._files: list[TensorFile] = []
         self._starts: list[int] = []
-        try:
-            for shard in info.shards:
-                self._open(bundle, shard, info.stride)
-        except BaseException:
-            self.close()
-            raise
+        for shard in info.shards:
+            self._open(bundle, shard, info.stride)
 
     def _open(self, bundle: Bundle, shard: Shard, stride: int) -> None:
         file = TensorFile(bundle.path / shard.file, BundleError)
@@ -71,7 +66,7 @@ class ExpertStore:
         rows = records.view(np.uint8).reshape(len(unique), self.dtype.itemsize)
         for row, token in zip(rows, unique.tolist(), strict=True):
             self._read(token, row)
-        return records[inverse] if len(unique) < len(ids) or len(ids) > 1 else records
+        return records[inverse]
 
     def _read(self, token: int, row: npt.NDArray[np.uint8]) -> None:
         shard = bisect_right(self._first_ids, token) - 1
@@ -89,12 +84,7 @@ class ExpertStore:
             file.close()
         self._files.clear()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

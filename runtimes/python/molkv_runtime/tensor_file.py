@@ -6,9 +6,9 @@ The safetensors library maps files into memory, so what has been read of a table
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -56,28 +56,26 @@ class TensorFile:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as cause:
             raise error(f"{path}: cannot be opened ({cause.strerror})") from cause
-        try:
-            self.entries, self.metadata = self._read_header()
-        except BaseException:
-            os.close(self._fd)
-            raise
+        self._closer = weakref.finalize(self, os.close, self._fd)
+        self.entries = self._read_header()
 
-    def _read_header(self) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    def _read_header(self) -> dict[str, TensorEntry]:
         total = os.fstat(self._fd).st_size
         length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
         if total < 8 or length > min(total - 8, MAX_HEADER_BYTES):
             raise self._error(f"{self.path}: is not a safetensors file, or is truncated ({total} bytes)")
         try:
             header = msgspec.json.decode(os.pread(self._fd, length, 8), type=dict[str, msgspec.Raw])
-            metadata = msgspec.json.decode(header.pop("__metadata__", b"{}"), type=dict[str, str])
-            found = {name: msgspec.json.decode(raw, type=_Header) for name, raw in header.items()}
+            found = {
+                name: msgspec.json.decode(raw, type=_Header) for name, raw in header.items() if name != "__metadata__"
+            }
         except (msgspec.DecodeError, RecursionError) as cause:
             raise self._error(f"{self.path}: its safetensors header is damaged ({cause})") from cause
         entries = {name: self._entry(name, item, 8 + length, total) for name, item in found.items()}
         expected = 8 + length + sum(entry.size for entry in entries.values())
         if total != expected:
             raise self._error(f"{self.path}: has {total} bytes, its header describes {expected}; is it truncated?")
-        return entries, metadata
+        return entries
 
     def _entry(self, name: str, item: _Header, data_start: int, total: int) -> TensorEntry:
         begin, end = item.data_offsets
@@ -119,13 +117,5 @@ class TensorFile:
         return out
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        """Close the file; it also closes when this object is collected."""
+        self._closer()
