@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import platform
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,16 +12,30 @@ import msgspec
 import onnx_ir as ir
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tokenizers import Tokenizer
 
 from molkv_export.atomic_folder import atomic_folder
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
 from molkv_export.graph.build import build_graph
 from molkv_export.graph.weights import attach_weights
 from molkv_export.tables.store_writer import plan_store, write_store
-from molkv_runtime.manifest import MANIFEST, SCHEMA_VERSION, FileInfo, GraphInfo, Manifest, Provenance, RowDtype
+from molkv_runtime.bundle import TOKENIZER
+from molkv_runtime.errors import BundleError, CheckpointError
+from molkv_runtime.generator import GENERATION_CONFIG
+from molkv_runtime.json_file import read_bytes
+from molkv_runtime.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    FileInfo,
+    GraphInfo,
+    Manifest,
+    Provenance,
+    RowDtype,
+    read_manifest,
+)
 
 DEFAULT_SHARD_SIZE = 1024**3
-COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+COMPANIONS = (TOKENIZER, "tokenizer_config.json", GENERATION_CONFIG)
 
 _GRAPH = "model.onnx"
 _GRAPH_DATA = "model.onnx.data"
@@ -40,7 +53,8 @@ def export(
 ) -> Manifest:
     """Write a checkpoint as a bundle: dense graph, expert store, manifest and tokenizer files.
 
-    Peak RAM is that of the largest dense weight plus a chunk of records; it does not grow with the tables.
+    Peak RAM is that of the expert networks (in training form), the largest dense weight and a chunk of records; it
+    does not grow with the number of token ids beyond the LM head.
 
     Args:
         checkpoint: Folder with config.json and model.safetensors, in training or lookup form.
@@ -56,7 +70,7 @@ def export(
         OutputError: The folder exists, or cannot be written.
         RequestError: shard_size is too small.
     """
-    with open_checkpoint(checkpoint) as source, atomic_folder(bundle, marker=MANIFEST, force=force) as folder:
+    with open_checkpoint(checkpoint) as source, atomic_folder(bundle, is_ours=_is_bundle, force=force) as folder:
         plan = plan_store(source, experts_dtype, shard_size)
         files: dict[str, FileInfo] = {}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -64,9 +78,7 @@ def export(
             graph = _write_graph(source, folder, progress)
             task = progress.add_task("expert store (token ids)", total=source.config.vocab_size)
             files |= write_store(source, plan, folder, lambda count: progress.advance(task, count))
-        for name in COMPANIONS:
-            if (checkpoint / name).is_file():
-                shutil.copyfile(checkpoint / name, folder / name)
+        _copy_companions(checkpoint, folder, source.config.vocab_size)
         for path in sorted(folder.iterdir()):
             if path.name not in files:
                 files[path.name] = _describe(path)
@@ -81,6 +93,32 @@ def export(
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
         (folder / MANIFEST).write_bytes(text + b"\n")
     return manifest
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        known = {MANIFEST, *read_manifest(folder).files}
+    except BundleError:
+        return False
+    return {path.name for path in folder.iterdir()} <= known
+
+
+def _copy_companions(checkpoint: Path, folder: Path, vocab_size: int) -> None:
+    for name in COMPANIONS:
+        path = checkpoint / name
+        if not path.is_file():
+            continue
+        content = read_bytes(path, CheckpointError, "expected a readable file")
+        if name == TOKENIZER:
+            try:
+                size = Tokenizer.from_buffer(content).get_vocab_size()
+            except Exception as error:  # the library raises nothing more precise
+                raise CheckpointError(f"{path}: is not a tokenizer ({error})") from error
+            if size > vocab_size:
+                raise CheckpointError(
+                    f"{path}: has {size} tokens, expected at most the model's vocab_size {vocab_size}"
+                )
+        (folder / name).write_bytes(content)
 
 
 def _write_graph(source: Checkpoint, folder: Path, progress: Progress) -> GraphInfo:

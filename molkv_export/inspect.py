@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
@@ -78,7 +79,7 @@ def human_bytes(count: int) -> str:
 def print_inspection(found: Inspection, console: Console) -> None:
     """Print what was found for people."""
     config, store, sizes = found.model, found.store, found.sizes
-    console.print(f"[bold]{found.path}[/bold]")
+    console.print(Text(found.path, style="bold"))
     console.print(_pairs("model", {k: str(v) for k, v in msgspec.structs.asdict(config).items() if v is not None}))
     console.print(
         _pairs(
@@ -124,14 +125,14 @@ def print_inspection(found: Inspection, console: Console) -> None:
 def _pairs(title: str, rows: dict[str, str]) -> Table:
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     return table
 
 
 def _graph_table(profile: str, graph: GraphInfo) -> Table:
     title = f"graph, profile {profile}: {graph.file}, dense weights {graph.dense_dtype}"
-    table = Table("", "name", "dtype", "shape", title=title, title_justify="left")
+    table = Table("", "name", "dtype", "shape", title=Text(title), title_justify="left")
     for kind, tensors in (("input", graph.inputs), ("output", graph.outputs)):
         for tensor in tensors:
-            table.add_row(kind, tensor.name, tensor.dtype, f"[{', '.join(map(str, tensor.shape))}]".replace("[", r"\["))
+            table.add_row(kind, tensor.name, tensor.dtype, Text(f"[{', '.join(map(str, tensor.shape))}]"))
     return table

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -37,6 +38,8 @@ def main(runs: Path) -> None:
                 tokenizer = tokenizer or train_tokenizer(corpus.train, config.vocab_size)
                 train(config, out, options, tokenizer=tokenizer, corpus=corpus)
             log = msgspec.json.decode((out / "training.json").read_bytes())
+            if log["options"] != asdict(options):
+                raise SystemExit(f"{out}: was trained with other options; remove it and run this again")
             found.append(msgspec.convert(log["result"], TrainResult))
     print("| model | validation loss, mean | spread (max - min) | each seed | experts silenced |")
     print("|---|---|---|---|---|")

@@ -102,8 +102,11 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         """Hash the files that determine the model."""
         hashes = {}
         for name in (CONFIG, WEIGHTS):
-            with (self.folder / name).open("rb") as file:
-                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            try:
+                with (self.folder / name).open("rb") as file:
+                    hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise CheckpointError(f"{self.folder / name}: cannot be read ({error.strerror})") from error
         return hashes
 
     def close(self) -> None:

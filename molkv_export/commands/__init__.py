@@ -35,7 +35,8 @@ for _command in (export_command, validate_command, run_command, inspect_command,
 
 def main() -> None:
     """Run the command line; whatever a user can cause ends in one line and a non-zero exit status."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
     try:
         sys.exit(cli.main(standalone_mode=False))
     except MolkvError as error:
@@ -58,6 +59,10 @@ def main() -> None:
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:  # of a file of the user's, where nothing nearer has explained it
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

@@ -10,12 +10,12 @@ from typing import Literal
 import click
 from rich.console import Console
 
-from molkv_export.commands.options import FOLDER, ByteSize
+from molkv_export.commands.options import PATH, ByteSize
 
 
 @click.command("export")
-@click.argument("checkpoint", type=FOLDER)
-@click.argument("bundle", type=FOLDER)
+@click.argument("checkpoint", type=PATH)
+@click.argument("bundle", type=PATH)
 @click.option(
     "--experts-dtype",
     type=click.Choice(["float32", "float16"]),

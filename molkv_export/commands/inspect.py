@@ -8,12 +8,12 @@ import click
 import msgspec
 from rich.console import Console
 
-from molkv_export.commands.options import FOLDER
+from molkv_export.commands.options import PATH
 from molkv_export.inspect import inspect, print_inspection
 
 
 @click.command("inspect")
-@click.argument("bundle", type=FOLDER)
+@click.argument("bundle", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def inspect_command(bundle: Path, as_json: bool) -> None:
     r"""Show what is in BUNDLE: sizes in RAM and on storage, graph inputs and outputs, dtypes, provenance.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-FOLDER = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path)
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 

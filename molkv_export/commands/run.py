@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from molkv_export.commands.options import FOLDER
+from molkv_export.commands.options import PATH
 from molkv_runtime import Generator, Sampling
 
 
 @click.command("run")
-@click.argument("bundle", type=FOLDER)
+@click.argument("bundle", type=PATH)
 @click.option("--prompt", "prompts", multiple=True, required=True, help="Text to continue; several run as a batch.")
 @click.option("--max-new-tokens", type=int, default=128, show_default=True, help="Tokens to add at most.")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from molkv_export.commands.options import FOLDER
+from molkv_export.commands.options import PATH
 from molkv_runtime.config import read_config
 
 
 @click.command("train")
-@click.argument("config", type=FOLDER)
-@click.argument("checkpoint", type=FOLDER)
+@click.argument("config", type=PATH)
+@click.argument("checkpoint", type=PATH)
 @click.option("--steps", type=int, default=400, show_default=True, help="Optimizer steps.")
 @click.option("--batch-size", type=int, default=12, show_default=True, help="Sequences in a step.")
 @click.option("--sequence-length", type=int, default=256, show_default=True, help="Tokens in a sequence.")
@@ -24,8 +24,8 @@ from molkv_runtime.config import read_config
 def train_command(config: Path, checkpoint: Path, force: bool, **options: float) -> None:
     r"""Train a small model on Python's standard library and write it as CHECKPOINT.
 
-    CONFIG is a config.json. Interrupted, the run leaves its state in CHECKPOINT.training, and the same command goes on
-    from there.
+    CONFIG is a config.json. The run saves its state in CHECKPOINT.training every 100 steps; after an interrupt, the
+    same command goes on from there.
 
     \b
     Example:

@@ -36,7 +36,8 @@ def greedy_agreement(generator: Generator, reference: SourceModel, prompts: list
             written[token.sequence].append(token.id)
         for index, (ids, ours) in enumerate(zip(batch, written, strict=True), start=start):
             continuation = np.array(ours)
-            logits = reference.logits(np.concatenate([ids, continuation])[:-1])[len(ids) - 1 :]
+            text = np.concatenate([ids, continuation])[:-1]
+            logits = reference.logits(text, generator.bundle.manifest.store.dtype)[len(ids) - 1 :]
             wrong = np.flatnonzero(logits.argmax(axis=-1) != continuation)
             if not len(wrong):
                 identical += 1

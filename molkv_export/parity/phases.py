@@ -15,7 +15,7 @@ Phase = Callable[[Generator, Ids], Floats]
 
 
 def one_shot_prefill(generator: Generator, ids: Ids) -> Floats:
-    """All tokens [T] in one call of the graph; logits [T, vocab_size]."""
+    """All tokens [T] at once (what does not fill a block of the window in a second call); logits [T, vocab_size]."""
     return generator.sequences(prefill_chunk=len(ids)).prefill(0, ids, all_logits=True)
 
 

@@ -15,8 +15,8 @@ _NUMBERS = ("tokens", "max abs", "rel. L2", "KL mean", "KL max", "top-1")
 def print_report(report: Report, console: Console) -> None:
     """Print the table, the verdict and every failure; 80 columns are enough."""
     gate = QUALITY_GATES[report.experts_dtype]
-    console.print(f"[bold]{report.bundle}[/bold] (experts {report.experts_dtype}) against {report.checkpoint}")
-    console.print(f"text: {report.text}")
+    console.print(f"{report.bundle} (experts {report.experts_dtype}) against {report.checkpoint}", markup=False)
+    console.print(f"text: {report.text}", markup=False)
     console.print(_table(report))
     quality = next(item.metrics for item in report.comparisons if item.reference == TRAINED)
     ratio = quality.perplexity_candidate / quality.perplexity_reference
@@ -24,13 +24,14 @@ def print_report(report: Report, console: Console) -> None:
         f"perplexity: source as trained {quality.perplexity_reference:.4f}, "
         f"bundle {quality.perplexity_candidate:.4f} (x {ratio:.6f})"
     )
+    console.print(f"records: all {report.records.records} compared, {report.records.failure or 'equal to the source'}")
     greedy = report.greedy
     console.print(
         f"greedy text: {greedy.identical} of {greedy.continuations} continuations "
         f"of {greedy.tokens_each} tokens identical"
     )
     console.print(f"gates, {TRAINED}: mean KL {gate.kl_mean:g}, perplexity x {gate.perplexity_ratio:g}")
-    console.print(f"gates, {ROUNDED}: max abs {MAX_ABS_ROUNDING:g}, greedy text identical")
+    console.print(f"gates, {ROUNDED}: max abs {MAX_ABS_ROUNDING:g}, records equal, greedy text identical")
     for failure in report.failures:
         console.print(f"FAIL {failure}", style="bold red", markup=False)
     if not report.failures:

@@ -14,6 +14,7 @@ from molkv_export.parity.gates import quality_failure, rounding_failure
 from molkv_export.parity.greedy import GreedyResult, greedy_agreement
 from molkv_export.parity.metrics import Metrics, MetricsAccumulator
 from molkv_export.parity.phases import PHASES, Ids, mixed_batch
+from molkv_export.parity.records import RecordsResult, records_agreement
 from molkv_export.parity.reference import SourceModel
 from molkv_export.training.corpus import standard_library
 from molkv_runtime.bundle import TOKENIZER
@@ -42,6 +43,7 @@ class Report(msgspec.Struct, frozen=True):
     checkpoint: str
     experts_dtype: RowDtype
     text: str  # what was compared
+    records: RecordsResult
     comparisons: list[Comparison]
     greedy: GreedyResult
     greedy_failure: str  # empty: passed
@@ -49,7 +51,8 @@ class Report(msgspec.Struct, frozen=True):
     @property
     def failures(self) -> list[str]:
         """Every gate that was not passed, in words."""
-        found = [f"{c.phase} ({c.reference}): {c.failure}" for c in self.comparisons if c.failure]
+        found = [f"records: {self.records.failure}"] if self.records.failure else []
+        found += [f"{c.phase} ({c.reference}): {c.failure}" for c in self.comparisons if c.failure]
         return [*found, f"greedy text: {self.greedy_failure}"] if self.greedy_failure else found
 
 
@@ -96,42 +99,43 @@ def validate(
     dtype = generator.bundle.manifest.store.dtype
     with open_checkpoint(checkpoint) as source:
         _check_source(generator, source)
-        new_tokens = min(scope.new_tokens, generator.config.max_position_embeddings - 1)
+        new_tokens = min(scope.new_tokens, max(1, generator.config.max_position_embeddings - 1))
         sequences, prompts, description = _texts(generator, text, scope, new_tokens)
-        trained = SourceModel(source)
-        rounded = trained if dtype == "float32" else SourceModel(source, dtype)
+        model = SourceModel(source)
+        report_progress("records")
+        records = records_agreement(generator.store, model)
         comparisons = []
         for phase in PHASES:
             report_progress(phase)
-            comparisons += _phase(generator, phase, trained, rounded, sequences)
+            comparisons += _phase(generator, phase, model, sequences)
         report_progress("mixed batch")
-        comparisons.append(_mixed_batch(generator, rounded, sequences))
+        comparisons.append(_mixed_batch(generator, model, sequences))
         report_progress("greedy text")
-        greedy = greedy_agreement(generator, rounded, prompts, new_tokens)
+        greedy = greedy_agreement(generator, model, prompts, new_tokens)
     return Report(
         bundle=str(bundle),
         checkpoint=str(checkpoint),
         experts_dtype=dtype,
         text=description,
+        records=records,
         comparisons=comparisons,
         greedy=greedy,
         greedy_failure=greedy.first_difference,
     )
 
 
-def _phase(
-    generator: Generator, phase: str, trained: SourceModel, rounded: SourceModel, sequences: list[Ids]
-) -> list[Comparison]:
+def _phase(generator: Generator, phase: str, model: SourceModel, sequences: list[Ids]) -> list[Comparison]:
+    dtype = generator.bundle.manifest.store.dtype
     quality, rounding = MetricsAccumulator(), MetricsAccumulator()
     for ids in sequences:
         found = PHASES[phase](generator, ids)
-        rounding.add(rounded.logits(ids[: len(found)]), found, ids[1 : len(found)])
+        rounding.add(model.logits(ids[: len(found)], dtype), found, ids[1 : len(found)])
         if phase == QUALITY_PHASE:
-            quality.add(trained.logits(ids), found, ids[1:])
+            quality.add(model.logits(ids), found, ids[1:])
     comparisons = [_rounding(phase, rounding)]
     if phase == QUALITY_PHASE:
         metrics = quality.result()
-        failure = quality_failure(metrics, generator.bundle.manifest.store.dtype)
+        failure = quality_failure(metrics, dtype)
         comparisons.append(Comparison(phase, TRAINED, metrics, failure))
     return comparisons
 
@@ -141,12 +145,12 @@ def _rounding(phase: str, accumulator: MetricsAccumulator) -> Comparison:
     return Comparison(phase, ROUNDED, metrics, rounding_failure(metrics))
 
 
-def _mixed_batch(generator: Generator, reference: SourceModel, sequences: list[Ids]) -> Comparison:
+def _mixed_batch(generator: Generator, model: SourceModel, sequences: list[Ids]) -> Comparison:
     length = len(sequences[0])
-    texts = [ids[: length * part // 4] for ids, part in zip((sequences * 4)[:4], (1, 4, 2, 3), strict=True)]
+    texts = [ids[: max(1, length * part // 4)] for ids, part in zip((sequences * 4)[:4], (1, 4, 2, 3), strict=True)]
     accumulator = MetricsAccumulator()
     for ids, found in zip(texts, mixed_batch(generator, texts), strict=True):
-        accumulator.add(reference.logits(ids), found, ids[1:])
+        accumulator.add(model.logits(ids, generator.bundle.manifest.store.dtype), found, ids[1:])
     return _rounding("mixed batch", accumulator)
 
 
@@ -170,7 +174,7 @@ def _texts(generator: Generator, text: Path | None, scope: Scope, new_tokens: in
         )
     count = min(scope.sequences, len(ids) // context)
     starts = np.linspace(0, len(ids) - context, count).astype(int)
-    longest = context - new_tokens
+    longest = max(1, context - new_tokens)
     prompt_starts = np.linspace(0, len(ids) - longest, scope.continuations).astype(int)
     lengths = np.linspace(1, longest, scope.continuations).astype(int)
     sequences = [ids[start : start + context] for start in starts]

@@ -21,7 +21,8 @@ def records_in_chunks(checkpoint: Checkpoint) -> Iterator[tuple[int, Records]]:
     config = checkpoint.config
     per_expert = config.hidden_size + (config.expert_key_size if config.has_keys else 0)
     values = config.hidden_size + len(config.layers_with_experts) * config.num_experts * per_expert
-    count = max(1, _CHUNK_BYTES // (4 * values))
+    activations = 4 * config.expert_intermediate_size if checkpoint.form == "training" else 0  # of one network
+    count = max(1, _CHUNK_BYTES // (4 * (values + activations)))
     networks = _networks(checkpoint) if checkpoint.form == "training" else None
     for start in range(0, config.vocab_size, count):
         stop = min(config.vocab_size, start + count)

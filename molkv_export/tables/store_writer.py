@@ -32,17 +32,20 @@ def plan_store(checkpoint: Checkpoint, dtype: RowDtype, shard_size: int) -> Stor
     """
     fields = record_fields(checkpoint.config, dtype)
     stride = record_stride(fields)
-    per_shard = (shard_size - PAGE_BYTES) // stride
+    vocab_size = checkpoint.config.vocab_size
+    longest = Shard(file="", first_id=vocab_size, count=vocab_size)
+    header = len(shard_header(longest, StoreInfo(dtype=dtype, stride=stride, fields=fields, shards=())))
+    per_shard = (shard_size - header) // stride
     if per_shard < 1:
         raise RequestError(
-            f"shard_size is {shard_size} bytes, expected at least {stride + PAGE_BYTES} (a record and a header)"
+            f"shard_size is {shard_size} bytes, expected at least {stride + header} (a record and a header)"
         )
-    firsts = range(0, checkpoint.config.vocab_size, per_shard)
+    firsts = range(0, vocab_size, per_shard)
     shards = tuple(
         Shard(
             file=f"experts-{number:05d}-of-{len(firsts):05d}.safetensors",
             first_id=first,
-            count=min(per_shard, checkpoint.config.vocab_size - first),
+            count=min(per_shard, vocab_size - first),
         )
         for number, first in enumerate(firsts, start=1)
     )

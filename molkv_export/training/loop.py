@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
@@ -27,6 +28,7 @@ from molkv_runtime.config import ModelConfig
 from molkv_runtime.errors import OutputError, RequestError
 
 _SAVE_EVERY_STEPS = 100
+_FILES = (CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "generation_config.json", "training.json")
 _VALIDATION_WINDOWS = 128
 
 
@@ -44,8 +46,11 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "sequence_length", "learning_rate"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < 2**63:
                 raise RequestError(f"{name} is {getattr(self, name)}, expected more than 0")
+        for name in ("warmup_steps", "weight_decay", "seed"):
+            if not 0 <= getattr(self, name) < 2**63:
+                raise RequestError(f"{name} is {getattr(self, name)}, expected 0 or more")
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def train(
 ) -> TrainResult:
     """Train a model on the standard library and write it as a training-form checkpoint folder.
 
-    Interrupted, it leaves its state in `OUT.training`, and the same call goes on from there.
+    It saves its state in `OUT.training` every 100 steps; interrupted, the same call goes on from there.
 
     Args:
         config: The model.
@@ -90,7 +95,7 @@ def train(
         OutputError: `out` exists, or the state in `OUT.training` belongs to a different run.
         RequestError: The text does not fit the options.
     """
-    check_output(out, marker=CONFIG, force=force)
+    check_output(out, is_ours=_is_checkpoint, force=force)
     if options.sequence_length > config.max_position_embeddings:
         raise RequestError(
             f"sequence_length is {options.sequence_length}, expected at most the model's "
@@ -108,13 +113,18 @@ def train(
 
     model = LookupExpertForCausalLM(config)
     model.initialize(options.seed)
-    train_loss = _run_steps(model, train_ids, options, _State(out, config, options))
+    train_loss = _run_steps(model, train_ids, options, _State(out, config, options, train_ids))
     loss = mean_loss(model, validation_ids, options.sequence_length, _VALIDATION_WINDOWS)
     with experts_silenced(model):
         silenced = mean_loss(model, validation_ids, options.sequence_length, _VALIDATION_WINDOWS)
     result = TrainResult(train_loss, loss, silenced)
     _write_checkpoint(out, model, tokenizer, options, result, force)
     return result
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    names = {path.name for path in folder.iterdir()}
+    return {CONFIG, WEIGHTS, "training.json"} <= names <= set(_FILES)
 
 
 def _run_steps(
@@ -157,19 +167,27 @@ def _batch(ids: npt.NDArray[np.int64], options: TrainOptions, step: int) -> tupl
 class _State:
     """The unfinished run of a checkpoint folder OUT, in its sibling OUT.training."""
 
-    def __init__(self, out: Path, config: ModelConfig, options: TrainOptions) -> None:
+    def __init__(self, out: Path, config: ModelConfig, options: TrainOptions, ids: npt.NDArray[np.int64]) -> None:
         self.folder = out.with_name(out.name + ".training")
-        self.run = msgspec.json.encode({"config": config, "options": asdict(options)}).decode()
+        text = hashlib.sha256(ids.tobytes()).hexdigest()
+        self.run = msgspec.json.encode({"config": config, "options": asdict(options), "text": text}).decode()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot be written ({error.strerror})") from error
 
     def load(self, model: LookupExpertForCausalLM, optimizer: torch.optim.Optimizer) -> int:
         """Restore the last saved step; 0 if there is none."""
         path = self.folder / "state.pt"
         if not path.exists():
             return 0
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True)
+        except Exception as error:  # torch raises many kinds
+            raise OutputError(f"{path}: is damaged; remove {self.folder} to start anew") from error
         if state["run"] != self.run:
             raise OutputError(
-                f"{self.folder}: holds an unfinished run with another configuration or other options; "
+                f"{self.folder}: holds an unfinished run with another configuration, other options or another text; "
                 "repeat that command to go on with it, or remove the folder"
             )
         model.load_state_dict(state["model"])
@@ -178,7 +196,6 @@ class _State:
 
     def save(self, model: LookupExpertForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Save the state after a number of steps, replacing the one before in one move."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / "state.pt.new"
         state = {"run": self.run, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
         torch.save(state, temporary)
@@ -194,8 +211,8 @@ def _write_checkpoint(
     force: bool,
 ) -> None:
     end = tokenizer.token_to_id(END_OF_TEXT)
-    with atomic_folder(out, marker=CONFIG, force=force) as folder:
-        save_file(tensors_to_save(model), folder / WEIGHTS)
+    with atomic_folder(out, is_ours=_is_checkpoint, force=force) as folder:
+        (folder / WEIGHTS).write_bytes(save(tensors_to_save(model)))
         tokenizer.save(str(folder / "tokenizer.json"))
         documents = {
             CONFIG: model.config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from molkv_runtime import Bundle, BundleError, ExpertStore, Generator, ProviderError
+from molkv_runtime import Bundle, BundleError, ExpertStore, Generator, ModelConfig, ProviderError
+from molkv_runtime.interface import graph_inputs, graph_outputs
 
 SHARD = "experts-00001-of-00001.safetensors"
 
@@ -77,6 +80,14 @@ def _edit(bundle: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
+def _consistently(manifest: dict[str, Any], field: str, value: int) -> None:
+    """Change the configuration and all that is derived from it, except the graph."""
+    manifest["model"][field] = value
+    config = msgspec.convert(manifest["model"], ModelConfig)
+    graph = manifest["graphs"]["cpu"]
+    graph["inputs"], graph["outputs"] = (msgspec.to_builtins(f(config)) for f in (graph_inputs, graph_outputs))
+
+
 def _rename_file(manifest: dict[str, Any], name: str) -> None:
     manifest["files"][name] = manifest["files"].pop(SHARD)
     manifest["store"]["shards"][0]["file"] = name
@@ -103,7 +114,11 @@ def _rename_file(manifest: dict[str, Any], name: str) -> None:
         (lambda m: _rename_file(m, "/etc/passwd"), "expected plain names of files inside the bundle"),
         (lambda m: _rename_file(m, ".."), "expected plain names of files inside the bundle"),
         (lambda m: m["graphs"].clear(), "has no graph for profile 'cpu'"),
-        (lambda m: m["graphs"]["cpu"]["inputs"].pop(), "its inputs are not those in the manifest"),
+        (lambda m: m["graphs"]["cpu"]["inputs"].pop(), "its inputs in the manifest are not those that the model"),
+        (lambda m: m["model"].update(num_key_value_heads=4), "are not those that the model's configuration calls for"),
+        (lambda m: m["model"].update(head_dim=32), "are not those that the model's configuration calls for"),
+        (lambda m: m["model"].update(num_hidden_layers=4), "are not those that the model's configuration calls for"),
+        (lambda m: _consistently(m, "num_key_value_heads", 4), "its inputs are not those in the manifest"),
         (lambda m: m["files"][SHARD].update(size=-1), "the manifest says -1"),
     ],
 )
@@ -127,11 +142,32 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path) -> None:
 
 
 def test_a_graph_that_is_not_onnx_is_refused_in_one_line(bundle: Path) -> None:
-    import hashlib
-
-    (bundle / "model.onnx").write_bytes(b"garbage" * 100)
-    digest = hashlib.sha256(b"garbage" * 100).hexdigest()
-    _edit(bundle, lambda m: m["files"].update({"model.onnx": {"size": 700, "sha256": digest}}))
+    _replace_file(bundle, "model.onnx", b"garbage" * 100)
     with pytest.raises(ProviderError, match=r"model\.onnx: provider 'cpu' cannot load it: ") as caught:
         Generator(bundle)
     assert "\n" not in str(caught.value)
+
+
+def _replace_file(bundle: Path, name: str, content: bytes) -> None:
+    (bundle / name).write_bytes(content)
+    info = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    _edit(bundle, lambda m: m["files"].update({name: info}))
+
+
+def test_a_context_that_the_graph_was_not_built_for_is_refused(bundle: Path) -> None:
+    _edit(bundle, lambda m: m["model"].update(max_position_embeddings=2000))
+    with pytest.raises(BundleError, match="the dense graph fails: ") as caught:
+        list(Generator(bundle).stream([[1] * 60], max_new_tokens=3))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_that_is_none_is_refused(bundle: Path) -> None:
+    _replace_file(bundle, "tokenizer.json", b'{"model": 7}')
+    with pytest.raises(BundleError, match=r"tokenizer.json: is not a tokenizer \("):
+        list(Generator(bundle).text("def "))
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"eos_token_id": "end"}', b"[" * 100_000])
+def test_a_damaged_generation_config_is_refused(content: bytes, bundle: Path) -> None:
+    _replace_file(bundle, "generation_config.json", content)
+    _refused(bundle, "generation_config.json: ")

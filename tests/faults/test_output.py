@@ -47,10 +47,15 @@ def test_force_replaces_a_bundle(checkpoint: Path, tmp_path: Path) -> None:
 def test_force_does_not_replace_what_is_not_a_bundle(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
+    (tmp_path / "extension").mkdir()
+    (tmp_path / "extension" / "manifest.json").write_text('{"manifest_version": 3}')
+    export(checkpoint, tmp_path / "bundle")
+    (tmp_path / "bundle" / "notes.txt").write_text("mine")
     (tmp_path / "file").write_text("text")
     before = _contents(tmp_path)
-    with pytest.raises(OutputError, match=r"thesis: holds no manifest.json, so it is not ours to replace"):
-        export(checkpoint, tmp_path / "thesis", force=True)
+    for name in ("thesis", "extension", "bundle"):
+        with pytest.raises(OutputError, match=f"{name}: holds files that are not ours to replace"):
+            export(checkpoint, tmp_path / name, force=True)
     with pytest.raises(OutputError, match="file: is not a folder; --force replaces folders only"):
         export(checkpoint, tmp_path / "file", force=True)
     assert _contents(tmp_path) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,8 +135,45 @@ def test_a_bundle_without_a_tokenizer_takes_ids_only(generator: Generator) -> No
         list(generator.text("def "))
 
 
-def test_decode_steps_use_the_same_buffers(generator: Generator) -> None:
+def test_the_graph_writes_into_the_caches_of_the_host(generator: Generator) -> None:
     state = generator.sequences()
     state.prefill(0, [1, 2, 3])
     first = state.decode([4])
     assert np.shares_memory(first, state.decode([5]))
+    for cache in state._cache.values():
+        filled = cache[0].any(axis=(0, 2))
+        assert filled.tolist() == [True] * 5 + [False] * 43
+
+
+def test_wrong_arguments_change_nothing(generator: Generator) -> None:
+    state = generator.sequences(2)
+    for call in (
+        lambda: state.decode([5]),
+        lambda: state.prefill(2, [1]),
+        lambda: state.prefill(-1, [1]),
+        lambda: state.prefill(0, [1.5]),
+        lambda: state.prefill(0, [*range(20), 97]),
+    ):
+        with pytest.raises(RequestError):
+            call()
+    assert state.lengths.tolist() == [0, 0]
+
+
+def test_threads_beyond_the_cores_are_refused(bundles: Callable[..., Path]) -> None:
+    for threads in (0, -1, 10**9):
+        with pytest.raises(RequestError, match=rf"threads is {threads}, expected 1 to \d+ \(the cores"):
+            Generator(bundles("molkv"), threads=threads)
+    assert Generator(bundles("molkv"), threads=1)
+
+
+def test_closed_generators_leave_no_open_files(bundles: Callable[..., Path]) -> None:
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    Generator(bundles("molkv"))
+    gc.collect()
+    before = opened()
+    for _ in range(3):
+        Generator(bundles("molkv"))
+    gc.collect()
+    assert opened() == before

@@ -69,8 +69,11 @@ class Bundle:
         path = self.path / name
         if name not in self.manifest.files:
             raise BundleError(f"{path}: is not part of the bundle; there: {', '.join(sorted(self.manifest.files))}")
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
         if found != (expected := self.manifest.files[name].sha256):
             raise BundleError(f"{path}: has sha256 {found[:12]}..., the manifest says {expected[:12]}...; export again")
         return path
@@ -83,4 +86,8 @@ class Bundle:
         """
         if TOKENIZER not in self.manifest.files:
             raise BundleError(f"{self.path}: carries no {TOKENIZER}, so it takes token ids only")
-        return Tokenizer.from_file(str(self.file(TOKENIZER)))
+        path = self.file(TOKENIZER)
+        try:
+            return Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing more precise
+            raise BundleError(f"{path}: is not a tokenizer ({error})") from error

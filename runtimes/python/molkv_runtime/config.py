@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from molkv_runtime.errors import ConfigError
+from molkv_runtime.json_file import decode_json, read_bytes
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -44,6 +45,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     expert_gate: Literal["none", "sigmoid"] = "none"  # our choice: g_t = sigmoid(w_g . n_t)
 
     def __post_init__(self) -> None:
+        if self.head_dim == 0 and self.num_attention_heads > 0 and self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"hidden_size is {self.hidden_size}, expected a multiple of num_attention_heads "
+                f"({self.num_attention_heads}) where head_dim is not given"
+            )
         defaults = {
             "num_key_value_heads": self.num_attention_heads,
             "head_dim": self.hidden_size // max(1, self.num_attention_heads),
@@ -82,24 +88,25 @@ def _check_sizes(config: ModelConfig) -> None:
         "head_dim",
         "max_position_embeddings",
         "expert_intermediate_size",
-        "rms_norm_eps",
-        "rope_theta",
     ]
     for name in positive:
         if not 0 < getattr(config, name) < 2**31:
-            raise ValueError(f"{name} is {getattr(config, name)}, expected a number from 1 to 2147483647")
+            raise ConfigError(f"{name} is {getattr(config, name)}, expected a number from 1 to 2147483647")
+    for name in ("rms_norm_eps", "rope_theta"):
+        if not 0 < getattr(config, name) < float("inf"):
+            raise ConfigError(f"{name} is {getattr(config, name)}, expected a number above 0")
     if config.num_hidden_layers > _MAX_LAYERS:
-        raise ValueError(f"num_hidden_layers is {config.num_hidden_layers}, expected at most {_MAX_LAYERS}")
+        raise ConfigError(f"num_hidden_layers is {config.num_hidden_layers}, expected at most {_MAX_LAYERS}")
     if not 0 <= config.num_experts < 2**31:
-        raise ValueError(f"num_experts is {config.num_experts}, expected 0 (a dense model) or more")
+        raise ConfigError(f"num_experts is {config.num_experts}, expected 0 (a dense model) or more")
 
 
 def _check_relations(config: ModelConfig) -> None:
     for name in ("expert_key_size", "expert_window"):
         if config.has_keys and not 0 < getattr(config, name) < 2**31:
-            raise ValueError(f"{name} is {getattr(config, name)}, expected 1 or more in a molkv model")
+            raise ConfigError(f"{name} is {getattr(config, name)}, expected 1 or more in a molkv model")
     if config.num_attention_heads % config.num_key_value_heads:
-        raise ValueError(
+        raise ConfigError(
             f"num_attention_heads is {config.num_attention_heads}, "
             f"expected a multiple of num_key_value_heads ({config.num_key_value_heads})"
         )
@@ -108,10 +115,10 @@ def _check_relations(config: ModelConfig) -> None:
         rotated["expert_key_size"] = config.expert_key_size
     for name, size in rotated.items():
         if size % 2:
-            raise ValueError(f"{name} is {size}, expected an even number (rotary embedding turns pairs)")
+            raise ConfigError(f"{name} is {size}, expected an even number (rotary embedding turns pairs)")
     layers = config.expert_layers or ()
     if list(layers) != sorted(set(layers)) or any(not 0 <= i < config.num_hidden_layers for i in layers):
-        raise ValueError(
+        raise ConfigError(
             f"expert_layers is {list(layers)}, expected ascending layer indices below {config.num_hidden_layers}"
         )
 
@@ -122,9 +129,5 @@ def read_config(path: Path) -> ModelConfig:
     Raises:
         ConfigError: The file is missing, is not JSON, or a field is missing, unknown or has an impossible value.
     """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=ModelConfig)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); a checkpoint needs a config.json") from error
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    data = read_bytes(path, ConfigError, "a checkpoint needs a config.json")
+    return decode_json(data, ModelConfig, path, ConfigError)

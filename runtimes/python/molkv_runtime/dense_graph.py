@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
 from molkv_runtime import providers
 from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import BundleError, ProviderError
+from molkv_runtime.errors import BundleError, ProviderError, RequestError
+from molkv_runtime.interface import graph_inputs, graph_outputs
+from molkv_runtime.manifest import GraphInfo
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
@@ -27,8 +32,15 @@ class BoundCall:
                 bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
 
     def run(self) -> None:
-        """Compute the outputs from the inputs."""
-        self._session.run_with_iobinding(self._binding)
+        """Compute the outputs from the inputs.
+
+        Raises:
+            BundleError: The graph does not take what the manifest says that it takes.
+        """
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # ONNX Runtime raises many kinds, none of them public
+            raise BundleError(f"the dense graph fails: {_one_line(error)}") from error
 
 
 class DenseGraph:
@@ -44,13 +56,17 @@ class DenseGraph:
 
         Raises:
             ProviderError: The provider is not there or refuses the graph.
-            BundleError: The graph does not have the inputs and outputs that the manifest lists.
+            BundleError: The graph does not have the inputs and outputs that its configuration calls for.
+            RequestError: More threads than the machine has cores.
         """
+        cores = os.cpu_count() or 1
+        if threads is not None and not 0 < threads <= cores:
+            raise RequestError(f"threads is {threads}, expected 1 to {cores} (the cores of this machine)")
         info = bundle.graph()
         path = bundle.file(info.file)
         bundle.file(info.data)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised, too
         options.intra_op_num_threads = threads or 0
         if provider != "cpu":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -60,16 +76,27 @@ class DenseGraph:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=[name])
         except Exception as error:
             raise ProviderError(f"{path}: provider {provider!r} cannot load it: {_one_line(error)}") from error
-        for kind, listed, found in (
-            ("inputs", info.inputs, self._session.get_inputs()),
-            ("outputs", info.outputs, self._session.get_outputs()),
-        ):
-            if [tensor.name for tensor in listed] != [tensor.name for tensor in found]:
-                raise BundleError(f"{path}: its {kind} are not those in the manifest; export again")
+        _check_interface(bundle, info, self._session, path)
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> BoundCall:
         """Bind buffers to all inputs and outputs."""
         return BoundCall(self._session, inputs, outputs)
+
+
+_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)", "int32": "tensor(int32)"}
+
+
+def _check_interface(bundle: Bundle, info: GraphInfo, session: onnxruntime.InferenceSession, path: Path) -> None:
+    for kind, listed, wanted, found in (
+        ("inputs", info.inputs, graph_inputs(bundle.config), session.get_inputs()),
+        ("outputs", info.outputs, graph_outputs(bundle.config), session.get_outputs()),
+    ):
+        if listed != wanted:
+            raise BundleError(
+                f"{path}: its {kind} in the manifest are not those that the model's configuration calls for"
+            )
+        if [(t.name, _TYPES[t.dtype], list(t.shape)) for t in listed] != [(t.name, t.type, t.shape) for t in found]:
+            raise BundleError(f"{path}: its {kind} are not those in the manifest; export again")
 
 
 def _one_line(error: Exception) -> str:

@@ -20,7 +20,7 @@ class MolkvError(Exception):
     """Base of all errors that a user can cause."""
 
 
-class ConfigError(MolkvError):
+class ConfigError(MolkvError, ValueError):
     """A model configuration is incomplete or contradicts itself."""
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from molkv_runtime.config import ModelConfig
+from molkv_runtime.dense_graph import Arrays
 from molkv_runtime.record import Records
 from molkv_runtime.window import ExpertWindow
-
-Arrays = dict[str, npt.NDArray[np.generic]]
 
 
 class ExpertState(Protocol):

@@ -15,6 +15,7 @@ from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.dense_graph import DenseGraph
 from molkv_runtime.errors import BundleError, RequestError
+from molkv_runtime.json_file import decode_json
 from molkv_runtime.sampling import Sampler, Sampling
 from molkv_runtime.sequences import PREFILL_CHUNK, Sequences
 from molkv_runtime.store import ExpertStore
@@ -71,10 +72,7 @@ class Generator:
         self.generation_config = GenerationConfig()
         if GENERATION_CONFIG in self.bundle.manifest.files:
             path = self.bundle.file(GENERATION_CONFIG)
-            try:
-                self.generation_config = msgspec.json.decode(path.read_bytes(), type=GenerationConfig)
-            except msgspec.DecodeError as error:
-                raise BundleError(f"{path}: {error}") from error
+            self.generation_config = decode_json(path.read_bytes(), GenerationConfig, path, BundleError)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -125,6 +123,7 @@ class Generator:
                 raise RequestError(
                     f"the prompt has {len(prompt)} tokens, expected 1 to {context} (the model's context)"
                 )
+            self.store.check_ids(np.asarray(prompt))
         stops = self.generation_config.stop_ids if stop_ids is None else stop_ids
         samplers = [(sampling or Sampling()).sampler(index) for index in range(len(prompts))]
         longest = max(map(len, prompts))
@@ -166,6 +165,9 @@ class Generator:
             RequestError: A prompt is empty or too long.
             BundleError: The bundle carries no tokenizer.
         """
+        for prompt in prompts:
+            if not prompt.isascii() and prompt.encode(errors="ignore").decode() != prompt:
+                raise RequestError(f"the prompt {prompt[:20]!r} holds bytes that are not text, expected UTF-8")
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(prompts))]
         decoders = [DecodeStream(ids=prompt, skip_special_tokens=True) for prompt in ids]
         for token in self.stream(ids, max_new_tokens=max_new_tokens, sampling=sampling):

@@ -9,6 +9,7 @@ import msgspec
 
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.errors import BundleError
+from molkv_runtime.json_file import decode_json, read_bytes
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -98,24 +99,15 @@ def read_manifest(folder: Path) -> Manifest:
         BundleError: There is none, or it contradicts itself.
     """
     path = folder / MANIFEST
-    try:
-        data = path.read_bytes()
-    except OSError as error:
+    data = read_bytes(path, BundleError, "expected a folder made by `molkv-export export`")
+    found = decode_json(data, dict[str, msgspec.Raw], path, BundleError)
+    version = bytes(found.get("schema_version", b"none")).decode(errors="replace")[:20]
+    if version != str(SCHEMA_VERSION):
         raise BundleError(
-            f"{path}: cannot be read ({error.strerror}); expected a folder made by `molkv-export export`"
-        ) from error
-    try:
-        version = msgspec.json.decode(data, type=dict[str, msgspec.Raw]).get("schema_version", msgspec.Raw(b"none"))
-        if bytes(version) != str(SCHEMA_VERSION).encode():
-            raise BundleError(
-                f"{path}: schema_version is {bytes(version).decode()[:20]}, expected {SCHEMA_VERSION}; "
-                "export the model again or use the molkv version that wrote this bundle"
-            )
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.DecodeError as error:
-        raise BundleError(f"{path}: {error}") from error
-    except RecursionError as error:
-        raise BundleError(f"{path}: nested too deeply to be a manifest") from error
+            f"{path}: schema_version is {version}, expected {SCHEMA_VERSION}; "
+            "export the model again or use the molkv version that wrote this bundle"
+        )
+    manifest = decode_json(data, Manifest, path, BundleError)
     _check_names(manifest, path)
     return manifest
 

@@ -46,11 +46,12 @@ class Sampling:
 
     def probabilities(self, logits: Floats) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Give the distribution [vocab_size] that is drawn from: temperature, then top-k, then top-p."""
-        scaled = logits.astype(np.float64) / self.temperature
+        with np.errstate(over="ignore"):  # a tiny temperature makes all but the likeliest -inf, as it should
+            scaled = (logits.astype(np.float64) - logits.max()) / self.temperature
         order = np.argsort(-scaled, kind="stable")
         if self.top_k:
             order = order[: self.top_k]
-        kept = np.exp(scaled[order] - scaled[order[0]])
+        kept = np.exp(scaled[order])
         kept /= kept.sum()
         # A token stays if the ones before it do not reach top_p yet: at least one always does.
         stays = np.cumsum(kept) - kept < self.top_p

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -51,6 +53,16 @@ class Sequences:
                 raise RequestError(f"{name} is {value}, expected 1 or more")
         self._config, self._graph, self._store = config, graph, store
         self._prefill_chunk = prefill_chunk
+        try:
+            self._allocate(batch_size)
+        except MemoryError as error:
+            raise RequestError(
+                f"{batch_size} sequences of {self.max_length} tokens do not fit into memory; ask for less"
+            ) from error
+        self._decode_call = self._bind_decode()
+
+    def _allocate(self, batch_size: int) -> None:
+        config = self._config
         self.lengths = np.zeros(batch_size, np.int64)
         self._experts = expert_state(config, batch_size, self.max_length)
         cache_shape = (batch_size, config.num_key_value_heads, self.max_length, config.head_dim)
@@ -64,7 +76,6 @@ class Sequences:
         self._seqlens = np.zeros(batch_size, np.int32)
         self._total = np.zeros((), np.int32)
         self._logits = np.zeros((batch_size, 1, config.vocab_size), np.float32)
-        self._decode_call = self._bind_decode()
 
     def _bind_decode(self) -> BoundCall:
         inputs: Arrays = {
@@ -94,9 +105,12 @@ class Sequences:
         Raises:
             RequestError: There are no ids, too many for max_length, or one is outside the vocabulary.
         """
-        tokens = np.asarray(ids, np.int64)
+        tokens = np.asarray(ids)
+        if not 0 <= sequence < len(self.lengths):
+            raise RequestError(f"sequence is {sequence}, expected 0 to {len(self.lengths) - 1}")
         if tokens.ndim != 1 or len(tokens) == 0:
             raise RequestError("the prompt is empty, expected at least one token")
+        self._store.check_ids(tokens)
         room = self.max_length - int(self.lengths[sequence])
         if len(tokens) > room:
             raise RequestError(
@@ -107,7 +121,7 @@ class Sequences:
             return logits[-1]
         return np.concatenate(logits)
 
-    def _chunks(self, tokens: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    def _chunks(self, tokens: npt.NDArray[np.integer[Any]]) -> list[npt.NDArray[np.integer[Any]]]:
         """Cut a prompt so that no chunk needs padding: multiples of the block length, then what is left."""
         block = self._experts.block_length
         size = self._prefill_chunk
@@ -119,7 +133,7 @@ class Sequences:
         ends = [*starts[1:], len(tokens)]
         return [tokens[a:b] for a, b in zip(starts, ends, strict=True) if a < b]
 
-    def _prefill_chunk_of(self, sequence: int, tokens: npt.NDArray[np.int64], all_logits: bool) -> Floats:
+    def _prefill_chunk_of(self, sequence: int, tokens: npt.NDArray[np.integer[Any]], all_logits: bool) -> Floats:
         start, count = int(self.lengths[sequence]), len(tokens)
         records = self._store.gather(tokens)
         keep = count if all_logits else 1
@@ -152,7 +166,11 @@ class Sequences:
         Raises:
             RequestError: A sequence is full, or an id is outside the vocabulary.
         """
-        tokens = np.asarray(ids, np.int64)
+        tokens = np.asarray(ids)
+        if tokens.shape != self.lengths.shape:
+            raise RequestError(
+                f"there are {tokens.size} token ids, expected one for each of {len(self.lengths)} sequences"
+            )
         going = np.ones(len(self.lengths), bool) if active is None else active
         if np.any(self.lengths[going] >= self.max_length):
             raise RequestError(f"a sequence has reached max_length ({self.max_length} tokens) and cannot go on")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,7 @@ class ExpertStore(AbstractContextManager["ExpertStore"]):
             )
         self._starts.append(entry.start)
 
-    def gather(self, ids: npt.NDArray[np.int64]) -> Records:
+    def gather(self, ids: npt.NDArray[np.integer[Any]]) -> Records:
         """Read the records of token ids [n], each distinct id once, in the order of the file.
 
         Returns:
@@ -58,15 +59,27 @@ class ExpertStore(AbstractContextManager["ExpertStore"]):
             RequestError: An id is outside the vocabulary.
             BundleError: A record cannot be read, or its checksum does not fit.
         """
+        self.check_ids(ids)
         unique, inverse = np.unique(ids, return_inverse=True)
-        if len(unique) and not (unique[0] >= 0 and unique[-1] < self.vocab_size):
-            wrong = unique[0] if unique[0] < 0 else unique[-1]
-            raise RequestError(f"token id {wrong} is outside the vocabulary, expected 0 to {self.vocab_size - 1}")
         records = np.empty(len(unique), self.dtype)
         rows = records.view(np.uint8).reshape(len(unique), self.dtype.itemsize)
         for row, token in zip(rows, unique.tolist(), strict=True):
             self._read(token, row)
         return records[inverse]
+
+    def check_ids(self, ids: npt.NDArray[Any]) -> None:
+        """Check that these are token ids.
+
+        Raises:
+            RequestError: One is not an integer, or outside the vocabulary.
+        """
+        if ids.size and not np.issubdtype(ids.dtype, np.integer):
+            raise RequestError(f"token ids have dtype {ids.dtype}, expected integers")
+        wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
+        if wrong.size:
+            raise RequestError(
+                f"token id {wrong.flat[0]} is outside the vocabulary, expected 0 to {self.vocab_size - 1}"
+            )
 
     def _read(self, token: int, row: npt.NDArray[np.uint8]) -> None:
         shard = bisect_right(self._first_ids, token) - 1

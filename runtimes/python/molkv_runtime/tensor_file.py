@@ -57,7 +57,10 @@ class TensorFile:
         except OSError as cause:
             raise error(f"{path}: cannot be opened ({cause.strerror})") from cause
         self._closer = weakref.finalize(self, os.close, self._fd)
-        self.entries = self._read_header()
+        try:
+            self.entries = self._read_header()
+        except OSError as cause:
+            raise error(f"{path}: cannot be read ({cause.strerror})") from cause
 
     def _read_header(self) -> dict[str, TensorEntry]:
         total = os.fstat(self._fd).st_size

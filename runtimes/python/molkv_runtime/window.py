@@ -19,8 +19,8 @@ class ExpertWindow:
     def __init__(self, config: ModelConfig, batch_size: int, max_length: int) -> None:
         self._layers = config.layers_with_experts
         self._num_experts = config.num_experts
-        self._window = config.expert_window
-        self.block_length = config.expert_window
+        self._window = min(config.expert_window, max_length)  # a shorter sequence never fills the ring
+        self.block_length = self._window
         slots = (batch_size, self._window * config.num_experts)
         # Zeros, not garbage: masked slots have weight 0, and 0 * NaN would still be NaN.
         self._keys = {i: np.zeros((*slots, config.expert_key_size), np.float32) for i in self._layers}

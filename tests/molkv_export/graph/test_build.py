@@ -38,7 +38,7 @@ def test_the_graph_has_fused_attention_and_norms_and_no_copies_of_caches() -> No
     assert operators["Add"] == 2 * layers  # scores + mask, feed-forward + experts
     for node in graph:
         if node.op_type == "Concat":
-            assert all(value.type == ir.TensorType(ir.DataType.INT64) or value.type is None for value in node.inputs)
+            assert all(value.type == ir.TensorType(ir.DataType.INT64) for value in node.inputs)
 
 
 def test_inputs_and_outputs_are_those_of_the_manifest(bundles: Callable[..., Path]) -> None:

@@ -68,6 +68,11 @@ def _swap_values_of_two_experts(experts: dict[int, ExpertRows]) -> None:
     experts[1] = ExpertRows(experts[1].key, experts[1].value[:, [1, 0, 2, 3]])
 
 
+def _zero_one_rare_value(experts: dict[int, ExpertRows]) -> None:
+    """Of the last id of each chunk, which the texts below do not contain."""
+    experts[2].value[-1, 3, :5] = 0
+
+
 def _zero_keys(experts: dict[int, ExpertRows]) -> None:
     for layer, rows in experts.items():
         assert rows.key is not None
@@ -88,19 +93,17 @@ def _edit_manifest(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
     return fault
 
 
-def _shift_rotation(size: str) -> Callable[[pytest.MonkeyPatch], None]:
-    """Rotate what the graph rotates (the expert queries, not the keys that the host rotates) one position further."""
+def _shift_rotation(patch: pytest.MonkeyPatch) -> None:
+    """Rotate what the graph rotates one position further.
 
-    def fault(patch: pytest.MonkeyPatch) -> None:
-        original = molkv_export.graph.rope.rotary_tables
+    Attention turns queries and keys alike, so nothing changes there; the experts' keys are turned by the host.
+    """
+    original = molkv_export.graph.rope.rotary_tables
 
-        def broken(positions: np.ndarray, vector_size: int, theta: float) -> Any:
-            return original(positions + 1, vector_size, theta)
+    def broken(positions: np.ndarray, size: int, theta: float) -> Any:
+        return original(positions + 1, size, theta)
 
-        patch.setattr(molkv_export.graph.rope, "rotary_tables", broken)
-
-    assert size == "queries"
-    return fault
+    patch.setattr(molkv_export.graph.rope, "rotary_tables", broken)
 
 
 def _scale_norm(patch: pytest.MonkeyPatch) -> None:
@@ -118,7 +121,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "keys zeroed": _edit_records(_zero_keys),
     "window one shorter": _edit_manifest(expert_window=31),
     "window one longer": _edit_manifest(expert_window=33),
-    "rotation one position off": _shift_rotation("queries"),
+    "rotation one position off": _shift_rotation,
     "one norm weight scaled by 1.01": _scale_norm,
 }
 
@@ -132,6 +135,15 @@ def test_a_broken_export_fails_validation(name: str, tmp_path: Path, monkeypatch
     assert report.failures
     exact = [comparison for comparison in report.comparisons if comparison.reference == ROUNDED]
     assert all(comparison.failure for comparison in exact)
+
+
+def test_a_wrong_record_that_no_text_reads_fails_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        _edit_records(_zero_one_rare_value)(patch)
+        export(STDLIB_MINI, tmp_path / "bundle")
+    failures = _validate_quickly(tmp_path / "bundle").failures
+    assert len(failures) == 1
+    assert failures[0].startswith("records: expert_value.2 of token id ")
 
 
 def test_without_a_fault_the_same_check_passes(stdlib_mini_bundle: Path) -> None:
