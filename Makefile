@@ -5,25 +5,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CHECKPOINT := examples/stdlib-mini
-DEMO := demo
+BUNDLE := demo/stdlib-mini.bundle
 
 .PHONY: setup demo test lint format
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
-	@echo "== setting up $(VENV)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $(READY)
+	@echo "== setting up $(VENV)"; start=$$(date +%s); set -e; \
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+	touch $(READY); echo "== set up in $$(($$(date +%s) - start)) s"
 
 demo: $(READY)
-	@date +"== running since %T"
-	$(BIN)/molkv-export export $(CHECKPOINT) $(DEMO)/stdlib-mini.bundle --force
-	$(BIN)/molkv-export validate $(DEMO)/stdlib-mini.bundle --checkpoint $(CHECKPOINT)
-	$(BIN)/molkv-export inspect $(DEMO)/stdlib-mini.bundle
-	$(BIN)/molkv-export run $(DEMO)/stdlib-mini.bundle --prompt "def "
-	@date +"== done at %T"
+	$(eval START := $(shell date +%s))
+	$(BIN)/molkv-export export $(CHECKPOINT) $(BUNDLE) --force
+	$(BIN)/molkv-export validate $(BUNDLE) --checkpoint $(CHECKPOINT)
+	$(BIN)/molkv-export inspect $(BUNDLE)
+	$(BIN)/molkv-export run $(BUNDLE) --prompt "def "
+	@echo "== ran in $$(($$(date +%s) - $(START))) s"
 
 test: $(READY)
 	$(BIN)/pytest

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -94,7 +97,7 @@ def print_inspection(found: Inspection, console: Console) -> None:
         )
     )
     records = sum(shard.count for shard in store.shards)
-    layout = ", ".join(f"{f.name} {list(f.shape)}" for f in store.fields)
+    layout = " ".join(f"{field.name}{list(field.shape)}".replace(" ", "") for field in store.fields)
     console.print(
         _pairs(
             "expert store",
@@ -123,7 +126,9 @@ def print_inspection(found: Inspection, console: Console) -> None:
 
 
 def _pairs(title: str, rows: dict[str, str]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(title=title, title_justify="left", show_header=False, box=box.SIMPLE, show_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table
@@ -131,8 +136,13 @@ def _pairs(title: str, rows: dict[str, str]) -> Table:
 
 def _graph_table(profile: str, graph: GraphInfo) -> Table:
     title = f"graph, profile {profile}: {graph.file}, dense weights {graph.dense_dtype}"
-    table = Table("", "name", "dtype", "shape", title=Text(title), title_justify="left")
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
+    for column in ("", "name", "layers", "dtype", "shape"):
+        table.add_column(column, no_wrap=column == "name")
     for kind, tensors in (("input", graph.inputs), ("output", graph.outputs)):
-        for tensor in tensors:
-            table.add_row(kind, tensor.name, tensor.dtype, Text(f"[{', '.join(map(str, tensor.shape))}]"))
+        # One row for the same tensor of all layers.
+        layers = Counter((re.sub(r"\.\d+", ".{l}", t.name), t.dtype, t.shape) for t in tensors)
+        for (name, dtype, shape), count in layers.items():
+            number = str(count) if "{l}" in name else ""
+            table.add_row(kind, name, number, dtype, Text(f"[{', '.join(map(str, shape))}]"))
     return table

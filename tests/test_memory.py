@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from molkv_export.checkpoints.native import tensors_to_save
-from molkv_export.modeling import LookupExpertForCausalLM
+from molkv_export.modeling import Form, LookupExpertForCausalLM
 from molkv_runtime import Bundle, ModelConfig
 
 FEW, MANY = 2_000, 200_000
@@ -31,7 +31,7 @@ _RUN = (
 _PEAK = "; print('peak', next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
 
 
-def _checkpoint(vocab_size: int, folder: Path) -> Path:
+def _checkpoint(vocab_size: int, form: Form, folder: Path) -> Path:
     config = ModelConfig(
         model_type="molkv",
         vocab_size=vocab_size,
@@ -46,7 +46,7 @@ def _checkpoint(vocab_size: int, folder: Path) -> Path:
     )
     torch.manual_seed(0)
     folder.mkdir()
-    save_file(tensors_to_save(LookupExpertForCausalLM(config)), folder / "model.safetensors")
+    save_file(tensors_to_save(LookupExpertForCausalLM(config, form)), folder / "model.safetensors")
     (folder / "config.json").write_bytes(msgspec.json.encode(config))
     return folder
 
@@ -59,22 +59,18 @@ def _peak(code: str, *arguments: Path) -> int:
     return int(done.stdout.split()[-1]) * 1024
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, Path]]:
-    root = tmp_path_factory.mktemp("memory")
-    return {size: (_checkpoint(size, root / f"{size}"), root / f"{size}.bundle") for size in (FEW, MANY)}
-
-
-def test_exporting_and_running_a_hundred_times_more_token_ids_takes_no_more_ram(
-    folders: dict[int, tuple[Path, Path]],
-) -> None:
+@pytest.mark.parametrize("form", ["training", "lookup"])
+def test_exporting_and_running_a_hundred_times_more_token_ids_takes_no_more_ram(form: Form, tmp_path: Path) -> None:
+    folders = {
+        size: (_checkpoint(size, form, tmp_path / f"{size}"), tmp_path / f"{size}.bundle") for size in (FEW, MANY)
+    }
     lm_head = (MANY - FEW) * HIDDEN * 4
     # While it loads, ONNX Runtime holds the LM head twice: mapped from its file, and packed for its matrix product.
     for what, code, copies in (("export", _EXPORT, 1), ("run", _RUN, 2)):
         few, many = (_peak(code, *folders[size]) for size in (FEW, MANY))
         beyond = many - few - copies * lm_head
         print(
-            f"\n{what}: peak RSS {few / MIB:.0f} MiB with {FEW} ids, {many / MIB:.0f} MiB with {MANY} ids; "
+            f"\n{what}, {form} form: peak RSS {few / MIB:.0f} MiB with {FEW} ids, {many / MIB:.0f} MiB with {MANY} ids; "
             f"beyond the LM head's own {copies} x {lm_head / MIB:.0f} MiB: {beyond / MIB:.0f} MiB"
         )
         assert beyond < ALLOWED_BYTES
