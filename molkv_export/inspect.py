@@ -126,7 +126,7 @@ def print_inspection(found: Inspection, console: Console) -> None:
 
 
 def _pairs(title: str, rows: dict[str, str]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False, box=box.SIMPLE, show_edge=False)
+    table = Table(title=Text(f"\n{title}"), title_justify="left", show_header=False, box=box.SIMPLE, show_edge=False)
     table.add_column()
     table.add_column(overflow="fold")
     for name, value in rows.items():
@@ -135,7 +135,7 @@ def _pairs(title: str, rows: dict[str, str]) -> Table:
 
 
 def _graph_table(profile: str, graph: GraphInfo) -> Table:
-    title = f"graph, profile {profile}: {graph.file}, dense weights {graph.dense_dtype}"
+    title = f"\ngraph, profile {profile}: {graph.file}, dense weights {graph.dense_dtype}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     for column in ("", "name", "layers", "dtype", "shape"):
         table.add_column(column, no_wrap=column == "name")

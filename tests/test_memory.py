@@ -70,7 +70,7 @@ def test_exporting_and_running_a_hundred_times_more_token_ids_takes_no_more_ram(
         few, many = (_peak(code, *folders[size]) for size in (FEW, MANY))
         beyond = many - few - copies * lm_head
         print(
-            f"\n{what}, {form} form: peak RSS {few / MIB:.0f} MiB with {FEW} ids, {many / MIB:.0f} MiB with {MANY} ids; "
+            f"\n{what}, {form} form: peak RSS {few / MIB:.0f} MiB with {FEW} ids, {many / MIB:.0f} with {MANY}; "
             f"beyond the LM head's own {copies} x {lm_head / MIB:.0f} MiB: {beyond / MIB:.0f} MiB"
         )
         assert beyond < ALLOWED_BYTES
