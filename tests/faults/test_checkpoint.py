@@ -13,6 +13,7 @@ from safetensors.torch import load, save_file
 
 from molkv_export.export import export
 from molkv_runtime import CheckpointError, ConfigError, MolkvError
+from tests.conftest import STDLIB_MINI
 
 Edit = Callable[[dict[str, torch.Tensor]], object]
 
@@ -109,6 +110,21 @@ def test_a_configuration_for_another_model_is_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_experts": 4}))
     _refused(folder, CheckpointError, "expected")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"{", "tokenizer.json: is not a tokenizer ("), (None, "tokenizer.json: has 4096 tokens, expected at most")],
+)
+def test_a_tokenizer_that_does_not_fit_is_refused(content: bytes | None, message: str, folder: Path) -> None:
+    (folder / "tokenizer.json").write_bytes(content or (STDLIB_MINI / "tokenizer.json").read_bytes())
+    _refused(folder, CheckpointError, message)
+
+
+def test_weights_that_are_a_folder_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+    _refused(folder, CheckpointError, "model.safetensors: cannot be read (Is a directory)")
 
 
 def test_a_head_dim_that_the_attention_operator_does_not_take_is_refused(folder: Path) -> None:

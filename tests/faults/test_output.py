@@ -111,7 +111,7 @@ def test_a_parent_that_is_a_file_is_named(checkpoint: Path, tmp_path: Path) -> N
         export(checkpoint, tmp_path / "file" / "bundle")
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_in_the_middle_leaves_nothing_behind(
     signal_number: signal.Signals, checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -95,6 +95,29 @@ def test_user_errors_are_one_line(bundles: Callable[..., Path], tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_names_and_bytes_that_make_no_sense_are_one_line(
+    bundles: Callable[..., Path], checkpoints: Callable[[str], Path], stdlib_mini_bundle: Path, tmp_path: Path
+) -> None:
+    long_name = "x" * 300
+    assert "cannot be written (File name too long)" in _error(_run("export", STDLIB_MINI, long_name, cwd=tmp_path))
+    assert "File name too long" in _error(_run("inspect", long_name, cwd=tmp_path))
+    assert "holds bytes that are not text" in _error(_run("run", stdlib_mini_bundle, "--prompt", "abc\udcff"))
+    assert "threads is 100000" in _error(_run("run", stdlib_mini_bundle, "--prompt", "a", "--threads", "100000"))
+    report = tmp_path / "none" / "report.json"
+    done = _run("validate", bundles("molkv"), "--checkpoint", checkpoints("molkv"), "--json", report)
+    assert done.returncode == 2
+    assert "No such file or directory" in done.stderr
+    assert done.stdout == ""
+
+
+def test_markup_in_names_is_shown_as_it_is(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+    bundle = tmp_path / "[bold]b[/x]"
+    assert _run("export", checkpoints("molkv"), bundle).returncode == 0
+    done = _run("inspect", bundle)
+    assert done.returncode == 0, done.stderr
+    assert "[bold]b[/x]" in done.stdout.replace("\n", "")
+
+
 def test_prompts_that_are_empty_or_too_long_are_one_line(stdlib_mini_bundle: Path) -> None:
     assert "has 0 tokens, expected 1 to 512" in _error(_run("run", stdlib_mini_bundle, "--prompt", ""))
     assert "tokens, expected 1 to 512" in _error(_run("run", stdlib_mini_bundle, "--prompt", "def f(x):\n" * 500))

@@ -26,6 +26,7 @@ def test_greedy_takes_the_likeliest_token() -> None:
         (Sampling(temperature=1.0, top_p=1e-9), [0, 1, 0, 0, 0]),
         (Sampling(temperature=1.0, top_k=3, top_p=0.5), [0, 4 / 7, 3 / 7, 0, 0]),
         (Sampling(temperature=1.0, top_k=99), [0.05, 0.4, 0.3, 0.2, 0.05]),
+        (Sampling(temperature=1e-320), [0, 1, 0, 0, 0]),
         (Sampling(temperature=0.5), np.square([0.05, 0.4, 0.3, 0.2, 0.05]) / 0.295),
     ],
 )

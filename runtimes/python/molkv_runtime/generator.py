@@ -169,13 +169,16 @@ class Generator:
             if not prompt.isascii() and prompt.encode(errors="ignore").decode() != prompt:
                 raise RequestError(f"the prompt {prompt[:20]!r} holds bytes that are not text, expected UTF-8")
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(prompts))]
-        decoders = [DecodeStream(ids=prompt, skip_special_tokens=True) for prompt in ids]
-        for token in self.stream(ids, max_new_tokens=max_new_tokens, sampling=sampling):
+        tokens = self.stream(ids, max_new_tokens=max_new_tokens, sampling=sampling)
+        return self._pieces(tokens, [DecodeStream(ids=prompt, skip_special_tokens=True) for prompt in ids])
+
+    def _pieces(self, tokens: Iterator[Token], decoders: list[DecodeStream]) -> Iterator[tuple[int, str]]:
+        for token in tokens:
             piece = decoders[token.sequence].step(self.tokenizer, token.id)
             if piece:
                 yield token.sequence, piece
 
     def text(self, prompt: str, *, max_new_tokens: int = 128, sampling: Sampling | None = None) -> Iterator[str]:
         """Continue one text, piece by piece; see `stream_text`."""
-        for _, piece in self.stream_text([prompt], max_new_tokens=max_new_tokens, sampling=sampling):
-            yield piece
+        pieces = self.stream_text([prompt], max_new_tokens=max_new_tokens, sampling=sampling)
+        return (piece for _, piece in pieces)

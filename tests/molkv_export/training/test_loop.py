@@ -74,6 +74,27 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
+def test_a_damaged_state_is_said(tmp_path: Path) -> None:
+    (tmp_path / "model.training").mkdir()
+    (tmp_path / "model.training" / "state.pt").write_bytes(b"nothing")
+    with pytest.raises(OutputError, match=r"state.pt: is damaged; remove .*model.training to start anew"):
+        train(CONFIG, tmp_path / "model", OPTIONS, corpus=CORPUS)
+
+
+def test_force_replaces_a_checkpoint_and_nothing_else(tmp_path: Path) -> None:
+    for _ in range(2):
+        train(
+            CONFIG,
+            tmp_path / "model",
+            TrainOptions(steps=2, batch_size=1, sequence_length=8),
+            corpus=CORPUS,
+            force=True,
+        )
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds files that are not ours to replace"):
+        train(CONFIG, tmp_path / "model", OPTIONS, corpus=CORPUS, force=True)
+
+
 def test_the_learning_rate_warms_up_and_decays_to_a_tenth() -> None:
     options = TrainOptions(steps=100, warmup_steps=10, learning_rate=1.0)
     rates = [learning_rate_at(step, options) for step in range(101)]
@@ -101,8 +122,9 @@ def test_texts_are_encoded_without_loss_and_end_with_the_end_token() -> None:
 def test_impossible_runs_are_refused_before_they_start(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"sequence_length is 64, expected at most .* \(32\)"):
         train(CONFIG, tmp_path / "model", TrainOptions(sequence_length=64), corpus=CORPUS)
-    with pytest.raises(RequestError, match=r"steps is 0, expected more than 0"):
-        TrainOptions(steps=0)
+    for name, value in (("steps", 0), ("learning_rate", float("nan")), ("seed", -1), ("weight_decay", -0.1)):
+        with pytest.raises(RequestError, match=f"{name} is {value}, expected"):
+            TrainOptions(**{name: value})
     with pytest.raises(RequestError, match="fewer than sequence_length"):
         train(CONFIG, tmp_path / "model", OPTIONS, corpus=Corpus([TEXT], ["a"]))
     (tmp_path / "model").mkdir()
