@@ -22,7 +22,7 @@ demo: $(READY)
 	$(BIN)/molkv-export export $(CHECKPOINT) $(BUNDLE) --force
 	$(BIN)/molkv-export validate $(BUNDLE) --checkpoint $(CHECKPOINT)
 	$(BIN)/molkv-export inspect $(BUNDLE)
-	$(BIN)/molkv-export run $(BUNDLE) --prompt "def "
+	$(BIN)/molkv-export run $(BUNDLE) --prompt "def " --temperature 0.7 --top-p 0.9 --seed 1
 	$(BIN)/molkv-export run $(BUNDLE) --prompt "class Queue:" --temperature 0.7 --top-p 0.9 --seed 3
 	@echo "== ran in $$(($$(date +%s) - $(START))) s"
 
