@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import stat
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from tokenizers import Tokenizer
 
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.errors import BundleError
+from molkv_runtime.hashing import file_sha256
 from molkv_runtime.manifest import GraphInfo, Manifest, read_manifest
 
 TOKENIZER = "tokenizer.json"
@@ -70,8 +70,7 @@ class Bundle:
         if name not in self.manifest.files:
             raise BundleError(f"{path}: is not part of the bundle; there: {', '.join(sorted(self.manifest.files))}")
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = file_sha256(path)
         except OSError as error:
             raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
         if found != (expected := self.manifest.files[name].sha256):

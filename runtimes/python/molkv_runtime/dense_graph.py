@@ -12,6 +12,7 @@ import onnxruntime
 from molkv_runtime import providers
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import BundleError, ProviderError, RequestError
+from molkv_runtime.graph_file import check_graph_file
 from molkv_runtime.interface import graph_inputs, graph_outputs
 from molkv_runtime.manifest import GraphInfo
 
@@ -64,7 +65,7 @@ class DenseGraph:
             raise RequestError(f"threads is {threads}, expected 1 to {cores} (the cores of this machine)")
         info = bundle.graph()
         path = bundle.file(info.file)
-        bundle.file(info.data)
+        check_graph_file(path, bundle.file(info.data).name)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised, too
         options.intra_op_num_threads = threads or 0

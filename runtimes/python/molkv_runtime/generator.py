@@ -18,6 +18,7 @@ from molkv_runtime.errors import BundleError, RequestError
 from molkv_runtime.json_file import decode_json
 from molkv_runtime.sampling import Sampler, Sampling
 from molkv_runtime.sequences import PREFILL_CHUNK, Sequences
+from molkv_runtime.shard import Access
 from molkv_runtime.store import ExpertStore
 
 GENERATION_CONFIG = "generation_config.json"
@@ -52,6 +53,8 @@ class Generator:
         *,
         provider: str = "cpu",
         threads: int | None = None,
+        store_access: Access = "pread",
+        verify_checksums: bool = True,
     ) -> None:
         """Load a bundle's graph and open its store.
 
@@ -59,6 +62,8 @@ class Generator:
             bundle: An open bundle, or its folder.
             provider: Execution provider by preset name, see `providers.PRESETS`.
             threads: Threads for one operator; None leaves it to ONNX Runtime.
+            store_access: How records are read, see `ExpertStore`.
+            verify_checksums: Whether records are checked as they are read.
 
         Raises:
             BundleError: The bundle is incomplete or damaged.
@@ -66,7 +71,7 @@ class Generator:
         """
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         self.config: ModelConfig = self.bundle.config
-        self.store = ExpertStore(self.bundle)
+        self.store = ExpertStore(self.bundle, access=store_access, verify_checksums=verify_checksums)
         self.graph = DenseGraph(self.bundle, provider, threads)
         self._tokenizer: Tokenizer | None = None
         self.generation_config = GenerationConfig()

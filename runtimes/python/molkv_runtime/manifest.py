@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.errors import BundleError
 from molkv_runtime.json_file import decode_json, read_bytes
+from molkv_runtime.row_formats import RowDtype
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 
-RowDtype = Literal["float32", "float16"]
+
+_NO_DIGEST = "0" * 64
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -42,7 +45,7 @@ class GraphInfo(_Part, frozen=True):
 class Field(_Part, frozen=True):
     """One array inside a record."""
 
-    name: str  # "embedding", "expert_key.{layer}" or "expert_value.{layer}"
+    name: str  # "embedding", "expert_key.{layer}", "expert_scale.{layer}" or "expert_value.{layer}"
     dtype: RowDtype
     shape: tuple[int, ...]
     offset: int  # in bytes, from the start of the record
@@ -59,7 +62,7 @@ class Shard(_Part, frozen=True):
 class StoreInfo(_Part, frozen=True):
     """How records look and in which files they stand."""
 
-    dtype: RowDtype
+    dtype: RowDtype  # of expert values; embedding and keys are float16 unless this is float32
     stride: int  # bytes from one record to the next
     fields: tuple[Field, ...]
     shards: tuple[Shard, ...]
@@ -76,7 +79,6 @@ class Provenance(_Part, frozen=True):
     """Where a bundle comes from."""
 
     command: str
-    created: str  # ISO 8601, UTC
     tools: dict[str, str]  # package: version
     source: dict[str, str]  # file of the checkpoint: sha256
 
@@ -90,6 +92,7 @@ class Manifest(_Part, frozen=True):
     store: StoreInfo
     files: dict[str, FileInfo]  # every file of the bundle but the manifest itself
     provenance: Provenance
+    sha256: str = _NO_DIGEST  # of the manifest file itself, with zeros in the place of these 64 digits
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -100,16 +103,29 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     data = read_bytes(path, BundleError, "expected a folder made by `molkv-export export`")
-    found = decode_json(data, dict[str, msgspec.Raw], path, BundleError)
-    version = bytes(found.get("schema_version", b"none")).decode(errors="replace")[:20]
-    if version != str(SCHEMA_VERSION):
+    found = decode_json(data, dict[str, Any], path, BundleError)
+    version = found.get("schema_version", "none")
+    if version != SCHEMA_VERSION:
         raise BundleError(
-            f"{path}: schema_version is {version}, expected {SCHEMA_VERSION}; "
+            f"{path}: schema_version is {str(version)[:20]}, expected {SCHEMA_VERSION}; "
             "export the model again or use the molkv version that wrote this bundle"
         )
     manifest = decode_json(data, Manifest, path, BundleError)
+    digest = manifest.sha256.encode()
+    if len(digest) != len(_NO_DIGEST) or _digest(data.replace(digest, _NO_DIGEST.encode())) != manifest.sha256:
+        raise BundleError(f"{path}: its sha256 is not that of its contents; it was changed since it was exported")
     _check_names(manifest, path)
     return manifest
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write the manifest of a bundle folder, with its own digest."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    (folder / MANIFEST).write_bytes(text.replace(_NO_DIGEST.encode(), _digest(text).encode()))
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
 
 
 def _check_names(manifest: Manifest, path: Path) -> None:

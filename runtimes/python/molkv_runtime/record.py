@@ -2,54 +2,114 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import BundleError
-from molkv_runtime.manifest import Field, RowDtype, StoreInfo
+from molkv_runtime.errors import BundleError, ConfigError
+from molkv_runtime.manifest import Field, StoreInfo
+from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
 
 CHECKSUM_BYTES = 4
 PAGE_BYTES = 4096
 
+_FIELD_ALIGNMENT = 4
+
 Records = np.ndarray[Any, np.dtype[np.void]]
 
 
-def record_fields(config: ModelConfig, dtype: RowDtype) -> tuple[Field, ...]:
-    """Lay out a record: the input embedding, then for every layer with experts its keys and its values."""
-    shapes: list[tuple[str, tuple[int, ...]]] = [("embedding", (config.hidden_size,))]
-    for layer in config.layers_with_experts:
-        if config.has_keys:
-            shapes.append((f"expert_key.{layer}", (config.num_experts, config.expert_key_size)))
-        shapes.append((f"expert_value.{layer}", (config.num_experts, config.hidden_size)))
-    fields, offset = [], 0
-    for name, shape in shapes:
-        fields.append(Field(name=name, dtype=dtype, shape=shape, offset=offset))
-        offset += int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    return tuple(fields)
+def record_dtype(config: ModelConfig, dtype: RowDtype) -> np.dtype[np.void]:
+    """Describe a record as a structured numpy dtype, little-endian.
 
+    Its fields are "embedding" [d]; "layers" [L], one for each layer with experts, each with "key" [N, dk] (MoLKV),
+    "scale" [N, groups] (quantized) and "value" [N, codes of a row]; and "checksum", in the last four bytes.
 
-def record_stride(fields: tuple[Field, ...]) -> int:
-    """Give the distance of records in bytes: payload and checksum, rounded up to 64, or to a page from 16 KiB on."""
-    last = fields[-1]
-    size = last.offset + int(np.prod(last.shape, dtype=np.int64)) * np.dtype(last.dtype).itemsize + CHECKSUM_BYTES
-    unit = PAGE_BYTES if size >= 16 * 1024 else 64
-    return -(-size // unit) * unit
-
-
-def record_dtype(fields: tuple[Field, ...], stride: int) -> np.dtype[np.void]:
-    """Describe a record as a structured numpy dtype, little-endian, with the checksum in its last four bytes."""
+    Raises:
+        ConfigError: A row cannot be cut into groups of the size that this dtype has.
+    """
+    layer = _layer_dtype(config, dtype)
+    layers = (layer, (len(config.layers_with_experts),))
+    plain = np.dtype(ROW_FORMATS[dtype].plain)
+    parts = [("embedding", plain, (config.hidden_size,)), *([("layers", *layers)] if layer.names else [])]
+    offsets, size = _offsets([np.dtype((kind, shape)) for _, kind, shape in parts])
+    stride = _stride(size + CHECKSUM_BYTES)
     return np.dtype(
         {
-            "names": [*(field.name for field in fields), "checksum"],
-            "formats": [*((np.dtype(field.dtype).newbyteorder("<"), field.shape) for field in fields), "<u4"],
-            "offsets": [*(field.offset for field in fields), stride - CHECKSUM_BYTES],
+            "names": [*(name for name, *_ in parts), "checksum"],
+            "formats": [*((kind.newbyteorder("<"), shape) for _, kind, shape in parts), "<u4"],
+            "offsets": [*offsets, stride - CHECKSUM_BYTES],
             "itemsize": stride,
         }
     )
+
+
+def _layer_dtype(config: ModelConfig, dtype: RowDtype) -> np.dtype[np.void]:
+    rows, size, count = ROW_FORMATS[dtype], config.hidden_size, config.num_experts
+    if not config.layers_with_experts:
+        return np.dtype([])
+    if size % max(rows.group, 1):
+        raise ConfigError(f"hidden_size is {size}, expected a multiple of {rows.group} for experts in {dtype}")
+    parts = []
+    if config.has_keys:
+        parts.append(("key", np.dtype(rows.plain), (count, config.expert_key_size)))
+    if rows.scale:
+        parts.append(("scale", np.dtype(rows.scale), (count, rows.scale_count(size))))
+    parts.append(("value", np.dtype(rows.code), (count, rows.code_count(size))))
+    offsets, total = _offsets([np.dtype((kind, shape)) for _, kind, shape in parts])
+    return np.dtype(
+        {
+            "names": [name for name, *_ in parts],
+            "formats": [(kind.newbyteorder("<"), shape) for _, kind, shape in parts],
+            "offsets": offsets,
+            "itemsize": total,
+        }
+    )
+
+
+def _offsets(parts: list[np.dtype[Any]]) -> tuple[list[int], int]:
+    """Place parts one behind the other, each on a multiple of four bytes; give their offsets and the whole size."""
+    offsets, end = [], 0
+    for part in parts:
+        offsets.append(end)
+        end += -(-part.itemsize // _FIELD_ALIGNMENT) * _FIELD_ALIGNMENT
+    return offsets, end
+
+
+def _stride(size: int) -> int:
+    """Round up the distance of records: to 64 bytes, or to a page from 16 KiB on."""
+    unit = PAGE_BYTES if size >= 16 * 1024 else 64
+    return math.ceil(size / unit) * unit
+
+
+def record_fields(config: ModelConfig, dtype: RowDtype) -> tuple[Field, ...]:
+    """List the arrays inside a record by name, with their offsets, as the manifest does."""
+    record = record_dtype(config, dtype)
+    rows = ROW_FORMATS[dtype]
+    fields = [Field(name="embedding", dtype=rows.plain, shape=(config.hidden_size,), offset=0)]
+    if "layers" not in (record.names or ()):
+        return tuple(fields)
+    layer, start = _layer_dtype(config, dtype), _offset(record, "layers")
+    for index, number in enumerate(config.layers_with_experts):
+        for name in layer.names or ():
+            kind = layer[name]
+            is_value = name == "value"  # listed as the numbers they stand for, not as the codes that are stored
+            fields.append(
+                Field(
+                    name=f"expert_{name}.{number}",
+                    dtype=dtype if is_value else cast(RowDtype, kind.base.name),
+                    shape=(config.num_experts, config.hidden_size) if is_value else kind.shape,
+                    offset=start + index * layer.itemsize + _offset(layer, name),
+                )
+            )
+    return tuple(fields)
+
+
+def _offset(dtype: np.dtype[np.void], name: str) -> int:
+    assert dtype.fields is not None
+    return dtype.fields[name][1]
 
 
 def checked_record_dtype(config: ModelConfig, store: StoreInfo, source: str) -> np.dtype[np.void]:
@@ -58,17 +118,26 @@ def checked_record_dtype(config: ModelConfig, store: StoreInfo, source: str) -> 
     Raises:
         BundleError: The layout in the manifest is not the one this model has.
     """
-    fields = record_fields(config, store.dtype)
+    try:
+        expected = record_dtype(config, store.dtype)
+        fields = record_fields(config, store.dtype)
+    except ValueError as error:  # also numpy's, for records larger than it can describe
+        raise BundleError(f"{source}: model and store.dtype do not fit each other ({error})") from error
     if store.fields != fields:
         wrong = next(
             (found.name for found, wanted in zip(store.fields, fields, strict=False) if found != wanted), "a count"
         )
         raise BundleError(f"{source}: store.fields does not fit the model's configuration (first at {wrong})")
-    if store.stride != record_stride(fields):
-        raise BundleError(f"{source}: store.stride is {store.stride}, expected {record_stride(fields)}")
-    return record_dtype(fields, store.stride)
+    if store.stride != expected.itemsize:
+        raise BundleError(f"{source}: store.stride is {store.stride}, expected {expected.itemsize}")
+    return expected
 
 
-def checksum(record: npt.NDArray[np.uint8]) -> int:
-    """CRC-32 (as in zlib) of all bytes of a record [stride] but the last four."""
-    return zlib.crc32(record.data[:-CHECKSUM_BYTES])
+def record_bytes(records: Records) -> memoryview:
+    """Give the memory of contiguous records, byte by byte."""
+    return records.view(np.uint8).data
+
+
+def checksum(record: memoryview) -> int:
+    """CRC-32 (as in zlib) of all bytes of a record but the last four."""
+    return zlib.crc32(record[:-CHECKSUM_BYTES])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from molkv_runtime.errors import RequestError
 from molkv_runtime.experts import expert_state
 from molkv_runtime.record import Records
 from molkv_runtime.rope import Floats
-from molkv_runtime.store import ExpertStore
+from molkv_runtime.store import ExpertStore, Ids
 
 PREFILL_CHUNK = 256
 
@@ -64,7 +64,7 @@ class Sequences:
     def _allocate(self, batch_size: int) -> None:
         config = self._config
         self.lengths = np.zeros(batch_size, np.int64)
-        self._experts = expert_state(config, batch_size, self.max_length)
+        self._experts = expert_state(config, self._store.value_dtype, batch_size, self.max_length)
         cache_shape = (batch_size, config.num_key_value_heads, self.max_length, config.head_dim)
         self._cache = {
             f"{layer}.{kind}": np.zeros(cache_shape, np.float32)
@@ -76,6 +76,8 @@ class Sequences:
         self._seqlens = np.zeros(batch_size, np.int32)
         self._total = np.zeros((), np.int32)
         self._logits = np.zeros((batch_size, 1, config.vocab_size), np.float32)
+        self._records = self._store.buffer(batch_size)  # of a decode step
+        self._chunk_records: list[Records] = []  # of two prefill chunks: one computes while the next is read
 
     def _bind_decode(self) -> BoundCall:
         inputs: Arrays = {
@@ -116,12 +118,32 @@ class Sequences:
             raise RequestError(
                 f"the prompt has {len(tokens)} tokens, there is room for {room} of max_length {self.max_length}"
             )
-        logits = [self._prefill_chunk_of(sequence, chunk, all_logits) for chunk in self._chunks(tokens)]
+        logits = [
+            self._prefill_chunk_of(sequence, records, all_logits) for records in self._read_ahead(self._chunks(tokens))
+        ]
         if not all_logits:
             return logits[-1]
         return np.concatenate(logits)
 
-    def _chunks(self, tokens: npt.NDArray[np.integer[Any]]) -> list[npt.NDArray[np.integer[Any]]]:
+    def _read_ahead(self, chunks: list[Ids]) -> Iterator[Records]:
+        """Give the records of each chunk, while those of the next are being read."""
+        longest = max(map(len, chunks))
+        for index in range(min(2, len(chunks))):
+            if len(self._chunk_records) == index:
+                self._chunk_records.append(self._store.buffer(longest))
+            elif len(self._chunk_records[index]) < longest:
+                self._chunk_records[index] = self._store.buffer(longest)
+        pending = self._store.start_gather(chunks[0], self._chunk_records[0])
+        try:
+            for number in range(len(chunks)):
+                records = pending.result()
+                if number + 1 < len(chunks):
+                    pending = self._store.start_gather(chunks[number + 1], self._chunk_records[(number + 1) % 2])
+                yield records
+        finally:
+            pending.wait()
+
+    def _chunks(self, tokens: Ids) -> list[Ids]:
         """Cut a prompt so that no chunk needs padding: multiples of the block length, then what is left."""
         block = self._experts.block_length
         size = self._prefill_chunk
@@ -133,9 +155,8 @@ class Sequences:
         ends = [*starts[1:], len(tokens)]
         return [tokens[a:b] for a, b in zip(starts, ends, strict=True) if a < b]
 
-    def _prefill_chunk_of(self, sequence: int, tokens: npt.NDArray[np.integer[Any]], all_logits: bool) -> Floats:
-        start, count = int(self.lengths[sequence]), len(tokens)
-        records = self._store.gather(tokens)
+    def _prefill_chunk_of(self, sequence: int, records: Records, all_logits: bool) -> Floats:
+        start, count = int(self.lengths[sequence]), len(records)
         keep = count if all_logits else 1
         logits = np.empty((1, keep, self._config.vocab_size), np.float32)
         inputs: Arrays = {
@@ -175,7 +196,7 @@ class Sequences:
         if np.any(self.lengths[going] >= self.max_length):
             raise RequestError(f"a sequence has reached max_length ({self.max_length} tokens) and cannot go on")
         positions = np.minimum(self.lengths, self.max_length - 1)
-        records: Records = self._store.gather(tokens)
+        records = self._store.gather(tokens, self._records)
         self._embeds[:, 0] = records["embedding"]
         for sequence, position in enumerate(positions.tolist()):
             self._experts.decode(sequence, position, records[sequence : sequence + 1])

@@ -5,16 +5,18 @@ The safetensors library maps files into memory, so what has been read of a table
 
 from __future__ import annotations
 
+import mmap
 import os
 import weakref
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from molkv_runtime.errors import MolkvError
+from molkv_runtime.json_file import decode_json
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -51,6 +53,7 @@ class TensorFile:
             error: What to raise when the file is missing, truncated or not safetensors.
         """
         self.path = path
+        self.metadata: dict[str, str] = {}
         self._error = error
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -63,16 +66,15 @@ class TensorFile:
             raise error(f"{path}: cannot be read ({cause.strerror})") from cause
 
     def _read_header(self) -> dict[str, TensorEntry]:
-        total = os.fstat(self._fd).st_size
+        total = self.size()
         length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
         if total < 8 or length > min(total - 8, MAX_HEADER_BYTES):
             raise self._error(f"{self.path}: is not a safetensors file, or is truncated ({total} bytes)")
         try:
-            header = msgspec.json.decode(os.pread(self._fd, length, 8), type=dict[str, msgspec.Raw])
-            found = {
-                name: msgspec.json.decode(raw, type=_Header) for name, raw in header.items() if name != "__metadata__"
-            }
-        except (msgspec.DecodeError, RecursionError) as cause:
+            header = decode_json(os.pread(self._fd, length, 8), dict[str, Any], self.path, self._error)
+            self.metadata = msgspec.convert(header.pop("__metadata__", {}), dict[str, str])
+            found = {name: msgspec.convert(entry, _Header) for name, entry in header.items()}
+        except (MolkvError, msgspec.ValidationError) as cause:
             raise self._error(f"{self.path}: its safetensors header is damaged ({cause})") from cause
         entries = {name: self._entry(name, item, 8 + length, total) for name, item in found.items()}
         expected = 8 + length + sum(entry.size for entry in entries.values())
@@ -95,30 +97,54 @@ class TensorFile:
             )
         return TensorEntry(item.dtype, item.shape, data_start + begin, size)
 
-    def read_into(self, out: npt.NDArray[np.generic], offset: int) -> None:
-        """Fill a contiguous buffer with the bytes of the file from `offset` on.
+    def size(self) -> int:
+        """Size of the file at this moment, in bytes."""
+        return os.fstat(self._fd).st_size
+
+    def read_into(self, buffers: list[memoryview], offset: int) -> None:
+        """Fill buffers, one after the other, with the bytes of the file from `offset` on.
 
         Raises:
-            The error given at opening: The file ends before the buffer is full, or cannot be read.
+            The error given at opening: The file ends before the buffers are full, or cannot be read.
         """
-        buffer = out.data.cast("B")
-        while len(buffer):
+        while buffers:
             try:
-                count = os.preadv(self._fd, [buffer], offset)
+                count = os.preadv(self._fd, buffers, offset)
             except OSError as cause:
                 raise self._error(f"{self.path}: cannot be read at byte {offset} ({cause.strerror})") from cause
             if count == 0:
                 raise self._error(f"{self.path}: ends at byte {offset}, where more data was expected; is it truncated?")
-            buffer, offset = buffer[count:], offset + count
+            offset += count
+            buffers = _rest(buffers, count)
 
     def read_rows(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.uint8]:
         """Read rows start to stop (along the first dimension) of a tensor as bytes [(stop - start) * row_bytes]."""
         entry = self.entries[name]
         stop = stop if stop is not None else (entry.shape[0] if entry.shape else 1)
         out = np.empty((stop - start) * entry.row_bytes, np.uint8)
-        self.read_into(out, entry.start + start * entry.row_bytes)
+        self.read_into([out.data], entry.start + start * entry.row_bytes)
         return out
+
+    def map(self) -> mmap.mmap:
+        """Map the whole file for reading at random places."""
+        mapped = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
+        mapped.madvise(mmap.MADV_RANDOM)
+        return mapped
+
+    def announce(self, offset: int, size: int) -> None:
+        """Tell the operating system what will be read next, so that it asks the disk for that, at once and no more."""
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Close the file; it also closes when this object is collected."""
         self._closer()
+
+
+def _rest(buffers: list[memoryview], count: int) -> list[memoryview]:
+    """Drop the first `count` bytes of buffers."""
+    for index, buffer in enumerate(buffers):
+        if count < len(buffer):
+            return [buffer[count:], *buffers[index + 1 :]]
+        count -= len(buffer)
+    return []

@@ -1,0 +1,73 @@
+"""Checking every byte of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from molkv_runtime.bundle import Bundle
+from molkv_runtime.errors import BundleError
+from molkv_runtime.hashing import file_sha256
+from molkv_runtime.manifest import MANIFEST, Shard
+from molkv_runtime.shard import OpenShard
+
+_NAMED_RECORDS = 10
+
+
+class Verification(NamedTuple):
+    """What was checked, and what was wrong with it."""
+
+    files: int
+    size: int  # bytes
+    findings: list[str]  # empty: the bundle is what was exported
+
+
+def verify(path: Path, advance: Callable[[int, int], object] = lambda _done, _total: None) -> Verification:
+    """Compare the SHA-256 of every file with the manifest, and name what is damaged down to the record.
+
+    Args:
+        path: Folder of the bundle.
+        advance: Told, after each piece, the number of bytes that were read and of all that will be.
+
+    Raises:
+        BundleError: The folder is not a complete bundle.
+    """
+    bundle = Bundle(path)
+    files = bundle.manifest.files
+    total = sum(info.size for info in files.values())
+    extras = sorted(extra for extra in path.iterdir() if extra.name not in (MANIFEST, *files))
+    findings = [f"{extra}: is not part of the bundle" for extra in extras]
+    shards = {shard.file: shard for shard in bundle.manifest.store.shards}
+    for name, info in files.items():
+        try:
+            digest = file_sha256(path / name, lambda count: advance(count, total))
+        except OSError as error:
+            findings.append(f"{path / name}: cannot be read ({error.strerror})")
+            continue
+        if digest != info.sha256:
+            findings.append(f"{path / name}: has sha256 {digest[:12]}..., the manifest says {info.sha256[:12]}...")
+            findings += _damage(bundle, shards[name]) if name in shards else []
+    return Verification(len(files), total, findings)
+
+
+def _damage(bundle: Bundle, shard: Shard) -> list[str]:
+    """Name the damaged records of a shard."""
+    try:
+        found = list(_damaged_records(bundle, shard))
+    except BundleError as error:
+        return [str(error)]
+    more = [f"{bundle.path / shard.file}: and {len(found) - _NAMED_RECORDS} more records"]
+    return found[:_NAMED_RECORDS] + (more if len(found) > _NAMED_RECORDS else [])
+
+
+def _damaged_records(bundle: Bundle, shard: Shard) -> Iterator[str]:
+    store = bundle.manifest.store
+    opened = OpenShard(bundle.path / shard.file, shard, store, "pread", verify_checksums=True)
+    record = memoryview(bytearray(store.stride))
+    for token in range(shard.first_id, shard.first_id + shard.count):
+        try:
+            opened.read(token, [record])
+        except BundleError as error:
+            yield str(error)
+    opened.close()
