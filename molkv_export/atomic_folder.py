@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,34 +14,93 @@ from molkv_runtime.errors import OutputError
 
 
 @contextmanager
-def atomic_folder(out: Path, *, is_ours: Callable[[Path], bool], force: bool = False) -> Iterator[Path]:
-    """Give a temporary sibling of `out` to write into; on success it becomes `out`, on any failure it vanishes.
+def atomic_folder(
+    out: Path,
+    *,
+    is_ours: Callable[[Path], bool],
+    force: bool = False,
+    journal: str = "",
+) -> Iterator[Path]:
+    """Give a sibling of `out`, `.NAME.partial`, to write into; on success it becomes `out`.
+
+    It is locked while it is written. Where the work fails or is interrupted it vanishes, unless there is something in
+    it to go on with; so it can hold what an earlier attempt has left.
 
     Args:
         out: The folder to make.
         is_ours: Whether an existing folder holds nothing but what we wrote; only such a one is ever replaced.
         force: Replace an existing folder, which stays as it is until the new one is complete.
+        journal: Name of a file that says what is finished. While it is there, a partial folder is kept; the finished
+            one does not have it.
 
     Raises:
-        OutputError: `out` exists and is not to be replaced, its parent cannot be written, or the disk is full.
+        OutputError: `out` exists and is not to be replaced, another process writes it, its parent cannot be written,
+            or the disk is full.
     """
-    check_output(out, is_ours=is_ours, force=force)
+    partial = _sibling(out, "partial")
+    with _locked(partial, out):
+        try:
+            _recover(out)
+            check_output(out, is_ours=is_ours, force=force)
+            if not _is_resumable(partial, journal):
+                _clear(partial)
+            yield partial
+            _publish(partial, out, journal)
+        except BaseException as error:
+            kept = "nothing was kept"
+            if _is_resumable(partial, journal):
+                kept = f"what is finished is kept in {partial} for the next attempt"
+            else:
+                shutil.rmtree(partial, ignore_errors=True)
+            if not isinstance(error, OSError):
+                error.add_note(kept)
+                raise
+            # numpy reports a write that the disk could not take whole without an errno.
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, None):
+                raise OutputError(f"{out}: the disk is full; {kept}, free some space and try again") from error
+            raise OutputError(f"{out}: cannot be written ({error.strerror}); {kept}") from error
+
+
+@contextmanager
+def _locked(partial: Path, out: Path) -> Iterator[None]:
+    """Make a folder and hold it; the lock is the kernel's, so that it ends with the process, however that ends."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-        temporary.chmod(0o755)  # mkdtemp's 0700 would hide the result from other users
+        partial.mkdir(exist_ok=True)
+        descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise OutputError(f"{out.parent}: cannot be written ({error.strerror})") from error
     try:
-        yield temporary
-        _replace(temporary, out)
-    except OSError as error:
-        # numpy reports a write that the disk could not take whole without an errno.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, None):
-            raise OutputError(f"{out}: the disk is full; nothing was kept, free some space and try again") from error
-        raise OutputError(f"{out}: cannot be written ({error.strerror}); nothing was kept") from error
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Who held it until now may have published or removed it.
+        free = partial.exists() and os.path.samestat(os.fstat(descriptor), partial.stat())
+    except BlockingIOError:
+        free = False
+    try:
+        if not free:
+            raise OutputError(f"{out}: is being written by another process; wait for it or choose another folder")
+        yield
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _recover(out: Path) -> None:
+    """Mend what a process leaves that is killed while it puts a new folder in the place of an old one."""
+    old = _sibling(out, "old")
+    if old.is_dir() and not out.exists():
+        old.rename(out)
+    elif old.is_dir():
+        shutil.rmtree(old)
+
+
+def _sibling(out: Path, suffix: str) -> Path:
+    here = out.absolute()  # "." has a name, too
+    return here.parent / f".{here.name}.{suffix}"
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
 
 
 def check_output(out: Path, *, is_ours: Callable[[Path], bool], force: bool) -> None:
@@ -63,16 +123,27 @@ def check_output(out: Path, *, is_ours: Callable[[Path], bool], force: bool) -> 
         raise OutputError(f"{out}: holds files that are not ours to replace; remove it or choose another folder")
 
 
-def _replace(new: Path, out: Path) -> None:
-    if not out.exists():
-        new.rename(out)
-        return
-    old = new.with_suffix(".old")
-    try:
+def _is_resumable(partial: Path, journal: str) -> bool:
+    return bool(journal) and (partial / journal).exists()
+
+
+def _publish(new: Path, out: Path, journal: str) -> None:
+    # The disk gets the contents before it gets the name, so that not even a power cut shows an incomplete folder.
+    for path in (*new.iterdir(), new):
+        _sync(path)
+    if journal:
+        (new / journal).unlink(missing_ok=True)
+    old = _sibling(out, "old")
+    if out.exists():
         out.rename(old)
-        new.rename(out)
-    except BaseException:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise
+    new.rename(out)
+    _sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
+import math
 import platform
 from importlib.metadata import version
 from pathlib import Path
 
-import msgspec
 import onnx_ir as ir
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from tokenizers import Tokenizer
 
 from molkv_export.atomic_folder import atomic_folder
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
-from molkv_export.graph.build import build_graph
+from molkv_export.graph.build import DenseGraph, build_graph
 from molkv_export.graph.weights import attach_weights
-from molkv_export.tables.store_writer import plan_store, write_store
+from molkv_export.needs import estimate
+from molkv_export.tables.plan import plan_memory, plan_store
+from molkv_export.tables.resume import JOURNAL, take_up
+from molkv_export.tables.rows import row_source
+from molkv_export.tables.store_writer import write_store
+from molkv_export.terminal import byte_progress
 from molkv_runtime.bundle import TOKENIZER
 from molkv_runtime.errors import BundleError, CheckpointError
 from molkv_runtime.generator import GENERATION_CONFIG
+from molkv_runtime.hashing import file_sha256
 from molkv_runtime.json_file import read_bytes
 from molkv_runtime.manifest import (
     MANIFEST,
@@ -30,11 +34,13 @@ from molkv_runtime.manifest import (
     GraphInfo,
     Manifest,
     Provenance,
-    RowDtype,
     read_manifest,
+    write_manifest,
 )
+from molkv_runtime.row_formats import RowDtype
 
 DEFAULT_SHARD_SIZE = 1024**3
+DEFAULT_MAX_MEMORY = 1024**3
 COMPANIONS = (TOKENIZER, "tokenizer_config.json", GENERATION_CONFIG)
 
 _GRAPH = "model.onnx"
@@ -47,52 +53,90 @@ def export(
     *,
     experts_dtype: RowDtype = "float16",
     shard_size: int = DEFAULT_SHARD_SIZE,
+    max_memory: int = DEFAULT_MAX_MEMORY,
     force: bool = False,
     command: str = "molkv_export.export()",
     console: Console | None = None,
 ) -> Manifest:
     """Write a checkpoint as a bundle: dense graph, expert store, manifest and tokenizer files.
 
-    Peak RAM is that of the expert networks (in training form), the largest dense weight and a chunk of records; it
-    does not grow with the number of token ids beyond the LM head.
+    An export that was cut short, even by SIGKILL, is taken up by the next one with the same arguments: shards that
+    were finished are checked by their hashes and kept, and the bundle becomes the same, byte for byte.
 
     Args:
         checkpoint: Folder with config.json and model.safetensors, in training or lookup form.
         bundle: Folder to write. It appears when it is complete, or not at all.
-        experts_dtype: Of the store's embedding, keys and values.
+        experts_dtype: Of the values in the store; embeddings and keys are float16, unless it is float32.
         shard_size: Largest size of a store file in bytes.
+        max_memory: RAM in bytes for writing the store, beyond the libraries and the largest dense weight. More memory
+            loads the expert networks less often. It does not change the bundle.
         force: Replace the folder if it exists; the old one stays until the new one is complete.
         command: What to note as the command that made the bundle.
         console: Where progress is shown; default nowhere.
 
     Raises:
         ConfigError, CheckpointError: The checkpoint is not sound.
-        OutputError: The folder exists, or cannot be written.
-        RequestError: shard_size is too small.
+        OutputError: The folder exists, is being written by another process, or cannot be written.
+        RequestError: shard_size or max_memory is too small, or the model cannot be stored in this dtype.
     """
-    with open_checkpoint(checkpoint) as source, atomic_folder(bundle, is_ours=_is_bundle, force=force) as folder:
-        plan = plan_store(source, experts_dtype, shard_size)
-        files: dict[str, FileInfo] = {}
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console or Console(quiet=True)) as progress:
-            graph = _write_graph(source, folder, progress)
-            task = progress.add_task("expert store (token ids)", total=source.config.vocab_size)
-            files |= write_store(source, plan, folder, lambda count: progress.advance(task, count))
-        _copy_companions(checkpoint, folder, source.config.vocab_size)
-        for path in sorted(folder.iterdir()):
-            if path.name not in files:
-                files[path.name] = _describe(path)
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            model=source.config,
-            graphs={"cpu": graph},
-            store=plan,
-            files=files,
-            provenance=_provenance(source, command),
-        )
-        text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-        (folder / MANIFEST).write_bytes(text + b"\n")
+    with open_checkpoint(checkpoint) as source:
+        rows = row_source(source)
+        store = plan_store(source.config, experts_dtype, shard_size)
+        memory = plan_memory(rows, store, max_memory)
+        with atomic_folder(bundle, is_ours=_is_bundle, force=force, journal=JOURNAL) as folder:
+            with byte_progress(console) as progress:
+                hashes = _hash_checkpoint(source, progress)
+                journal, message = take_up(folder, _arguments(hashes, experts_dtype, shard_size))
+                if message:
+                    progress.console.print(f"{bundle}: {message}", highlight=False, soft_wrap=True)
+                _copy_companions(checkpoint, folder, source.config.vocab_size)
+                graph = build_graph(source.config)
+                shapes = [value.shape.numpy() for value in graph.model.graph.initializers.values() if value.shape]
+                dense = [4 * math.prod(shape) for shape in shapes]
+                needs = estimate(rows, store, memory, folder, finished=set(journal.shards), dense=dense)
+                progress.console.print(str(needs), highlight=False, soft_wrap=True)
+                needs.check(bundle)
+                info = _write_graph(graph, source, folder, progress, sum(dense))
+                task = progress.add_task("expert store", total=needs.store)
+
+                def finish(name: str, info: FileInfo) -> None:
+                    journal.shards[name] = info
+                    journal.save(folder)
+
+                write_store(
+                    rows,
+                    store,
+                    memory.slab_ids,
+                    folder,
+                    finished=dict(journal.shards),
+                    finish=finish,
+                    advance=lambda count: progress.advance(task, count),
+                )
+            files = dict(journal.shards)
+            for path in folder.iterdir():
+                if path.name not in (JOURNAL, *files):
+                    files[path.name] = FileInfo(size=path.stat().st_size, sha256=file_sha256(path))
+            manifest = Manifest(
+                schema_version=SCHEMA_VERSION,
+                model=source.config,
+                graphs={"cpu": info},
+                store=store,
+                files=dict(sorted(files.items())),
+                provenance=_provenance(hashes, command),
+            )
+            write_manifest(manifest, folder)
     return manifest
+
+
+def _hash_checkpoint(source: Checkpoint, progress: Progress) -> dict[str, str]:
+    task = progress.add_task("checkpoint's hash", total=sum(path.stat().st_size for path in source.files))
+    return source.sha256(lambda count: progress.advance(task, count))
+
+
+def _arguments(hashes: dict[str, str], experts_dtype: RowDtype, shard_size: int) -> dict[str, str]:
+    """Name all that decides on the bytes of the store, in the words of the command line."""
+    versions = {name: version(name) for name in ("molkv-export", "torch")}
+    return {**hashes, "--experts-dtype": experts_dtype, "--shard-size": str(shard_size), **versions}
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -121,13 +165,12 @@ def _copy_companions(checkpoint: Path, folder: Path, vocab_size: int) -> None:
         (folder / name).write_bytes(content)
 
 
-def _write_graph(source: Checkpoint, folder: Path, progress: Progress) -> GraphInfo:
-    graph = build_graph(source.config)
+def _write_graph(graph: DenseGraph, source: Checkpoint, folder: Path, progress: Progress, total: int) -> GraphInfo:
     attach_weights(graph.model, source)
-    task = progress.add_task("dense graph (tensors)", total=None)
+    task = progress.add_task("dense graph", total=total)
 
-    def report(_tensor: object, info: ir.external_data.CallbackInfo) -> None:
-        progress.update(task, total=info.total, completed=info.index + 1)
+    def report(tensor: ir.TensorProtocol, _info: ir.external_data.CallbackInfo) -> None:
+        progress.advance(task, tensor.nbytes)
 
     path = folder / _GRAPH
     try:
@@ -136,6 +179,7 @@ def _write_graph(source: Checkpoint, folder: Path, progress: Progress) -> GraphI
         raise _root_cause(error) from None
     for name in (_GRAPH, _GRAPH_DATA):
         (folder / name).chmod(0o644)  # external data is written as 0600
+    progress.update(task, completed=total)  # small tensors are not reported
     return GraphInfo(file=_GRAPH, data=_GRAPH_DATA, dense_dtype="float32", inputs=graph.inputs, outputs=graph.outputs)
 
 
@@ -146,16 +190,10 @@ def _root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _describe(path: Path) -> FileInfo:
-    with path.open("rb") as file:
-        return FileInfo(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def _provenance(source: Checkpoint, command: str) -> Provenance:
+def _provenance(hashes: dict[str, str], command: str) -> Provenance:
     packages = ("molkv-export", "torch", "onnx_ir", "onnxscript", "onnxruntime", "numpy")
     return Provenance(
         command=command,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         tools={"python": platform.python_version(), **{name: version(name) for name in packages}},
-        source=source.sha256(),
+        source=hashes,
     )

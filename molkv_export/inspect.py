@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from molkv_export.terminal import human_bytes
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.manifest import GraphInfo, Provenance, StoreInfo
@@ -69,16 +70,6 @@ def inspect(path: Path) -> Inspection:
     )
 
 
-def human_bytes(count: int) -> str:
-    """Write a number of bytes with a binary unit."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
-
-
 def print_inspection(found: Inspection, console: Console) -> None:
     """Print what was found for people."""
     config, store, sizes = found.model, found.store, found.sizes
@@ -117,7 +108,6 @@ def print_inspection(found: Inspection, console: Console) -> None:
             "provenance",
             {
                 "command": made.command,
-                "created": made.created,
                 "tools": ", ".join(f"{name} {version}" for name, version in made.tools.items()),
                 **{f"source {name}": f"sha256 {digest}" for name, digest in made.source.items()},
             },

@@ -5,7 +5,7 @@ Opening reads headers only; tensors are read by rows when they are needed, so no
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from molkv_export.modeling import Form, LookupExpertForCausalLM
 from molkv_runtime.config import ModelConfig, read_config
 from molkv_runtime.errors import CheckpointError
+from molkv_runtime.hashing import file_sha256
 from molkv_runtime.tensor_file import TensorFile
 
 CONFIG = "config.json"
@@ -78,35 +79,38 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         return self._file.entries[name].shape
 
     def tensor(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Read rows start to stop (default: all) of a tensor as float32.
+        """Read rows start to stop (default: all) of a tensor as float32; errors as in `stored`."""
+        return self.stored(name, start, stop).float()
+
+    def stored(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Read rows start to stop (default: all) of a tensor in the dtype that the file has.
 
         Raises:
             CheckpointError: A value is NaN or infinite, or the file cannot be read.
         """
         entry = self._file.entries[name]
         raw = torch.from_numpy(self._file.read_rows(name, start, stop))
-        values = raw.view(_DTYPES[entry.dtype]).reshape(-1, *entry.shape[1:]).float()
-        # A sum is finite unless a value is not (or it overflows, which the slow look tells apart), and needs no copy.
-        if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
+        values = raw.view(_DTYPES[entry.dtype]).reshape(-1, *entry.shape[1:])
+        # Smallest and largest number tell it, NaN included, and need no copy.
+        if not torch.isfinite(torch.stack(torch.aminmax(values))).all():
             raise CheckpointError(
                 f"{self._file.path}: tensor {name!r} holds NaN or infinite values; this model cannot be exported"
             )
         return values
 
-    def load_into(self, module: torch.nn.Module, prefix: str) -> None:
-        """Read the parameters of a module from the tensors whose names start with the prefix."""
-        names = [name for name in self.tensor_names if name.startswith(prefix)]
-        module.load_state_dict({name.removeprefix(prefix): self.tensor(name) for name in names})
+    @property
+    def files(self) -> list[Path]:
+        """The files that determine the model."""
+        return [self.folder / CONFIG, self.folder / WEIGHTS]
 
-    def sha256(self) -> dict[str, str]:
-        """Hash the files that determine the model."""
+    def sha256(self, advance: Callable[[int], object] = lambda _: None) -> dict[str, str]:
+        """Hash the files that determine the model; `advance` is told the number of bytes after each piece."""
         hashes = {}
-        for name in (CONFIG, WEIGHTS):
+        for path in self.files:
             try:
-                with (self.folder / name).open("rb") as file:
-                    hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+                hashes[path.name] = file_sha256(path, advance)
             except OSError as error:
-                raise CheckpointError(f"{self.folder / name}: cannot be read ({error.strerror})") from error
+                raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
         return hashes
 
     def close(self) -> None:

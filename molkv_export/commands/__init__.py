@@ -13,6 +13,7 @@ from molkv_export.commands.inspect import inspect_command
 from molkv_export.commands.run import run_command
 from molkv_export.commands.train import train_command
 from molkv_export.commands.validate import validate_command
+from molkv_export.commands.verify import verify_command
 from molkv_runtime.errors import MissingExtraError, MolkvError
 
 _EXPORTER_PACKAGES = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors"}
@@ -29,7 +30,7 @@ def cli() -> None:
     """
 
 
-for _command in (export_command, validate_command, run_command, inspect_command, train_command):
+for _command in (export_command, validate_command, verify_command, run_command, inspect_command, train_command):
     cli.add_command(_command)
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     try:
         sys.exit(cli.main(standalone_mode=False))
     except MolkvError as error:
-        _fail(str(error))
+        _fail("; ".join((str(error), *getattr(error, "__notes__", ()))))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXPORTER_PACKAGES:
             raise
@@ -54,8 +55,8 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; no incomplete output was left behind", _INTERRUPTED)
+    except (click.Abort, KeyboardInterrupt) as error:
+        _fail("; ".join(("interrupted", *getattr(error.__cause__ or error, "__notes__", ()))), _INTERRUPTED)
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         sys.exit(1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Literal
 
 import click
 from rich.console import Console
 
 from molkv_export.commands.options import PATH, ByteSize
+from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
 
 
 @click.command("export")
@@ -18,22 +18,30 @@ from molkv_export.commands.options import PATH, ByteSize
 @click.argument("bundle", type=PATH)
 @click.option(
     "--experts-dtype",
-    type=click.Choice(["float32", "float16"]),
+    type=click.Choice(list(ROW_FORMATS)),
     default="float16",
     show_default=True,
-    help="Of embeddings, keys and values in the store.",
+    help="Of the experts' values. Embeddings and keys are float16, unless this is float32.",
 )
 @click.option(
     "--shard-size", type=ByteSize(), default="1GiB", show_default=True, help="Largest size of one file of the store."
 )
+@click.option(
+    "--max-memory",
+    type=ByteSize(),
+    default="1GiB",
+    show_default=True,
+    help="RAM for writing the store, beyond the libraries. The bundle does not depend on it.",
+)
 @click.option("--force", is_flag=True, help="Replace BUNDLE if it exists; the old one stays until the new is complete.")
 def export_command(
-    checkpoint: Path, bundle: Path, experts_dtype: Literal["float32", "float16"], shard_size: int, force: bool
+    checkpoint: Path, bundle: Path, experts_dtype: RowDtype, shard_size: int, max_memory: int, force: bool
 ) -> None:
     r"""Write a trained CHECKPOINT as a BUNDLE.
 
     CHECKPOINT is a folder with config.json and model.safetensors (and tokenizer files, if it has them), in training
-    form or lookup form. BUNDLE appears when it is complete, or not at all.
+    form or lookup form. BUNDLE appears when it is complete, or not at all. An export that was cut short is taken up by
+    the same command.
 
     \b
     Examples:
@@ -41,7 +49,7 @@ def export_command(
       molkv-export export my-model my-model.bundle --experts-dtype float32 --shard-size 512MiB
     """
     from molkv_export.export import export
-    from molkv_export.inspect import human_bytes
+    from molkv_export.terminal import human_bytes
 
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     manifest = export(
@@ -49,6 +57,7 @@ def export_command(
         bundle,
         experts_dtype=experts_dtype,
         shard_size=shard_size,
+        max_memory=max_memory,
         force=force,
         command=command,
         console=Console(stderr=True),

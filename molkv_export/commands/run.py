@@ -19,6 +19,8 @@ from molkv_runtime import Generator, Sampling
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest tokens of this mass")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random draws.")
 @click.option("--provider", default="cpu", show_default=True, help="Execution provider.")
+@click.option("--mmap", "use_mmap", is_flag=True, help="Read the expert store through a memory map.")
+@click.option("--no-checksums", is_flag=True, help="Do not check the records that are read.")
 @click.option("--threads", type=int, help="Threads in one operator. [default: one per core]")
 def run_command(
     bundle: Path,
@@ -29,6 +31,8 @@ def run_command(
     top_p: float,
     seed: int,
     provider: str,
+    use_mmap: bool,
+    no_checksums: bool,
     threads: int | None,
 ) -> None:
     r"""Generate text with BUNDLE. Needs no PyTorch.
@@ -38,7 +42,13 @@ def run_command(
       molkv-export run stdlib-mini.bundle --prompt "def "
       molkv-export run stdlib-mini.bundle --prompt "import " --prompt "class " --temperature 0.8 --top-p 0.95
     """
-    generator = Generator(bundle, provider=provider, threads=threads)
+    generator = Generator(
+        bundle,
+        provider=provider,
+        threads=threads,
+        store_access="mmap" if use_mmap else "pread",
+        verify_checksums=not no_checksums,
+    )
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     pieces = generator.stream_text(prompts, max_new_tokens=max_new_tokens, sampling=sampling)
     if len(prompts) == 1:

@@ -54,11 +54,14 @@ class ExpertNetworks(nn.Module):
         """Compute the rows of the token ids [U] whose embeddings are [U, d]."""
         x = self.norm(embedding)
         value = torch.stack([network(x) for network in self.networks], dim=-2)
-        key = None
-        if self.key_proj is not None:
-            key = self.key_proj(x).unflatten(-1, (self.num_experts, -1))
-            key = key if self.key_norm is None else self.key_norm(key)
-        return ExpertRows(key, value)
+        return ExpertRows(self.key(x), value)
+
+    def key(self, x: Tensor) -> Tensor | None:
+        """Compute the keys [U, N, dk] of normed embeddings [U, d]; None for MoLE."""
+        if self.key_proj is None:
+            return None
+        key: Tensor = self.key_proj(x).unflatten(-1, (self.num_experts, -1))
+        return key if self.key_norm is None else self.key_norm(key)
 
 
 class ExpertTables(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from molkv_export.parity.metrics import Metrics
-from molkv_runtime.manifest import RowDtype
+from molkv_runtime.row_formats import RowDtype
 
 # Against the source model with its records rounded as the bundle stores them, nothing but float32 rounding may be left.
 MAX_ABS_ROUNDING = 1e-4
@@ -22,6 +22,9 @@ class QualityGate(NamedTuple):
 QUALITY_GATES: dict[RowDtype, QualityGate] = {
     "float32": QualityGate(kl_mean=1e-8, perplexity_ratio=1.00001),
     "float16": QualityGate(kl_mean=1e-6, perplexity_ratio=1.0001),
+    "int8": QualityGate(kl_mean=1e-4, perplexity_ratio=1.001),
+    "int4": QualityGate(kl_mean=2e-2, perplexity_ratio=1.03),
+    "nf4": QualityGate(kl_mean=2e-2, perplexity_ratio=1.03),
 }
 
 

@@ -37,7 +37,7 @@ def greedy_agreement(generator: Generator, reference: SourceModel, prompts: list
         for index, (ids, ours) in enumerate(zip(batch, written, strict=True), start=start):
             continuation = np.array(ours)
             text = np.concatenate([ids, continuation])[:-1]
-            logits = reference.logits(text, generator.bundle.manifest.store.dtype)[len(ids) - 1 :]
+            logits = reference.logits(text, generator.store)[len(ids) - 1 :]
             wrong = np.flatnonzero(logits.argmax(axis=-1) != continuation)
             if not len(wrong):
                 identical += 1

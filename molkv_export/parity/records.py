@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from molkv_export.modeling import Records
 from molkv_export.parity.reference import SourceModel
+from molkv_export.parity.rounding import StoredRows
 from molkv_runtime.store import ExpertStore
 
 _CHUNK_BYTES = 16 * 1024 * 1024
@@ -25,32 +28,22 @@ class RecordsResult(msgspec.Struct, frozen=True):
 def records_agreement(store: ExpertStore, source: SourceModel) -> RecordsResult:
     """Compare every field of every record with the source model's.
 
-    A stored value may be one step of its dtype beside the rounded one, since the last bits of a float32 sum depend on
-    the order of its terms; it may differ by no more.
+    What counts as agreement is said in `rounding`.
     """
-    count = max(1, _CHUNK_BYTES // store.dtype.itemsize)
+    count = max(1, _CHUNK_BYTES // store.record_dtype.itemsize)
     for start in range(0, store.vocab_size, count):
         ids = np.arange(start, min(store.vocab_size, start + count))
-        found, exact = store.gather(ids), source.records(torch.from_numpy(ids))
-        for name, expected in _fields(exact).items():
-            wrong = _differs(found[name], expected).reshape(len(ids), -1).any(axis=1)
-            if wrong.any():
-                token = int(ids[wrong.argmax()])
+        exact = source.records(torch.from_numpy(ids))
+        for name, agrees in _agreement(exact, StoredRows(store.gather(ids), store.value_dtype)):
+            if not agrees.all():
+                token = int(ids[int(agrees.int().argmin())])
                 return RecordsResult(store.vocab_size, f"{name} of token id {token} is not the source's")
     return RecordsResult(store.vocab_size, "")
 
 
-def _fields(records: Records) -> dict[str, npt.NDArray[np.float32]]:
-    fields = {"embedding": records.embedding.numpy()}
-    for layer, rows in records.experts.items():
-        fields[f"expert_value.{layer}"] = rows.value.numpy()
+def _agreement(exact: Records, stored: StoredRows) -> Iterator[tuple[str, Tensor]]:
+    yield "embedding", stored.embedding(exact.embedding)[1]
+    for index, (layer, rows) in enumerate(exact.experts.items()):
         if rows.key is not None:
-            fields[f"expert_key.{layer}"] = rows.key.numpy()
-    return fields
-
-
-def _differs(found: npt.NDArray[np.floating], expected: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    step = np.spacing(np.abs(expected).astype(found.dtype)).astype(np.float32)
-    rounding = np.float32(1e-6) * np.abs(expected).max()
-    differs: npt.NDArray[np.bool_] = ~(np.abs(found.astype(np.float32) - expected) <= step + rounding)
-    return differs  # written so that NaN differs
+            yield f"expert_key.{layer}", stored.key(index, rows.key)[1]
+        yield f"expert_value.{layer}", stored.value(index, rows.value)[1]

@@ -11,11 +11,9 @@ from molkv_export.checkpoints import Checkpoint
 from molkv_export.checkpoints.native import EMBEDDING, LM_HEAD
 from molkv_export.modeling import LookupExpertForCausalLM, Records
 from molkv_export.modeling.experts import ExpertRows
-from molkv_runtime.manifest import RowDtype
+from molkv_export.parity.rounding import StoredRows
 from molkv_runtime.rope import Floats
-
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
-_FEWEST_ROWS = 32
+from molkv_runtime.store import ExpertStore
 
 
 class SourceModel(LookupExpertForCausalLM):
@@ -26,7 +24,7 @@ class SourceModel(LookupExpertForCausalLM):
         with torch.device("meta"):
             super().__init__(checkpoint.config, checkpoint.form)
         self._checkpoint = checkpoint
-        self._stored_as = torch.float32
+        self._store: ExpertStore | None = None
         state = {name: checkpoint.tensor(name) for name in checkpoint.tensor_names if not _is_table(name)}
         if self.config.tie_word_embeddings:
             state[LM_HEAD] = state[EMBEDDING]
@@ -34,18 +32,9 @@ class SourceModel(LookupExpertForCausalLM):
         self.requires_grad_(False).eval()
 
     def records(self, ids: Tensor) -> Records:
-        """Give the records of token ids [U], rounded to the dtype that `logits` was asked for."""
-        if self._checkpoint.form == "lookup":
-            return self._rounded(self._read(ids))
-        # PyTorch multiplies a few rows by another kernel, whose last bits differ from those that export computes; on
-        # the way to float16 they can tip a value to its other neighbour.
-        padded = torch.cat([ids, ids.new_zeros(max(0, _FEWEST_ROWS - len(ids)))])
-        exact = super().records(padded)
-        experts = {
-            layer: ExpertRows(None if rows.key is None else rows.key[: len(ids)], rows.value[: len(ids)])
-            for layer, rows in exact.experts.items()
-        }
-        return self._rounded(Records(exact.embedding[: len(ids)], experts))
+        """Give the records of token ids [U], rounded if `logits` was asked for it."""
+        exact = self._read(ids) if self._checkpoint.form == "lookup" else super().records(ids)
+        return exact if self._store is None else _rounded(exact, self._store, ids)
 
     def _read(self, ids: Tensor) -> Records:
         def rows(name: str) -> Tensor:
@@ -59,26 +48,34 @@ class SourceModel(LookupExpertForCausalLM):
             )
         return Records(self.model.embed_tokens(ids), experts)
 
-    def _rounded(self, exact: Records) -> Records:
-        def rounded(x: Tensor) -> Tensor:
-            return x.to(self._stored_as).to(x.dtype)
-
-        experts = {
-            layer: ExpertRows(None if rows.key is None else rounded(rows.key), rounded(rows.value))
-            for layer, rows in exact.experts.items()
-        }
-        return Records(rounded(exact.embedding), experts)
-
-    def logits(self, ids: npt.NDArray[np.int64], stored_as: RowDtype = "float32") -> Floats:
+    def logits(self, ids: npt.NDArray[np.int64], store: ExpertStore | None = None) -> Floats:
         """Compute logits [T, vocab_size] of token ids [T] in one pass, with no cache and no state.
 
         Args:
             ids: The sequence.
-            stored_as: Dtype that records are rounded to; float32 is the model as it was trained.
+            store: What records are rounded to; None is the model as it was trained.
         """
-        self._stored_as = _DTYPES[stored_as]
+        self._store = store
         logits: Floats = self(torch.from_numpy(ids)[None])[0].numpy()
+        self._store = None
         return logits
+
+
+def _rounded(exact: Records, store: ExpertStore, ids: Tensor) -> Records:
+    """Round records as a store does: take what it holds, where that is the source's record rounded.
+
+    Where it is not, the source's record stays as it is, so that a wrong one cannot be hidden.
+    """
+    stored = StoredRows(store.gather(ids.numpy()), store.value_dtype)
+    experts = {}
+    for index, (layer, rows) in enumerate(exact.experts.items()):
+        key = None if rows.key is None else _where(rows.key, *stored.key(index, rows.key))
+        experts[layer] = ExpertRows(key, _where(rows.value, *stored.value(index, rows.value)))
+    return Records(_where(exact.embedding, *stored.embedding(exact.embedding)), experts)
+
+
+def _where(exact: Tensor, found: Tensor, agrees: Tensor) -> Tensor:
+    return torch.where(agrees.reshape(-1, *[1] * (exact.dim() - 1)), found, exact)
 
 
 def _is_table(name: str) -> bool:

@@ -20,7 +20,7 @@ from molkv_export.training.corpus import standard_library
 from molkv_runtime.bundle import TOKENIZER
 from molkv_runtime.errors import CheckpointError, RequestError
 from molkv_runtime.generator import Generator
-from molkv_runtime.manifest import RowDtype
+from molkv_runtime.row_formats import RowDtype
 
 TRAINED = "as trained"
 ROUNDED = "records rounded"
@@ -96,7 +96,6 @@ def validate(
     """
     scope = scope or Scope()
     generator = Generator(bundle, provider=provider)
-    dtype = generator.bundle.manifest.store.dtype
     with open_checkpoint(checkpoint) as source:
         _check_source(generator, source)
         new_tokens = min(scope.new_tokens, max(1, generator.config.max_position_embeddings - 1))
@@ -115,7 +114,7 @@ def validate(
     return Report(
         bundle=str(bundle),
         checkpoint=str(checkpoint),
-        experts_dtype=dtype,
+        experts_dtype=generator.store.value_dtype,
         text=description,
         records=records,
         comparisons=comparisons,
@@ -125,17 +124,16 @@ def validate(
 
 
 def _phase(generator: Generator, phase: str, model: SourceModel, sequences: list[Ids]) -> list[Comparison]:
-    dtype = generator.bundle.manifest.store.dtype
     quality, rounding = MetricsAccumulator(), MetricsAccumulator()
     for ids in sequences:
         found = PHASES[phase](generator, ids)
-        rounding.add(model.logits(ids[: len(found)], dtype), found, ids[1 : len(found)])
+        rounding.add(model.logits(ids[: len(found)], generator.store), found, ids[1 : len(found)])
         if phase == QUALITY_PHASE:
             quality.add(model.logits(ids), found, ids[1:])
     comparisons = [_rounding(phase, rounding)]
     if phase == QUALITY_PHASE:
         metrics = quality.result()
-        failure = quality_failure(metrics, dtype)
+        failure = quality_failure(metrics, generator.store.value_dtype)
         comparisons.append(Comparison(phase, TRAINED, metrics, failure))
     return comparisons
 
@@ -150,7 +148,7 @@ def _mixed_batch(generator: Generator, model: SourceModel, sequences: list[Ids])
     texts = [ids[: max(1, length * part // 4)] for ids, part in zip((sequences * 4)[:4], (1, 4, 2, 3), strict=True)]
     accumulator = MetricsAccumulator()
     for ids, found in zip(texts, mixed_batch(generator, texts), strict=True):
-        accumulator.add(model.logits(ids, generator.bundle.manifest.store.dtype), found, ids[1:])
+        accumulator.add(model.logits(ids, generator.store), found, ids[1:])
     return _rounding("mixed batch", accumulator)
 
 

@@ -1,50 +1,127 @@
-"""The records of a checkpoint, computed (training form) or read (lookup form) in chunks of token ids."""
+"""The rows of a checkpoint's experts, computed (training form) or read (lookup form) in small pieces."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.checkpoints.native import EMBEDDING
-from molkv_export.modeling.experts import ExpertNetworks, ExpertRows, Records
+from molkv_export.modeling.experts import ExpertNetworks
+from molkv_runtime.config import ModelConfig
 
-_CHUNK_BYTES = 16 * 1024 * 1024
-
-
-def records_in_chunks(checkpoint: Checkpoint) -> Iterator[tuple[int, Records]]:
-    """Yield (first id, records) for all token ids, ascending, about 16 MiB at a time, as float32.
-
-    The chunks depend on the model's shape alone, so that an export gives the same bytes every time.
-    """
-    config = checkpoint.config
-    per_expert = config.hidden_size + (config.expert_key_size if config.has_keys else 0)
-    values = config.hidden_size + len(config.layers_with_experts) * config.num_experts * per_expert
-    activations = 4 * config.expert_intermediate_size if checkpoint.form == "training" else 0  # of one network
-    count = max(1, _CHUNK_BYTES // (4 * (values + activations)))
-    networks = _networks(checkpoint) if checkpoint.form == "training" else None
-    for start in range(0, config.vocab_size, count):
-        stop = min(config.vocab_size, start + count)
-        embedding = checkpoint.tensor(EMBEDDING, start, stop)
-        if networks is None:
-            experts = {layer: _stored(checkpoint, layer, start, stop) for layer in config.layers_with_experts}
-        else:
-            with torch.no_grad():
-                ids = torch.arange(start, stop)
-                experts = {layer: network(ids, embedding) for layer, network in networks.items()}
-        yield start, Records(embedding, experts)
+_PIECE_BYTES = 16 * 1024 * 1024
+_MOST_IDS = 4096
 
 
-def _networks(checkpoint: Checkpoint) -> dict[int, ExpertNetworks]:
-    networks = {}
-    for layer in checkpoint.config.layers_with_experts:
-        networks[layer] = ExpertNetworks(checkpoint.config)
-        checkpoint.load_into(networks[layer], f"model.layers.{layer}.experts.")
-    return networks
+class Piece(NamedTuple):
+    """Rows of one layer for some ids: the keys or values of some of its experts."""
+
+    first_id: int
+    name: str  # "key" or "value"
+    experts: slice
+    rows: Tensor  # [ids, experts, dk or d], of any floating-point dtype
 
 
-def _stored(checkpoint: Checkpoint, layer: int, start: int, stop: int) -> ExpertRows:
-    prefix = f"model.layers.{layer}.experts."
-    key = checkpoint.tensor(f"{prefix}keys", start, stop) if checkpoint.config.has_keys else None
-    return ExpertRows(key, checkpoint.tensor(f"{prefix}values", start, stop))
+class RowSource(Protocol):
+    """Where records come from."""
+
+    config: ModelConfig
+    ids_at_once: int
+    """Pieces hold the rows of so many ids. It must depend on the model alone, since the last bits of a matrix product
+    can depend on its size, and an export must give the same bytes whatever memory it was given."""
+    working_bytes: int
+    """RAM that making pieces takes, beyond the records'."""
+    loads_networks: bool
+    """Whether each call of `pieces` has to load something first, so that few calls are better than many."""
+
+    def embedding(self, start: int, stop: int) -> Tensor:
+        """Give the input embeddings [ids, d] of token ids start to stop."""
+
+    def pieces(self, layer: int, start: int, stop: int) -> Iterator[Piece]:
+        """Give all rows of a layer for token ids start to stop; every expert's network is loaded once."""
+
+
+def row_source(checkpoint: Checkpoint) -> RowSource:
+    """Give the rows of a checkpoint."""
+    return NetworkRows(checkpoint) if checkpoint.form == "training" else TableRows(checkpoint)
+
+
+class TableRows:
+    """Lookup form: rows stand in the checkpoint."""
+
+    loads_networks = False
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.config = checkpoint.config
+        self._checkpoint = checkpoint
+        row = checkpoint.config.hidden_size * max(1, checkpoint.config.num_experts)
+        self.ids_at_once = max(1, min(_MOST_IDS, _PIECE_BYTES // (4 * row)))
+        self.working_bytes = 3 * _PIECE_BYTES  # as read, as float32, as stored
+
+    def embedding(self, start: int, stop: int) -> Tensor:
+        """Read embeddings."""
+        return self._checkpoint.tensor(EMBEDDING, start, stop)
+
+    def pieces(self, layer: int, start: int, stop: int) -> Iterator[Piece]:
+        """Read rows."""
+        names = {"key": "keys", "value": "values"} if self.config.has_keys else {"value": "values"}
+        for first in range(start, stop, self.ids_at_once):
+            last = min(stop, first + self.ids_at_once)
+            for name, table in names.items():
+                rows = self._checkpoint.stored(f"model.layers.{layer}.experts.{table}", first, last)
+                yield Piece(first, name, slice(None), rows)
+
+
+class NetworkRows:
+    """Training form: rows are what the expert networks give for the embeddings; one network is in RAM at a time."""
+
+    loads_networks = True
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        config = self.config = checkpoint.config
+        self._checkpoint = checkpoint
+        activations = 4 * config.expert_intermediate_size + 4 * config.hidden_size
+        self.ids_at_once = max(1, min(_MOST_IDS, _PIECE_BYTES // (4 * activations)))
+        network = 3 * config.hidden_size * config.expert_intermediate_size
+        keys = config.num_experts * config.expert_key_size * config.hidden_size
+        self.working_bytes = 2 * 4 * max(network, keys) + 2 * _PIECE_BYTES  # as read and as float32
+
+    def embedding(self, start: int, stop: int) -> Tensor:
+        """Read embeddings."""
+        return self._checkpoint.tensor(EMBEDDING, start, stop)
+
+    def pieces(self, layer: int, start: int, stop: int) -> Iterator[Piece]:
+        """Compute rows, expert by expert."""
+        if self.config.has_keys:
+            experts = self._load(layer, "norm.", "key_")
+            for first, x in self._embeddings(start, stop):
+                key = experts.key(experts.norm(x))
+                assert key is not None
+                yield Piece(first, "key", slice(None), key)
+        for index in range(self.config.num_experts):
+            experts = self._load(layer, "norm.", f"networks.{index}.")
+            for first, x in self._embeddings(start, stop):
+                value = experts.networks[index](experts.norm(x))
+                yield Piece(first, "value", slice(index, index + 1), value[:, None])
+
+    def _embeddings(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+        for first in range(start, stop, self.ids_at_once):
+            yield first, self.embedding(first, min(stop, first + self.ids_at_once))
+
+    def _load(self, layer: int, *parts: str) -> ExpertNetworks:
+        """Give a layer's networks of which only some parts are there."""
+        prefix = f"model.layers.{layer}.experts."
+        with torch.device("meta"):
+            experts = ExpertNetworks(self.config).requires_grad_(False)
+        names = [name for name in self._checkpoint.tensor_names if name.startswith(prefix)]
+        state = {
+            name.removeprefix(prefix): self._checkpoint.tensor(name).requires_grad_(False)
+            for name in names
+            if name.removeprefix(prefix).startswith(parts)
+        }
+        experts.load_state_dict(state, strict=False, assign=True)
+        return experts.requires_grad_(False)

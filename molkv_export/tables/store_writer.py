@@ -1,139 +1,186 @@
-"""Writing the expert store (`docs/bundle-format.md`, "The expert store")."""
+"""Writing the expert store (`docs/bundle-format.md`, "The expert store"): compute, quantize, check, hash, write."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from molkv_export.checkpoints import Checkpoint
-from molkv_export.modeling.experts import Records
-from molkv_export.tables.rows import records_in_chunks
-from molkv_runtime.errors import CheckpointError, RequestError
-from molkv_runtime.manifest import FileInfo, RowDtype, Shard, StoreInfo
-from molkv_runtime.record import PAGE_BYTES, checksum, record_dtype, record_fields, record_stride
-from molkv_runtime.store import RECORDS
-
-
-def plan_store(checkpoint: Checkpoint, dtype: RowDtype, shard_size: int) -> StoreInfo:
-    """Decide on the layout of records and the ranges of shards.
-
-    Args:
-        checkpoint: Where the records come from.
-        dtype: Of embedding, keys and values.
-        shard_size: No shard becomes larger, in bytes.
-
-    Raises:
-        RequestError: shard_size does not hold even one record.
-    """
-    fields = record_fields(checkpoint.config, dtype)
-    stride = record_stride(fields)
-    vocab_size = checkpoint.config.vocab_size
-    longest = Shard(file="", first_id=vocab_size, count=vocab_size)
-    header = len(shard_header(longest, StoreInfo(dtype=dtype, stride=stride, fields=fields, shards=())))
-    per_shard = (shard_size - header) // stride
-    if per_shard < 1:
-        raise RequestError(
-            f"shard_size is {shard_size} bytes, expected at least {stride + header} (a record and a header)"
-        )
-    firsts = range(0, vocab_size, per_shard)
-    shards = tuple(
-        Shard(
-            file=f"experts-{number:05d}-of-{len(firsts):05d}.safetensors",
-            first_id=first,
-            count=min(per_shard, vocab_size - first),
-        )
-        for number, first in enumerate(firsts, start=1)
-    )
-    return StoreInfo(dtype=dtype, stride=stride, fields=fields, shards=shards)
+from molkv_export.tables.plan import SLABS
+from molkv_export.tables.quantize import quantize
+from molkv_export.tables.rows import RowSource
+from molkv_runtime.errors import CheckpointError
+from molkv_runtime.manifest import FileInfo, StoreInfo
+from molkv_runtime.record import Records, checksum, record_bytes, record_dtype
+from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
+from molkv_runtime.shard import shard_header
 
 
 def write_store(
-    checkpoint: Checkpoint, plan: StoreInfo, folder: Path, advance: Callable[[int], None]
-) -> dict[str, FileInfo]:
-    """Write all shards, holding one chunk of records in RAM.
+    source: RowSource,
+    store: StoreInfo,
+    slab_ids: int,
+    folder: Path,
+    *,
+    finished: dict[str, FileInfo],
+    finish: Callable[[str, FileInfo], None],
+    advance: Callable[[int], object],
+) -> None:
+    """Write all shards that are not finished.
+
+    A slab of records is filled while the one before it is written and the one before that hashed; at the same time
+    finished shards are brought to the disk.
 
     Args:
-        checkpoint: Where the records come from.
-        plan: From `plan_store`.
+        source: Where the rows come from.
+        store: From `plan_store`.
+        slab_ids: Records in a slab, from `plan_memory`.
         folder: Where the shards go.
-        advance: Told the number of records after each piece is written.
-
-    Returns:
-        Size and hash of each shard's file.
+        finished: Shards that are there already.
+        finish: Told size and hash of every other shard, once it is safe on the disk.
+        advance: Told the number of bytes after each piece is written.
 
     Raises:
         CheckpointError: A value does not fit the store's dtype.
+        OSError: The disk is full, or fails.
     """
-    pieces = _pieces(checkpoint, plan)
-    files = {}
-    waiting = next(pieces)
-    for shard in plan.shards:
-        path, digest = folder / shard.file, hashlib.sha256()
-        header = shard_header(shard, plan)
-        with path.open("wb") as file:
-            file.write(header)
-            digest.update(header)
-            left = shard.count
-            while left:
-                data, waiting = waiting[:left], waiting[left:]
-                file.write(data.data)
-                digest.update(data.data)
-                left -= len(data)
-                advance(len(data))
-                if not len(waiting):
-                    waiting = next(pieces, waiting)
-        files[shard.file] = FileInfo(size=path.stat().st_size, sha256=digest.hexdigest())
-    return files
+    dtype = record_dtype(source.config, store.dtype)
+    slabs = [np.zeros(slab_ids, dtype) for _ in range(SLABS)]  # zeros: records end with padding
+    written: list[Future[Future[None]]] = []  # each gives the end of hashing
+    safe: list[Future[None]] = []
+    with ExitStack() as stack:
+        if not source.loads_networks:
+            stack.enter_context(_one_torch_thread())
+        # Entered last, so left first: files are closed when no thread uses them any more.
+        files = stack.enter_context(ExitStack())
+        hasher = stack.enter_context(ThreadPoolExecutor(1, "hash"))
+        writer = stack.enter_context(ThreadPoolExecutor(1, "write"))
+        syncer = stack.enter_context(ThreadPoolExecutor(1, "sync"))
+        for shard in store.shards:
+            if shard.file in finished:
+                continue
+            output = _ShardOutput(folder / shard.file, store.stride, hasher, advance)
+            files.callback(output.close)
+            output.put(memoryview(shard_header(shard, store))).result()
+            for start in range(shard.first_id, shard.first_id + shard.count, slab_ids):
+                if len(written) >= SLABS:
+                    written[-SLABS].result().result()  # its slab is free again
+                records = slabs[len(written) % SLABS][: min(slab_ids, shard.first_id + shard.count - start)]
+                fill(records, source, store.dtype, start)
+                written.append(writer.submit(output.write, records))
+            safe.append(syncer.submit(_finish, written[-1], output, finish))
+        for work in safe:
+            work.result()
 
 
-def shard_header(shard: Shard, plan: StoreInfo) -> bytes:
-    """Make a safetensors header that ends on a page: one U8 tensor `records`, the layout as metadata."""
-    layout = {"first_id": shard.first_id, "count": shard.count, "stride": plan.stride, "fields": plan.fields}
-    header = {
-        "__metadata__": {"format": "molkv-expert-store", "layout": msgspec.json.encode(layout).decode()},
-        RECORDS: {"dtype": "U8", "shape": [shard.count, plan.stride], "data_offsets": [0, shard.count * plan.stride]},
-    }
-    text = msgspec.json.encode(header)
-    text = text.ljust(-(-(8 + len(text)) // PAGE_BYTES) * PAGE_BYTES - 8)
-    return len(text).to_bytes(8, "little") + text
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Copying rows needs no second thread, and PyTorch's wait for work by spinning, which slows down the others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _pieces(checkpoint: Checkpoint, plan: StoreInfo) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield finished records as bytes [count, stride]."""
-    dtype = record_dtype(plan.fields, plan.stride)
-    for first, records in records_in_chunks(checkpoint):
-        packed = np.zeros(len(records.embedding), dtype)
-        _pack(packed, records, first)
-        rows = packed.view(np.uint8).reshape(len(packed), plan.stride)
-        packed["checksum"] = [checksum(row) for row in rows]
-        yield rows
+def _finish(last_write: Future[Future[None]], output: _ShardOutput, finish: Callable[[str, FileInfo], None]) -> None:
+    last_write.result().result()
+    finish(output.path.name, output.finish())
 
 
-def _pack(packed: npt.NDArray[np.void], records: Records, first: int) -> None:
-    tensors = {"embedding": records.embedding}
-    for layer, rows in records.experts.items():
-        tensors[f"expert_value.{layer}"] = rows.value
-        if rows.key is not None:
-            tensors[f"expert_key.{layer}"] = rows.key
-    for name, tensor in tensors.items():
-        field = packed[name]
-        with np.errstate(over="ignore"):
-            field[...] = tensor.numpy()
-        if not np.isfinite(field).all():
-            row = int(np.argmax(~np.isfinite(field).reshape(len(field), -1).all(axis=1)))
-            largest = tensor[row].abs().max().item()
-            raise CheckpointError(
-                f"{checkpoint_field(name)} of token id {first + row} has values up to {largest:.3g}, "
-                f"more than {field.dtype.name} can hold; export with --experts-dtype float32"
-            )
+class _ShardOutput:
+    """A shard's file while it is written."""
+
+    def __init__(self, path: Path, stride: int, hasher: ThreadPoolExecutor, advance: Callable[[int], object]) -> None:
+        self.path, self._stride, self._hasher, self._advance = path, stride, hasher, advance
+        self._file = path.open("wb", buffering=0)
+        self._digest = hashlib.sha256()
+
+    def write(self, records: Records) -> Future[None]:
+        """Complete records with their checksums, and write them; gives the end of hashing, which may come later."""
+        data = record_bytes(records)
+        records["checksum"] = [
+            checksum(data[start : start + self._stride]) for start in range(0, len(data), self._stride)
+        ]
+        return self.put(data)
+
+    def put(self, data: memoryview) -> Future[None]:
+        """Write some bytes, and hash them at the same time or later."""
+        hashing = self._hasher.submit(self._digest.update, data)
+        while data:
+            count = self._file.write(data)
+            self._advance(count)
+            data = data[count:]
+        return hashing
+
+    def finish(self) -> FileInfo:
+        """Bring the file to the disk."""
+        os.fsync(self._file.fileno())
+        size = self._file.tell()
+        self.close()
+        return FileInfo(size=size, sha256=self._digest.hexdigest())
+
+    def close(self) -> None:
+        self._file.close()
 
 
-def checkpoint_field(name: str) -> str:
-    """Say in words which part of a record a field is."""
-    kind, _, layer = name.partition(".")
-    return f"{kind} of layer {layer}" if layer else kind
+@torch.no_grad()
+def fill(records: Records, source: RowSource, dtype: RowDtype, start: int) -> None:
+    """Fill records [n] with the rows of the token ids from `start` on.
+
+    Raises:
+        CheckpointError: A value is more than the dtype can hold.
+    """
+    stop = start + len(records)
+    plain: RowDtype = ROW_FORMATS[dtype].plain
+    for first in range(start, stop, source.ids_at_once):
+        last = min(stop, first + source.ids_at_once)
+        place = slice(first - start, last - start)
+        _put(records["embedding"][place], source.embedding(first, last), plain, "embedding", first)
+    for index, layer in enumerate(source.config.layers_with_experts):
+        for piece in source.pieces(layer, start, stop):
+            place = slice(piece.first_id - start, piece.first_id - start + len(piece.rows))
+            rows = records["layers"][place, index]
+            name = f"expert_{piece.name} of layer {layer}"
+            if piece.name == "key":
+                _put(rows["key"][:, piece.experts], piece.rows, plain, name, piece.first_id)
+                continue
+            scale = rows["scale"][:, piece.experts] if "scale" in (rows.dtype.names or ()) else None
+            _put(rows["value"][:, piece.experts], piece.rows, dtype, name, piece.first_id, scale)
+
+
+def _put(
+    out: npt.NDArray[Any],
+    rows: Tensor,
+    dtype: RowDtype,
+    name: str,
+    first_id: int,
+    scale_out: npt.NDArray[Any] | None = None,
+) -> None:
+    target = torch.from_numpy(out)
+    if scale_out is None:
+        # Rounding keeps the order, so it is enough to look at the smallest and the largest number.
+        limits = torch.stack(torch.aminmax(rows)).to(target.dtype)
+        target.copy_(rows)
+    else:
+        value, scale = quantize(rows, dtype)
+        target.copy_(value)
+        torch.from_numpy(scale_out).copy_(scale)
+        limits = torch.stack(torch.aminmax(scale))
+    if not torch.isfinite(limits).all():
+        largest = rows.abs().flatten(1).amax(1)
+        row = int(largest.argmax())
+        raise CheckpointError(
+            f"{name} of token id {first_id + row} has values up to {largest[row].item():.3g}, "
+            f"more than {dtype} can hold; export with --experts-dtype float32"
+        )

@@ -1,0 +1,80 @@
+"""Whether stored numbers are the source's, rounded to what the store can hold.
+
+This is written from the formats' definitions, without the exporter's quantizer, so that it finds mistakes in it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from molkv_runtime.record import Records
+from molkv_runtime.row_formats import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, RowDtype, ValueDecoder
+
+# The last bits of a float32 sum depend on the order of its terms, so a number that lies between two that can be stored
+# may be rounded to either. Relative to the largest number of a row.
+_SLACK = 1e-6
+
+_LEVELS = {
+    "int8": torch.arange(-127.0, 128.0),
+    "int4": torch.from_numpy(INT4_LEVELS),
+    "nf4": torch.from_numpy(NF4_LEVELS),
+}
+
+
+class StoredRows:
+    """What a store's records [n] hold, as float32, beside the source's rows."""
+
+    def __init__(self, records: Records, dtype: RowDtype) -> None:
+        self._records, self._dtype = records, dtype
+        self._decoder = ValueDecoder(dtype)
+
+    def embedding(self, exact: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the embeddings [n, d], and which of them are the source's rounded, bool [n]."""
+        found = torch.from_numpy(self._records["embedding"].astype(np.float32))
+        return found, _is_rounded(found, exact, ROW_FORMATS[self._dtype].plain)
+
+    def key(self, layer: int, exact: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the keys [n, N, dk] of the layer with this index among those that have experts; as `embedding`."""
+        found = torch.from_numpy(self._records["layers"]["key"][:, layer].astype(np.float32))
+        return found, _is_rounded(found, exact, ROW_FORMATS[self._dtype].plain)
+
+    def value(self, layer: int, exact: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the values [n, N, d]; as `key`."""
+        stored = self._records["layers"][:, layer]
+        out = np.empty(exact.shape, np.float32)
+        self._decoder.decode(stored, out)
+        found = torch.from_numpy(out)
+        if not ROW_FORMATS[self._dtype].scale:
+            return found, _is_rounded(found, exact, self._dtype)
+        scale = torch.from_numpy(stored["scale"].astype(np.float32))
+        return found, _is_quantized(found, exact, scale, self._dtype)
+
+
+def _is_rounded(found: Tensor, exact: Tensor, dtype: str) -> Tensor:
+    """Tell which rows hold the nearest numbers of a floating-point dtype."""
+    nearest = exact.to(getattr(torch, dtype)).float()
+    slack = _SLACK * exact.abs().amax(-1, keepdim=True)
+    return _all_rows((found - exact).abs() <= (nearest - exact).abs() + slack)
+
+
+def _is_quantized(found: Tensor, exact: Tensor, scale: Tensor, dtype: RowDtype) -> Tensor:
+    """Tell which rows keep the largest number of each group, and for all others the nearest that its scale allows."""
+    groups = exact.reshape(*scale.shape, -1)
+    kept = found.reshape(*scale.shape, -1)
+    largest = groups.abs().amax(-1, keepdim=True)
+    slack = _SLACK * largest
+    # A float16 scale is off by 2^-11 of itself, or by 2^-25 where it is subnormal; the largest level is at most 8.
+    rounding = largest * 2**-11 + 8 * 2**-25 if ROW_FORMATS[dtype].scale == "float16" else 0.0
+    is_largest = groups.abs() >= largest - slack
+    largest_kept = (is_largest & ((kept - groups).abs() <= rounding + slack)).any(-1)
+    levels = _LEVELS[dtype]
+    unit = torch.where(scale == 0, 1.0, scale)[..., None]
+    nearest = levels[torch.bucketize(groups / unit, (levels[1:] + levels[:-1]) / 2)] * scale[..., None]
+    as_near = (kept - groups).abs() <= (nearest - groups).abs() + slack
+    return _all_rows(largest_kept & as_near.all(-1))
+
+
+def _all_rows(agrees: Tensor) -> Tensor:
+    return agrees.flatten(1).all(1)

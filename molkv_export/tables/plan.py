@@ -1,0 +1,80 @@
+"""What the store will look like, and what writing it will take."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from molkv_export.tables.rows import RowSource
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.errors import RequestError
+from molkv_runtime.manifest import Shard, StoreInfo
+from molkv_runtime.record import record_dtype, record_fields
+from molkv_runtime.row_formats import RowDtype
+from molkv_runtime.shard import shard_header
+
+SLABS = 3  # one is filled, one is written, one is hashed
+
+
+def plan_store(config: ModelConfig, dtype: RowDtype, shard_size: int) -> StoreInfo:
+    """Decide on the layout of records and the ranges of shards.
+
+    Args:
+        config: The model.
+        dtype: Of the values.
+        shard_size: No shard becomes larger, in bytes.
+
+    Raises:
+        RequestError: shard_size does not hold even one record, or rows cannot be stored in this dtype.
+    """
+    try:
+        stride = record_dtype(config, dtype).itemsize
+    except ValueError as error:
+        raise RequestError(f"experts_dtype is {dtype}: {error}") from error
+    fields = record_fields(config, dtype)
+    longest = Shard(file="", first_id=config.vocab_size, count=config.vocab_size)
+    header = len(shard_header(longest, StoreInfo(dtype=dtype, stride=stride, fields=fields, shards=())))
+    per_shard = (shard_size - header) // stride
+    if per_shard < 1:
+        raise RequestError(
+            f"shard_size is {shard_size} bytes, expected at least {stride + header} (a record and a header)"
+        )
+    firsts = range(0, config.vocab_size, per_shard)
+    shards = tuple(
+        Shard(
+            file=f"experts-{number:05d}-of-{len(firsts):05d}.safetensors",
+            first_id=first,
+            count=min(per_shard, config.vocab_size - first),
+        )
+        for number, first in enumerate(firsts, start=1)
+    )
+    return StoreInfo(dtype=dtype, stride=stride, fields=fields, shards=shards)
+
+
+def shard_bytes(shard: Shard, store: StoreInfo) -> int:
+    """Give the size of a shard's file."""
+    return len(shard_header(shard, store)) + shard.count * store.stride
+
+
+class Memory(NamedTuple):
+    """How the memory for writing the store is used."""
+
+    slab_ids: int  # records that are finished before they are written, layer by layer
+    total: int  # bytes, at most
+
+
+def plan_memory(source: RowSource, store: StoreInfo, max_memory: int) -> Memory:
+    """Cut the store into slabs, as large as memory allows where each slab loads every expert network once.
+
+    Raises:
+        RequestError: max_memory is not enough for the smallest slab.
+    """
+    step = source.ids_at_once
+    largest = max(shard.count for shard in store.shards)
+    least = source.working_bytes + SLABS * min(step, largest) * store.stride
+    if max_memory < least:
+        raise RequestError(f"max_memory is {max_memory} bytes, expected at least {least} for this model")
+    steps = 1
+    if source.loads_networks:
+        steps = (max_memory - source.working_bytes) // (SLABS * store.stride * step)
+    slab = min(largest, max(1, steps) * step)
+    return Memory(slab, source.working_bytes + SLABS * slab * store.stride)
