@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,7 +19,7 @@ from molkv_export.checkpoints.native import tensors_to_save
 from molkv_export.export import export
 from molkv_export.modeling import LookupExpertForCausalLM
 from molkv_runtime import Generator, ModelConfig
-from molkv_runtime.manifest import RowDtype
+from molkv_runtime.row_formats import RowDtype
 
 STDLIB_MINI = Path(__file__).parent.parent / "examples" / "stdlib-mini"
 
@@ -81,6 +85,27 @@ def save_checkpoint(model: LookupExpertForCausalLM, folder: Path) -> Path:
     save_file(tensors_to_save(model), folder / "model.safetensors")
     (folder / "config.json").write_bytes(msgspec.json.encode(model.config))
     return folder
+
+
+def edit_manifest(bundle: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest as someone would who means it, its own digest included."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    edit(manifest)
+    seal_manifest(bundle / "manifest.json", json.dumps(manifest))
+
+
+def seal_manifest(path: Path, text: str) -> None:
+    """Write a manifest with the digest that its text calls for."""
+    zeros = "0" * 64
+    blank = re.sub(r'"sha256": *"[0-9a-f]{64}"(\s*}\s*)$', rf'"sha256": "{zeros}"\1', text)
+    path.write_text(blank.replace(zeros, hashlib.sha256(blank.encode()).hexdigest()))
+
+
+def replace_file(bundle: Path, name: str, content: bytes) -> None:
+    """Replace a file of a bundle, and what the manifest says about it."""
+    (bundle / name).write_bytes(content)
+    info = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    edit_manifest(bundle, lambda manifest: manifest["files"].update({name: info}))
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +14,7 @@ import pytest
 
 from molkv_runtime import Bundle, BundleError, ExpertStore, Generator, ModelConfig, ProviderError
 from molkv_runtime.interface import graph_inputs, graph_outputs
+from tests.conftest import edit_manifest, replace_file
 
 SHARD = "experts-00001-of-00001.safetensors"
 
@@ -74,12 +73,6 @@ def test_a_folder_without_a_manifest_is_not_a_bundle(tmp_path: Path) -> None:
     _refused(tmp_path, "manifest.json: cannot be read (No such file or directory); expected a folder made by")
 
 
-def _edit(bundle: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    edit(manifest)
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
-
-
 def _consistently(manifest: dict[str, Any], field: str, value: int) -> None:
     """Change the configuration and all that is derived from it, except the graph."""
     manifest["model"][field] = value
@@ -125,7 +118,7 @@ def _rename_file(manifest: dict[str, Any], name: str) -> None:
 def test_a_manifest_that_contradicts_itself_is_refused(
     edit: Callable[[dict[str, Any]], object], message: str, bundle: Path
 ) -> None:
-    _edit(bundle, edit)
+    edit_manifest(bundle, edit)
     _refused(bundle, message)
 
 
@@ -142,32 +135,28 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path) -> None:
 
 
 def test_a_graph_that_is_not_onnx_is_refused_in_one_line(bundle: Path) -> None:
-    _replace_file(bundle, "model.onnx", b"garbage" * 100)
+    replace_file(bundle, "model.onnx", b"garbage" * 100)
+    _refused(bundle, "model.onnx: is not an ONNX file")
+    replace_file(bundle, "model.onnx", b"")
     with pytest.raises(ProviderError, match=r"model\.onnx: provider 'cpu' cannot load it: ") as caught:
         Generator(bundle)
     assert "\n" not in str(caught.value)
 
 
-def _replace_file(bundle: Path, name: str, content: bytes) -> None:
-    (bundle / name).write_bytes(content)
-    info = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    _edit(bundle, lambda m: m["files"].update({name: info}))
-
-
 def test_a_context_that_the_graph_was_not_built_for_is_refused(bundle: Path) -> None:
-    _edit(bundle, lambda m: m["model"].update(max_position_embeddings=2000))
+    edit_manifest(bundle, lambda m: m["model"].update(max_position_embeddings=2000))
     with pytest.raises(BundleError, match="the dense graph fails: ") as caught:
         list(Generator(bundle).stream([[1] * 60], max_new_tokens=3))
     assert "\n" not in str(caught.value)
 
 
 def test_a_tokenizer_that_is_none_is_refused(bundle: Path) -> None:
-    _replace_file(bundle, "tokenizer.json", b'{"model": 7}')
+    replace_file(bundle, "tokenizer.json", b'{"model": 7}')
     with pytest.raises(BundleError, match=r"tokenizer.json: is not a tokenizer \("):
         list(Generator(bundle).text("def "))
 
 
 @pytest.mark.parametrize("content", [b"{", b'{"eos_token_id": "end"}', b"[" * 100_000])
 def test_a_damaged_generation_config_is_refused(content: bytes, bundle: Path) -> None:
-    _replace_file(bundle, "generation_config.json", content)
+    replace_file(bundle, "generation_config.json", content)
     _refused(bundle, "generation_config.json: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_with_force_the_old_bundle_stays_when_the_new_one_fails(
     def fail(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store_writer, "_pack", fail)
+    monkeypatch.setattr(store_writer, "fill", fail)
     with pytest.raises(KeyboardInterrupt):
         export(checkpoint, tmp_path / "bundle", force=True)
     assert _contents(tmp_path) == before
@@ -80,29 +81,68 @@ def test_a_full_disk_is_said_in_one_line(checkpoint: Path, tmp_path: Path, monke
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store_writer, "_pack", full)
+    monkeypatch.setattr(store_writer, "fill", full)
     with pytest.raises(OutputError, match="bundle: the disk is full; nothing was kept, free some space"):
         export(checkpoint, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-@pytest.mark.parametrize("size", ["64k", "300k", "500k"])
-def test_a_disk_that_is_really_full(size: str, checkpoint: Path, tmp_path: Path) -> None:
-    """Wherever the disk fills up: in the dense weights, in the store, at its end."""
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of 2 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True, check=False
-    )
-    if mounted.returncode:
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("this machine does not let us mount a small disk")
-    try:
-        with pytest.raises(OutputError, match="the disk is full"):
-            export(checkpoint, disk / "bundle", experts_dtype="float32")
-        assert list(disk.iterdir()) == []
-    finally:
-        subprocess.run(["umount", disk], check=True)
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def _occupy(disk: Path) -> None:
+    """Take all the room that is left on a disk."""
+    with (disk / "somebody-elses").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)) == 4096:
+            pass
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(checkpoint: Path, small_disk: Path) -> None:
+    _occupy(small_disk)
+    with pytest.raises(OutputError, match=r"bundle: needs \d.* of disk, 0 B are free; free some space"):
+        export(checkpoint, small_disk / "bundle")
+    assert [path.name for path in small_disk.iterdir()] == ["somebody-elses"]
+
+
+def test_a_disk_that_fills_up_while_the_graph_is_written(
+    checkpoint: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("molkv_export.export.attach_weights", lambda *_: _occupy(small_disk))
+    with pytest.raises(OutputError, match="the disk is full; nothing was kept, free some space and try again"):
+        export(checkpoint, small_disk / "bundle")
+    assert [path.name for path in small_disk.iterdir()] == ["somebody-elses"]
+
+
+def test_a_disk_that_fills_up_in_the_store_loses_no_finished_shard(
+    checkpoint: Path, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = store_writer.fill, []
+
+    def fill(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 8:
+            _occupy(small_disk)
+        original(*arguments)
+
+    export(checkpoint, tmp_path / "whole", shard_size=12_000)
+    monkeypatch.setattr(store_writer, "fill", fill)
+    with pytest.raises(OutputError, match=r"the disk is full; what is finished is kept in .*\.partial for the next"):
+        export(checkpoint, small_disk / "bundle", shard_size=12_000)
+    assert not (small_disk / "bundle").exists()
+    (small_disk / "somebody-elses").unlink()
+    calls_before = len(calls)
+    export(checkpoint, small_disk / "bundle", shard_size=12_000)
+    assert 0 < len(calls) - calls_before < len(Bundle(small_disk / "bundle").manifest.store.shards)
+    assert _contents(small_disk / "bundle") == _contents(tmp_path / "whole")
 
 
 def test_a_parent_that_is_a_file_is_named(checkpoint: Path, tmp_path: Path) -> None:
@@ -119,8 +159,8 @@ def test_an_interrupt_in_the_middle_leaves_nothing_behind(
     slow = (
         "import sys, time\n"
         "from molkv_export.tables import store_writer\n"
-        "pack = store_writer._pack\n"
-        "store_writer._pack = lambda *a: (print('writing', flush=True), time.sleep(60), pack(*a))\n"
+        "fill = store_writer.fill\n"
+        "store_writer.fill = lambda *a: (print('writing', flush=True), time.sleep(60), fill(*a))\n"
         "from molkv_export.commands import main\n"
         "main()\n"
     )
@@ -135,6 +175,6 @@ def test_an_interrupt_in_the_middle_leaves_nothing_behind(
     process.send_signal(signal_number)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert stderr.splitlines()[-1] == "error: interrupted; no incomplete output was left behind"
+    assert stderr.splitlines()[-1] == "error: interrupted; nothing was kept"
     assert "Traceback" not in stderr
     assert list(work.iterdir()) == []

@@ -13,7 +13,7 @@ import pytest
 
 from molkv_export.commands import cli
 from molkv_export.commands.options import ByteSize
-from tests.conftest import STDLIB_MINI
+from tests.conftest import STDLIB_MINI, edit_manifest
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -66,8 +66,7 @@ def test_validate_exits_with_1_and_names_the_phase_when_a_gate_fails(
     bundles: Callable[..., Path], checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     bundle = shutil.copytree(bundles("molkv"), tmp_path / "bundle")
-    manifest = (bundle / "manifest.json").read_text()
-    (bundle / "manifest.json").write_text(manifest.replace('"expert_window": 5', '"expert_window": 6'))
+    edit_manifest(bundle, lambda manifest: manifest["model"].update(expert_window=6))
     done = _run("validate", bundle, "--checkpoint", checkpoints("molkv"), "--sequences", "1", "--new-tokens", "4")
     assert done.returncode == 1
     assert "FAIL step-by-step decode (records rounded): max abs" in done.stdout

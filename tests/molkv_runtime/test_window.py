@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from molkv_runtime import ModelConfig
-from molkv_runtime.record import Records, record_dtype, record_fields, record_stride
+from molkv_runtime.record import Records, record_dtype
 from molkv_runtime.window import ExpertWindow
 
 CONFIG = ModelConfig(
@@ -26,12 +26,11 @@ CONFIG = ModelConfig(
 
 def _records(positions: range) -> Records:
     """Records whose every value tells position and expert."""
-    fields = record_fields(CONFIG, "float32")
-    records = np.zeros(len(positions), record_dtype(fields, record_stride(fields)))
+    records = np.zeros(len(positions), record_dtype(CONFIG, "float32"))
     for row, position in enumerate(positions):
         for expert in range(2):
-            records["expert_value.0"][row, expert] = 100 * expert + position
-            records["expert_key.0"][row, expert] = 100 * expert + position
+            records["layers"]["value"][row, 0, expert] = 100 * expert + position
+            records["layers"]["key"][row, 0, expert] = 100 * expert + position
     return records
 
 
@@ -52,7 +51,7 @@ def _expected(position: int) -> list[float]:
 @pytest.mark.parametrize("first", [0, 1, 3, 4, 5, 7, 20])
 @pytest.mark.parametrize("length", [1, 2, 4, 5, 10, 15])
 def test_prefill_shows_each_position_its_window_whatever_came_before(first: int, length: int) -> None:
-    window = ExpertWindow(CONFIG, 2, 64)
+    window = ExpertWindow(CONFIG, "float32", 2, 64)
     for position in range(first):
         window.decode(1, position, _records(range(position, position + 1)))
     inputs = window.prefill(1, first, _records(range(first, first + length)))
@@ -63,7 +62,7 @@ def test_prefill_shows_each_position_its_window_whatever_came_before(first: int,
 
 @pytest.mark.parametrize("prompt", [1, 3, 5, 10])
 def test_decode_shows_the_last_positions_after_any_prompt(prompt: int) -> None:
-    window = ExpertWindow(CONFIG, 2, 64)
+    window = ExpertWindow(CONFIG, "float32", 2, 64)
     window.prefill(0, 0, _records(range(prompt)))
     for position in range(prompt, prompt + 12):
         window.decode(0, position, _records(range(position, position + 1)))
@@ -72,7 +71,7 @@ def test_decode_shows_the_last_positions_after_any_prompt(prompt: int) -> None:
 
 
 def test_sequences_do_not_touch_each_other() -> None:
-    window = ExpertWindow(CONFIG, 2, 64)
+    window = ExpertWindow(CONFIG, "float32", 2, 64)
     window.decode(0, 0, _records(range(7, 8)))
     assert not window.decode_inputs["expert_value.0"][1].any()
     assert np.isneginf(window.decode_inputs["expert_mask"][1]).all()

@@ -16,9 +16,9 @@ import molkv_export.graph.rope
 import molkv_export.tables.store_writer
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.export import export
-from molkv_export.modeling.experts import ExpertRows, Records
 from molkv_export.parity.validate import ROUNDED, TRAINED, Report, Scope, validate
 from molkv_runtime import CheckpointError, RequestError
+from molkv_runtime.record import Records
 from tests.conftest import CONFIGS, STDLIB_MINI
 
 SMALL = Scope(sequences=2, continuations=3, new_tokens=20)
@@ -49,34 +49,30 @@ def test_the_trained_model_passes_every_gate(dtype: Any, tmp_path: Path) -> None
         assert by_reference[TRAINED].max_abs > 10 * by_reference[ROUNDED].max_abs
 
 
-def _edit_records(edit: Callable[[dict[int, ExpertRows]], None]) -> Callable[[pytest.MonkeyPatch], None]:
+def _edit_records(edit: Callable[[Records], None]) -> Callable[[pytest.MonkeyPatch], None]:
     def fault(patch: pytest.MonkeyPatch) -> None:
-        original = molkv_export.tables.store_writer.records_in_chunks
+        original = molkv_export.tables.store_writer.fill
 
-        def broken(checkpoint: Checkpoint) -> Any:
-            for start, records in original(checkpoint):
-                experts = dict(records.experts)
-                edit(experts)
-                yield start, Records(records.embedding, experts)
+        def broken(records: Records, *arguments: Any) -> None:
+            original(records, *arguments)
+            edit(records["layers"])
 
-        patch.setattr(molkv_export.tables.store_writer, "records_in_chunks", broken)
+        patch.setattr(molkv_export.tables.store_writer, "fill", broken)
 
     return fault
 
 
-def _swap_values_of_two_experts(experts: dict[int, ExpertRows]) -> None:
-    experts[1] = ExpertRows(experts[1].key, experts[1].value[:, [1, 0, 2, 3]])
+def _swap_values_of_two_experts(layers: Records) -> None:
+    layers["value"][:, 1] = layers["value"][:, 1][:, [1, 0, 2, 3]]
 
 
-def _zero_one_rare_value(experts: dict[int, ExpertRows]) -> None:
-    """Of the last id of each chunk, which the texts below do not contain."""
-    experts[2].value[-1, 3, :5] = 0
+def _zero_one_rare_value(layers: Records) -> None:
+    """Of the last id of each slab, which the texts below do not contain."""
+    layers["value"][-1, 2, 3, :5] = 0
 
 
-def _zero_keys(experts: dict[int, ExpertRows]) -> None:
-    for layer, rows in experts.items():
-        assert rows.key is not None
-        experts[layer] = ExpertRows(rows.key * 0, rows.value)
+def _zero_keys(layers: Records) -> None:
+    layers["key"] = 0
 
 
 def _edit_manifest(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:

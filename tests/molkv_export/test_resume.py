@@ -1,0 +1,249 @@
+"""Exports that are cut short: killed at any moment, taken up again, never seen incomplete."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import molkv_export.atomic_folder
+from molkv_export.export import export
+from molkv_export.tables import store_writer
+from molkv_export.tables.resume import JOURNAL
+from molkv_runtime import Bundle, BundleError, OutputError
+
+SHARD_SIZE = 9_000
+KILLS = 100
+PARTIAL = ".bundle.partial"
+
+
+@pytest.fixture
+def checkpoint(checkpoints: Callable[[str], Path]) -> Path:
+    return checkpoints("molkv")
+
+
+@pytest.fixture
+def whole(checkpoint: Path, tmp_path: Path) -> Path:
+    """The bundle as it is when nothing goes wrong."""
+    export(checkpoint, tmp_path / "whole", shard_size=SHARD_SIZE)
+    return tmp_path / "whole"
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _export(checkpoint: Path, bundle: Path) -> None:
+    """What a child process runs: a top-level function, so that it can be named to it."""
+    export(checkpoint, bundle, shard_size=SHARD_SIZE, force=True)
+
+
+def test_killed_a_hundred_times_it_is_never_incomplete_and_ends_with_the_same_bytes(
+    checkpoint: Path, whole: Path, tmp_path: Path
+) -> None:
+    """SIGKILL at random moments; every second bundle replaces one that is there already."""
+    context = multiprocessing.get_context("forkserver")  # imports once, then starts a child in milliseconds
+    context.set_forkserver_preload(["molkv_export.export", "tests.molkv_export.test_resume"])
+    expected, bundle = _contents(whole), tmp_path / "bundle"
+    moments, kills, taken_up = random.Random(0), 0, 0
+    duration = 600.0  # of a whole export: the first one shows it
+    while kills < KILLS:
+        start = time.monotonic()
+        child = context.Process(target=_export, args=(checkpoint, bundle))
+        child.start()
+        child.join(moments.uniform(0, duration))
+        if child.is_alive():
+            child.kill()
+            child.join()
+            kills += 1
+            taken_up += (tmp_path / PARTIAL / JOURNAL).exists()
+            assert not _opens(tmp_path / PARTIAL) or _contents(tmp_path / PARTIAL).keys() >= expected.keys()
+        else:
+            assert child.exitcode == 0
+            duration = min(duration, 1.2 * (time.monotonic() - start))
+            print(f"killed {kills} times so far; an export takes {duration:.2f} s")
+            assert _contents(bundle) == expected
+            if moments.random() < 0.5:
+                shutil.rmtree(bundle)
+        # Whoever looks at this moment sees a whole bundle or none; while one is replaced, none for an instant.
+        assert not bundle.exists() or _contents(bundle) == expected
+    assert taken_up > KILLS / 10  # else the kills came too early to show anything
+    _export(checkpoint, bundle)
+    assert _contents(bundle) == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "whole"]
+
+
+def _opens(folder: Path) -> bool:
+    try:
+        Bundle(folder)
+    except BundleError:
+        return False
+    return True
+
+
+def _interrupt_in_call(number: int, patch: pytest.MonkeyPatch) -> list[int]:
+    """Let `fill` be interrupted in its n-th call; gives the list of first ids that it was called with."""
+    original, calls = store_writer.fill, []
+
+    def fill(records: Any, source: Any, dtype: Any, start: int) -> None:
+        calls.append(start)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        original(records, source, dtype, start)
+
+    patch.setattr(store_writer, "fill", fill)
+    return calls
+
+
+def _cut_short(checkpoint: Path, bundle: Path, **options: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        _interrupt_in_call(10, patch)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            export(checkpoint, bundle, **{"shard_size": SHARD_SIZE, **options})
+    assert caught.value.__notes__[0].startswith("what is finished is kept in ")
+    assert not bundle.exists()
+
+
+def _export_saying(checkpoint: Path, bundle: Path, **options: Any) -> str:
+    said = io.StringIO()
+    export(checkpoint, bundle, console=Console(file=said), **{"shard_size": SHARD_SIZE, **options})
+    return said.getvalue()
+
+
+def test_the_same_command_goes_on_with_what_is_finished(
+    checkpoint: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _cut_short(checkpoint, tmp_path / "bundle")
+    calls = _interrupt_in_call(0, monkeypatch)
+    said = _export_saying(checkpoint, tmp_path / "bundle")
+    assert "going on with an unfinished export: " in said
+    assert len(calls) < len(Bundle(whole).manifest.store.shards)
+    assert 0 not in calls
+    assert _contents(tmp_path / "bundle") == _contents(whole)
+
+
+def test_a_finished_shard_that_was_damaged_is_written_again(checkpoint: Path, whole: Path, tmp_path: Path) -> None:
+    _cut_short(checkpoint, tmp_path / "bundle")
+    shard = min((tmp_path / PARTIAL).glob("experts-*"))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    assert "1 damaged one(s) will be written again" in _export_saying(checkpoint, tmp_path / "bundle")
+    assert _contents(tmp_path / "bundle") == _contents(whole)
+
+
+@pytest.mark.parametrize("journal", [b"", b"{", b"[]", b'{"arguments": {}, "shards": {"../whole": {}}}'])
+def test_a_damaged_journal_means_starting_anew(journal: bytes, checkpoint: Path, whole: Path, tmp_path: Path) -> None:
+    _cut_short(checkpoint, tmp_path / "bundle")
+    (tmp_path / PARTIAL / JOURNAL).write_bytes(journal)
+    export(checkpoint, tmp_path / "bundle", shard_size=SHARD_SIZE)
+    assert _contents(tmp_path / "bundle") == _contents(whole)
+
+
+def test_other_arguments_start_anew_and_say_so(checkpoint: Path, tmp_path: Path) -> None:
+    export(checkpoint, tmp_path / "whole", shard_size=SHARD_SIZE, experts_dtype="int8")
+    _cut_short(checkpoint, tmp_path / "bundle")
+    said = _export_saying(checkpoint, tmp_path / "bundle", experts_dtype="int8")
+    assert "an unfinished export of other --experts-dtype is there; starting anew" in said
+    assert _contents(tmp_path / "bundle") == _contents(tmp_path / "whole")
+
+
+def test_a_changed_checkpoint_starts_anew_and_says_so(
+    checkpoint: Path, checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    export(checkpoints("molkv-gated"), tmp_path / "whole", shard_size=SHARD_SIZE)
+    _cut_short(checkpoint, tmp_path / "bundle")
+    said = _export_saying(checkpoints("molkv-gated"), tmp_path / "bundle")
+    assert "an unfinished export of other config.json, model.safetensors is there; starting anew" in said
+    assert _contents(tmp_path / "bundle") == _contents(tmp_path / "whole")
+
+
+def test_less_memory_goes_on_too_since_the_bytes_do_not_depend_on_it(
+    checkpoint: Path, whole: Path, tmp_path: Path
+) -> None:
+    _cut_short(checkpoint, tmp_path / "bundle")
+    assert "going on" in _export_saying(checkpoint, tmp_path / "bundle", max_memory=40 * 2**20)
+    assert _contents(tmp_path / "bundle") == _contents(whole)
+
+
+def test_two_exports_into_one_folder_do_not_meet(checkpoint: Path, whole: Path, tmp_path: Path) -> None:
+    """The second is told so at once; the first does not notice."""
+    slow = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from molkv_export.export import export\n"
+        "from molkv_export.tables import store_writer\n"
+        "fill = store_writer.fill\n"
+        "def slow(*arguments):\n"
+        "    print('writing', flush=True)\n"
+        "    sys.stdin.readline()\n"
+        "    fill(*arguments)\n"
+        "    store_writer.fill = fill\n"
+        "store_writer.fill = slow\n"
+        f"export(Path(sys.argv[1]), Path(sys.argv[2]), shard_size={SHARD_SIZE})\n"
+    )
+    bundle = tmp_path / "bundle"
+    first = subprocess.Popen(
+        [sys.executable, "-c", slow, str(checkpoint), str(bundle)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with first:
+        assert first.stdin is not None
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"writing\n"
+        with pytest.raises(OutputError, match=r"bundle: is being written by another process; wait for it or choose"):
+            export(checkpoint, bundle, shard_size=SHARD_SIZE, force=True)
+        first.stdin.write(b"go on\n")
+        first.stdin.close()
+        assert first.wait(60) == 0
+    assert _contents(bundle) == _contents(whole)
+
+
+def test_a_kill_between_the_two_renames_of_a_replacement_loses_nothing(
+    checkpoint: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle"
+    export(checkpoint, bundle, experts_dtype="int8")
+    old = _contents(bundle)
+    original = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.name == PARTIAL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, target)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(Path, "rename", killed)
+        molkv_export.atomic_folder._publish(shutil.copytree(whole, tmp_path / PARTIAL), bundle, JOURNAL)
+        os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert not bundle.exists()
+    with pytest.raises(OutputError, match="exists already"):  # it is back
+        export(checkpoint, bundle)
+    assert _contents(bundle) == old
+
+
+def test_a_read_only_folder_is_refused_in_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    """Of a file system mounted read-only: even root cannot write there."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", disk]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let us mount a read-only disk")
+    try:
+        with pytest.raises(OutputError, match=r"disk: cannot be written \(Read-only file system\)"):
+            export(checkpoint, disk / "bundle")
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -1,0 +1,92 @@
+"""`verify`: every byte, and the damage by name."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from molkv_export.commands import cli
+from molkv_export.export import export
+from molkv_runtime import BundleError
+from molkv_runtime.verify import verify
+
+
+@pytest.fixture
+def bundle(bundles: Callable[..., Path], tmp_path: Path) -> Path:
+    return shutil.copytree(bundles("molkv"), tmp_path / "bundle")
+
+
+def _flip(path: Path, *places: int) -> None:
+    data = bytearray(path.read_bytes())
+    for place in places:
+        data[place] ^= 16
+    path.write_bytes(data)
+
+
+def test_a_sound_bundle_has_no_findings_and_every_byte_was_read(bundle: Path) -> None:
+    read: list[int] = []
+    totals: set[int] = set()
+    result = verify(bundle, lambda count, total: (read.append(count), totals.add(total)))
+    assert result.findings == []
+    size = sum(path.stat().st_size for path in bundle.iterdir() if path.name != "manifest.json")
+    assert (result.files, result.size, sum(read), totals) == (3, size, size, {size})
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data"])
+def test_a_damaged_file_is_named(name: str, bundle: Path) -> None:
+    _flip(bundle / name, 500)
+    (finding,) = verify(bundle).findings
+    assert finding.startswith(f"{bundle / name}: has sha256 ")
+
+
+def test_damaged_records_are_named_with_their_token_ids(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    export(checkpoints("molkv"), bundle, shard_size=60_000)
+    shard = bundle / "experts-00002-of-00003.safetensors"
+    _flip(shard, 4096 + 3 * 1472 + 9, 4096 + 5 * 1472)
+    first, *records = verify(bundle).findings
+    assert first.startswith(f"{shard}: has sha256 ")
+    assert [record.partition(" fails")[0] for record in records] == [
+        f"{shard}: record 3 (token id 40)",
+        f"{shard}: record 5 (token id 42)",
+    ]
+
+
+def test_a_long_list_of_damaged_records_is_cut(bundle: Path) -> None:
+    shard = bundle / "experts-00001-of-00001.safetensors"
+    _flip(shard, *range(4096, shard.stat().st_size, 1440))
+    findings = verify(bundle).findings
+    assert len(findings) == 12
+    assert findings[-1].endswith("and 87 more records")
+
+
+def test_a_damaged_header_is_named(bundle: Path) -> None:
+    _flip(bundle / "experts-00001-of-00001.safetensors", 30)
+    digest, header = verify(bundle).findings
+    assert "experts-00001-of-00001.safetensors: has sha256" in digest
+    assert "experts-00001-of-00001.safetensors: the layout in its header is not the manifest's" in header
+
+
+def test_a_file_that_does_not_belong_there_is_named(bundle: Path) -> None:
+    (bundle / "notes.txt").write_text("mine")
+    assert verify(bundle).findings == [f"{bundle / 'notes.txt'}: is not part of the bundle"]
+
+
+def test_what_is_not_a_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"manifest\.json: cannot be read"):
+        verify(tmp_path)
+
+
+def test_the_command_says_so_and_exits_with_1(bundle: Path) -> None:
+    done = CliRunner().invoke(cli, ["verify", str(bundle)])
+    assert done.exit_code == 0
+    assert f"{bundle}: 3 files, " in done.stdout
+    assert "all as exported" in done.stdout
+    _flip(bundle / "model.onnx", 500)
+    done = CliRunner().invoke(cli, ["verify", str(bundle)])
+    assert done.exit_code == 1
+    assert done.stdout.startswith(f"DAMAGED {bundle / 'model.onnx'}: has sha256")
