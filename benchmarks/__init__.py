@@ -1,0 +1,1 @@
+"""Benchmarks: each prints ratios taken side by side in one run. `make bench-store`."""

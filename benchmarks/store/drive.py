@@ -1,0 +1,91 @@
+"""The whole driver with less memory than a tenth of the tables, against the same driver with all of them in RAM."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.store.memory_cap import MemoryCap
+from molkv_export.terminal import human_bytes
+from molkv_runtime.bundle import Bundle
+
+STEPS = 64
+PROMPT = 512
+
+
+class _Driver:
+    """A driver in a process of its own."""
+
+    def __init__(self, bundle: Path, mode: str, cap: MemoryCap | None) -> None:
+        command = [sys.executable, "-m", "benchmarks.store.driver_process", str(bundle), mode]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if cap is not None:
+            cap.add(self._process.pid)  # long before it has loaded anything
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._orders, self._answers = self._process.stdin, self._process.stdout
+        if self._answers.readline() != "ready\n":
+            raise RuntimeError(f"the driver did not start: {command}")
+
+    def run(self, **order: Any) -> dict[str, float]:
+        self._orders.write(json.dumps(order) + "\n")
+        self._orders.flush()
+        line = self._answers.readline()
+        if not line:
+            raise RuntimeError("the driver ended; does the cap leave it enough for a prompt?")
+        answer: dict[str, float] = json.loads(line)
+        return answer
+
+    def stop(self) -> None:
+        self._orders.close()
+        self._process.wait()
+
+
+def drive_benchmark(folder: Path, runs: int) -> str:
+    """Run both drivers in turn; gives a table."""
+    bundle = Bundle(folder)
+    tables = sum(bundle.manifest.files[shard.file].size for shard in bundle.manifest.store.shards)
+    cap = MemoryCap("molkv-bench")
+    capped, whole = _Driver(folder, "storage", cap), _Driver(folder, "ram", None)
+    own = cap.usage
+    room = tables // 12
+    cap.limit(own + room)
+    times: dict[str, list[dict[str, float]]] = {"cold": [], "warm": [], "ram": []}
+    for run in range(runs + 1):
+        order = {"seed": run, "prompt": PROMPT, "steps": STEPS}
+        found = {
+            "cold": capped.run(drop=True, **order),
+            "warm": capped.run(drop=False, **order),
+            "ram": whole.run(drop=False, **order),
+        }
+        for name, spent in found.items():
+            if run:  # the first is a warm-up
+                times[name].append(spent)
+    peak = cap.peak
+    for driver in (capped, whole):
+        driver.stop()
+    cap.remove()
+    lines = []
+    for name, title in (("cold", "from storage, cold"), ("warm", "from storage, warm"), ("ram", "all tables in RAM")):
+        decode = statistics.median(STEPS / spent["decode"] for spent in times[name])
+        prefill = statistics.median(PROMPT / spent["prefill"] for spent in times[name])
+        ratio = [
+            statistics.median(r[kind] / t[kind] for t, r in zip(times[name], times["ram"], strict=True))
+            for kind in ("decode", "prefill")
+        ]
+        lines.append(f"| {title} | {decode:.1f} | {ratio[0]:.3f} | {prefill:.0f} | {ratio[1]:.3f} |")
+    return "\n".join(
+        [
+            f"Tables {human_bytes(tables)}; after loading, the driver holds {human_bytes(own)}; a control group gives "
+            f"it {human_bytes(room)} more, page cache included (1/12 of the tables; peak {human_bytes(peak)}). "
+            f"{runs} runs of a prompt of {PROMPT} and {STEPS} steps, random token ids, the three in turn; medians.",
+            "",
+            "| | decode, tok/s | ratio to RAM | prefill, tok/s | ratio to RAM |",
+            "|---|---|---|---|---|",
+            *lines,
+        ]
+    )

@@ -1,0 +1,74 @@
+"""A driver in a process of its own, told by lines what to run: with records from storage, or all of them in RAM."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from benchmarks.store.page_cache import drop
+from molkv_runtime import Generator
+from molkv_runtime.record import Records
+from molkv_runtime.store import Gathering, Ids
+
+
+class RecordsInRam:
+    """An expert store whose records are all in RAM."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._records = store.buffer(store.vocab_size)
+        for start in range(0, store.vocab_size, 4096):
+            stop = min(store.vocab_size, start + 4096)
+            store.gather(np.arange(start, stop), self._records[start:])
+        self._bytes = self._records.view(np.uint8).reshape(len(self._records), -1)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def gather(self, ids: Ids, out: Records) -> Records:
+        """Copy records."""
+        rows = out.view(np.uint8).reshape(len(out), -1)
+        np.take(self._bytes, ids, axis=0, out=rows[: len(ids)], mode="clip")
+        return out[: len(ids)]
+
+    def start_gather(self, ids: Ids, out: Records) -> Gathering:
+        """Copy records."""
+        none = np.empty(0, np.int64)
+        return Gathering(self.gather(ids, out), [], none, none, [])
+
+
+def main() -> None:
+    """Answer each line of JSON with one."""
+    bundle, mode = sys.argv[1:]
+    generator = Generator(bundle)
+    paths = [generator.bundle.path / shard.file for shard in generator.bundle.manifest.store.shards]
+    if mode == "ram":
+        generator.store = RecordsInRam(generator.store)  # type: ignore[assignment]
+        drop(paths)
+    state = generator.sequences(max_length=1024)
+    vocab_size = generator.config.vocab_size
+    state.prefill(0, np.arange(64))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if order["drop"]:
+            drop(paths)
+        random = np.random.default_rng(order["seed"])
+        state.lengths[:] = 0
+        prompt = random.integers(0, vocab_size, order["prompt"])
+        ids = random.integers(0, vocab_size, (order["steps"], 1))
+        start = time.perf_counter()
+        state.prefill(0, prompt)
+        first = time.perf_counter()
+        for one in ids:
+            state.decode(one)
+        end = time.perf_counter()
+        print(json.dumps({"prefill": first - start, "decode": end - first}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

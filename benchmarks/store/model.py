@@ -1,0 +1,78 @@
+"""A model of the 160M class with as many token ids as make a store of the size asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from molkv_export.checkpoints.native import tensors_to_save
+from molkv_export.modeling import LookupExpertForCausalLM
+from molkv_export.tables.rows import Piece
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.record import record_dtype
+
+_POOL_ROWS = 4096
+
+
+def model_config(store_bytes: int) -> ModelConfig:
+    """12 layers, d 768, N 4, dk 64, W 64; the networks of the experts are small, since nobody waits for them here."""
+    config = ModelConfig(
+        model_type="molkv",
+        vocab_size=1,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        max_position_embeddings=2048,
+        num_experts=4,
+        expert_key_size=64,
+        expert_window=64,
+        expert_intermediate_size=16,
+    )
+    return msgspec.structs.replace(config, vocab_size=-(-store_bytes // record_dtype(config, "float16").itemsize))
+
+
+def write_checkpoint(config: ModelConfig, folder: Path) -> Path:
+    """Write a checkpoint with random weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = LookupExpertForCausalLM(config)
+    model.initialize(seed=0)
+    save_file(tensors_to_save(model), folder / "model.safetensors")
+    (folder / "config.json").write_bytes(msgspec.json.encode(config))
+    return folder
+
+
+class RandomRows:
+    """Rows that are there already: what writing costs when nothing has to be computed."""
+
+    ids_at_once = 1024
+    working_bytes = 0
+    loads_networks = False
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        generator = torch.Generator().manual_seed(0)
+        self._embedding = torch.randn(_POOL_ROWS, config.hidden_size, generator=generator).half()
+        shape = (_POOL_ROWS, config.num_experts)
+        self._key = torch.randn(*shape, config.expert_key_size, generator=generator).half()
+        self._value = torch.randn(*shape, config.hidden_size, generator=generator).half()
+
+    def embedding(self, start: int, stop: int) -> Tensor:
+        """Give embeddings."""
+        return self._rows(self._embedding, start, stop)
+
+    def pieces(self, layer: int, start: int, stop: int) -> Iterator[Piece]:
+        """Give rows; those of another layer stand elsewhere in the pool."""
+        for first in range(start, stop, self.ids_at_once):
+            last = min(stop, first + self.ids_at_once)
+            yield Piece(first, "key", slice(None), self._rows(self._key, first + 97 * layer, last + 97 * layer))
+            yield Piece(first, "value", slice(None), self._rows(self._value, first + 97 * layer, last + 97 * layer))
+
+    def _rows(self, pool: Tensor, start: int, stop: int) -> Tensor:
+        at = start % (_POOL_ROWS - (stop - start) + 1)
+        return pool[at : at + stop - start]
