@@ -18,10 +18,11 @@ from molkv_runtime import Bundle, ModelConfig
 FEW, MANY = 2_000, 200_000
 HIDDEN = 64
 MIB = 1024**2
-ALLOWED_BYTES = 50e6
+MAX_MEMORY = 80 * MIB
 
 _EXPORT = (
-    "from pathlib import Path; from molkv_export.export import export; export(Path(sys.argv[1]), Path(sys.argv[2]))"
+    "from pathlib import Path; from molkv_export.export import export; "
+    f"export(Path(sys.argv[1]), Path(sys.argv[2]), max_memory={MAX_MEMORY})"
 )
 _RUN = (
     "from molkv_runtime import Generator, Bundle; g = Generator(sys.argv[2]); v = g.config.vocab_size; "
@@ -73,7 +74,7 @@ def test_exporting_and_running_a_hundred_times_more_token_ids_takes_no_more_ram(
             f"\n{what}, {form} form: peak RSS {few / MIB:.0f} MiB with {FEW} ids, {many / MIB:.0f} with {MANY}; "
             f"beyond the LM head's own {copies} x {lm_head / MIB:.0f} MiB: {beyond / MIB:.0f} MiB"
         )
-        assert beyond < ALLOWED_BYTES
+        assert beyond < MAX_MEMORY
     bundle = Bundle(folders[MANY][1])
     store = sum(bundle.manifest.files[shard.file].size for shard in bundle.manifest.store.shards)
-    assert store > 5 * ALLOWED_BYTES  # had it been held in RAM, the check above would have failed
+    assert store > 3 * MAX_MEMORY  # had it been held in RAM, the check above would have failed
