@@ -93,9 +93,8 @@ def export(
                 graph = build_graph(source.config)
                 shapes = [value.shape.numpy() for value in graph.model.graph.initializers.values() if value.shape]
                 dense = [4 * math.prod(shape) for shape in shapes]
-                needs = estimate(rows, store, memory, folder, finished=set(journal.shards), dense=dense)
+                needs = estimate(rows, store, memory, folder, bundle, finished=set(journal.shards), dense=dense)
                 progress.console.print(str(needs), highlight=False, soft_wrap=True)
-                needs.check(bundle)
                 info = _write_graph(graph, source, folder, progress, sum(dense))
                 task = progress.add_task("expert store", total=needs.store)
 
