@@ -1,4 +1,4 @@
-# make demo · make test · make lint          (all set up .venv by themselves; only Python 3.11+ and make are needed)
+# make demo · make test · make lint · make bench-store          (all set up .venv by themselves; only Python 3.11+ and make are needed)
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 CHECKPOINT := examples/stdlib-mini
 BUNDLE := demo/stdlib-mini.bundle
 
-.PHONY: setup demo test lint format
+.PHONY: setup demo test lint format bench-store
 
 setup: $(READY)
 
@@ -25,6 +25,9 @@ demo: $(READY)
 	$(BIN)/molkv-export run $(BUNDLE) --prompt "def " --temperature 0.7 --top-p 0.9 --seed 1
 	$(BIN)/molkv-export run $(BUNDLE) --prompt "class Queue:" --temperature 0.7 --top-p 0.9 --seed 3
 	@echo "== ran in $$(($$(date +%s) - $(START))) s"
+
+bench-store: $(READY)  # writes up to 24 GiB under demo/ and removes them
+	$(BIN)/python -m benchmarks.store --folder demo/bench-store --size 8GiB
 
 test: $(READY)
 	$(BIN)/pytest

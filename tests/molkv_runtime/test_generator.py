@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from molkv_export.training.corpus import standard_library
-from molkv_runtime import BundleError, Generator, RequestError, Sampling
+from molkv_runtime import BundleError, ExpertStore, Generator, RequestError, Sampling
+from molkv_runtime.dense_graph import BoundCall
 from tests.conftest import STDLIB_MINI, random_model
 
 
@@ -177,3 +179,27 @@ def test_closed_generators_leave_no_open_files(bundles: Callable[..., Path]) -> 
         Generator(bundles("molkv"))
     gc.collect()
     assert opened() == before
+
+
+@pytest.mark.parametrize("name", ["molkv", "mole"])
+def test_the_next_chunk_is_read_before_the_graph_runs_on_the_present_one(
+    name: str, bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequences = Generator(bundles(name)).sequences(prefill_chunk=16)
+    happened: list[str] = []
+    start_gather, run = ExpertStore.start_gather, BoundCall.run
+
+    def noted_gather(store: ExpertStore, ids: Any, out: Any) -> Any:
+        happened.append(f"read {len(ids)}")
+        return start_gather(store, ids, out)
+
+    def noted_run(call: BoundCall) -> None:
+        happened.append("run")
+        run(call)
+
+    monkeypatch.setattr(ExpertStore, "start_gather", noted_gather)
+    monkeypatch.setattr(BoundCall, "run", noted_run)
+    sequences.prefill(0, list(range(44)))
+    reads = [event for event in happened if event != "run"]
+    assert happened == [reads[0], *(event for read in reads[1:] for event in (read, "run")), "run"]
+    assert len(reads) >= 3

@@ -1,0 +1,79 @@
+"""The check of stored numbers accepts what the exporter writes, and nothing that is a step away from it."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+
+from molkv_export.parity.rounding import StoredRows
+from molkv_export.tables.quantize import quantize
+from molkv_runtime import ModelConfig
+from molkv_runtime.record import Records, record_dtype
+from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
+
+COUNT = 8
+CONFIG = ModelConfig(
+    model_type="molkv",
+    vocab_size=COUNT,
+    hidden_size=64,
+    intermediate_size=64,
+    num_hidden_layers=1,
+    num_attention_heads=4,
+    max_position_embeddings=16,
+    num_experts=2,
+    expert_key_size=16,
+    expert_window=4,
+)
+QUANTIZED = [dtype for dtype in get_args(RowDtype) if ROW_FORMATS[dtype].scale]
+
+
+def _stored(dtype: RowDtype) -> tuple[Records, torch.Tensor]:
+    exact = torch.randn(COUNT, CONFIG.num_experts, CONFIG.hidden_size, generator=torch.Generator().manual_seed(3))
+    records = np.zeros(COUNT, record_dtype(CONFIG, dtype))
+    row: Any = records["layers"][:, 0]
+    if ROW_FORMATS[dtype].scale:
+        value, scale = quantize(exact, dtype)
+        row["value"], row["scale"] = value.numpy(), scale.numpy()
+    else:
+        row["value"] = exact.numpy()
+    return records, exact
+
+
+def _right(records: Records, dtype: RowDtype, exact: torch.Tensor) -> list[bool]:
+    right: list[bool] = StoredRows(records, dtype).value(0, exact)[1].tolist()
+    return right
+
+
+@pytest.mark.parametrize("dtype", get_args(RowDtype))
+def test_what_the_exporter_writes_is_right(dtype: RowDtype) -> None:
+    records, exact = _stored(dtype)
+    assert _right(records, dtype, exact) == [True] * COUNT
+
+
+@pytest.mark.parametrize("dtype", QUANTIZED)
+def test_a_code_beside_the_right_one_is_wrong(dtype: RowDtype) -> None:
+    records, exact = _stored(dtype)
+    codes = records["layers"]["value"][5, 0].view(np.uint8).reshape(-1)
+    codes[7] ^= 1
+    assert _right(records, dtype, exact) == [token != 5 for token in range(COUNT)]
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.98, 1.02, 2, -1, 0])
+@pytest.mark.parametrize("dtype", QUANTIZED)
+def test_another_scale_is_wrong_even_if_all_codes_suit_it(dtype: RowDtype, factor: float) -> None:
+    records, exact = _stored(dtype)
+    records["layers"]["scale"][2, 0, 1] *= factor
+    assert _right(records, dtype, exact) == [token != 2 for token in range(COUNT)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_next_number_but_one_is_wrong(dtype: RowDtype) -> None:
+    records, exact = _stored(dtype)
+    value = records["layers"]["value"][6, 0]
+    at = np.unravel_index(np.abs(value).argmax(), value.shape)
+    bits = value.view(np.uint32 if dtype == "float32" else np.uint16)
+    bits[at] += 32 if dtype == "float32" else 1
+    assert _right(records, dtype, exact) == [token != 6 for token in range(COUNT)]
