@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def atomic_folder(
             _recover(out)
             check_output(out, is_ours=is_ours, force=force)
             if not _is_resumable(partial, journal):
-                _clear(partial)
+                clear(partial)
             yield partial
             _publish(partial, out, journal)
         except BaseException as error:
@@ -98,9 +98,15 @@ def _sibling(out: Path, suffix: str) -> Path:
     return here.parent / f".{here.name}.{suffix}"
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path, keep: Container[str] = ()) -> None:
+    """Remove everything in a folder but the files named; libraries that were killed may have left folders, too."""
     for path in folder.iterdir():
-        path.unlink()
+        if path.name in keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def check_output(out: Path, *, is_ours: Callable[[Path], bool], force: bool) -> None:

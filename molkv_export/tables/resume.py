@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from molkv_export.atomic_folder import clear
 from molkv_runtime.errors import BundleError
 from molkv_runtime.hashing import file_sha256
 from molkv_runtime.json_file import decode_json
@@ -56,9 +57,7 @@ def take_up(folder: Path, arguments: dict[str, str]) -> tuple[Journal, str]:
         message = f"going on with an unfinished export: {len(journal.shards)} shard(s) are there already"
         if damaged := len(old.shards) - len(journal.shards):
             message += f", {damaged} damaged one(s) will be written again"
-    for path in folder.iterdir():
-        if path.name not in (*journal.shards, JOURNAL):
-            path.unlink()
+    clear(folder, keep=(*journal.shards, JOURNAL))
     if journal.shards:
         journal.save(folder)
     else:

@@ -19,6 +19,7 @@ import pytest
 from rich.console import Console
 
 import molkv_export.atomic_folder
+from molkv_export import needs
 from molkv_export.export import export
 from molkv_export.tables import store_writer
 from molkv_export.tables.resume import JOURNAL
@@ -94,7 +95,10 @@ def _opens(folder: Path) -> bool:
 
 
 def _interrupt_in_call(number: int, patch: pytest.MonkeyPatch) -> list[int]:
-    """Let `fill` be interrupted in its n-th call; gives the list of first ids that it was called with."""
+    """Let `fill` be interrupted in its n-th call; gives the list of first ids that it was called with.
+
+    The trial that `needs` makes does not count: it writes the first records, whatever is finished.
+    """
     original, calls = store_writer.fill, []
 
     def fill(records: Any, source: Any, dtype: Any, start: int) -> None:
@@ -104,6 +108,7 @@ def _interrupt_in_call(number: int, patch: pytest.MonkeyPatch) -> list[int]:
         original(records, source, dtype, start)
 
     patch.setattr(store_writer, "fill", fill)
+    patch.setattr(needs, "_trial", lambda *_: 0.0)
     return calls
 
 
@@ -131,6 +136,19 @@ def test_the_same_command_goes_on_with_what_is_finished(
     assert "going on with an unfinished export: " in said
     assert len(calls) < len(Bundle(whole).manifest.store.shards)
     assert 0 not in calls
+    assert _contents(tmp_path / "bundle") == _contents(whole)
+
+
+@pytest.mark.parametrize("finished_shards", [False, True])
+def test_folders_that_a_killed_library_has_left_are_removed(
+    finished_shards: bool, checkpoint: Path, whole: Path, tmp_path: Path
+) -> None:
+    if finished_shards:
+        _cut_short(checkpoint, tmp_path / "bundle")
+    left = tmp_path / ".bundle.partial" / ".model.onnx.data.abc"
+    left.mkdir(parents=True)
+    (left / "0").write_bytes(b"half")
+    export(checkpoint, tmp_path / "bundle", shard_size=SHARD_SIZE)
     assert _contents(tmp_path / "bundle") == _contents(whole)
 
 
