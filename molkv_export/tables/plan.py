@@ -12,7 +12,7 @@ from molkv_runtime.record import record_dtype, record_fields
 from molkv_runtime.row_formats import RowDtype
 from molkv_runtime.shard import shard_header
 
-SLABS = 3  # one is filled, one is written, one is hashed
+SLABS = 4  # one is filled, one gets its checksums, one is written, one is hashed
 
 
 def plan_store(config: ModelConfig, dtype: RowDtype, shard_size: int) -> StoreInfo:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from molkv_export.tables.direct_file import DirectFile, aligned_zeros
 from molkv_export.tables.plan import SLABS
 from molkv_export.tables.quantize import quantize
 from molkv_export.tables.rows import RowSource
@@ -37,8 +36,8 @@ def write_store(
 ) -> None:
     """Write all shards that are not finished.
 
-    A slab of records is filled while the one before it is written and the one before that hashed; at the same time
-    finished shards are brought to the disk.
+    A slab of records is filled while the one before it gets its checksums, and the one before that is written and
+    hashed; at the same time finished shards are brought to the disk.
 
     Args:
         source: Where the rows come from.
@@ -54,7 +53,7 @@ def write_store(
         OSError: The disk is full, or fails.
     """
     dtype = record_dtype(source.config, store.dtype)
-    slabs = [np.zeros(slab_ids, dtype) for _ in range(SLABS)]  # zeros: records end with padding
+    slabs = [aligned_zeros(slab_ids, dtype) for _ in range(SLABS)]  # zeros: records end with padding
     written: list[Future[Future[None]]] = []  # each gives the end of hashing
     safe: list[Future[None]] = []
     with ExitStack() as stack:
@@ -64,11 +63,12 @@ def write_store(
         files = stack.enter_context(ExitStack())
         hasher = stack.enter_context(ThreadPoolExecutor(1, "hash"))
         writer = stack.enter_context(ThreadPoolExecutor(1, "write"))
+        checker = stack.enter_context(ThreadPoolExecutor(1, "checksums"))
         syncer = stack.enter_context(ThreadPoolExecutor(1, "sync"))
         for shard in store.shards:
             if shard.file in finished:
                 continue
-            output = _ShardOutput(folder / shard.file, store.stride, hasher, advance)
+            output = _ShardOutput(folder / shard.file, hasher, advance)
             files.callback(output.close)
             output.put(memoryview(shard_header(shard, store))).result()
             for start in range(shard.first_id, shard.first_id + shard.count, slab_ids):
@@ -76,7 +76,8 @@ def write_store(
                     written[-SLABS].result().result()  # its slab is free again
                 records = slabs[len(written) % SLABS][: min(slab_ids, shard.first_id + shard.count - start)]
                 fill(records, source, store.dtype, start)
-                written.append(writer.submit(output.write, records))
+                checked = checker.submit(_add_checksums, records, store.stride)
+                written.append(writer.submit(output.write, checked))
             safe.append(syncer.submit(_finish, written[-1], output, finish))
         for work in safe:
             work.result()
@@ -93,6 +94,12 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def _add_checksums(records: Records, stride: int) -> memoryview:
+    data = record_bytes(records)
+    records["checksum"] = [checksum(data[start : start + stride]) for start in range(0, len(data), stride)]
+    return data
+
+
 def _finish(last_write: Future[Future[None]], output: _ShardOutput, finish: Callable[[str, FileInfo], None]) -> None:
     last_write.result().result()
     finish(output.path.name, output.finish())
@@ -101,18 +108,14 @@ def _finish(last_write: Future[Future[None]], output: _ShardOutput, finish: Call
 class _ShardOutput:
     """A shard's file while it is written."""
 
-    def __init__(self, path: Path, stride: int, hasher: ThreadPoolExecutor, advance: Callable[[int], object]) -> None:
-        self.path, self._stride, self._hasher, self._advance = path, stride, hasher, advance
-        self._file = path.open("wb", buffering=0)
+    def __init__(self, path: Path, hasher: ThreadPoolExecutor, advance: Callable[[int], object]) -> None:
+        self.path, self._hasher, self._advance = path, hasher, advance
+        self._file = DirectFile(path)
         self._digest = hashlib.sha256()
 
-    def write(self, records: Records) -> Future[None]:
-        """Complete records with their checksums, and write them; gives the end of hashing, which may come later."""
-        data = record_bytes(records)
-        records["checksum"] = [
-            checksum(data[start : start + self._stride]) for start in range(0, len(data), self._stride)
-        ]
-        return self.put(data)
+    def write(self, data: Future[memoryview]) -> Future[None]:
+        """Write what comes; gives the end of hashing, which may be later."""
+        return self.put(data.result())
 
     def put(self, data: memoryview) -> Future[None]:
         """Write some bytes, and hash them at the same time or later."""
@@ -125,8 +128,7 @@ class _ShardOutput:
 
     def finish(self) -> FileInfo:
         """Bring the file to the disk."""
-        os.fsync(self._file.fileno())
-        size = self._file.tell()
+        size = self._file.sync()
         self.close()
         return FileInfo(size=size, sha256=self._digest.hexdigest())
 
