@@ -68,7 +68,7 @@ def test_only_whole_blocks_at_their_place_pass_the_page_cache(tmp_path: Path, mo
 def test_file_system_without_direct_access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that takes the flag and refuses the write, as some network file systems do."""
 
-    def refuse(self: DirectFile, direct: bool) -> None:
+    def refuse(_: DirectFile, direct: bool) -> None:
         refused.append(direct)
         if direct:
             raise OSError(errno.EINVAL, "Invalid argument")
