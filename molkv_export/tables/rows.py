@@ -13,7 +13,8 @@ from molkv_export.checkpoints.native import EMBEDDING
 from molkv_export.modeling.experts import ExpertNetworks
 from molkv_runtime.config import ModelConfig
 
-_PIECE_BYTES = 16 * 1024 * 1024
+_TABLE_BYTES = 8 * 1024 * 1024  # of a table's piece, as float32
+_ACTIVATION_BYTES = 16 * 1024 * 1024  # of a network, for a piece
 _MOST_IDS = 4096
 
 
@@ -59,8 +60,8 @@ class TableRows:
         self.config = checkpoint.config
         self._checkpoint = checkpoint
         row = checkpoint.config.hidden_size * max(1, checkpoint.config.num_experts)
-        self.ids_at_once = max(1, min(_MOST_IDS, _PIECE_BYTES // (4 * row)))
-        self.working_bytes = 3 * _PIECE_BYTES  # as read, as float32, as stored
+        self.ids_at_once = max(1, min(_MOST_IDS, _TABLE_BYTES // (4 * row)))
+        self.working_bytes = 5 * _TABLE_BYTES  # as read, as float32, and what quantizing makes of them
 
     def embedding(self, start: int, stop: int) -> Tensor:
         """Read embeddings."""
@@ -85,10 +86,10 @@ class NetworkRows:
         config = self.config = checkpoint.config
         self._checkpoint = checkpoint
         activations = 4 * config.expert_intermediate_size + 4 * config.hidden_size
-        self.ids_at_once = max(1, min(_MOST_IDS, _PIECE_BYTES // (4 * activations)))
+        self.ids_at_once = max(1, min(_MOST_IDS, _ACTIVATION_BYTES // (4 * activations)))
         network = 3 * config.hidden_size * config.expert_intermediate_size
         keys = config.num_experts * config.expert_key_size * config.hidden_size
-        self.working_bytes = 2 * 4 * max(network, keys) + 2 * _PIECE_BYTES  # as read and as float32
+        self.working_bytes = 2 * 4 * max(network, keys) + 2 * _ACTIVATION_BYTES  # as read and as float32
 
     def embedding(self, start: int, stop: int) -> Tensor:
         """Read embeddings."""
