@@ -212,9 +212,19 @@ def test_a_decode_step_allocates_nothing(bundles: Callable[..., Path]) -> None:
         assert peak < opened.record_dtype.itemsize  # views and small integers, whatever the record's size
 
 
-@pytest.mark.parametrize("ids", [[-1], [VOCAB], [0, 5, 1000], [0.5]])
+@pytest.mark.parametrize("ids", [[-1], [VOCAB], [0, 5, 1000], [0.5], [True]])
 def test_what_is_no_token_id_is_refused(ids: list[Any], store: ExpertStore) -> None:
     with pytest.raises(RequestError, match="token id"):
         store.gather(np.array(ids))
     with pytest.raises(RequestError, match="token id"):
         store.start_gather(np.array(ids), store.buffer(len(ids)))
+
+
+def test_opening_fails_without_leaving_files_open(sharded: Path, tmp_path: Path) -> None:
+    bundle = Bundle(shutil.copytree(sharded, tmp_path / "bundle"))
+    last = bundle.path / bundle.manifest.store.shards[-1].file
+    last.write_bytes(last.read_bytes()[:-1])
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(BundleError, match=last.name):
+        ExpertStore(bundle)
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -83,9 +83,13 @@ class ExpertStore(AbstractContextManager["ExpertStore"]):
         self.value_dtype: RowDtype = info.dtype
         self.vocab_size = bundle.config.vocab_size
         _check_ranges(info.shards, self.vocab_size, source)
-        self._shards = [
-            OpenShard(bundle.path / shard.file, shard, info, access, verify_checksums) for shard in info.shards
-        ]
+        self._shards: list[OpenShard] = []
+        try:
+            for shard in info.shards:
+                self._shards.append(OpenShard(bundle.path / shard.file, shard, info, access, verify_checksums))
+        except BaseException:
+            self._close_shards()
+            raise
         self._first_ids = [shard.first_id for shard in info.shards]
         self._pool = ThreadPoolExecutor(READ_THREADS, "expert-store")  # starts threads when they are first needed
 
@@ -172,7 +176,7 @@ class ExpertStore(AbstractContextManager["ExpertStore"]):
     def _checked(self, one: Ids) -> int:
         """Give the one token id, checked as by `check_ids`, but in a tenth of its time."""
         token = one.item()
-        if not isinstance(token, int) or not 0 <= token < self.vocab_size:
+        if type(token) is not int or not 0 <= token < self.vocab_size:
             self.check_ids(one)
         return token
 
@@ -182,6 +186,9 @@ class ExpertStore(AbstractContextManager["ExpertStore"]):
     def close(self) -> None:
         """Close all shards."""
         self._pool.shutdown()
+        self._close_shards()
+
+    def _close_shards(self) -> None:
         for shard in self._shards:
             shard.close()
         self._shards.clear()
