@@ -224,7 +224,7 @@ def test_opening_fails_without_leaving_files_open(sharded: Path, tmp_path: Path)
     bundle = Bundle(shutil.copytree(sharded, tmp_path / "bundle"))
     last = bundle.path / bundle.manifest.store.shards[-1].file
     last.write_bytes(last.read_bytes()[:-1])
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(BundleError, match=last.name):
         ExpertStore(bundle)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
