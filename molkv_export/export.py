@@ -7,6 +7,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 import onnx_ir as ir
 from rich.console import Console
 from rich.progress import Progress
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer
 
 from molkv_export.atomic_folder import atomic_folder
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
+from molkv_export.golden import golden_ram, write_golden
 from molkv_export.graph.build import DenseGraph, build_graph
 from molkv_export.graph.weights import attach_weights
 from molkv_export.needs import estimate
@@ -22,7 +24,7 @@ from molkv_export.tables.resume import JOURNAL, take_up
 from molkv_export.tables.rows import row_source
 from molkv_export.tables.store_writer import write_store
 from molkv_export.terminal import byte_progress
-from molkv_runtime.bundle import TOKENIZER
+from molkv_runtime.bundle import TOKENIZER, Bundle
 from molkv_runtime.errors import BundleError, CheckpointError
 from molkv_runtime.generator import GENERATION_CONFIG
 from molkv_runtime.hashing import file_sha256
@@ -93,7 +95,16 @@ def export(
                 graph = build_graph(source.config)
                 shapes = [value.shape.numpy() for value in graph.model.graph.initializers.values() if value.shape]
                 dense = [4 * math.prod(shape) for shape in shapes]
-                needs = estimate(rows, store, memory, folder, bundle, finished=set(journal.shards), dense=dense)
+                needs = estimate(
+                    rows,
+                    store,
+                    memory,
+                    folder,
+                    bundle,
+                    finished=set(journal.shards),
+                    dense=dense,
+                    golden=golden_ram(source.config, sum(dense)),
+                )
                 progress.console.print(str(needs), highlight=False, soft_wrap=True)
                 info = _write_graph(graph, source, folder, progress, sum(dense))
                 task = progress.add_task("expert store", total=needs.store)
@@ -111,20 +122,28 @@ def export(
                     finish=finish,
                     advance=lambda count: progress.advance(task, count),
                 )
-            files = dict(journal.shards)
-            for path in folder.iterdir():
-                if path.name not in (JOURNAL, *files):
-                    files[path.name] = FileInfo(size=path.stat().st_size, sha256=file_sha256(path))
             manifest = Manifest(
                 schema_version=SCHEMA_VERSION,
                 model=source.config,
                 graphs={"cpu": info},
                 store=store,
-                files=dict(sorted(files.items())),
+                files=_file_infos(folder, journal.shards),
                 provenance=_provenance(hashes, command),
             )
             write_manifest(manifest, folder)
+            write_golden(source, Bundle(folder))
+            manifest = msgspec.structs.replace(manifest, files=_file_infos(folder, manifest.files))
+            write_manifest(manifest, folder)
     return manifest
+
+
+def _file_infos(folder: Path, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
+    """Describe the files of a bundle, hashing those that are not known yet."""
+    infos = dict(known)
+    for path in folder.iterdir():
+        if path.name not in (JOURNAL, MANIFEST, *known):
+            infos[path.name] = FileInfo(size=path.stat().st_size, sha256=file_sha256(path))
+    return dict(sorted(infos.items()))
 
 
 def _hash_checkpoint(source: Checkpoint, progress: Progress) -> dict[str, str]:

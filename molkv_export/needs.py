@@ -49,6 +49,7 @@ def estimate(
     *,
     finished: set[str],
     dense: list[int],
+    golden: int,
 ) -> Needs:
     """Find out what an export will take, the time by writing a few records for trial.
 
@@ -60,6 +61,7 @@ def estimate(
         out: The folder's name for the user.
         finished: Shards that are there already.
         dense: Bytes of each of the other files' parts that are held in RAM while they are written.
+        golden: Bytes of RAM that making golden vectors takes.
 
     Raises:
         OutputError: The disk is too small.
@@ -76,7 +78,7 @@ def estimate(
         seconds = _store_seconds(source, store, memory, shards, folder) + _dense_seconds(sum(dense), folder)
     finally:
         (folder / _PROBE).unlink(missing_ok=True)
-    return Needs(max(memory.total, max(dense, default=0)), missing, disk, free, seconds)
+    return Needs(max(memory.total, golden, *dense), missing, disk, free, seconds)
 
 
 def _store_seconds(source: RowSource, store: StoreInfo, memory: Memory, shards: list[Shard], folder: Path) -> float:

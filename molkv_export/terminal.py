@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -26,3 +28,9 @@ def byte_progress(console: Console | None) -> Progress:
         TimeRemainingColumn(),
         console=console or Console(quiet=True),
     )
+
+
+def counter(progress: Progress, description: str) -> Callable[[int, int], None]:
+    """Make a function that moves a new bar on, told how many bytes were done since its last call, and of how many."""
+    task = progress.add_task(description)
+    return lambda count, total: progress.update(task, total=total, advance=count)

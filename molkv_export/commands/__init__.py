@@ -11,6 +11,7 @@ import click
 from molkv_export.commands.export import export_command
 from molkv_export.commands.inspect import inspect_command
 from molkv_export.commands.run import run_command
+from molkv_export.commands.selftest import selftest_command
 from molkv_export.commands.train import train_command
 from molkv_export.commands.validate import validate_command
 from molkv_export.commands.verify import verify_command
@@ -30,7 +31,15 @@ def cli() -> None:
     """
 
 
-for _command in (export_command, validate_command, verify_command, run_command, inspect_command, train_command):
+for _command in (
+    export_command,
+    validate_command,
+    verify_command,
+    selftest_command,
+    run_command,
+    inspect_command,
+    train_command,
+):
     cli.add_command(_command)
 
 

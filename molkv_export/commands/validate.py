@@ -15,46 +15,78 @@ from molkv_export.commands.options import PATH
 
 @click.command("validate")
 @click.argument("bundle", type=PATH)
-@click.option("--checkpoint", type=PATH, required=True, help="The checkpoint that the bundle was exported from.")
+@click.option("--checkpoint", type=PATH, help="The checkpoint that the bundle was exported from.")
+@click.option("--against", type=PATH, help="Another bundle of the model to compare with, instead of a checkpoint.")
 @click.option("--text", type=PATH, help="UTF-8 text to compare on. [default: held-out standard library modules]")
-@click.option("--sequences", type=int, default=8, show_default=True, help="Texts of a whole context to compare.")
-@click.option("--continuations", type=int, default=20, show_default=True, help="Greedy continuations to compare.")
-@click.option("--new-tokens", type=int, default=256, show_default=True, help="Tokens in each continuation.")
-@click.option("--provider", default="cpu", show_default=True, help="Execution provider that runs the bundle.")
+@click.option("--quick", is_flag=True, help="Compare one text, 4 short continuations and 1024 records.")
+@click.option("--sequences", type=int, help="Texts to compare. [default: 8]")
+@click.option("--continuations", type=int, help="Greedy continuations to compare. [default: 20]")
+@click.option("--new-tokens", type=int, help="Tokens in each continuation. [default: 256]")
+@click.option(
+    "--bisect", "with_bisection", is_flag=True, help="Compare inside the layers; name the first that is wrong."
+)
+@click.option("--plot", type=PATH, help="Draw the error by layer to a PNG or SVG file; implies --bisect.")
+@click.option("--report", "report_folder", type=PATH, help="Write an HTML page and JSON to a folder; implies --bisect.")
 @click.option("--json", "json_file", type=click.File("wb", lazy=False), help="Write the report as JSON, too.")
+@click.option(
+    "--provider", default="cpu", show_default=True, help="Execution provider that runs the bundle, or onnx-reference."
+)
 def validate_command(
     bundle: Path,
-    checkpoint: Path,
+    checkpoint: Path | None,
+    against: Path | None,
     text: Path | None,
-    sequences: int,
-    continuations: int,
-    new_tokens: int,
-    provider: str,
+    quick: bool,
+    sequences: int | None,
+    continuations: int | None,
+    new_tokens: int | None,
+    with_bisection: bool,
+    plot: Path | None,
+    report_folder: Path | None,
     json_file: BinaryIO | None,
+    provider: str,
 ) -> None:
     r"""Show that BUNDLE is the model that was trained: run both, compare, and exit with 1 if a gate fails.
 
     PyTorch runs the checkpoint; the host driver runs the bundle in every phase (one-shot and chunked prefill, decode,
-    window wrap-around, mixed batches) and writes greedy text. The gates are explained in docs/architecture.md.
+    window wrap-around, mixed batches, the context's end) and writes greedy text. docs/parity.md explains the gates.
 
     \b
     Examples:
       molkv-export validate stdlib-mini.bundle --checkpoint examples/stdlib-mini
-      molkv-export validate my.bundle --checkpoint my-model --text novel.txt --json report.json
+      molkv-export validate my.bundle --checkpoint my-model --text novel.txt --report my-report
+      molkv-export validate my.bundle --checkpoint my-model --quick --bisect --plot layers.png
+      molkv-export validate int4.bundle --against float32.bundle
     """
     from molkv_export.parity.report import print_report
-    from molkv_export.parity.validate import Scope, validate
+    from molkv_export.parity.report_folder import check_plot, check_report_folder, write_plot, write_report
+    from molkv_export.parity.texts import QUICK, Scope
+    from molkv_export.parity.validate import validate
 
+    asked = {"sequences": sequences, "continuations": continuations, "new_tokens": new_tokens}
+    given = {name: value for name, value in asked.items() if value is not None}
+    scope = msgspec.structs.replace(QUICK if quick else Scope(), **given)
+    if plot is not None:
+        check_plot(plot)
+    if report_folder is not None:
+        check_report_folder(report_folder)
     errors = Console(stderr=True)
     with errors.status("loading") as status:
         report = validate(
             bundle,
             checkpoint,
+            against=against,
             text=text,
-            scope=Scope(sequences, continuations, new_tokens),
+            scope=scope,
             provider=provider,
+            with_bisection=with_bisection or plot is not None or (report_folder is not None and against is None),
             report_progress=lambda what: status.update(f"comparing: {what}"),
         )
+        if report_folder is not None:
+            status.update("writing the report")
+            write_report(report, report_folder)
+        if plot is not None:
+            write_plot(report, plot)
     print_report(report, Console())
     if json_file is not None:
         json_file.write(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from molkv_export.commands.options import PATH
-from molkv_export.terminal import byte_progress, human_bytes
+from molkv_export.terminal import byte_progress, counter, human_bytes
 from molkv_runtime.verify import verify
 
 
@@ -25,12 +25,7 @@ def verify_command(bundle: Path) -> None:
       molkv-export verify stdlib-mini.bundle
     """
     with byte_progress(Console(stderr=True)) as progress:
-        task = progress.add_task("checking")
-
-        def advance(count: int, total: int) -> None:
-            progress.update(task, total=total, advance=count)
-
-        result = verify(bundle, advance)
+        result = verify(bundle, counter(progress, "checking"))
     for finding in result.findings:
         click.echo(f"DAMAGED {finding}")
     if result.findings:

@@ -14,6 +14,7 @@ from molkv_export.graph.mole import MoleInputs, MoleMixer
 from molkv_export.graph.molkv import MolkvInputs, MolkvMixer
 from molkv_export.graph.norm import RMSNorm
 from molkv_export.graph.rope import RotaryCache
+from molkv_export.graph.taps import Branch, tap_name
 from molkv_runtime.config import ModelConfig
 
 
@@ -30,14 +31,15 @@ class DecoderLayer(nn.Module):
     The last addition of a layer is left to the norm that follows it, which fuses it.
     """
 
-    def __init__(self, config: ModelConfig, has_experts: bool, rotary: RotaryCache) -> None:
+    def __init__(self, config: ModelConfig, index: int, rotary: RotaryCache) -> None:
         super().__init__()
+        self.index = index
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, rotary)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = FeedForward(config.hidden_size, config.intermediate_size, config.hidden_act)
         self.expert_mixer = None
-        if has_experts:
+        if index in config.layers_with_experts:
             self.expert_mixer = MolkvMixer(config, rotary) if config.has_keys else MoleMixer(config)
 
     def forward(
@@ -47,9 +49,20 @@ class DecoderLayer(nn.Module):
         normed, x = self.input_layernorm(op, x, branch)
         attended, present_key, present_value = self.self_attn(op, normed, inputs.cache)
         n, h = self.post_attention_layernorm(op, x, attended)
-        branch = self.mlp(op, n)
+        branch = feed_forward = self.mlp(op, n)
+        taps: dict[Branch, Value] = {
+            "input_norm": normed,
+            "attention": attended,
+            "post_attention_norm": n,
+            "feed_forward": feed_forward,
+        }
+        if self.index > 0:  # the first layer's is an input of the graph
+            taps["residual"] = x
         if self.expert_mixer is not None:
-            branch = op.Add(branch, self.expert_mixer(op, n, inputs.experts))
+            taps["experts"], taps["expert_scores"] = self.expert_mixer(op, n, inputs.experts)
+            branch = op.Add(feed_forward, taps["experts"])
+        for tap, value in taps.items():
+            value.name = tap_name(tap, self.index)
         return h, branch, present_key, present_value
 
 
@@ -58,12 +71,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig, rotary: RotaryCache) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            [
-                DecoderLayer(config, index in config.layers_with_experts, rotary)
-                for index in range(config.num_hidden_layers)
-            ]
-        )
+        self.layers = nn.ModuleList([DecoderLayer(config, index, rotary) for index in range(config.num_hidden_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
@@ -77,7 +85,8 @@ class Decoder(nn.Module):
             presents.append((key, value))
         start, end = op.Neg(last), [2**31 - 1]
         x, branch = (op.Slice(part, start, end, [1]) for part in (x, branch))
-        normed, _ = self.norm(op, x, branch)
+        normed, residual = self.norm(op, x, branch)
+        residual.name, normed.name = tap_name("residual"), tap_name("norm")
         return normed, presents
 
 

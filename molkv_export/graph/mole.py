@@ -24,8 +24,9 @@ class MoleMixer(nn.Module):
         super().__init__()
         self.router = Linear(config.hidden_size, config.num_experts)
 
-    def forward(self, op: OpBuilder, x: Value, experts: MoleInputs) -> Value:
-        """Mix for x [B, T, d]; gives [B, T, d]."""
-        scores = op.Softmax(self.router(op, x), axis=-1)
-        mixed = op.MatMul(op.Unsqueeze(scores, [-2]), experts.value)  # [B, T, 1, N] @ [B, T, N, d]
-        return op.Squeeze(mixed, [-2])
+    def forward(self, op: OpBuilder, x: Value, experts: MoleInputs) -> tuple[Value, Value]:
+        """Mix for x [B, T, d]; gives [B, T, d] and the scores [B, T, N]."""
+        scores = self.router(op, x)
+        weights = op.Softmax(scores, axis=-1)
+        mixed = op.MatMul(op.Unsqueeze(weights, [-2]), experts.value)  # [B, T, 1, N] @ [B, T, N, d]
+        return op.Squeeze(mixed, [-2]), scores

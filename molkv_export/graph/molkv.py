@@ -33,8 +33,8 @@ class MolkvMixer(nn.Module):
         self.query_norm = RMSNorm(config.expert_key_size, config.rms_norm_eps) if config.expert_qk_norm else None
         self.gate = Linear(config.hidden_size, 1) if config.expert_gate == "sigmoid" else None
 
-    def forward(self, op: OpBuilder, x: Value, experts: MolkvInputs) -> Value:
-        """Attend from x [B, T, d]; gives [B, T, d]."""
+    def forward(self, op: OpBuilder, x: Value, experts: MolkvInputs) -> tuple[Value, Value]:
+        """Attend from x [B, T, d]; gives [B, T, d] and the masked scores [blocks, C, R*N]."""
         query = self.query_proj(op, x)
         if self.query_norm is not None:
             query, _ = self.query_norm(op, query)
@@ -50,4 +50,4 @@ class MolkvMixer(nn.Module):
         scores = op.Add(op.Mul(scores, self.config.expert_key_size**-0.5), experts.mask)
         mixed = op.MatMul(op.Softmax(scores, axis=-1), experts.value)
         out = op.Reshape(mixed, op.Shape(x))
-        return out if self.gate is None else op.Mul(op.Sigmoid(self.gate(op, x)), out)
+        return out if self.gate is None else op.Mul(op.Sigmoid(self.gate(op, x)), out), scores

@@ -73,15 +73,20 @@ class LookupExpertForCausalLM(nn.Module):
         rows = [layer.experts(ids, embedding) for layer in layers]  # type: ignore[operator]
         return Records(embedding, dict(zip(self.config.layers_with_experts, rows, strict=True)))
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """Compute logits [B, T, vocab_size] for token ids [B, T] at positions 0 to T-1."""
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """Compute what the LM head reads, [B, T, d], for token ids [B, T] at positions 0 to T-1."""
         # Rows depend on the id alone, so each distinct id is computed once.
         ids, inverse = torch.unique(input_ids, return_inverse=True)
         records = self.records(ids)
         x = records.embedding[inverse]
         for index, layer in enumerate(self.model.layers):
             x = layer(x, records.experts.get(index), inverse)
-        logits: Tensor = self.lm_head(self.model.norm(x))
+        normed: Tensor = self.model.norm(x)
+        return normed
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Compute logits [B, T, vocab_size] for token ids [B, T] at positions 0 to T-1."""
+        logits: Tensor = self.lm_head(self.hidden(input_ids))
         return logits
 
     @torch.no_grad()

@@ -16,6 +16,11 @@ class MoleMixer(nn.Module):
         super().__init__()
         self.router = nn.Linear(config.hidden_size, config.num_experts, bias=False)  # rows are the r_n
 
+    def scores(self, x: Tensor, rows: ExpertRows, inverse: Tensor) -> Tensor:  # noqa: ARG002
+        """Give n . r_n, [B, T, N]; arguments as in `forward`."""
+        scores: Tensor = self.router(x)
+        return scores
+
     def forward(self, x: Tensor, rows: ExpertRows, inverse: Tensor) -> Tensor:
         """Mix.
 
@@ -24,5 +29,5 @@ class MoleMixer(nn.Module):
             rows: Experts of the U distinct token ids at hand.
             inverse: Which of those ids stands at each position, [B, T].
         """
-        scores = torch.softmax(self.router(x).float(), dim=-1).to(x.dtype)
+        scores = torch.softmax(self.scores(x, rows, inverse).float(), dim=-1).to(x.dtype)
         return torch.einsum("btn,btnd->btd", scores, rows.value[inverse])

@@ -45,17 +45,27 @@ class MolkvMixer(nn.Module):
             rows: Experts of the U distinct token ids at hand.
             inverse: Which of those ids stands at each position, [B, T].
         """
+        query, key, visible = self._query_and_keys(x, rows, inverse)
+        value = rows.value[inverse].flatten(1, 2)
+        out = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        return out if self.gate is None else torch.sigmoid(self.gate(x)) * out
+
+    def scores(self, x: Tensor, rows: ExpertRows, inverse: Tensor) -> Tensor:
+        """Give q_t . kk_{j,n} / sqrt(dk), -inf where t does not see j: [B, T, T*N]; arguments as in `forward`."""
+        query, key, visible = self._query_and_keys(x, rows, inverse)
+        scores: Tensor = query @ key.mT * key.shape[-1] ** -0.5
+        return scores.masked_fill(~visible, -torch.inf)
+
+    def _query_and_keys(self, x: Tensor, rows: ExpertRows, inverse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give queries [B, T, dk], the keys of all positions [B, T*N, dk], and which of them each query sees."""
         assert rows.key is not None
         length = x.shape[1]
         query = self.query_proj(x)
         query = query if self.query_norm is None else self.query_norm(query)
-        key, value = rows.key[inverse], rows.value[inverse]  # [B, T, N, dk], [B, T, N, d]
+        key = rows.key[inverse]  # [B, T, N, dk]
         if self.rope_theta is not None:
             positions = torch.arange(length, device=x.device)
             query = rotate(query, positions, self.rope_theta)
             key = rotate(key, positions[:, None], self.rope_theta)
         visible = window_mask(length, self.window, x.device).repeat_interleave(key.shape[2], dim=1)  # [T, T*N]
-        out = nn.functional.scaled_dot_product_attention(
-            query, key.flatten(1, 2), value.flatten(1, 2), attn_mask=visible
-        )
-        return out if self.gate is None else torch.sigmoid(self.gate(x)) * out
+        return query, key.flatten(1, 2), visible

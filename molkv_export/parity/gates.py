@@ -1,31 +1,50 @@
-"""What a bundle must reach to count as the model that was trained."""
+"""What a bundle must reach to count as the model that was trained. docs/parity.md, "The gates", has the reasons."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from molkv_export.parity.metrics import Metrics
+from molkv_runtime.golden import MAX_ABS
+from molkv_runtime.manifest import DenseDtype, Manifest
 from molkv_runtime.row_formats import RowDtype
 
-# Against the source model with its records rounded as the bundle stores them, nothing but float32 rounding may be left.
-MAX_ABS_ROUNDING = 1e-4
+# Against the source model with weights and records rounded as the bundle stores them, nothing but float32 rounding may
+# be left, whatever the dtypes are. It is the bound of the golden vectors, too.
+MAX_ABS_ROUNDING = MAX_ABS
 
 
-class QualityGate(NamedTuple):
-    """What rounding the records may cost against the model as it was trained."""
+class QualityGate(msgspec.Struct, frozen=True):
+    """What rounding may cost against the model as it was trained, on real text."""
 
     kl_mean: float  # nats per position
+    kl_p99: float
     perplexity_ratio: float  # bundle / source
+    top1_agreement: float
 
 
-# float32 stores exactly what was trained. For float16, see "The gates" in docs/architecture.md.
-QUALITY_GATES: dict[RowDtype, QualityGate] = {
-    "float32": QualityGate(kl_mean=1e-8, perplexity_ratio=1.00001),
-    "float16": QualityGate(kl_mean=1e-6, perplexity_ratio=1.0001),
-    "int8": QualityGate(kl_mean=1e-4, perplexity_ratio=1.001),
-    "int4": QualityGate(kl_mean=2e-2, perplexity_ratio=1.03),
-    "nf4": QualityGate(kl_mean=2e-2, perplexity_ratio=1.03),
+QUALITY_GATES: dict[tuple[DenseDtype, RowDtype], QualityGate] = {
+    ("float32", "float32"): QualityGate(kl_mean=1e-8, kl_p99=1e-7, perplexity_ratio=1.00001, top1_agreement=0.999),
+    ("float32", "float16"): QualityGate(kl_mean=1e-6, kl_p99=1e-5, perplexity_ratio=1.0001, top1_agreement=0.995),
+    ("float32", "int8"): QualityGate(kl_mean=1e-4, kl_p99=1e-3, perplexity_ratio=1.001, top1_agreement=0.98),
+    ("float32", "int4"): QualityGate(kl_mean=2e-2, kl_p99=1e-1, perplexity_ratio=1.03, top1_agreement=0.9),
+    ("float32", "nf4"): QualityGate(kl_mean=2e-2, kl_p99=1e-1, perplexity_ratio=1.03, top1_agreement=0.9),
 }
+
+
+def quality_gate(manifest: Manifest) -> QualityGate:
+    """Give the gate for a bundle's combination of dtypes."""
+    return QUALITY_GATES[manifest.graphs["cpu"].dense_dtype, manifest.store.dtype]
+
+
+def loosest(*gates: QualityGate) -> QualityGate:
+    """Give what two bundles may differ by that may both differ from their source."""
+    return QualityGate(
+        kl_mean=max(gate.kl_mean for gate in gates),
+        kl_p99=max(gate.kl_p99 for gate in gates),
+        perplexity_ratio=max(gate.perplexity_ratio for gate in gates),
+        top1_agreement=min(gate.top1_agreement for gate in gates),
+    )
 
 
 def rounding_failure(metrics: Metrics) -> str:
@@ -35,12 +54,15 @@ def rounding_failure(metrics: Metrics) -> str:
     return ""
 
 
-def quality_failure(metrics: Metrics, dtype: RowDtype) -> str:
+def quality_failure(metrics: Metrics, gate: QualityGate) -> str:
     """Say why a comparison with the source as it was trained fails; empty if it passes."""
-    gate = QUALITY_GATES[dtype]
-    ratio = metrics.perplexity_candidate / metrics.perplexity_reference
     if not metrics.kl_mean <= gate.kl_mean:
         return f"mean KL {metrics.kl_mean:.3g} is above {gate.kl_mean:g}"
+    if not metrics.kl_p99 <= gate.kl_p99:
+        return f"p99 of KL {metrics.kl_p99:.3g} is above {gate.kl_p99:g}"
+    if not metrics.top1_agreement >= gate.top1_agreement:
+        return f"top-1 agreement {metrics.top1_agreement:.2%} is below {gate.top1_agreement:.1%}"
+    ratio = metrics.perplexity.ratio if metrics.perplexity else float("nan")
     if not ratio <= gate.perplexity_ratio:
-        return f"perplexity is {ratio:.6f} times the source's, above {gate.perplexity_ratio:g}"
+        return f"perplexity is {ratio:.6f} times the reference's, above {gate.perplexity_ratio:g}"
     return ""

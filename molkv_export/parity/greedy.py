@@ -1,51 +1,84 @@
-"""Greedy continuations: does the bundle write the very text that the source model would write?"""
+"""Greedy continuations: does the bundle write the very text that the reference would write?"""
 
 from __future__ import annotations
 
 import msgspec
 import numpy as np
 
+from molkv_export.parity.gates import MAX_ABS_ROUNDING
 from molkv_export.parity.phases import Ids
-from molkv_export.parity.reference import SourceModel
+from molkv_export.parity.runners import Runner
 from molkv_runtime.generator import Generator
 
 _BATCH = 4
 
 
 class GreedyResult(msgspec.Struct, frozen=True):
-    """Agreement of greedy continuations."""
+    """Agreement of greedy continuations with one reference's."""
 
+    reference: str
     continuations: int
     tokens_each: int
     identical: int
+    mean_length: float  # tokens of a continuation up to the first that is different
+    ties: int  # tokens that only rounding decided, see `Continuation.compare`
     first_difference: str  # where and what, empty if all are identical
 
 
-def greedy_agreement(generator: Generator, reference: SourceModel, prompts: list[Ids], new_tokens: int) -> GreedyResult:
-    """Continue prompts with the bundle, in batches, and check every token against the source model.
+class Continuation:
+    """A prompt, and what the bundle writes behind it."""
 
-    The source model reads prompt and continuation once: if its likeliest token is the bundle's at every position, then
-    by induction it would have written the same text.
-    """
-    identical, first_difference = 0, ""
+    def __init__(self, prompt: Ids, new_ids: Ids) -> None:
+        self.prompt, self.new_ids = prompt, new_ids
+
+    def compare(self, reference: Runner) -> tuple[int, int, str]:
+        """Check every token against the reference, which reads prompt and continuation once.
+
+        If its likeliest token is the bundle's at every position, then by induction it would have written the same text.
+        Where its likeliest tokens are closer to each other than two runtimes' logits may be apart, either is right.
+
+        Returns:
+            Tokens up to the first that is different, ties among them, and what the difference is.
+        """
+        text = np.concatenate([self.prompt, self.new_ids])[:-1]
+        logits = reference.logits(text, last=len(self.new_ids))
+        gaps = logits.max(axis=-1) - logits[np.arange(len(logits)), self.new_ids]
+        wrong = np.flatnonzero(~(gaps <= 2 * MAX_ABS_ROUNDING))
+        length = int(wrong[0]) if len(wrong) else len(gaps)
+        ties = int((gaps[:length] > 0).sum())
+        if not len(wrong):
+            return length, ties, ""
+        ours, theirs = int(self.new_ids[length]), int(logits[length].argmax())
+        return length, ties, f"bundle {ours}, reference {theirs} (there their logits differ by {gaps[length]:.2g})"
+
+
+def continuations(generator: Generator, prompts: list[Ids], new_tokens: int) -> list[Continuation]:
+    """Continue prompts of different length with the bundle, in batches."""
+    found = []
     for start in range(0, len(prompts), _BATCH):
         batch = prompts[start : start + _BATCH]
         written: list[list[int]] = [[] for _ in batch]
         stream = generator.stream([ids.tolist() for ids in batch], max_new_tokens=new_tokens, stop_ids=frozenset())
         for token in stream:
             written[token.sequence].append(token.id)
-        for index, (ids, ours) in enumerate(zip(batch, written, strict=True), start=start):
-            continuation = np.array(ours)
-            text = np.concatenate([ids, continuation])[:-1]
-            logits = reference.logits(text, generator.store)[len(ids) - 1 :]
-            wrong = np.flatnonzero(logits.argmax(axis=-1) != continuation)
-            if not len(wrong):
-                identical += 1
-            elif not first_difference:
-                at = int(wrong[0])
-                gap = float(logits[at].max() - logits[at, continuation[at]])
-                first_difference = (
-                    f"continuation {index}, token {at}: bundle {ours[at]}, source {int(logits[at].argmax())} "
-                    f"(their logits differ by {gap:.2g} in the source)"
-                )
-    return GreedyResult(len(prompts), new_tokens, identical, first_difference)
+        found += [Continuation(ids, np.array(ours)) for ids, ours in zip(batch, written, strict=True)]
+    return found
+
+
+def greedy_agreement(written: list[Continuation], name: str, reference: Runner) -> GreedyResult:
+    """Compare continuations with what the reference of this name would have written."""
+    compared = [continuation.compare(reference) for continuation in written]
+    differences = [
+        f"continuation {index}, token {length}: {difference}"
+        for index, (length, _, difference) in enumerate(compared)
+        if difference
+    ]
+    return GreedyResult(
+        reference=name,
+        continuations=len(written),
+        tokens_each=len(written[0].new_ids),
+        identical=len(written) - len(differences),
+        mean_length=float(np.mean([length for length, _, _ in compared])),
+        ties=sum(ties for _, ties, _ in compared),
+        first_difference=differences[0] if differences else "",
+    )

@@ -7,11 +7,20 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from molkv_runtime.config import ModelConfig
 from molkv_runtime.generator import Generator
 from molkv_runtime.rope import Floats
+from molkv_runtime.sequences import Sequences
 
 Ids = npt.NDArray[np.int64]
 Phase = Callable[[Generator, Ids], Floats]
+
+_LAST_STEPS = 16
+
+
+def window(config: ModelConfig) -> int:
+    """Give the length of the expert window, or where there is none a length to cut texts by."""
+    return max(2, config.expert_window)
 
 
 def one_shot_prefill(generator: Generator, ids: Ids) -> Floats:
@@ -21,11 +30,11 @@ def one_shot_prefill(generator: Generator, ids: Ids) -> Floats:
 
 def chunked_prefill(generator: Generator, ids: Ids) -> Floats:
     """The tokens in pieces around the window's length: shorter, equal, longer, a multiple and a rest."""
-    window = max(2, generator.config.expert_window)
-    state = generator.sequences(prefill_chunk=2 * window)
+    size = window(generator.config)
+    state = generator.sequences(prefill_chunk=2 * size)
     logits, start = [], 0
-    for size in (1, window - 1, window, window + 1, len(ids)):
-        piece = ids[start : start + size]
+    for length in (1, size - 1, size, size + 1, len(ids)):
+        piece = ids[start : start + length]
         if len(piece):
             logits.append(state.prefill(0, piece, all_logits=True))
         start += len(piece)
@@ -33,21 +42,28 @@ def chunked_prefill(generator: Generator, ids: Ids) -> Floats:
 
 
 def step_by_step_decode(generator: Generator, ids: Ids) -> Floats:
-    """The first token as a prompt, every other one as a decode step, up to the context's end."""
+    """The first token as a prompt, every other one as a decode step."""
     state = generator.sequences()
-    logits = [state.prefill(0, ids[:1])]
-    logits += [state.decode(ids[t : t + 1]).copy() for t in range(1, len(ids))]
-    return np.concatenate(logits)
+    return np.concatenate([state.prefill(0, ids[:1]), *_decode(state, ids[1:])])
 
 
 def window_wrap_around(generator: Generator, ids: Ids) -> Floats:
     """Decode over the ring's seam: prefill one token less than the window, then decode three windows more."""
-    window = max(2, generator.config.expert_window)
-    ids = ids[: 4 * window]
+    size = window(generator.config)
     state = generator.sequences()
-    logits = [state.prefill(0, ids[: window - 1], all_logits=True)]
-    logits += [state.decode(ids[t : t + 1]).copy() for t in range(window - 1, len(ids))]
-    return np.concatenate(logits)
+    return np.concatenate(
+        [state.prefill(0, ids[: size - 1], all_logits=True), *_decode(state, ids[size - 1 : 4 * size])]
+    )
+
+
+def context_end(generator: Generator, ids: Ids) -> Floats:
+    """A text [T] as long as the model's context: prefill, then decode up to the very last position.
+
+    Gives the logits of the last positions alone, [n, vocab_size].
+    """
+    steps = min(_LAST_STEPS, len(ids) - 1)
+    state = generator.sequences()
+    return np.concatenate([state.prefill(0, ids[: len(ids) - steps]), *_decode(state, ids[len(ids) - steps :])])
 
 
 def mixed_batch(generator: Generator, texts: list[Ids]) -> list[Floats]:
@@ -70,9 +86,16 @@ def mixed_batch(generator: Generator, texts: list[Ids]) -> list[Floats]:
     return [np.concatenate(parts) for parts in logits]
 
 
+def _decode(state: Sequences, ids: Ids) -> list[Floats]:
+    return [state.decode(ids[t : t + 1]).copy() for t in range(len(ids))]
+
+
+# They give the logits of a text's first positions; window_wrap_around stops after four windows.
 PHASES: dict[str, Phase] = {
     "one-shot prefill": one_shot_prefill,
     "chunked prefill": chunked_prefill,
     "step-by-step decode": step_by_step_decode,
     "window wrap-around": window_wrap_around,
 }
+MIXED_BATCH = "mixed batch"
+CONTEXT_END = "context end"

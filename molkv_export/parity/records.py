@@ -12,33 +12,41 @@ from torch import Tensor
 from molkv_export.modeling import Records
 from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.rounding import StoredRows
+from molkv_runtime.record import record_dtype
 from molkv_runtime.store import ExpertStore
 
-_CHUNK_BYTES = 16 * 1024 * 1024
+_CHUNK_BYTES = 128 * 1024 * 1024  # of exact records; a chunk loads all expert networks once
 
 
 class RecordsResult(msgspec.Struct, frozen=True):
     """Agreement of all records."""
 
-    records: int
+    records: int  # that were compared
+    of: int  # that there are
     failure: str  # the first field that differs by more than rounding; empty: none
 
 
-@torch.no_grad()
-def records_agreement(store: ExpertStore, source: SourceModel) -> RecordsResult:
-    """Compare every field of every record with the source model's.
+def records_agreement(store: ExpertStore, source: SourceModel, at_most: int = 0) -> RecordsResult:
+    """Compare every field of records with the source model's.
 
     What counts as agreement is said in `rounding`.
+
+    Args:
+        store: The bundle's.
+        source: What it was made from.
+        at_most: How many records, spread evenly over the vocabulary; 0 is all.
     """
-    count = max(1, _CHUNK_BYTES // store.record_dtype.itemsize)
-    for start in range(0, store.vocab_size, count):
-        ids = np.arange(start, min(store.vocab_size, start + count))
-        exact = source.records(torch.from_numpy(ids))
-        for name, agrees in _agreement(exact, StoredRows(store.gather(ids), store.value_dtype)):
+    total = store.vocab_size
+    ids = np.arange(total) if not at_most else np.unique(np.linspace(0, total - 1, at_most).astype(np.int64))
+    count = max(1, _CHUNK_BYTES // record_dtype(source.config, "float32").itemsize)
+    for start in range(0, len(ids), count):
+        chunk = ids[start : start + count]
+        exact = source.exact_records(torch.from_numpy(chunk))
+        for name, agrees in _agreement(exact, StoredRows(store.gather(chunk), store.value_dtype)):
             if not agrees.all():
-                token = int(ids[int(agrees.int().argmin())])
-                return RecordsResult(store.vocab_size, f"{name} of token id {token} is not the source's")
-    return RecordsResult(store.vocab_size, "")
+                token = int(chunk[int(agrees.int().argmin())])
+                return RecordsResult(len(ids), total, f"{name} of token id {token} is not the source's")
+    return RecordsResult(len(ids), total, "")
 
 
 def _agreement(exact: Records, stored: StoredRows) -> Iterator[tuple[str, Tensor]]:

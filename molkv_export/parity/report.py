@@ -1,4 +1,4 @@
-"""A validation report for people."""
+"""A validation report in a terminal."""
 
 from __future__ import annotations
 
@@ -6,55 +6,92 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from molkv_export.parity.gates import MAX_ABS_ROUNDING, QUALITY_GATES
-from molkv_export.parity.validate import ROUNDED, TRAINED, Report
+from molkv_export.parity.gates import MAX_ABS_ROUNDING, QualityGate
+from molkv_export.parity.validate import ROUNDED, Report
 
-_NUMBERS = ("tokens", "max abs", "rel. L2", "KL mean", "KL max", "top-1")
+_NUMBERS = ("\ntokens", "max\nabs", "rel.\nL2", "KL\nmean", "KL\np99", "KL\nmax", "top-1\n%", "top-5\n%")
 
 
 def print_report(report: Report, console: Console) -> None:
     """Print the table, the verdict and every failure; 80 columns are enough."""
-    gate = QUALITY_GATES[report.experts_dtype]
-    console.print(f"{report.bundle} (experts {report.experts_dtype}) against {report.checkpoint}", markup=False)
-    console.print(f"text: {report.text}", markup=False)
+
+    def line(text: str, style: str = "") -> None:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    line(f"{report.bundle} (dense {report.dense_dtype}, experts {report.experts_dtype}) against {report.reference}")
+    line(f"text: {report.text}")
     console.print(_table(report))
-    quality = next(item.metrics for item in report.comparisons if item.reference == TRAINED)
-    ratio = quality.perplexity_candidate / quality.perplexity_reference
-    console.print(
-        f"perplexity: source as trained {quality.perplexity_reference:.4f}, "
-        f"bundle {quality.perplexity_candidate:.4f} (x {ratio:.6f})"
-    )
-    console.print(f"records: all {report.records.records} compared, {report.records.failure or 'equal to the source'}")
-    greedy = report.greedy
-    console.print(
-        f"greedy text: {greedy.identical} of {greedy.continuations} continuations "
-        f"of {greedy.tokens_each} tokens identical"
-    )
-    console.print(f"gates, {TRAINED}: mean KL {gate.kl_mean:g}, perplexity x {gate.perplexity_ratio:g}")
-    console.print(f"gates, {ROUNDED}: max abs {MAX_ABS_ROUNDING:g}, records equal, greedy text identical")
+    for text in facts(report):
+        line(text)
     for failure in report.failures:
-        console.print(f"FAIL {failure}", style="bold red", markup=False)
+        line(f"FAIL {failure}", "bold red")
     if not report.failures:
-        console.print("PASS the bundle is the model that was trained", style="bold green")
+        line(f"PASS {verdict(report)}", "bold green")
+
+
+def verdict(report: Report) -> str:
+    """Say what it means that a bundle passed."""
+    if report.records is None:
+        return "the bundles agree" if report.gate_applies else "compared, not judged: there is no real text"
+    if report.gate_applies:
+        return "the bundle is the model that was trained"
+    return "the bundle is what it claims; what its rounding costs was not judged, for want of real text"
+
+
+def facts(report: Report) -> list[str]:
+    """Say the rest of what was found, one line each."""
+    found = []
+    if (perplexity := report.quality.metrics.perplexity) is not None:
+        found.append(
+            f"perplexity: reference {perplexity.reference:.4f} ± {perplexity.reference_error:.2g}, "
+            f"bundle {perplexity.candidate:.4f} ± {perplexity.candidate_error:.2g} "
+            f"(x {perplexity.ratio:.6f} ± {perplexity.ratio_error:.1g})"
+        )
+    if records := report.records:
+        how_many = f"all {records.of}" if records.records == records.of else f"{records.records} of {records.of}"
+        found.append(f"records: {how_many} compared, {records.failure or 'equal to the source'}")
+    for greedy in report.greedy:
+        ties = f", {greedy.ties} ties" if greedy.ties else ""
+        found.append(
+            f"greedy text, {greedy.reference}: {greedy.identical} of {greedy.continuations} identical over "
+            f"{greedy.tokens_each} tokens, {greedy.mean_length:.1f} on average{ties}"
+        )
+    found.append(f"gate of quality: {gate_in_words(report.gate)}{'' if report.gate_applies else ' (not applied)'}")
+    if report.records is not None:
+        found.append(f"gate, {ROUNDED}: max abs {MAX_ABS_ROUNDING:g}, records equal, greedy text identical")
+    if (bisection := report.bisection) is not None:
+        for phase in bisection.phases:
+            worst = max(phase.errors, key=lambda error: error.error)
+            found.append(f"layer by layer, {phase.phase}: largest relative error {worst.error:.1e} ({worst.name})")
+        found.append(f"layer by layer: {bisection.culprit or f'all within {bisection.limit:g}'}")
+        found += [bisection.second_opinion] if bisection.second_opinion else []
+    return found
+
+
+def gate_in_words(gate: QualityGate) -> str:
+    """Say what quality is asked for."""
+    return (
+        f"KL mean {gate.kl_mean:g}, p99 {gate.kl_p99:g}, perplexity x {gate.perplexity_ratio:g}, "
+        f"top-1 {gate.top1_agreement:.1%}"
+    )
 
 
 def _table(report: Report) -> Table:
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("logits against source", no_wrap=True)
+    table.add_column("\nlogits", no_wrap=True)
     for column in _NUMBERS:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for reference in (TRAINED, ROUNDED):
+    for reference in dict.fromkeys(item.reference for item in report.comparisons):
         table.add_row(f"[bold]{reference}")
         for item in report.comparisons:
             if item.reference == reference:
-                metrics = item.metrics
-                numbers = (metrics.max_abs, metrics.relative_l2, metrics.kl_mean, metrics.kl_max)
+                m = item.metrics
                 table.add_row(
-                    f"  {item.phase}",
-                    str(metrics.positions),
-                    *(f"{number:.1e}" for number in numbers),
-                    f"{metrics.top1_agreement:.2%}",
+                    f" {item.phase}",
+                    str(m.positions),
+                    *(f"{number:.0e}" for number in (m.max_abs, m.relative_l2, m.kl_mean, m.kl_p99, m.kl_max)),
+                    *(f"{100 * share:.2f}" for share in (m.top1_agreement, m.top5_agreement)),
                     "FAIL" if item.failure else "ok",
                 )
     return table

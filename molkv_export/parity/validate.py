@@ -1,155 +1,266 @@
-"""Comparing a bundle, run by the driver, with the checkpoint it was made from, run by PyTorch."""
+"""Comparing a bundle, run by the driver, with its checkpoint, run by PyTorch, or with another bundle."""
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
-from molkv_export.parity.gates import quality_failure, rounding_failure
-from molkv_export.parity.greedy import GreedyResult, greedy_agreement
+from molkv_export.inspect import Sizes, inspect
+from molkv_export.parity.bisect import Bisection, bisect
+from molkv_export.parity.gates import QualityGate, loosest, quality_failure, quality_gate, rounding_failure
+from molkv_export.parity.greedy import GreedyResult, continuations, greedy_agreement
 from molkv_export.parity.metrics import Metrics, MetricsAccumulator
-from molkv_export.parity.phases import PHASES, Ids, mixed_batch
+from molkv_export.parity.phases import CONTEXT_END, MIXED_BATCH, PHASES, Ids, context_end, mixed_batch
 from molkv_export.parity.records import RecordsResult, records_agreement
 from molkv_export.parity.reference import SourceModel
-from molkv_export.training.corpus import standard_library
+from molkv_export.parity.runners import DriverRunner, Runner, SourceRunner, load_generator
+from molkv_export.parity.texts import Scope, Texts, choose_texts
+from molkv_export.parity.worst import WorstPosition, WorstPositions
 from molkv_runtime.bundle import TOKENIZER
 from molkv_runtime.errors import CheckpointError, RequestError
 from molkv_runtime.generator import Generator
-from molkv_runtime.row_formats import RowDtype
+from molkv_runtime.rope import Floats
 
 TRAINED = "as trained"
 ROUNDED = "records rounded"
+OTHER_BUNDLE = "other bundle"
 QUALITY_PHASE = "one-shot prefill"  # what rounding costs is the same in every phase
+
+_KL_EDGES = [10.0 ** (quarter / 4) for quarter in range(-64, 9)]
 
 
 class Comparison(msgspec.Struct, frozen=True):
     """One phase against one reference."""
 
     phase: str
-    reference: str  # TRAINED or ROUNDED
+    reference: str  # TRAINED, ROUNDED or OTHER_BUNDLE
     metrics: Metrics
     failure: str  # empty: passed
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """How often a value was between two edges; values outside are in the first or last bin."""
+
+    edges: list[float]
+    counts: list[int]  # one less than edges
 
 
 class Report(msgspec.Struct, frozen=True):
     """The outcome of a validation."""
 
     bundle: str
-    checkpoint: str
-    experts_dtype: RowDtype
+    reference: str  # path of the checkpoint or the other bundle
+    provider: str
+    dense_dtype: str
+    experts_dtype: str
     text: str  # what was compared
-    records: RecordsResult
+    gate: QualityGate
+    gate_applies: bool  # quality is judged on real text only
     comparisons: list[Comparison]
-    greedy: GreedyResult
-    greedy_failure: str  # empty: passed
+    records: RecordsResult | None  # None: compared with another bundle
+    greedy: list[GreedyResult]  # with ROUNDED, all have to be identical
+    kl: Histogram  # of the comparison that quality is judged by
+    worst: list[WorstPosition]
+    bisection: Bisection | None
+    sizes: Sizes
+    environment: dict[str, str]
+
+    @property
+    def quality(self) -> Comparison:
+        """The comparison that quality is judged by."""
+        return next(c for c in self.comparisons if c.reference in (TRAINED, OTHER_BUNDLE))
 
     @property
     def failures(self) -> list[str]:
         """Every gate that was not passed, in words."""
-        found = [f"records: {self.records.failure}"] if self.records.failure else []
+        found = [f"records: {self.records.failure}"] if self.records and self.records.failure else []
         found += [f"{c.phase} ({c.reference}): {c.failure}" for c in self.comparisons if c.failure]
-        return [*found, f"greedy text: {self.greedy_failure}"] if self.greedy_failure else found
+        exact = [greedy for greedy in self.greedy if greedy.reference == ROUNDED]
+        found += [f"greedy text: {greedy.first_difference}" for greedy in exact if greedy.first_difference]
+        if self.bisection and self.bisection.culprit:
+            found.append(f"bisection: {self.bisection.culprit}")
+        return found
 
 
-@dataclass(frozen=True)
-class Scope:
-    """How much is compared."""
+class Reference(NamedTuple):
+    """What a bundle is compared with, and what it must reach."""
 
-    sequences: int = 8  # of the model's whole context each
-    continuations: int = 20
-    new_tokens: int = 256
-
-    def __post_init__(self) -> None:
-        for name in ("sequences", "continuations", "new_tokens"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"{name} is {getattr(self, name)}, expected 1 or more")
+    name: str
+    runner: Runner
+    judge: Callable[[Metrics], str]  # says why it fails; empty: passes
+    every_phase: bool  # or only QUALITY_PHASE
 
 
 def validate(
     bundle: Path,
-    checkpoint: Path,
+    checkpoint: Path | None = None,
     *,
+    against: Path | None = None,
     text: Path | None = None,
     scope: Scope | None = None,
     provider: str = "cpu",
-    report_progress: Callable[[str], None] = lambda _: None,
+    with_bisection: bool = False,
+    report_progress: Callable[[str], object] = lambda _: None,
 ) -> Report:
-    """Compare a bundle with its source in every phase of running it.
+    """Compare a bundle with its source, or with another bundle, in every phase of running it.
 
     Args:
         bundle: Folder of the bundle.
         checkpoint: Folder it was exported from.
+        against: Folder of another bundle of the same model, instead of a checkpoint.
         text: UTF-8 text to compare on; default: modules of Python's standard library that `train` holds out.
             A bundle without a tokenizer is compared on random token ids.
         scope: How much is compared.
-        provider: Execution provider of the driver.
+        provider: Execution provider of the driver, or "onnx-reference", see `runners.load_generator`.
+        with_bisection: Whether the values inside the layers are compared, too.
         report_progress: Told in words what is being done.
 
     Raises:
         CheckpointError: The checkpoint is not the one that the bundle was made from.
-        RequestError: The text is too short.
+        RequestError: The text is too short, the bundles are of different models, or not one of checkpoint and against
+            was given.
     """
-    scope = scope or Scope()
-    generator = Generator(bundle, provider=provider)
-    with open_checkpoint(checkpoint) as source:
-        _check_source(generator, source)
-        new_tokens = min(scope.new_tokens, max(1, generator.config.max_position_embeddings - 1))
-        sequences, prompts, description = _texts(generator, text, scope, new_tokens)
-        model = SourceModel(source)
-        report_progress("records")
-        records = records_agreement(generator.store, model)
-        comparisons = []
-        for phase in PHASES:
-            report_progress(phase)
-            comparisons += _phase(generator, phase, model, sequences)
-        report_progress("mixed batch")
-        comparisons.append(_mixed_batch(generator, model, sequences))
+    if (checkpoint is None) == (against is None):
+        raise RequestError("give either --checkpoint or --against: one thing to compare the bundle with")
+    if against is not None and with_bisection:
+        raise RequestError("bisection compares with the source model: give --checkpoint instead of --against")
+    report_progress("loading")
+    generator = load_generator(bundle, provider)
+    with ExitStack() as stack:
+        texts = choose_texts(generator, text, scope or Scope())
+        gate = quality_gate(generator.bundle.manifest)
+        model = records = None
+        if checkpoint is not None:
+            source = stack.enter_context(open_checkpoint(checkpoint))
+            _check_source(generator, source)
+            model = SourceModel(source)
+            report_progress("records")
+            records = records_agreement(generator.store, model, (scope or Scope()).records)
+        else:
+            assert against is not None
+            other = load_generator(against, provider)
+            _check_comparable(generator, other)
+            gate = loosest(gate, quality_gate(other.bundle.manifest))
+
+        def judge_quality(metrics: Metrics) -> str:
+            return quality_failure(metrics, gate) if texts.is_real else ""
+
+        if model is not None:
+            references = [
+                Reference(TRAINED, SourceRunner(model), judge_quality, False),
+                Reference(ROUNDED, SourceRunner(model, generator.store), rounding_failure, True),
+            ]
+        else:
+            references = [Reference(OTHER_BUNDLE, DriverRunner(other), judge_quality, False)]
+        comparisons, kl, worst = _compare(generator, references, texts, report_progress)
         report_progress("greedy text")
-        greedy = greedy_agreement(generator, model, prompts, new_tokens)
+        written = continuations(generator, texts.prompts, texts.new_tokens)
+        greedy = [greedy_agreement(written, reference.name, reference.runner) for reference in references]
+        bisection = None
+        if with_bisection and model is not None:
+            report_progress("layer by layer")
+            bisection = bisect(generator.bundle, provider, model, texts.sequences[0])
+    graph = generator.bundle.graph()
     return Report(
         bundle=str(bundle),
-        checkpoint=str(checkpoint),
+        reference=str(checkpoint or against),
+        provider=provider,
+        dense_dtype=graph.dense_dtype,
         experts_dtype=generator.store.value_dtype,
-        text=description,
-        records=records,
+        text=texts.description,
+        gate=gate,
+        gate_applies=texts.is_real,
         comparisons=comparisons,
+        records=records,
         greedy=greedy,
-        greedy_failure=greedy.first_difference,
+        kl=kl,
+        worst=worst,
+        bisection=bisection,
+        sizes=inspect(bundle).sizes,
+        environment=_environment(generator),
     )
 
 
-def _phase(generator: Generator, phase: str, model: SourceModel, sequences: list[Ids]) -> list[Comparison]:
-    quality, rounding = MetricsAccumulator(), MetricsAccumulator()
-    for ids in sequences:
-        found = PHASES[phase](generator, ids)
-        rounding.add(model.logits(ids[: len(found)], generator.store), found, ids[1 : len(found)])
-        if phase == QUALITY_PHASE:
-            quality.add(model.logits(ids), found, ids[1:])
-    comparisons = [_rounding(phase, rounding)]
-    if phase == QUALITY_PHASE:
-        metrics = quality.result()
-        failure = quality_failure(metrics, generator.store.value_dtype)
-        comparisons.append(Comparison(phase, TRAINED, metrics, failure))
-    return comparisons
+def _environment(generator: Generator) -> dict[str, str]:
+    packages = ("molkv-export", "torch", "onnx", "onnxruntime", "numpy")
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+        "here": ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]),
+        "exported by": generator.bundle.manifest.provenance.command,
+        "exported with": ", ".join(f"{k} {v}" for k, v in generator.bundle.manifest.provenance.tools.items()),
+    }
 
 
-def _rounding(phase: str, accumulator: MetricsAccumulator) -> Comparison:
-    metrics = accumulator.result()
-    return Comparison(phase, ROUNDED, metrics, rounding_failure(metrics))
+def _compare(
+    generator: Generator, references: list[Reference], texts: Texts, report_progress: Callable[[str], object]
+) -> tuple[list[Comparison], Histogram, list[WorstPosition]]:
+    """Run all texts in all phases."""
+    sums = {(phase, r.name): MetricsAccumulator() for r in references for phase in _phases_of(r)}
+    worst = WorstPositions()
+
+    def add(phase: str, reference: Reference, ids: Ids, exact: Floats, found: Floats) -> None:
+        sums[phase, reference.name].add(exact[: len(found)], found, ids[1:][: len(found)])
+
+    for index, ids in enumerate(texts.sequences):
+        report_progress(f"text {index + 1} of {len(texts.sequences)}")
+        exact = {reference.name: reference.runner.logits(ids) for reference in references}
+        for phase, run in PHASES.items():
+            asked = [reference for reference in references if phase in _phases_of(reference)]
+            found = DriverRunner(generator, run).logits(ids) if asked else np.empty(0, np.float32)
+            for reference in asked:
+                add(phase, reference, ids, exact[reference.name], found)
+                if phase == QUALITY_PHASE and not reference.every_phase:
+                    kl = sums[phase, reference.name].kl[-len(ids) :]
+                    worst.add(index, ids, exact[reference.name], found, kl)
+    for reference in references:
+        if reference.every_phase:
+            report_progress(MIXED_BATCH)
+            batch = _batch(texts)
+            for ids, found in zip(batch, mixed_batch(generator, batch), strict=True):
+                add(MIXED_BATCH, reference, ids, reference.runner.logits(ids), found)
+            report_progress(CONTEXT_END)
+            found = DriverRunner(generator, context_end).logits(texts.whole_context)
+            exact_end = reference.runner.logits(texts.whole_context, last=len(found))
+            sums[CONTEXT_END, reference.name].add(exact_end, found)
+    comparisons = []
+    for reference in references:
+        for phase in _phases_of(reference):
+            metrics = sums[phase, reference.name].result()
+            comparisons.append(Comparison(phase, reference.name, metrics, reference.judge(metrics)))
+    quality = next(reference for reference in references if not reference.every_phase)
+    histogram = _histogram(sums[QUALITY_PHASE, quality.name].kl)
+    return comparisons, histogram, worst.result(_decoder(generator, texts))
 
 
-def _mixed_batch(generator: Generator, model: SourceModel, sequences: list[Ids]) -> Comparison:
-    length = len(sequences[0])
-    texts = [ids[: max(1, length * part // 4)] for ids, part in zip((sequences * 4)[:4], (1, 4, 2, 3), strict=True)]
-    accumulator = MetricsAccumulator()
-    for ids, found in zip(texts, mixed_batch(generator, texts), strict=True):
-        accumulator.add(model.logits(ids, generator.store), found, ids[1:])
-    return _rounding("mixed batch", accumulator)
+def _phases_of(reference: Reference) -> list[str]:
+    return [*PHASES, MIXED_BATCH, CONTEXT_END] if reference.every_phase else [QUALITY_PHASE]
+
+
+def _batch(texts: Texts) -> list[Ids]:
+    length = len(texts.sequences[0])
+    return [
+        ids[: max(1, length * part // 4)] for ids, part in zip((texts.sequences * 4)[:4], (1, 4, 2, 3), strict=True)
+    ]
+
+
+def _histogram(kl: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Histogram:
+    counts, _ = np.histogram(np.clip(np.nan_to_num(kl, nan=np.inf), _KL_EDGES[0], _KL_EDGES[-1]), _KL_EDGES)
+    return Histogram(_KL_EDGES, counts.tolist())
+
+
+def _decoder(generator: Generator, texts: Texts) -> Callable[[list[int]], str]:
+    if not texts.is_real:
+        return lambda ids: " ".join(map(str, ids))
+    return lambda ids: generator.tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def _check_source(generator: Generator, checkpoint: Checkpoint) -> None:
@@ -162,32 +273,17 @@ def _check_source(generator: Generator, checkpoint: Checkpoint) -> None:
             )
 
 
-def _texts(generator: Generator, text: Path | None, scope: Scope, new_tokens: int) -> tuple[list[Ids], list[Ids], str]:
-    """Choose sequences of a whole context, and prompts of different length spread over the text."""
-    context = generator.config.max_position_embeddings
-    ids, description = _token_ids(generator, text, scope.sequences * context)
-    if len(ids) < context:
+def _check_comparable(generator: Generator, other: Generator) -> None:
+    for field in ("vocab_size", "max_position_embeddings"):
+        ours, theirs = getattr(generator.config, field), getattr(other.config, field)
+        if ours != theirs:
+            raise RequestError(
+                f"{other.bundle.path}: {field} is {theirs}, expected {ours} as in {generator.bundle.path}; "
+                "give two bundles of one model"
+            )
+    tokenizers = [bundle.manifest.files.get(TOKENIZER) for bundle in (generator.bundle, other.bundle)]
+    if tokenizers[0] != tokenizers[1]:
         raise RequestError(
-            f"{text or 'the text'}: has {len(ids)} tokens, expected at least {context} (the model's context)"
+            f"{other.bundle.path}: {TOKENIZER} is not that of {generator.bundle.path}, so their token ids mean "
+            "different things; give two bundles of one model"
         )
-    count = min(scope.sequences, len(ids) // context)
-    starts = np.linspace(0, len(ids) - context, count).astype(int)
-    longest = max(1, context - new_tokens)
-    prompt_starts = np.linspace(0, len(ids) - longest, scope.continuations).astype(int)
-    lengths = np.linspace(1, longest, scope.continuations).astype(int)
-    sequences = [ids[start : start + context] for start in starts]
-    prompts = [ids[start : start + length] for start, length in zip(prompt_starts, lengths, strict=True)]
-    return sequences, prompts, f"{description}: {count} sequences of {context} tokens"
-
-
-def _token_ids(generator: Generator, text: Path | None, enough: int) -> tuple[Ids, str]:
-    if TOKENIZER not in generator.bundle.manifest.files:
-        return np.random.default_rng(0).integers(0, generator.config.vocab_size, enough), "random token ids"
-    if text is None:
-        content, description = "\n".join(standard_library().validation), "held-out standard library modules"
-    else:
-        try:
-            content, description = text.read_text(encoding="utf-8"), str(text)
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"{text}: cannot be read as UTF-8 text ({error})") from error
-    return np.array(generator.tokenizer.encode(content).ids, np.int64), description

@@ -19,6 +19,7 @@ from molkv_runtime.errors import (
 )
 from molkv_runtime.generator import Generator, Token
 from molkv_runtime.sampling import Sampling
+from molkv_runtime.selftest import SelfTest, selftest
 from molkv_runtime.sequences import Sequences
 from molkv_runtime.store import ExpertStore
 
@@ -36,6 +37,8 @@ __all__ = [
     "ProviderError",
     "RequestError",
     "Sampling",
+    "SelfTest",
     "Sequences",
     "Token",
+    "selftest",
 ]

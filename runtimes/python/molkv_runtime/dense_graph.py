@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,22 @@ from molkv_runtime.manifest import GraphInfo
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 
+class Call(Protocol):
+    """One call of a graph with all its buffers; it can be repeated after their contents have changed."""
+
+    def run(self) -> None:
+        """Compute the outputs from the inputs."""
+
+
+class Graph(Protocol):
+    """What computes the dense graph."""
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
+        """Bind buffers to all inputs and outputs."""
+
+
 class BoundCall:
-    """One call of the graph with all its buffers; it can be repeated after their contents have changed."""
+    """A call of an ONNX Runtime session."""
 
     def __init__(self, session: onnxruntime.InferenceSession, inputs: Arrays, outputs: Arrays) -> None:
         self._session = session
@@ -60,17 +75,10 @@ class DenseGraph:
             BundleError: The graph does not have the inputs and outputs that its configuration calls for.
             RequestError: More threads than the machine has cores.
         """
-        cores = os.cpu_count() or 1
-        if threads is not None and not 0 < threads <= cores:
-            raise RequestError(f"threads is {threads}, expected 1 to {cores} (the cores of this machine)")
+        options = session_options(provider, threads)
         info = bundle.graph()
         path = bundle.file(info.file)
         check_graph_file(path, bundle.file(info.data).name)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised, too
-        options.intra_op_num_threads = threads or 0
-        if provider != "cpu":
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         name = providers.resolve(provider)
         try:
             # By path, not by bytes: external data is then mapped instead of copied.
@@ -82,6 +90,19 @@ class DenseGraph:
     def bind(self, inputs: Arrays, outputs: Arrays) -> BoundCall:
         """Bind buffers to all inputs and outputs."""
         return BoundCall(self._session, inputs, outputs)
+
+
+def session_options(provider: str, threads: int | None = None) -> onnxruntime.SessionOptions:
+    """Make the options of a session; arguments and errors as for `DenseGraph`."""
+    cores = os.cpu_count() or 1
+    if threads is not None and not 0 < threads <= cores:
+        raise RequestError(f"threads is {threads}, expected 1 to {cores} (the cores of this machine)")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised, too
+    options.intra_op_num_threads = threads or 0
+    if provider != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
 
 
 _TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)", "int32": "tensor(int32)"}

@@ -13,7 +13,7 @@ from tokenizers.decoders import DecodeStream
 
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
-from molkv_runtime.dense_graph import DenseGraph
+from molkv_runtime.dense_graph import DenseGraph, Graph
 from molkv_runtime.errors import BundleError, RequestError
 from molkv_runtime.json_file import decode_json
 from molkv_runtime.sampling import Sampler, Sampling
@@ -55,6 +55,7 @@ class Generator:
         threads: int | None = None,
         store_access: Access = "pread",
         verify_checksums: bool = True,
+        graph: Graph | None = None,
     ) -> None:
         """Load a bundle's graph and open its store.
 
@@ -64,6 +65,7 @@ class Generator:
             threads: Threads for one operator; None leaves it to ONNX Runtime.
             store_access: How records are read, see `ExpertStore`.
             verify_checksums: Whether records are checked as they are read.
+            graph: What computes the dense graph; default an ONNX Runtime session made of the arguments above.
 
         Raises:
             BundleError: The bundle is incomplete or damaged.
@@ -72,7 +74,7 @@ class Generator:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         self.config: ModelConfig = self.bundle.config
         self.store = ExpertStore(self.bundle, access=store_access, verify_checksums=verify_checksums)
-        self.graph = DenseGraph(self.bundle, provider, threads)
+        self.graph: Graph = graph or DenseGraph(self.bundle, provider, threads)
         self._tokenizer: Tokenizer | None = None
         self.generation_config = GenerationConfig()
         if GENERATION_CONFIG in self.bundle.manifest.files:

@@ -13,6 +13,8 @@ from molkv_runtime.errors import BundleError
 from molkv_runtime.json_file import decode_json, read_bytes
 from molkv_runtime.row_formats import RowDtype
 
+DenseDtype = Literal["float32"]
+
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 
@@ -37,7 +39,7 @@ class GraphInfo(_Part, frozen=True):
 
     file: str
     data: str  # the weights, which `file` refers to
-    dense_dtype: Literal["float32"]
+    dense_dtype: DenseDtype
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molkv_runtime.config import ModelConfig
-from molkv_runtime.dense_graph import Arrays, BoundCall, DenseGraph
+from molkv_runtime.dense_graph import Arrays, Call, Graph
 from molkv_runtime.errors import RequestError
 from molkv_runtime.experts import expert_state
 from molkv_runtime.record import Records
@@ -24,7 +24,7 @@ class Sequences:
     def __init__(
         self,
         config: ModelConfig,
-        graph: DenseGraph,
+        graph: Graph,
         store: ExpertStore,
         *,
         batch_size: int = 1,
@@ -79,7 +79,7 @@ class Sequences:
         self._records = self._store.buffer(batch_size)  # of a decode step
         self._chunk_records: list[Records] = []  # of two prefill chunks: one computes while the next is read
 
-    def _bind_decode(self) -> BoundCall:
+    def _bind_decode(self) -> Call:
         inputs: Arrays = {
             "inputs_embeds": self._embeds,
             "seqlens_k": self._seqlens,
@@ -91,7 +91,7 @@ class Sequences:
             inputs["position_ids"] = self._positions
         return self._bind(inputs, self._logits, slice(None))
 
-    def _bind(self, inputs: Arrays, logits: Floats, rows: slice) -> BoundCall:
+    def _bind(self, inputs: Arrays, logits: Floats, rows: slice) -> Call:
         # Past and present are the same memory: the graph writes the new keys and values in place.
         cache = {name: array[rows] for name, array in self._cache.items()}
         past = {f"past_key_values.{name}": array for name, array in cache.items()}

@@ -122,7 +122,7 @@ class TensorFile:
         entry = self.entries[name]
         stop = stop if stop is not None else (entry.shape[0] if entry.shape else 1)
         out = np.empty((stop - start) * entry.row_bytes, np.uint8)
-        self.read_into([out.data], entry.start + start * entry.row_bytes)
+        self.read_into([out.data] if out.size else [], entry.start + start * entry.row_bytes)
         return out
 
     def map(self) -> mmap.mmap:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import get_args
 
 import msgspec
 import numpy as np
 import pytest
 
-from molkv_export.parity.gates import quality_failure, rounding_failure
-from molkv_export.parity.metrics import Metrics, MetricsAccumulator
+from molkv_export.parity.gates import QUALITY_GATES, loosest, quality_failure, rounding_failure
+from molkv_export.parity.metrics import Metrics, MetricsAccumulator, top_ids
+from molkv_runtime.manifest import DenseDtype
+from molkv_runtime.row_formats import RowDtype
 
 RANDOM = np.random.default_rng(0)
 REFERENCE = RANDOM.normal(size=(150, 11)).astype(np.float32)
 CANDIDATE = REFERENCE + RANDOM.normal(size=(150, 11)).astype(np.float32) * np.float32(0.3)
+FLOAT16 = QUALITY_GATES["float32", "float16"]
 NEXT = RANDOM.integers(0, 11, 149)
 
 
@@ -37,9 +42,33 @@ def test_metrics_are_what_their_names_say() -> None:
     same = [x.argmax() == y.argmax() for x, y in zip(p, q, strict=True)]
     assert 0 < found.top1_agreement < 1
     assert found.top1_agreement == pytest.approx(np.mean(same))
-    for perplexity, probabilities in ((found.perplexity_reference, p), (found.perplexity_candidate, q)):
-        logs = [math.log(probabilities[i][token]) for i, token in enumerate(NEXT)]
-        assert perplexity == pytest.approx(math.exp(-np.mean(logs)))
+    assert found.kl_p99 == pytest.approx(sorted(kl)[147] * 0.49 + sorted(kl)[148] * 0.51)  # of 150, linear between
+    five = [len(set(np.argsort(-x)[:5]) & set(np.argsort(-y)[:5])) / 5 for x, y in zip(p, q, strict=True)]
+    assert 0 < found.top5_agreement < 1
+    assert found.top5_agreement == pytest.approx(np.mean(five))
+
+
+def test_perplexities_come_with_standard_errors() -> None:
+    found = _metrics().perplexity
+    assert found is not None
+    logs = []
+    for logits in (REFERENCE, CANDIDATE):
+        p = [np.exp(row) / np.exp(row).sum() for row in logits.astype(float)]
+        logs.append(np.array([math.log(p[i][token]) for i, token in enumerate(NEXT)]))
+    for value, error, values in (
+        (found.reference, found.reference_error, logs[0]),
+        (found.candidate, found.candidate_error, logs[1]),
+        (found.ratio, found.ratio_error, logs[1] - logs[0]),
+    ):
+        assert value == pytest.approx(math.exp(-np.mean(values)))
+        # How far it would move if the mean moved by its standard error.
+        assert error == pytest.approx(value * np.std(values) / math.sqrt(149))
+    assert found.ratio_error / found.ratio < found.reference_error / found.reference
+
+
+def test_top_ids_are_the_likeliest_in_order() -> None:
+    assert top_ids(REFERENCE, 4).tolist() == [np.argsort(-row)[:4].tolist() for row in REFERENCE]
+    assert top_ids(REFERENCE, 99).shape == REFERENCE.shape
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -50,15 +79,30 @@ def test_a_single_logit_that_is_not_finite_fails_both_gates(bad: float) -> None:
     accumulator = MetricsAccumulator()
     accumulator.add(REFERENCE, candidate, NEXT)
     assert rounding_failure(accumulator.result())
-    assert quality_failure(accumulator.result(), "float16")
+    assert quality_failure(accumulator.result(), FLOAT16)
 
 
 def test_gates_let_equal_models_pass_and_no_others() -> None:
     accumulator = MetricsAccumulator()
     accumulator.add(REFERENCE, REFERENCE, NEXT)
     equal = accumulator.result()
-    assert rounding_failure(equal) == quality_failure(equal, "float32") == ""
-    assert rounding_failure(msgspec.structs.replace(equal, max_abs=1.1e-4)).startswith("max abs 0.00011 is above")
-    assert quality_failure(msgspec.structs.replace(equal, kl_mean=1e-3), "float16").startswith("mean KL 0.001 is")
-    worse = msgspec.structs.replace(equal, perplexity_candidate=equal.perplexity_reference * 1.01)
-    assert quality_failure(worse, "float16").startswith("perplexity is 1.010000 times the source's")
+    assert rounding_failure(equal) == quality_failure(equal, QUALITY_GATES["float32", "float32"]) == ""
+    assert equal.perplexity is not None
+    worse = msgspec.structs.replace(equal.perplexity, ratio=1.01)
+    for change, failure in {
+        "max abs 0.00011 is above": {"max_abs": 1.1e-4},
+        "mean KL 0.001 is above": {"kl_mean": 1e-3},
+        "p99 of KL 0.01 is above": {"kl_p99": 1e-2},
+        "top-1 agreement 99.00% is below 99.5%": {"top1_agreement": 0.99},
+        "perplexity is 1.010000 times the reference's": {"perplexity": worse},
+        "perplexity is nan times": {"perplexity": None},
+    }.items():
+        broken = msgspec.structs.replace(equal, **failure)
+        assert (rounding_failure(broken) or quality_failure(broken, FLOAT16)).startswith(change)
+
+
+@pytest.mark.parametrize("dtypes", list(itertools.product(get_args(DenseDtype), get_args(RowDtype))))
+def test_there_is_a_gate_for_every_combination_of_dtypes(dtypes: tuple[DenseDtype, RowDtype]) -> None:
+    gate = QUALITY_GATES[dtypes]
+    assert 0 < gate.kl_mean < gate.kl_p99
+    assert loosest(gate, QUALITY_GATES["float32", "int4"]) == QUALITY_GATES["float32", "int4"]

@@ -1,0 +1,99 @@
+"""Making golden vectors: a few texts, run by the source model in PyTorch (`molkv_runtime.golden` reads them)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+from molkv_export.checkpoints import Checkpoint
+from molkv_export.parity.metrics import top_ids
+from molkv_export.parity.phases import Ids, window
+from molkv_export.parity.reference import SourceModel
+from molkv_runtime.bundle import TOKENIZER, Bundle
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.golden import FORMAT, GOLDEN, MAX_ABS, TOP, VERSION, GoldenText, Projection
+from molkv_runtime.store import ExpertStore
+
+_PROMPTS = (
+    "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n    return",
+    "The store keeps one record for every token, so that a step has to read only what",
+    '{"temperature": 21.5, "unit": "°C", "samples": [3, 1, 4, 1, 5, 9], "comment": ',
+    "Grüße aus Zürich — 東京から、そして Москва 🙂: ",
+)
+_PROMPT_TOKENS = 40
+_NEW_TOKENS = 16
+_LONGEST = 1024  # bounds the file: 164 bytes a position
+_ROWS_AT_A_TIME = 16
+
+
+def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
+    """Write the golden vectors into the folder of a bundle that is complete otherwise.
+
+    What is expected is what the source model computes with its records rounded as the store is meant to hold them, so
+    that no format needs a tolerance of its own. That does not excuse a record that the store holds wrong: the source's
+    own is used then, and the self-test fails.
+    """
+    model = SourceModel(checkpoint)
+    with ExpertStore(bundle) as store:
+        texts = [_golden_text(model, store, ids, new) for ids, new in _texts(bundle)]
+    tensors = {
+        f"texts.{index}.{field}": np.ascontiguousarray(array)
+        for index, text in enumerate(texts)
+        for field, array in text._asdict().items()
+    }
+    (bundle.path / GOLDEN).write_bytes(save(tensors, {"format": FORMAT, "version": VERSION}))
+
+
+def golden_ram(config: ModelConfig, dense_bytes: int) -> int:
+    """Estimate the RAM in bytes that making them takes."""
+    network = 3 * config.num_experts * config.hidden_size * config.expert_intermediate_size
+    return dense_bytes + 4 * network + 24 * _ROWS_AT_A_TIME * config.vocab_size
+
+
+def _texts(bundle: Bundle) -> list[tuple[Ids, int]]:
+    """Choose texts, and how many tokens each is to be continued by.
+
+    Some sentences (random ids, where there is no tokenizer) to be continued, and one text of random ids that is longer
+    than two expert windows, so that a driver that treats its seam wrongly fails.
+    """
+    config = bundle.config
+    context = config.max_position_embeddings
+    random = np.random.default_rng(0)
+    longest = max(2, min(_PROMPT_TOKENS, context - _NEW_TOKENS))
+    if TOKENIZER in bundle.manifest.files:
+        tokenizer = bundle.tokenizer()
+        prompts = [np.array(tokenizer.encode(text).ids[:longest], np.int64) for text in _PROMPTS]
+    else:
+        prompts = [random.integers(0, config.vocab_size, longest - index) for index in range(min(4, longest - 1))]
+    long = random.integers(0, config.vocab_size, min(context, _LONGEST, max(128, 2 * window(config) + 64)))
+    texts = [(ids, min(_NEW_TOKENS, context - len(ids) + 1)) for ids in prompts if 1 < len(ids) <= context]
+    return [*texts, (long, 0)]
+
+
+def _golden_text(model: SourceModel, store: ExpertStore, ids: Ids, new_tokens: int) -> GoldenText:
+    projection = Projection(model.config.vocab_size)
+    found = []
+    for logits in model.logits_in_pieces(ids, store, last=0, rows=_ROWS_AT_A_TIME):
+        top = top_ids(logits, TOP)
+        found.append((top.astype(np.int32), np.take_along_axis(logits, top, axis=-1), projection.of(logits)))
+    ids_of_top, logits_of_top, projections = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return GoldenText(
+        input_ids=ids.astype(np.int32),
+        top_ids=ids_of_top,
+        top_logits=logits_of_top,
+        projection=projections,
+        greedy_ids=_continue(model, store, ids, new_tokens),
+    )
+
+
+def _continue(model: SourceModel, store: ExpertStore, ids: Ids, new_tokens: int) -> npt.NDArray[np.int32]:
+    """Continue a text greedily, up to where two tokens are so close that rounding could decide between them."""
+    found = np.empty(0, np.int64)
+    while len(found) < new_tokens:
+        logits = model.logits(np.concatenate([ids, found]), store, last=1)[0]
+        first, *others = top_ids(logits[None], 2)[0]
+        if others and logits[first] - logits[others[0]] <= 4 * MAX_ABS:
+            break
+        found = np.append(found, first)
+    return found.astype(np.int32)

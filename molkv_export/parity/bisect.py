@@ -1,0 +1,130 @@
+"""Which layer, and what in it, is the first to compute something else than the source model?"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from molkv_export.graph.taps import Branch, tap_name, taps
+from molkv_export.parity.phases import PHASES, Ids
+from molkv_export.parity.reference import SourceModel
+from molkv_export.parity.runners import ONNX_REFERENCE
+from molkv_export.parity.tapped import TappedGraph, Values, source_values
+from molkv_runtime.bundle import Bundle
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.generator import Generator
+from molkv_runtime.rope import Floats
+
+# Of a value's error, relative to its usual size. "Bisection" in docs/parity.md says why.
+MAX_RELATIVE_ERROR = 2e-5
+
+BISECTED_PHASES = ("one-shot prefill", "step-by-step decode")
+
+
+class TapError(msgspec.Struct, frozen=True):
+    """How far one value inside the graph is from the source model's."""
+
+    layer: int | None  # None: behind the last layer
+    branch: Branch
+    error: float  # the largest over all positions, relative to the value's usual size
+    position: int  # where it is the largest
+
+    @property
+    def name(self) -> str:
+        """Name the place in words."""
+        where = "behind the last layer" if self.layer is None else f"layer {self.layer}"
+        return f"{where}, {self.branch.replace('_', ' ')}"
+
+
+class PhaseErrors(msgspec.Struct, frozen=True):
+    """The errors of all values in one phase, in the order in which they are computed."""
+
+    phase: str
+    errors: list[TapError]
+
+    @property
+    def first(self) -> TapError | None:
+        """The first that is more than rounding."""
+        return next((error for error in self.errors if not error.error <= MAX_RELATIVE_ERROR), None)
+
+
+class Bisection(msgspec.Struct, frozen=True):
+    """The outcome of comparing layer by layer."""
+
+    limit: float
+    phases: list[PhaseErrors]
+    culprit: str  # empty: nothing leaves the expected rounding
+    second_opinion: str  # what ONNX's own evaluator says about the culprit; empty: was not asked
+
+
+def bisect(bundle: Bundle, provider: str, model: SourceModel, ids: Ids) -> Bisection:
+    """Compare the values inside the layers with those of the source model, whose records are rounded as in the store.
+
+    Args:
+        bundle: What is to be found out about.
+        provider: Execution provider, or "onnx-reference".
+        model: Its source.
+        ids: The text to compare on, [T].
+
+    Raises:
+        BundleError: The bundle is too old to be looked into.
+    """
+    phases = [phase_errors(bundle, provider, model, ids, phase) for phase in BISECTED_PHASES]
+    culprits = [(phase.phase, phase.first) for phase in phases if phase.first is not None]
+    if not culprits:
+        return Bisection(MAX_RELATIVE_ERROR, phases, "", "")
+    phase, first = culprits[0]
+    culprit = (
+        f"{phase}: {first.name}: relative error {first.error:.1e} at position {first.position}, "
+        f"expected at most {MAX_RELATIVE_ERROR:g}"
+    )
+    opinion = ""
+    if provider != ONNX_REFERENCE:
+        again = phase_errors(bundle, ONNX_REFERENCE, model, ids[: first.position + 2], phase).first
+        opinion = _opinion(first, again, provider)
+    return Bisection(MAX_RELATIVE_ERROR, phases, culprit, opinion)
+
+
+def phase_errors(bundle: Bundle, provider: str, model: SourceModel, ids: Ids, phase: str) -> PhaseErrors:
+    """Compare all values inside the layers in one phase; arguments as in `bisect`."""
+    graph = TappedGraph(bundle, provider)
+    generator = Generator(bundle, graph=graph)
+    PHASES[phase](generator, ids)
+    expected = source_values(model, ids, generator.store)
+    return PhaseErrors(phase, compare_values(bundle.config, expected, graph.values()))
+
+
+def compare_values(config: ModelConfig, expected: Values, found: Values) -> list[TapError]:
+    """Compare values by name, in the order in which they are computed."""
+    errors = []
+    for layer, branch in taps(config):
+        name = tap_name(branch, layer)
+        by_position = _relative_errors(expected[name], found[name])
+        # A NaN is the worst of all.
+        position = int(np.argmax(np.where(np.isnan(by_position), np.inf, by_position)))
+        errors.append(TapError(layer, branch, float(by_position[position]), position))
+    return errors
+
+
+def _relative_errors(expected: Floats, found: Floats) -> Floats:
+    """Give, for every position of values [T, size], the size of the error relative to the root mean square size.
+
+    The mean is over all positions: where a single vector happens to be small, its error is not.
+    """
+    seen = np.isfinite(expected)  # scores of experts that are not seen are -inf, and must be so on both sides
+    exact = np.where(seen, expected, 0).astype(np.float64)
+    difference = np.where(seen, found, 0) - exact
+    difference[seen != (found != -np.inf)] = np.inf
+    usual = np.sqrt(np.square(exact).sum(axis=-1).mean())
+    errors: Floats = np.sqrt(np.square(difference).sum(axis=-1)) / max(usual, np.finfo(np.float32).tiny)
+    return errors
+
+
+def _opinion(first: TapError, again: TapError | None, provider: str) -> str:
+    if again is None:
+        return f"onnx.reference computes the same graph as PyTorch does: the fault is in provider {provider!r}"
+    if (again.layer, again.branch) == (first.layer, first.branch):
+        return (
+            "onnx.reference computes the same: the fault is in the graph or in what the host feeds it, not in a kernel"
+        )
+    return f"onnx.reference differs first elsewhere: {again.name}, relative error {again.error:.1e}"

@@ -1,0 +1,136 @@
+"""The dense graph computed by ONNX's own reference evaluator, and ONNX Runtime's operators for it, in numpy.
+
+A second opinion: where it agrees with PyTorch and ONNX Runtime does not, the graph is right and the runtime is wrong.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from molkv_runtime.dense_graph import Arrays
+
+Array = npt.NDArray[Any]
+
+_CONTRIB = "com.microsoft"
+
+
+def _rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
+    mean = np.mean(np.square(x, dtype=np.float64), axis=-1, keepdims=True)
+    normed: Array = (x / np.sqrt(mean + epsilon) * weight).astype(x.dtype)
+    return normed
+
+
+def _rotate(x: Array, positions: Array, cos: Array, sin: Array) -> Array:
+    """Rotate x [B, H, T, size] by positions [B, T]."""
+    c, s = cos[positions][:, None], sin[positions][:, None]  # [B, 1, T, size / 2]
+    first, second = np.split(x, 2, axis=-1)
+    return np.concatenate([first * c - second * s, second * c + first * s], axis=-1)
+
+
+class SimplifiedLayerNormalization(OpRun):
+    """RMSNorm; ONNX Runtime registers it in the default domain."""
+
+    def _run(self, x: Array, weight: Array, epsilon: float, **_: object) -> tuple[Array]:
+        return (_rms_norm(x, weight, epsilon),)
+
+
+class SkipSimplifiedLayerNormalization(OpRun):
+    """RMSNorm of a sum; the second and third output are for training."""
+
+    op_domain = _CONTRIB
+
+    def _run(
+        self, x: Array, skip: Array, weight: Array, epsilon: float, **_: object
+    ) -> tuple[Array, Array, Array, Array]:
+        total, unused = x + skip, np.zeros(0, np.float32)
+        return _rms_norm(total, weight, epsilon), unused, unused, total
+
+
+class RotaryEmbedding(OpRun):
+    """Rotation of x [B, T, num_heads * size]."""
+
+    op_domain = _CONTRIB
+
+    def _run(self, x: Array, positions: Array, cos: Array, sin: Array, num_heads: int, **_: object) -> tuple[Array]:
+        heads = x.reshape(*x.shape[:2], num_heads, -1).swapaxes(1, 2)
+        return (_rotate(heads, positions, cos, sin).swapaxes(1, 2).reshape(x.shape),)
+
+
+class GroupQueryAttention(OpRun):
+    """Causal attention with packed query, key and value over a cache, which it gives back with the new tokens in it."""
+
+    op_domain = _CONTRIB
+
+    def _run(
+        self,
+        packed: Array,  # [B, T, (H + 2 * Hkv) * size]
+        key: None,  # noqa: ARG002  (packed)
+        value: None,  # noqa: ARG002
+        past_key: Array,  # [B, Hkv, max_length, size]
+        past_value: Array,
+        seqlens_k: Array,  # [B]: tokens after this step, minus 1
+        total_sequence_length: Array,  # noqa: ARG002  (for the allocation of caches that grow)
+        cos: Array,
+        sin: Array,
+        num_heads: int,
+        kv_num_heads: int,
+        **_: object,  # do_rotary is always 1 in our graphs
+    ) -> tuple[Array, Array, Array]:
+        batch, length, _ = packed.shape
+        heads = packed.reshape(batch, length, num_heads + 2 * kv_num_heads, -1).swapaxes(1, 2)
+        query, key_new, value_new = np.split(heads, [num_heads, num_heads + kv_num_heads], axis=1)
+        positions = seqlens_k[:, None] + 1 - length + np.arange(length)  # [B, T]
+        query, key_new = _rotate(query, positions, cos, sin), _rotate(key_new, positions, cos, sin)
+        present_key, present_value = past_key.copy(), past_value.copy()
+        out = np.empty_like(query)
+        for b, end in enumerate((seqlens_k + 1).tolist()):
+            present_key[b, :, end - length : end] = key_new[b]
+            present_value[b, :, end - length : end] = value_new[b]
+            group = num_heads // kv_num_heads
+            keys = present_key[b, :, :end].repeat(group, axis=0)  # [H, end, size]
+            scores = query[b] @ keys.swapaxes(1, 2) / np.float32(np.sqrt(query.shape[-1]))
+            scores = np.where(np.arange(end) <= positions[b][:, None], scores, -np.inf)
+            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            out[b] = weights / weights.sum(axis=-1, keepdims=True) @ present_value[b, :, :end].repeat(group, axis=0)
+        return out.swapaxes(1, 2).reshape(batch, length, -1), present_key, present_value
+
+
+_OPERATORS: list[type[OpRun]] = [
+    SimplifiedLayerNormalization,
+    SkipSimplifiedLayerNormalization,
+    RotaryEmbedding,
+    GroupQueryAttention,
+]
+
+
+class ReferenceGraph:
+    """A dense graph in ONNX's evaluator; a `molkv_runtime.dense_graph.Graph`."""
+
+    def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
+        """Take a graph, and load its weights from files in a folder."""
+        onnx.load_external_data_for_model(model, str(folder))
+        self._evaluator = ReferenceEvaluator(model, new_ops=_OPERATORS)
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> ReferenceCall:
+        """Bind buffers to all inputs and outputs."""
+        return ReferenceCall(self._evaluator, inputs, outputs)
+
+
+class ReferenceCall:
+    """One call with all its buffers."""
+
+    def __init__(self, evaluator: ReferenceEvaluator, inputs: Arrays, outputs: Arrays) -> None:
+        self._evaluator, self._inputs, self._outputs = evaluator, inputs, outputs
+
+    def run(self) -> None:
+        """Compute the outputs from the inputs."""
+        found = self._evaluator.run(list(self._outputs), self._inputs)
+        for array, value in zip(self._outputs.values(), found, strict=True):
+            array[...] = value

@@ -1,0 +1,82 @@
+"""What can be compared: anything that computes the logits of a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import onnx
+
+from molkv_export.parity.onnx_reference import ReferenceGraph
+from molkv_export.parity.phases import Ids, Phase, one_shot_prefill
+from molkv_export.parity.reference import SourceModel
+from molkv_runtime.bundle import Bundle
+from molkv_runtime.generator import Generator
+from molkv_runtime.graph_file import check_graph_file
+from molkv_runtime.rope import Floats
+from molkv_runtime.store import ExpertStore
+
+ONNX_REFERENCE = "onnx-reference"
+
+
+class Runner(Protocol):
+    """A runtime with a model in it."""
+
+    def logits(self, ids: Ids, last: int = 0) -> Floats:
+        """Compute the logits of token ids [T] at positions 0 to T-1.
+
+        Args:
+            ids: The text.
+            last: For how many final positions; 0 is all.
+
+        Returns:
+            float32 [last or T, vocab_size].
+        """
+
+
+class SourceRunner:
+    """The source model in PyTorch, as it was trained or, with a store, with its records rounded as that store does."""
+
+    def __init__(self, model: SourceModel, store: ExpertStore | None = None) -> None:
+        self.model, self._store = model, store
+
+    def logits(self, ids: Ids, last: int = 0) -> Floats:
+        """Compute in one pass, with no cache and no state."""
+        return self.model.logits(ids, self._store, last)
+
+
+class DriverRunner:
+    """A bundle in the host driver, in one of its phases."""
+
+    def __init__(self, generator: Generator, phase: Phase = one_shot_prefill) -> None:
+        self._generator, self._phase = generator, phase
+
+    def logits(self, ids: Ids, last: int = 0) -> Floats:
+        """Run the driver from an empty state."""
+        return self._phase(self._generator, ids)[-last:]
+
+
+def load_generator(bundle: Path, provider: str) -> Generator:
+    """Load a bundle into the host driver.
+
+    Args:
+        bundle: Its folder.
+        provider: A preset of `molkv_runtime.providers`, or "onnx-reference": the dense graph is then computed by
+            `onnx.reference.ReferenceEvaluator` in numpy, operator by operator. Slow, but no code of ONNX Runtime.
+    """
+    if provider != ONNX_REFERENCE:
+        return Generator(bundle, provider=provider)
+    opened = Bundle(bundle)
+    return Generator(opened, graph=ReferenceGraph(load_graph(opened), opened.path))
+
+
+def load_graph(bundle: Bundle) -> onnx.ModelProto:
+    """Load a bundle's graph without its weights, after the checks that the driver makes.
+
+    Raises:
+        BundleError: A file is damaged.
+    """
+    info = bundle.graph()
+    path = bundle.file(info.file)
+    check_graph_file(path, bundle.file(info.data).name)
+    return onnx.load(path, load_external_data=False)

@@ -1,0 +1,151 @@
+"""Reading the values inside the layers, of the source model and of a bundle's dense graph (names: `graph/taps.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from torch import Tensor, nn
+
+from molkv_export.graph.taps import tap_name, taps
+from molkv_export.parity.onnx_reference import ReferenceGraph
+from molkv_export.parity.phases import Ids
+from molkv_export.parity.reference import SourceModel
+from molkv_export.parity.runners import ONNX_REFERENCE, load_graph
+from molkv_runtime import providers
+from molkv_runtime.bundle import Bundle
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.dense_graph import Arrays, BoundCall, Call, session_options
+from molkv_runtime.errors import BundleError
+from molkv_runtime.rope import Floats
+from molkv_runtime.store import ExpertStore
+
+Values = dict[str, Floats]  # by the name of the tap, [T, ...]
+
+_EMBEDS = tap_name("residual", 0)  # an input of the graph, not a value inside it
+
+
+def source_values(model: SourceModel, ids: Ids, store: ExpertStore) -> Values:
+    """Run the source model, with its records rounded as a store does, over token ids [T]; give what is inside."""
+    found: Values = {}
+    handles: list[Any] = []
+
+    def keep(name: str, value: Tensor) -> None:
+        found[name] = value[0].numpy().copy()
+
+    def after(module: nn.Module, name: str) -> None:
+        handles.append(module.register_forward_hook(lambda _module, _inputs, output: keep(name, output)))
+
+    def before(module: nn.Module, name: str, value: Callable[..., Tensor]) -> None:
+        handles.append(module.register_forward_pre_hook(lambda _module, inputs: keep(name, value(*inputs))))
+
+    layer: Any  # torch's types know no attributes of modules in a list
+    for index, layer in enumerate(model.model.layers):
+        before(layer, tap_name("residual", index), lambda x, *_: x)
+        after(layer.input_layernorm, tap_name("input_norm", index))
+        after(layer.self_attn, tap_name("attention", index))
+        after(layer.post_attention_layernorm, tap_name("post_attention_norm", index))
+        after(layer.mlp, tap_name("feed_forward", index))
+        if layer.expert_mixer is not None:
+            before(layer.expert_mixer, tap_name("expert_scores", index), layer.expert_mixer.scores)
+            after(layer.expert_mixer, tap_name("experts", index))
+    before(model.model.norm, tap_name("residual"), lambda x: x)
+    after(model.model.norm, tap_name("norm"))
+    try:
+        found[tap_name("logits")] = model.logits(ids, store)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _in_order_of_size(found, model.config)
+
+
+class TappedGraph:
+    """A bundle's dense graph that also gives the values inside; a `molkv_runtime.dense_graph.Graph`."""
+
+    def __init__(self, bundle: Bundle, provider: str) -> None:
+        """Load the graph once more, with more outputs.
+
+        Raises:
+            BundleError: The graph was made by a version that did not name these values.
+        """
+        self._config = bundle.config
+        graph = load_graph(bundle)
+        names = [tap_name(branch, layer) for layer, branch in taps(self._config)]
+        self._names = [name for name in names if name not in (_EMBEDS, tap_name("logits"))]
+        there = {output for node in graph.graph.node for output in node.output}
+        if missing := [name for name in self._names if name not in there]:
+            raise BundleError(
+                f"{bundle.path / bundle.graph().file}: names no value {missing[0]!r}, so it cannot be compared "
+                "layer by layer; export the model again"
+            )
+        for name in self._names:
+            graph.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        self._bind: Callable[[Arrays, Arrays], Call]
+        if provider == ONNX_REFERENCE:
+            self._bind = ReferenceGraph(graph, bundle.path).bind
+        else:
+            options = session_options(provider)
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.path))
+            session = onnxruntime.InferenceSession(
+                graph.SerializeToString(), options, providers=[providers.resolve(provider)]
+            )
+            self._bind = lambda inputs, outputs: BoundCall(session, inputs, outputs)
+        self._taken: dict[str, list[npt.NDArray[Any]]] = {}
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
+        """Bind buffers to all inputs and outputs, and memory of our own to the values inside."""
+        inside: Arrays = {name: np.empty(self._shape(name, inputs), np.float32) for name in self._names}
+        call = self._bind(inputs, {**outputs, **inside})
+        taken = {_EMBEDS: inputs["inputs_embeds"], **inside, tap_name("logits"): outputs["logits"]}
+        return _TappedCall(call, taken, self._taken)
+
+    def _shape(self, name: str, inputs: Arrays) -> tuple[int, ...]:
+        batch, length, hidden = inputs["inputs_embeds"].shape
+        if name.endswith(tap_name("expert_scores")):
+            return inputs["expert_mask"].shape if self._config.has_keys else (batch, length, self._config.num_experts)
+        behind_last_layer = name in (tap_name("residual"), tap_name("norm"))
+        return batch, int(inputs["logits_to_keep"][0]) if behind_last_layer else length, hidden
+
+    def values(self) -> Values:
+        """Give what was inside in all calls so far, which must have been about one sequence."""
+        return _in_order_of_size({name: _stack(parts) for name, parts in self._taken.items()}, self._config)
+
+
+class _TappedCall:
+    def __init__(self, call: Call, arrays: Arrays, taken: dict[str, list[npt.NDArray[Any]]]) -> None:
+        self._call, self._arrays, self._taken = call, arrays, taken
+
+    def run(self) -> None:
+        self._call.run()
+        for name, array in self._arrays.items():
+            self._taken.setdefault(name, []).append(array.copy())
+
+
+def _stack(parts: list[npt.NDArray[Any]]) -> Floats:
+    """Join arrays [1, T, size] or [blocks, C, size] to one [T in all, size].
+
+    Scores of blocks can be of different width; they are filled up with experts that are not seen.
+    """
+    rows = [part.reshape(-1, part.shape[-1]) for part in parts]
+    return np.concatenate([_widened(part, max(part.shape[-1] for part in rows)) for part in rows])
+
+
+def _widened(scores: Floats, width: int) -> Floats:
+    return np.pad(scores, ((0, 0), (0, width - scores.shape[-1])), constant_values=-np.inf)
+
+
+def _in_order_of_size(values: Values, config: ModelConfig) -> Values:
+    """Sort the scores of every position, largest first: the graph does not know in which order the host keeps experts.
+
+    A window's worth of them is kept; more are never seen.
+    """
+    if not config.has_keys:
+        return values
+    width = config.expert_window * config.num_experts
+    names = [tap_name("expert_scores", layer) for layer in config.layers_with_experts]
+    largest = {name: -np.sort(-values[name], axis=-1)[:, :width] for name in names}
+    return {**values, **{name: _widened(scores, width) for name, scores in largest.items()}}

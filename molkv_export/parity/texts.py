@@ -1,0 +1,95 @@
+"""What is compared: the texts and prompts of a validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from molkv_export.parity.phases import Ids, window
+from molkv_export.training.corpus import standard_library
+from molkv_runtime.bundle import TOKENIZER
+from molkv_runtime.errors import RequestError
+from molkv_runtime.generator import Generator
+
+_LENGTH = 512  # of a text, where the model's context is longer and its window is not
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """How much is compared."""
+
+    sequences: int = 8  # texts
+    continuations: int = 20
+    new_tokens: int = 256  # in each continuation
+    records: int = 0  # spread over the vocabulary; 0 is all
+
+    def __post_init__(self) -> None:
+        for name, least in (("sequences", 1), ("continuations", 1), ("new_tokens", 1), ("records", 0)):
+            if getattr(self, name) < least:
+                raise RequestError(f"{name} is {getattr(self, name)}, expected {least} or more")
+
+
+QUICK = Scope(sequences=1, continuations=4, new_tokens=32, records=1024)
+
+
+class Texts(msgspec.Struct, frozen=True):
+    """The texts of a validation."""
+
+    description: str
+    is_real: bool  # not random token ids
+    sequences: list[Ids]  # all of one length
+    whole_context: Ids  # as long as the model's context
+    prompts: list[Ids]  # of different length
+    new_tokens: int  # to continue each prompt by
+
+
+def choose_texts(generator: Generator, text: Path | None, scope: Scope) -> Texts:
+    """Choose texts for a bundle.
+
+    Args:
+        generator: The bundle.
+        text: UTF-8 text; default: modules of Python's standard library that `train` holds out. A bundle without a
+            tokenizer gets random token ids.
+        scope: How much.
+
+    Raises:
+        RequestError: The text cannot be read, is too short, or the bundle has no tokenizer for it.
+    """
+    context = generator.config.max_position_embeddings
+    length = min(context, max(_LENGTH, 4 * window(generator.config)))
+    is_real = TOKENIZER in generator.bundle.manifest.files
+    ids, description = _token_ids(generator, text, max(scope.sequences * length, context), is_real)
+    if len(ids) < context:
+        raise RequestError(
+            f"{text or 'the text'}: has {len(ids)} tokens, expected at least {context} (the model's context)"
+        )
+    count = min(scope.sequences, len(ids) // length)
+    starts = np.linspace(0, len(ids) - length, count).astype(int)
+    new_tokens = min(scope.new_tokens, max(1, length - 1))
+    longest = max(1, length - new_tokens)
+    prompt_starts = np.linspace(0, len(ids) - longest, scope.continuations).astype(int)
+    lengths = np.linspace(1, longest, scope.continuations).astype(int)
+    return Texts(
+        description=f"{description}: {count} sequences of {length} tokens",
+        is_real=is_real,
+        sequences=[ids[start : start + length] for start in starts],
+        whole_context=ids[:context],
+        prompts=[ids[start : start + length] for start, length in zip(prompt_starts, lengths, strict=True)],
+        new_tokens=new_tokens,
+    )
+
+
+def _token_ids(generator: Generator, text: Path | None, enough: int, has_tokenizer: bool) -> tuple[Ids, str]:
+    if not has_tokenizer:
+        if text is not None:
+            raise RequestError(f"{text}: cannot be compared on, since {generator.bundle.path} carries no {TOKENIZER}")
+        return np.random.default_rng(0).integers(0, generator.config.vocab_size, enough), "random token ids"
+    if text is None:
+        content, description = "\n".join(standard_library().validation), "held-out standard library modules"
+    else:
+        try:
+            content, description = text.read_text(encoding="utf-8"), str(text)
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"{text}: cannot be read as UTF-8 text ({error})") from error
+    return np.array(generator.tokenizer.encode(content).ids, np.int64), description

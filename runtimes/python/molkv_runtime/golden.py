@@ -1,0 +1,107 @@
+"""Golden vectors: what the source model computed in PyTorch for a few texts, so that any device can prove parity.
+
+Their format is in `docs/bundle-format.md`, "Golden vectors". `selftest` runs them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from molkv_runtime.bundle import Bundle
+from molkv_runtime.errors import BundleError
+from molkv_runtime.rope import Floats
+from molkv_runtime.tensor_file import TensorFile
+
+GOLDEN = "golden.safetensors"
+FORMAT = "molkv-golden"
+VERSION = "1"
+TOP = 16  # logits that are kept of every position
+PROJECTIONS = 8  # numbers that all logits of a position go into
+MAX_ABS = 1e-4  # of a logit or a projection: nothing but float32 rounding may be left
+
+_FIELDS = {"input_ids": "I32", "top_ids": "I32", "top_logits": "F32", "projection": "F32", "greedy_ids": "I32"}
+_DTYPES = {"I32": "<i4", "F32": "<f4"}
+
+
+class GoldenText(NamedTuple):
+    """A text, and what the source model makes of it with its records rounded as the bundle's store holds them."""
+
+    input_ids: npt.NDArray[np.int32]  # [T]
+    top_ids: npt.NDArray[np.int32]  # [T, K]: the likeliest tokens to follow each position, likeliest first
+    top_logits: Floats  # [T, K]
+    projection: Floats  # [T, P], see `Projection`
+    greedy_ids: npt.NDArray[np.int32]  # [G]: how the text goes on; 0 or more tokens
+
+
+class Projection:
+    """Sums of all logits of a position with pseudo-random signs: if any logit is wrong, so are these.
+
+    projection_r = sum_v sign_r(v) logit_v / sqrt(vocab_size). sign_r(v) is -1 where bit r of hash(v + 1) is set, else
+    1; the hash is the finalizer of MurmurHash3 for 32 bits, so that it takes five lines in any language.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        h = np.arange(1, vocab_size + 1, dtype=np.uint32)
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+            h ^= h >> np.uint32(shift)
+            h *= np.uint32(factor)  # modulo 2^32
+        bits = (h[:, None] >> np.arange(PROJECTIONS, dtype=np.uint32)) & 1
+        self._signs = (1.0 - 2.0 * bits) / vocab_size**0.5  # [vocab_size, P]
+
+    def of(self, logits: Floats) -> Floats:
+        """Project logits [n, vocab_size] to float32 [n, P], summed in float64."""
+        return np.asarray(logits.astype(np.float64) @ self._signs, np.float32)
+
+
+def read_golden(bundle: Bundle) -> list[GoldenText]:
+    """Read and check the golden vectors of a bundle.
+
+    Raises:
+        BundleError: It carries none, or they are damaged, of another version or not about this model.
+    """
+    if GOLDEN not in bundle.manifest.files:
+        raise BundleError(f"{bundle.path}: carries no {GOLDEN}, expected the golden vectors; export the model again")
+    path = bundle.file(GOLDEN)
+    file = TensorFile(path, BundleError)
+    found = file.metadata.get("format"), file.metadata.get("version")
+    if found != (FORMAT, VERSION):
+        raise BundleError(
+            f"{path}: its format is {found[0]} version {found[1]}, expected {FORMAT} version {VERSION}; "
+            "export the model again or use the molkv version that wrote this bundle"
+        )
+    count = len([name for name in file.entries if name.endswith(".input_ids")])
+    expected = {f"texts.{index}.{field}" for index in range(count) for field in _FIELDS}
+    if not count or set(file.entries) != expected:
+        wrong = sorted(set(file.entries) ^ expected) or ["texts.0.input_ids"]
+        raise BundleError(f"{path}: tensor {wrong[0]!r} is missing, or one too many, for {count} texts")
+    return [_read_text(file, f"texts.{index}", bundle) for index in range(count)]
+
+
+def _read_text(file: TensorFile, prefix: str, bundle: Bundle) -> GoldenText:
+    arrays = {field: _array(file, f"{prefix}.{field}", dtype) for field, dtype in _FIELDS.items()}
+    length, new = arrays["input_ids"].size, arrays["greedy_ids"].size
+    vocab_size, context = bundle.config.vocab_size, bundle.config.max_position_embeddings
+    top = min(TOP, vocab_size)
+    shapes = {"input_ids": (length,), "top_ids": (length, top), "top_logits": (length, top)}
+    shapes |= {"projection": (length, PROJECTIONS), "greedy_ids": (new,)}
+    for field, shape in shapes.items():
+        array = arrays[field]
+        is_id = (array >= 0) & (array < vocab_size)
+        if array.shape != shape or (field.endswith("ids") and not is_id.all()):
+            raise BundleError(
+                f"{file.path}: {prefix}.{field} has shape {list(array.shape)}, expected {list(shape)}, "
+                f"and ids below {vocab_size}"
+            )
+    if not 1 < length <= length + new - bool(new) <= context:
+        raise BundleError(f"{file.path}: {prefix} has {length} tokens and {new} more, expected 2 to {context} in all")
+    return GoldenText(**arrays)
+
+
+def _array(file: TensorFile, name: str, dtype: str) -> npt.NDArray[Any]:
+    entry = file.entries[name]
+    if entry.dtype != dtype:
+        raise BundleError(f"{file.path}: tensor {name!r} has dtype {entry.dtype}, expected {dtype}")
+    return file.read_rows(name).view(_DTYPES[dtype]).reshape(entry.shape)

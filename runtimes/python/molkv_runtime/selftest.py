@@ -1,0 +1,130 @@
+"""Does this bundle, in this driver, on this device, compute what the source model computed in PyTorch?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from molkv_runtime.bundle import Bundle
+from molkv_runtime.errors import BundleError
+from molkv_runtime.generator import Generator
+from molkv_runtime.golden import MAX_ABS, GoldenText, Projection, read_golden
+from molkv_runtime.rope import Floats
+from molkv_runtime.verify import verify
+
+_PIECE = 48  # positions whose logits are in memory at once; no multiple of usual windows
+
+
+class PhaseResult(msgspec.Struct, frozen=True):
+    """How far one phase is from the golden vectors."""
+
+    phase: str
+    positions: int
+    max_abs_logit: float  # over the logits that are kept
+    max_abs_projection: float  # over the projections of all logits
+    top1_agreement: float  # share of positions with the same likeliest token; ties within rounding count as the same
+
+    @property
+    def failure(self) -> str:
+        """Why it fails; empty if it passes."""
+        for what in ("max_abs_logit", "max_abs_projection"):
+            value = getattr(self, what)
+            if not value <= MAX_ABS:  # written so that NaN fails
+                return f"{self.phase}: {what} is {value:.3g}, above {MAX_ABS:g}"
+        return ""
+
+
+class SelfTest(msgspec.Struct, frozen=True):
+    """The outcome of a self-test."""
+
+    texts: int
+    phases: list[PhaseResult]
+    greedy_tokens: int  # in all continuations
+    greedy_identical: int  # of them, up to the first that is different in each continuation
+    failures: list[str]  # empty: passed
+
+
+def selftest(
+    bundle: Path | str,
+    *,
+    provider: str = "cpu",
+    advance: Callable[[int, int], object] = lambda _done, _total: None,
+) -> SelfTest:
+    """Compare a bundle with its golden vectors: every byte by hash, then prefill, decode and greedy text in batches.
+
+    Args:
+        bundle: Its folder.
+        provider: Execution provider of the driver, see `providers.PRESETS`.
+        advance: Told how many bytes were hashed since the last time, and how many there are.
+
+    Raises:
+        BundleError: The bundle is incomplete, carries no golden vectors, or ones of another version.
+        ProviderError: The provider is not there.
+    """
+    opened = Bundle(bundle)
+    texts = read_golden(opened)
+    failures = verify(opened.path, advance).findings
+    try:
+        generator = Generator(opened, provider=provider)
+        phases = [_run_phase(name, run, generator, texts) for name, run in _PHASES.items()]
+        same, total = _greedy(generator, texts)
+    except BundleError as error:
+        return SelfTest(len(texts), [], 0, 0, [*failures, str(error)])
+    failures += [phase.failure for phase in phases if phase.failure]
+    if same < total:
+        failures.append(f"greedy text: {same} of {total} tokens are the source model's")
+    return SelfTest(len(texts), phases, total, same, failures)
+
+
+def _prefill(generator: Generator, text: GoldenText) -> Iterator[Floats]:
+    state = generator.sequences()
+    for start in range(0, len(text.input_ids), _PIECE):
+        yield state.prefill(0, text.input_ids[start : start + _PIECE], all_logits=True)
+
+
+def _decode(generator: Generator, text: GoldenText) -> Iterator[Floats]:
+    state = generator.sequences()
+    yield state.prefill(0, text.input_ids[:1])
+    for position in range(1, len(text.input_ids)):
+        yield state.decode(text.input_ids[position : position + 1])
+
+
+_Phase = Callable[[Generator, GoldenText], Iterator[Floats]]
+_PHASES: dict[str, _Phase] = {"prefill in chunks": _prefill, "step-by-step decode": _decode}
+
+
+def _run_phase(name: str, run: _Phase, generator: Generator, texts: list[GoldenText]) -> PhaseResult:
+    projection = Projection(generator.config.vocab_size)
+    positions = same = 0
+    logit = projected = 0.0
+    for text in texts:
+        start = 0
+        for found in run(generator, text):
+            rows = slice(start, start := start + len(found))
+            at_top = np.take_along_axis(found, text.top_ids[rows].astype(np.intp), axis=-1)
+            # np.max, not max(): a NaN must not vanish.
+            logit = float(np.max([logit, np.abs(at_top - text.top_logits[rows]).max()]))
+            projected = float(np.max([projected, np.abs(projection.of(found) - text.projection[rows]).max()]))
+            same += int((found.max(axis=-1) - at_top[:, 0] <= MAX_ABS).sum())
+        positions += start
+    return PhaseResult(name, positions, logit, projected, same / positions)
+
+
+def _greedy(generator: Generator, texts: list[GoldenText]) -> tuple[int, int]:
+    """Continue all texts together; give the number of tokens that are right, and of all."""
+    texts = [text for text in texts if len(text.greedy_ids)]
+    if not texts:
+        return 0, 0
+    longest = max(len(text.greedy_ids) for text in texts)
+    written: list[list[int]] = [[] for _ in texts]
+    prompts = [text.input_ids.tolist() for text in texts]
+    for token in generator.stream(prompts, max_new_tokens=longest, stop_ids=frozenset()):
+        written[token.sequence].append(token.id)
+    same = 0
+    for text, ours in zip(texts, written, strict=True):
+        wrong = np.flatnonzero(text.greedy_ids != np.array(ours[: len(text.greedy_ids)]))
+        same += int(wrong[0]) if len(wrong) else len(text.greedy_ids)
+    return same, sum(len(text.greedy_ids) for text in texts)
