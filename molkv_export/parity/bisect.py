@@ -9,7 +9,7 @@ from molkv_export.graph.taps import Branch, tap_name, taps
 from molkv_export.parity.phases import PHASES, Ids
 from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.runners import ONNX_REFERENCE
-from molkv_export.parity.tapped import TappedGraph, Values, source_values
+from molkv_export.parity.tapped import TappedGraph, Values, source_values, widened
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.generator import Generator
@@ -111,6 +111,9 @@ def _relative_errors(expected: Floats, found: Floats) -> Floats:
 
     The mean is over all positions: where a single vector happens to be small, its error is not.
     """
+    if expected.shape[-1] != found.shape[-1]:  # scores: one side sees more experts than the other
+        width = max(expected.shape[-1], found.shape[-1])
+        expected, found = widened(expected, width), widened(found, width)
     seen = np.isfinite(expected)  # scores of experts that are not seen are -inf, and must be so on both sides
     exact = np.where(seen, expected, 0).astype(np.float64)
     difference = np.where(seen, found, 0) - exact

@@ -139,7 +139,9 @@ def _svg(figure: Figure) -> str:
     """Draw without a background, as text in the page's font and colours."""
     out = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "molkv"}):
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
     drawing = out.getvalue()
     for colour, variable in _VARIABLES.items():
         drawing = drawing.replace(colour, variable)

@@ -42,7 +42,7 @@ def records_agreement(store: ExpertStore, source: SourceModel, at_most: int = 0)
     for start in range(0, len(ids), count):
         chunk = ids[start : start + count]
         exact = source.exact_records(torch.from_numpy(chunk))
-        for name, agrees in _agreement(exact, StoredRows(store.gather(chunk), store.value_dtype)):
+        for name, agrees in _agreement(exact, source.stored_rows(store, chunk)):
             if not agrees.all():
                 token = int(chunk[int(agrees.int().argmin())])
                 return RecordsResult(len(ids), total, f"{name} of token id {token} is not the source's")

@@ -13,7 +13,7 @@ from molkv_export.checkpoints import Checkpoint
 from molkv_export.checkpoints.native import EMBEDDING, LM_HEAD
 from molkv_export.modeling import LookupExpertForCausalLM, Records
 from molkv_export.modeling.experts import ExpertNetworks, ExpertRows
-from molkv_export.parity.rounding import StoredRows
+from molkv_export.parity.rounding import StoredRows, rounding_slack
 from molkv_runtime.record import record_dtype
 from molkv_runtime.rope import Floats
 from molkv_runtime.store import ExpertStore
@@ -45,7 +45,25 @@ class SourceModel(LookupExpertForCausalLM):
     def records(self, ids: Tensor) -> Records:
         """Give the records of distinct token ids [U], rounded if `logits` was asked for it."""
         exact = self._cached(ids)
-        return exact if self._store is None else _rounded(exact, self._store, ids)
+        return exact if self._store is None else self._rounded(exact, self._store, ids)
+
+    def stored_rows(self, store: ExpertStore, ids: npt.NDArray[np.int64]) -> StoredRows:
+        """Read what a store holds of token ids, to be compared with exact records."""
+        slack = rounding_slack(self.config, self._checkpoint.form)
+        return StoredRows(store.gather(ids), store.value_dtype, slack)
+
+    def _rounded(self, exact: Records, store: ExpertStore, ids: Tensor) -> Records:
+        """Round records as a store does: take what it holds, where that is the source's record rounded.
+
+        Where it is not, the source's record is taken, its floating-point numbers rounded to the nearest: a wrong one
+        cannot be hidden.
+        """
+        stored = self.stored_rows(store, ids.numpy())
+        experts = {}
+        for index, (layer, rows) in enumerate(exact.experts.items()):
+            key = None if rows.key is None else _where(rows.key, *stored.key(index, rows.key), stored.plain)
+            experts[layer] = ExpertRows(key, _where(rows.value, *stored.value(index, rows.value), stored.plain_value))
+        return Records(_where(exact.embedding, *stored.embedding(exact.embedding), stored.plain), experts)
 
     def _cached(self, ids: Tensor) -> Records:
         missing = ids[~torch.isin(ids, self._kept_ids)]
@@ -126,18 +144,5 @@ def _map(function: Callable[..., Tensor], *records: Records) -> Records:
     return Records(function(*(each.embedding for each in records)), experts)
 
 
-def _rounded(exact: Records, store: ExpertStore, ids: Tensor) -> Records:
-    """Round records as a store does: take what it holds, where that is the source's record rounded.
-
-    Where it is not, the source's record stays as it is, so that a wrong one cannot be hidden.
-    """
-    stored = StoredRows(store.gather(ids.numpy()), store.value_dtype)
-    experts = {}
-    for index, (layer, rows) in enumerate(exact.experts.items()):
-        key = None if rows.key is None else _where(rows.key, *stored.key(index, rows.key))
-        experts[layer] = ExpertRows(key, _where(rows.value, *stored.value(index, rows.value)))
-    return Records(_where(exact.embedding, *stored.embedding(exact.embedding)), experts)
-
-
-def _where(exact: Tensor, found: Tensor, agrees: Tensor) -> Tensor:
-    return torch.where(agrees.reshape(-1, *[1] * (exact.dim() - 1)), found, exact)
+def _where(exact: Tensor, found: Tensor, agrees: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.where(agrees.reshape(-1, *[1] * (exact.dim() - 1)), found, exact.to(dtype).float())

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from molkv_export.modeling import Form
+from molkv_runtime.config import ModelConfig
 from molkv_runtime.record import Records
 from molkv_runtime.row_formats import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, RowDtype, ValueDecoder
 
-# The last bits of a float32 sum depend on the order of its terms, so a number that lies between two that can be stored
-# may be rounded to either. Relative to the largest number of a row.
-_SLACK = 1e-6
+_TABLE_TERMS = 64  # rows that are read, not computed: there is nothing but the checks' own arithmetic
 
 _LEVELS = {
     "int8": torch.arange(-127.0, 128.0),
@@ -23,22 +23,37 @@ _LEVELS = {
 }
 
 
+def rounding_slack(config: ModelConfig, form: Form) -> float:
+    """Say how far two float32 computations of the same rows may be apart, relative to the largest number of a row.
+
+    The last bits of a float32 sum depend on the order of its terms, which depends on how many rows are computed at
+    once; so a number that lies between two that can be stored may be rounded to either. The difference grows with the
+    square root of the number of terms; docs/parity.md, "Records", has what was measured.
+    """
+    terms = max(config.hidden_size, config.expert_intermediate_size) if form == "training" else _TABLE_TERMS
+    return float(np.finfo(np.float32).eps * terms**0.5)
+
+
 class StoredRows:
     """What a store's records [n] hold, as float32, beside the source's rows."""
 
-    def __init__(self, records: Records, dtype: RowDtype) -> None:
-        self._records, self._dtype = records, dtype
+    def __init__(self, records: Records, dtype: RowDtype, slack: float) -> None:
+        """Take records of a store whose values have this dtype; `slack` is from `rounding_slack`."""
+        self._records, self._dtype, self._slack = records, dtype, slack
         self._decoder = ValueDecoder(dtype)
+        rows = ROW_FORMATS[dtype]
+        self.plain: torch.dtype = getattr(torch, rows.plain)  # of embeddings and keys
+        self.plain_value = torch.float32 if rows.scale else self.plain  # of values: float32 is not rounded
 
     def embedding(self, exact: Tensor) -> tuple[Tensor, Tensor]:
         """Give the embeddings [n, d], and which of them are the source's rounded, bool [n]."""
         found = torch.from_numpy(self._records["embedding"].astype(np.float32))
-        return found, _is_rounded(found, exact, ROW_FORMATS[self._dtype].plain)
+        return found, _is_rounded(found, exact, ROW_FORMATS[self._dtype].plain, self._slack)
 
     def key(self, layer: int, exact: Tensor) -> tuple[Tensor, Tensor]:
         """Give the keys [n, N, dk] of the layer with this index among those that have experts; as `embedding`."""
         found = torch.from_numpy(self._records["layers"]["key"][:, layer].astype(np.float32))
-        return found, _is_rounded(found, exact, ROW_FORMATS[self._dtype].plain)
+        return found, _is_rounded(found, exact, ROW_FORMATS[self._dtype].plain, self._slack)
 
     def value(self, layer: int, exact: Tensor) -> tuple[Tensor, Tensor]:
         """Give the values [n, N, d]; as `key`."""
@@ -47,24 +62,24 @@ class StoredRows:
         self._decoder.decode(stored, out)
         found = torch.from_numpy(out)
         if not ROW_FORMATS[self._dtype].scale:
-            return found, _is_rounded(found, exact, self._dtype)
+            return found, _is_rounded(found, exact, self._dtype, self._slack)
         scale = torch.from_numpy(stored["scale"].astype(np.float32))
-        return found, _is_quantized(found, exact, scale, self._dtype)
+        return found, _is_quantized(found, exact, scale, self._dtype, self._slack)
 
 
-def _is_rounded(found: Tensor, exact: Tensor, dtype: str) -> Tensor:
+def _is_rounded(found: Tensor, exact: Tensor, dtype: str, relative_slack: float) -> Tensor:
     """Tell which rows hold the nearest numbers of a floating-point dtype."""
     nearest = exact.to(getattr(torch, dtype)).float()
-    slack = _SLACK * exact.abs().amax(-1, keepdim=True)
+    slack = relative_slack * exact.abs().amax(-1, keepdim=True)
     return _all_rows((found - exact).abs() <= (nearest - exact).abs() + slack)
 
 
-def _is_quantized(found: Tensor, exact: Tensor, scale: Tensor, dtype: RowDtype) -> Tensor:
+def _is_quantized(found: Tensor, exact: Tensor, scale: Tensor, dtype: RowDtype, relative_slack: float) -> Tensor:
     """Tell which rows keep the largest number of each group, and for all others the nearest that its scale allows."""
     groups = exact.reshape(*scale.shape, -1)
     kept = found.reshape(*scale.shape, -1)
     largest = groups.abs().amax(-1, keepdim=True)
-    slack = _SLACK * largest
+    slack = relative_slack * largest
     # A float16 scale is off by 2^-11 of itself, or by 2^-25 where it is subnormal; the largest level is at most 8.
     rounding = largest * 2**-11 + 8 * 2**-25 if ROW_FORMATS[dtype].scale == "float16" else 0.0
     is_largest = groups.abs() >= largest - slack

@@ -131,10 +131,11 @@ def _stack(parts: list[npt.NDArray[Any]]) -> Floats:
     Scores of blocks can be of different width; they are filled up with experts that are not seen.
     """
     rows = [part.reshape(-1, part.shape[-1]) for part in parts]
-    return np.concatenate([_widened(part, max(part.shape[-1] for part in rows)) for part in rows])
+    return np.concatenate([widened(part, max(part.shape[-1] for part in rows)) for part in rows])
 
 
-def _widened(scores: Floats, width: int) -> Floats:
+def widened(scores: Floats, width: int) -> Floats:
+    """Fill scores [T, any width] up with experts that are not seen."""
     return np.pad(scores, ((0, 0), (0, width - scores.shape[-1])), constant_values=-np.inf)
 
 
@@ -148,4 +149,4 @@ def _in_order_of_size(values: Values, config: ModelConfig) -> Values:
     width = config.expert_window * config.num_experts
     names = [tap_name("expert_scores", layer) for layer in config.layers_with_experts]
     largest = {name: -np.sort(-values[name], axis=-1)[:, :width] for name in names}
-    return {**values, **{name: _widened(scores, width) for name, scores in largest.items()}}
+    return {**values, **{name: widened(scores, width) for name, scores in largest.items()}}

@@ -25,7 +25,7 @@ from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.runners import DriverRunner, Runner, SourceRunner, load_generator
 from molkv_export.parity.texts import Scope, Texts, choose_texts
 from molkv_export.parity.worst import WorstPosition, WorstPositions
-from molkv_runtime.bundle import TOKENIZER
+from molkv_runtime.bundle import TOKENIZER, Bundle
 from molkv_runtime.errors import CheckpointError, RequestError
 from molkv_runtime.generator import Generator
 from molkv_runtime.rope import Floats
@@ -133,34 +133,27 @@ def validate(
         raise RequestError("give either --checkpoint or --against: one thing to compare the bundle with")
     if against is not None and with_bisection:
         raise RequestError("bisection compares with the source model: give --checkpoint instead of --against")
-    report_progress("loading")
-    generator = load_generator(bundle, provider)
+    scope = scope or Scope()
     with ExitStack() as stack:
-        texts = choose_texts(generator, text, scope or Scope())
-        gate = quality_gate(generator.bundle.manifest)
-        model = records = None
+        report_progress("loading")
+        generator = load_generator(bundle, provider)
+        opened = generator.bundle
+        texts = choose_texts(generator, text, scope)
+        gate, model, records = quality_gate(opened.manifest), None, None
         if checkpoint is not None:
             source = stack.enter_context(open_checkpoint(checkpoint))
-            _check_source(generator, source)
+            _check_source(opened, source)
             model = SourceModel(source)
             report_progress("records")
-            records = records_agreement(generator.store, model, (scope or Scope()).records)
-        else:
-            assert against is not None
+            records = records_agreement(generator.store, model, scope.records)
+            references = _source_references(model, generator, gate if texts.is_real else None)
+        elif against is not None:
             other = load_generator(against, provider)
-            _check_comparable(generator, other)
+            _check_comparable(opened, other.bundle)
             gate = loosest(gate, quality_gate(other.bundle.manifest))
-
-        def judge_quality(metrics: Metrics) -> str:
-            return quality_failure(metrics, gate) if texts.is_real else ""
-
-        if model is not None:
             references = [
-                Reference(TRAINED, SourceRunner(model), judge_quality, False),
-                Reference(ROUNDED, SourceRunner(model, generator.store), rounding_failure, True),
+                Reference(OTHER_BUNDLE, DriverRunner(other), _quality_judge(gate if texts.is_real else None), False)
             ]
-        else:
-            references = [Reference(OTHER_BUNDLE, DriverRunner(other), judge_quality, False)]
         comparisons, kl, worst = _compare(generator, references, texts, report_progress)
         report_progress("greedy text")
         written = continuations(generator, texts.prompts, texts.new_tokens)
@@ -168,14 +161,14 @@ def validate(
         bisection = None
         if with_bisection and model is not None:
             report_progress("layer by layer")
-            bisection = bisect(generator.bundle, provider, model, texts.sequences[0])
-    graph = generator.bundle.graph()
+            del generator  # its weights: the graph is loaded once more
+            bisection = bisect(opened, provider, model, texts.sequences[0])
     return Report(
         bundle=str(bundle),
         reference=str(checkpoint or against),
         provider=provider,
-        dense_dtype=graph.dense_dtype,
-        experts_dtype=generator.store.value_dtype,
+        dense_dtype=opened.graph().dense_dtype,
+        experts_dtype=opened.manifest.store.dtype,
         text=texts.description,
         gate=gate,
         gate_applies=texts.is_real,
@@ -186,17 +179,29 @@ def validate(
         worst=worst,
         bisection=bisection,
         sizes=inspect(bundle).sizes,
-        environment=_environment(generator),
+        environment=_environment(opened),
     )
 
 
-def _environment(generator: Generator) -> dict[str, str]:
+def _source_references(model: SourceModel, generator: Generator, gate: QualityGate | None) -> list[Reference]:
+    return [
+        Reference(TRAINED, SourceRunner(model), _quality_judge(gate), False),
+        Reference(ROUNDED, SourceRunner(model, generator.store), rounding_failure, True),
+    ]
+
+
+def _quality_judge(gate: QualityGate | None) -> Callable[[Metrics], str]:
+    """Judge by a gate; without one, which is without real text, everything passes."""
+    return lambda metrics: quality_failure(metrics, gate) if gate else ""
+
+
+def _environment(bundle: Bundle) -> dict[str, str]:
     packages = ("molkv-export", "torch", "onnx", "onnxruntime", "numpy")
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
         "here": ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]),
-        "exported by": generator.bundle.manifest.provenance.command,
-        "exported with": ", ".join(f"{k} {v}" for k, v in generator.bundle.manifest.provenance.tools.items()),
+        "exported by": bundle.manifest.provenance.command,
+        "exported with": ", ".join(f"{k} {v}" for k, v in bundle.manifest.provenance.tools.items()),
     }
 
 
@@ -263,27 +268,26 @@ def _decoder(generator: Generator, texts: Texts) -> Callable[[list[int]], str]:
     return lambda ids: generator.tokenizer.decode(ids, skip_special_tokens=False)
 
 
-def _check_source(generator: Generator, checkpoint: Checkpoint) -> None:
-    expected = generator.bundle.manifest.provenance.source
+def _check_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
+    expected = bundle.manifest.provenance.source
     for name, found in checkpoint.sha256().items():
         if expected.get(name) != found:
             raise CheckpointError(
-                f"{checkpoint.folder / name}: sha256 is {found[:12]}..., but {generator.bundle.path} was made from "
+                f"{checkpoint.folder / name}: sha256 is {found[:12]}..., but {bundle.path} was made from "
                 f"{expected.get(name, 'none')[:12]}...; give the checkpoint that the bundle was exported from"
             )
 
 
-def _check_comparable(generator: Generator, other: Generator) -> None:
+def _check_comparable(bundle: Bundle, other: Bundle) -> None:
     for field in ("vocab_size", "max_position_embeddings"):
-        ours, theirs = getattr(generator.config, field), getattr(other.config, field)
+        ours, theirs = getattr(bundle.config, field), getattr(other.config, field)
         if ours != theirs:
             raise RequestError(
-                f"{other.bundle.path}: {field} is {theirs}, expected {ours} as in {generator.bundle.path}; "
-                "give two bundles of one model"
+                f"{other.path}: {field} is {theirs}, expected {ours} as in {bundle.path}; give two bundles of one model"
             )
-    tokenizers = [bundle.manifest.files.get(TOKENIZER) for bundle in (generator.bundle, other.bundle)]
+    tokenizers = [each.manifest.files.get(TOKENIZER) for each in (bundle, other)]
     if tokenizers[0] != tokenizers[1]:
         raise RequestError(
-            f"{other.bundle.path}: {TOKENIZER} is not that of {generator.bundle.path}, so their token ids mean "
+            f"{other.path}: {TOKENIZER} is not that of {bundle.path}, so their token ids mean "
             "different things; give two bundles of one model"
         )

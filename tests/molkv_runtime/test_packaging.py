@@ -16,7 +16,8 @@ class Refuse:
         if name.partition(".")[0] in {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "molkv_export"}:
             raise ImportError(f"the driver imports {name}")
 sys.meta_path.insert(0, Refuse())
-from molkv_runtime import Generator, Sampling
+from molkv_runtime import Generator, Sampling, selftest
+assert selftest(sys.argv[1]).failures == []
 text = "".join(Generator(sys.argv[1]).text("def ", max_new_tokens=20, sampling=Sampling(temperature=0.5)))
 assert text
 print("loaded:", *sorted(name for name in sys.modules if name in ("torch", "onnx", "numpy", "onnxruntime")))
@@ -43,7 +44,9 @@ def _without_exporter(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", _COMMAND, *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("command", [["inspect"], ["run", "--prompt", "def ", "--max-new-tokens", "5"]])
+@pytest.mark.parametrize(
+    "command", [["inspect"], ["verify"], ["selftest"], ["run", "--prompt", "def ", "--max-new-tokens", "5"]]
+)
 def test_commands_for_devices_work_where_the_exporter_is_not_installed(
     command: list[str], stdlib_mini_bundle: Path
 ) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
-from molkv_export.parity.rounding import StoredRows
+from molkv_export.modeling.feed_forward import FeedForward
+from molkv_export.parity.rounding import StoredRows, rounding_slack
 from molkv_export.tables.quantize import quantize
 from molkv_runtime import ModelConfig
 from molkv_runtime.record import Records, record_dtype
@@ -43,7 +45,7 @@ def _stored(dtype: RowDtype) -> tuple[Records, torch.Tensor]:
 
 
 def _right(records: Records, dtype: RowDtype, exact: torch.Tensor) -> list[bool]:
-    right: list[bool] = StoredRows(records, dtype).value(0, exact)[1].tolist()
+    right: list[bool] = StoredRows(records, dtype, rounding_slack(CONFIG, "training")).value(0, exact)[1].tolist()
     return right
 
 
@@ -77,3 +79,16 @@ def test_the_next_number_but_one_is_wrong(dtype: RowDtype) -> None:
     bits = value.view(np.uint32 if dtype == "float32" else np.uint16)
     bits[at] += 32 if dtype == "float32" else 1
     assert _right(records, dtype, exact) == [token != 6 for token in range(COUNT)]
+
+
+@pytest.mark.parametrize(("hidden", "intermediate"), [(64, 24), (128, 256), (256, 2048)])
+def test_the_slack_covers_computing_rows_in_other_numbers(hidden: int, intermediate: int) -> None:
+    """As the exporter and the comparison do, which read in pieces of different size."""
+    config = msgspec.structs.replace(CONFIG, hidden_size=hidden, expert_intermediate_size=intermediate)
+    network = FeedForward(hidden, intermediate, "silu").requires_grad_(False)
+    x = torch.randn(1500, hidden, generator=torch.Generator().manual_seed(0))
+    whole = network(x)
+    pieces = torch.cat([network(piece) for piece in x.split([1, 7, 100, 392, 1000])])
+    apart = ((whole - pieces).abs() / whole.abs().amax(-1, keepdim=True)).max().item()
+    assert 0 < apart < rounding_slack(config, "training") / 2
+    assert rounding_slack(config, "training") < 2**-11 / 50  # far below a step of float16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -22,7 +23,7 @@ from molkv_export.parity.validate import ROUNDED, TRAINED, Report, validate
 from molkv_runtime import CheckpointError, RequestError
 from molkv_runtime.record import Records
 from molkv_runtime.row_formats import RowDtype
-from tests.conftest import CONFIGS, STDLIB_MINI
+from tests.conftest import CONFIGS, STDLIB_MINI, replace_file
 
 SMALL = Scope(sequences=2, continuations=3, new_tokens=20)
 
@@ -182,3 +183,57 @@ def test_a_text_shorter_than_the_context_is_refused(stdlib_mini_bundle: Path, tm
     (tmp_path / "short.txt").write_text("import os\n")
     with pytest.raises(RequestError, match=r"short.txt: has \d+ tokens, expected at least 512"):
         validate(stdlib_mini_bundle, STDLIB_MINI, text=tmp_path / "short.txt")
+
+
+def test_a_text_for_a_bundle_without_a_tokenizer_is_refused(
+    bundles: Callable[..., Path], checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "novel.txt").write_text("Call me Ishmael.")
+    with pytest.raises(RequestError, match=r"novel.txt: cannot be compared on, since .* carries no tokenizer.json"):
+        validate(bundles("molkv"), checkpoints("molkv"), text=tmp_path / "novel.txt")
+
+
+# --- two bundles
+
+
+def test_int4_is_compared_with_float32(tmp_path: Path) -> None:
+    for dtype in ("int4", "float32"):
+        export(STDLIB_MINI, tmp_path / dtype, experts_dtype=dtype)  # type: ignore[arg-type]
+    scope = Scope(sequences=2, continuations=4, new_tokens=32)
+    report = validate(tmp_path / "int4", against=tmp_path / "float32", scope=scope)
+    source = validate(tmp_path / "int4", STDLIB_MINI, scope=scope)
+    assert report.failures == []
+    assert report.records is None
+    assert report.quality.metrics.kl_mean == pytest.approx(source.quality.metrics.kl_mean, rel=1e-3)
+    assert report.greedy[0].mean_length == source.greedy[0].mean_length < 32
+    same = validate(tmp_path / "float32", against=tmp_path / "float32", scope=scope)
+    assert same.quality.metrics.max_abs == 0
+    assert same.greedy[0].identical == 4
+
+
+def test_two_bundles_that_are_too_far_apart_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        _edit_records(_swap_values_of_two_experts)(patch)
+        export(STDLIB_MINI, tmp_path / "broken")
+    export(STDLIB_MINI, tmp_path / "sound")
+    report = validate(tmp_path / "broken", against=tmp_path / "sound", scope=Scope(1, 1, 8))
+    assert report.failures[0].startswith("one-shot prefill (other bundle): mean KL")
+
+
+def test_bundles_of_different_models_are_refused(
+    bundles: Callable[..., Path], stdlib_mini_bundle: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match=r"vocab_size is 97, expected 4096 as in"):
+        validate(stdlib_mini_bundle, against=bundles("molkv"))
+    other = shutil.copytree(stdlib_mini_bundle, tmp_path / "other")
+    replace_file(other, "tokenizer.json", (other / "tokenizer.json").read_bytes() + b"\n")
+    with pytest.raises(RequestError, match=r"tokenizer.json is not that of"):
+        validate(stdlib_mini_bundle, against=other)
+
+
+def test_one_thing_to_compare_with_is_needed(stdlib_mini_bundle: Path) -> None:
+    for arguments in ({}, {"checkpoint": STDLIB_MINI, "against": stdlib_mini_bundle}):
+        with pytest.raises(RequestError, match="give either --checkpoint or --against"):
+            validate(stdlib_mini_bundle, **arguments)
+    with pytest.raises(RequestError, match="give --checkpoint instead of --against"):
+        validate(stdlib_mini_bundle, against=stdlib_mini_bundle, with_bisection=True)

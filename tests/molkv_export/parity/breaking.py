@@ -1,0 +1,222 @@
+"""Ways to break a sound bundle of stdlib-mini, or the driver that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import molkv_runtime.window
+from molkv_runtime import Bundle
+from molkv_runtime.record import checked_record_dtype, checksum, record_bytes
+from molkv_runtime.rope import rotary_tables
+from molkv_runtime.window import ExpertWindow
+from tests.conftest import edit_manifest, replace_file
+
+Apply = Callable[[Path, pytest.MonkeyPatch], None]
+
+# --- in the graph
+
+
+def graph(edit: Callable[[onnx.GraphProto], None]) -> Apply:
+    def apply(bundle: Path, _patch: pytest.MonkeyPatch) -> None:
+        model = onnx.load(bundle / "model.onnx")
+        edit(model.graph)
+        for name in ("model.onnx", "model.onnx.data"):
+            (bundle / name).unlink()
+        onnx.save(model, bundle / "model.onnx", save_as_external_data=True, location="model.onnx.data")
+        for name in ("model.onnx", "model.onnx.data"):
+            replace_file(bundle, name, (bundle / name).read_bytes())
+
+    return apply
+
+
+def weight(name: str, edit: Callable[[np.ndarray], np.ndarray]) -> Apply:
+    def change(graph: onnx.GraphProto) -> None:
+        tensor = next(t for t in graph.initializer if t.name.removeprefix("model.") == name)
+        array = edit(numpy_helper.to_array(tensor).copy())
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), tensor.name))
+
+    return graph(change)
+
+
+def one(index: tuple[int, ...], added: float) -> Callable[[np.ndarray], np.ndarray]:
+    def edit(array: np.ndarray) -> np.ndarray:
+        array[index] += added
+        return array
+
+    return edit
+
+
+def columns(columns: slice, factor: float) -> Callable[[np.ndarray], np.ndarray]:
+    def edit(array: np.ndarray) -> np.ndarray:
+        array[:, columns] *= factor
+        return array
+
+    return edit
+
+
+def swap(first: str, second: str) -> Apply:
+    def change(graph: onnx.GraphProto) -> None:
+        a, b = (next(t for t in graph.initializer if t.name == f"model.{name}") for name in (first, second))
+        a.name, b.name = b.name, a.name
+
+    return graph(change)
+
+
+def nodes(layer: int, part: str, kind: str) -> Callable[[onnx.GraphProto], list[onnx.NodeProto]]:
+    return lambda graph: [n for n in graph.node if n.op_type == kind and f"layers.{layer}/{part}" in n.name]
+
+
+def attribute(layer: int, part: str, kind: str, **changes: float) -> Apply:
+    def change(graph: onnx.GraphProto) -> None:
+        for node in nodes(layer, part, kind)(graph):
+            kept = [a for a in node.attribute if a.name not in changes]
+            del node.attribute[:]
+            node.attribute.extend([*kept, *(onnx.helper.make_attribute(k, v) for k, v in changes.items())])
+
+    return graph(change)
+
+
+def final_eps(graph: onnx.GraphProto) -> None:
+    node = next(n for n in graph.node if "norm" in n.output)
+    next(a for a in node.attribute if a.name == "epsilon").f = 1e-2
+
+
+def ignore_mask(graph: onnx.GraphProto) -> None:
+    (node,) = nodes(1, "expert_mixer", "Add")(graph)
+    node.op_type = "Max"  # of scores and -inf: all experts are seen
+
+
+def double_feed_forward(graph: onnx.GraphProto) -> None:
+    (node,) = [n for n in nodes(1, "", "Add")(graph) if "expert_mixer" not in n.name]
+    node.input[1] = node.input[0]  # and no experts
+
+
+def square_scale(graph: onnx.GraphProto) -> None:
+    (node,) = nodes(2, "expert_mixer", "Mul")(graph)
+    node.input[1] = "scale"
+    graph.initializer.append(numpy_helper.from_array(np.float32(1 / 32), "scale"))
+
+
+def shift_tables(graph: onnx.GraphProto) -> None:
+    for tensor in graph.initializer:
+        if tensor.name.startswith("rotary_"):
+            cos, sin = rotary_tables(np.arange(1, 513), 32, 10_000.0)
+            shifted = cos if "cos" in tensor.name else sin
+            tensor.CopyFrom(numpy_helper.from_array(shifted, tensor.name))
+
+
+def rounded_to(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    dtype = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[name]
+    return lambda array: array.astype(dtype).astype(np.float32)
+
+
+# --- in the store
+
+
+def records(edit: Callable[[Any], None]) -> Apply:
+    """Change all records of the one shard, with sound checksums and hashes."""
+
+    def apply(bundle: Path, _patch: pytest.MonkeyPatch) -> None:
+        opened = Bundle(bundle)
+        store = opened.manifest.store
+        (shard,) = store.shards
+        content = bytearray((bundle / shard.file).read_bytes())
+        start = 8 + int.from_bytes(content[:8], "little")
+        records = np.frombuffer(content, checked_record_dtype(opened.config, store, ""), offset=start)
+        edit(records)
+        for index in range(len(records)):
+            one = records[index : index + 1]
+            one["checksum"] = checksum(record_bytes(one))
+        replace_file(bundle, shard.file, bytes(content))
+
+    return apply
+
+
+def swap_experts(field: str, layer: int) -> Apply:
+    def edit(records: Any) -> None:
+        rows = records["layers"][field][:, layer]
+        rows[:, [0, 1]] = rows[:, [1, 0]]
+
+    return records(edit)
+
+
+def scale_rows(field: str, layer: int, factor: float) -> Apply:
+    def edit(records: Any) -> None:
+        records["layers"][field][:, layer] *= np.float16(factor)
+
+    return records(edit)
+
+
+def swap_layers(records: Any) -> None:
+    values = records["layers"]["value"]
+    values[:, [0, 1]] = values[:, [1, 0]]
+
+
+def shift_ids(records: Any) -> None:
+    records[:] = np.roll(records, 1, axis=0)
+
+
+def scale_embeddings(records: Any) -> None:
+    records["embedding"] *= np.float16(1.01)
+
+
+def scale_some_embeddings(records: Any) -> None:
+    records["embedding"][:256] *= np.float16(1.01)  # bytes: in every text
+
+
+def coarse_keys(records: Any) -> None:
+    keys = records["layers"]["key"]
+    keys[:, 3] = np.round(keys[:, 3] * 64) / 64
+
+
+# --- in what the driver is told, and in the driver
+
+
+def told(**changes: Any) -> Apply:
+    return lambda bundle, _patch: edit_manifest(bundle, lambda manifest: manifest["model"].update(changes))
+
+
+def see_the_future(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
+    original = ExpertWindow._prefill_mask
+    patch.setattr(ExpertWindow, "_prefill_mask", lambda *arguments: np.zeros_like(original(*arguments)))
+
+
+def forget_mask(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
+    original = ExpertWindow.decode
+
+    def broken(self: ExpertWindow, sequence: int, position: int, record: Any) -> None:
+        original(self, sequence, position, record)
+        self._mask[sequence] = 0.0
+
+    patch.setattr(ExpertWindow, "decode", broken)
+
+
+def wrong_slot(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
+    original = ExpertWindow.decode
+
+    def broken(self: ExpertWindow, sequence: int, position: int, record: Any) -> None:
+        original(self, sequence, position - position % 2, record)  # every other one overwrites its neighbour
+
+    patch.setattr(ExpertWindow, "decode", broken)
+
+
+def keys_not_rotated(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(molkv_runtime.window, "rotate", lambda x, _cos, _sin, out: np.copyto(out, x))
+
+
+def rotated_too_far(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
+    original = molkv_runtime.window.rotary_tables
+    patch.setattr(molkv_runtime.window, "rotary_tables", lambda p, size, theta: original(p + 1, size, theta))
+
+
+def values_not_entered(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
+    """What a prompt leaves behind in the ring is lost."""
+    patch.setattr(ExpertWindow, "_enter", lambda *_: None)

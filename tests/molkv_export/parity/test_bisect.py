@@ -1,0 +1,121 @@
+"""A fault anywhere fails validation and is named; a sound bundle is not accused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import onnx
+import pytest
+
+from molkv_export.checkpoints import open_checkpoint
+from molkv_export.parity import tapped
+from molkv_export.parity.bisect import MAX_RELATIVE_ERROR, Bisection, bisect
+from molkv_export.parity.reference import SourceModel
+from molkv_runtime import Bundle, BundleError
+from molkv_runtime.dense_graph import BoundCall
+from molkv_runtime.row_formats import RowDtype
+from tests.conftest import CONFIGS, replace_file
+from tests.molkv_export.parity.breaking import attribute
+from tests.molkv_export.parity.faults import FAULTS, Fault, examine
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
+def test_a_fault_is_caught_and_named(fault: Fault, stdlib_mini_bundle: Path, tmp_path: Path) -> None:
+    outcome = examine(fault, stdlib_mini_bundle, tmp_path)
+    assert outcome.found is not None
+    assert (outcome.found.layer, outcome.found.branch) == (fault.layer, fault.branch)
+    assert outcome.report.failures
+    assert outcome.selftest_failed
+    bisection = outcome.report.bisection
+    assert bisection is not None
+    assert outcome.found.name in bisection.culprit
+    # The one operator that is broken in the driver alone is not broken for ONNX's evaluator either: it uses the driver.
+    assert "the fault is in the graph or in what the host feeds it" in bisection.second_opinion
+
+
+def test_there_are_enough_faults_of_every_kind() -> None:
+    kinds = {fault.what.partition(":")[0] for fault in FAULTS}
+    assert kinds == {"weights", "rows", "masks", "positions", "eps", "scale", "window", "order", "dtype"}
+    assert len({fault.what for fault in FAULTS}) == len(FAULTS) >= 30
+
+
+def _bisect(name: str, dtype: str, checkpoints: Callable[[str], Path], bundles: Callable[..., Path]) -> Bisection:
+    with open_checkpoint(checkpoints(name)) as source:
+        ids = np.random.default_rng(3).integers(0, source.config.vocab_size, 48)
+        return bisect(Bundle(bundles(name, dtype)), "cpu", SourceModel(source), ids)
+
+
+@pytest.mark.parametrize("dtype", get_args(RowDtype))
+@pytest.mark.parametrize("name", [*CONFIGS, "molkv/lookup", "mole/lookup"])
+def test_a_sound_bundle_stays_well_within_the_limit(
+    name: str, dtype: str, checkpoints: Callable[[str], Path], bundles: Callable[..., Path]
+) -> None:
+    bisection = _bisect(name, dtype, checkpoints, bundles)
+    assert bisection.culprit == bisection.second_opinion == ""
+    for phase in bisection.phases:
+        branches = 7 if CONFIGS[name.removesuffix("/lookup")].num_experts else 5
+        layers = [error.layer for error in phase.errors]
+        assert all(layers.count(layer) in (5, branches) for layer in range(3))
+        assert layers.count(None) == 3
+        assert max(error.error for error in phase.errors) < MAX_RELATIVE_ERROR / 2
+        assert any(error.error > 0 for error in phase.errors)
+
+
+def test_a_kernel_that_computes_wrongly_is_told_from_a_wrong_graph(
+    checkpoints: Callable[[str], Path], bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = tapped._TappedCall.run
+
+    def broken(self: tapped._TappedCall) -> None:
+        if isinstance(self._call, BoundCall):
+            original(self)
+            self._taken["layers.1.feed_forward"][-1] *= 1.01
+        else:
+            original(self)
+
+    monkeypatch.setattr(tapped._TappedCall, "run", broken)
+    bisection = _bisect("molkv", "float32", checkpoints, bundles)
+    assert "layer 1, feed forward" in bisection.culprit
+    assert bisection.second_opinion.endswith("the fault is in provider 'cpu'")
+
+
+def test_a_nan_is_named(
+    checkpoints: Callable[[str], Path], bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = tapped.TappedGraph.values
+
+    def broken(self: tapped.TappedGraph) -> tapped.Values:
+        values = original(self)
+        values["layers.2.experts"][7, 3] = np.nan
+        return values
+
+    monkeypatch.setattr(tapped.TappedGraph, "values", broken)
+    assert (
+        "layer 2, experts: relative error nan at position 7"
+        in _bisect("molkv", "float32", checkpoints, bundles).culprit
+    )
+
+
+def test_a_graph_whose_values_have_no_names_is_refused(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
+    import shutil
+
+    bundle = shutil.copytree(stdlib_mini_bundle, tmp_path / "bundle")
+    model = onnx.load(bundle / "model.onnx", load_external_data=False)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["other" if name == "layers.2.attention" else name for name in names]
+    replace_file(bundle, "model.onnx", model.SerializeToString())
+    with pytest.raises(BundleError, match=r"model.onnx: names no value 'layers.2.attention'.*export the model again"):
+        tapped.TappedGraph(Bundle(bundle), "cpu")
+
+
+def test_a_fault_in_the_last_step_of_the_context_is_found(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
+    """Attention that sees one token less than all is right up to the last position."""
+    fault = Fault("", 3, "attention", attribute(3, "self_attn", "GroupQueryAttention", local_window_size=511))
+    outcome = examine(fault, stdlib_mini_bundle, tmp_path)
+    assert outcome.found is not None
+    assert (outcome.found.layer, outcome.found.branch, outcome.found.position) == (3, "attention", 511)
+    assert not outcome.selftest_failed  # golden texts are shorter: docs/parity.md says so

@@ -1,0 +1,126 @@
+"""The report page: one file, whole, and safe to open."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from molkv_export.parity.report_folder import check_plot, check_report_folder, html, write_plot, write_report
+from molkv_export.parity.texts import Scope
+from molkv_export.parity.validate import Report, validate
+from molkv_export.parity.worst import Candidate
+from molkv_runtime import OutputError, RequestError
+from tests.conftest import STDLIB_MINI
+
+_SCOPE = Scope(sequences=1, continuations=2, new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def report(stdlib_mini_bundle: Path) -> Report:
+    return validate(stdlib_mini_bundle, STDLIB_MINI, scope=_SCOPE, with_bisection=True)
+
+
+class _Balance(HTMLParser):
+    """Checks that elements are closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_no_other_file_and_runs_no_code(report: Report) -> None:
+    page = html(report)
+    without_names = re.sub(r'xmlns(:\w+)?="[^"]*"|<!DOCTYPE[^>]*>', "", page)
+    assert not re.search(r"https?://|<script|<link|<img|@import|url\((?!#)", without_names)
+    balance = _Balance()
+    balance.feed(page)
+    assert balance.open == []
+
+
+def test_it_says_the_verdict_first_then_everything_else(report: Report) -> None:
+    page = html(report)
+    order = ["✓ PASS", "Every way of running it", "Error by layer", "How far each position is off", "Worst positions"]
+    places = [page.index(part) for part in [*order, "Sizes", "Environment"]]
+    assert places == sorted(places)
+    for comparison in report.comparisons:
+        assert comparison.phase in page
+    assert page.count('<article class="position">') == len(report.worst) == 8
+    assert page.count("<svg") == 3
+    assert "var(--series-1)" in page
+    assert "#0102" not in page  # a colour that only stands for one of the page's
+
+
+def test_a_failure_is_said_first_with_the_culprit(report: Report) -> None:
+    comparison = msgspec.structs.replace(report.comparisons[2], failure="max abs 3 is above 0.0001")
+    assert report.bisection is not None
+    bisection = msgspec.structs.replace(
+        report.bisection, culprit="layer 2, experts", second_opinion="the graph is wrong"
+    )
+    page = html(msgspec.structs.replace(report, comparisons=[*report.comparisons, comparison], bisection=bisection))
+    head = page[: page.index("Every way of running it")]
+    for part in ("✗ FAIL", "max abs 3 is above 0.0001", "bisection: layer 2, experts", "the graph is wrong"):
+        assert part in head
+
+
+def test_text_of_a_model_is_no_markup(report: Report) -> None:
+    hostile = "<script>alert(1)</script>&\"'"
+    worst = msgspec.structs.replace(
+        report.worst[0], before=hostile, follows=hostile, reference=[Candidate(hostile, 0.5)], candidate=[]
+    )
+    page = html(msgspec.structs.replace(report, worst=[worst], bundle=hostile, text=hostile))
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 5
+
+
+def test_page_and_json_are_written_together_and_replaced(report: Report, tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "report"
+    for _ in range(2):
+        check_report_folder(folder)
+        write_report(report, folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["index.html", "report.json"]
+    assert msgspec.json.decode((folder / "report.json").read_bytes(), type=Report) == report
+    assert json.loads((folder / "report.json").read_text())["worst"][0]["reference"][0]["probability"] > 0
+
+
+def test_a_folder_of_other_files_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputError, match="holds files that are not ours to replace"):
+        check_report_folder(tmp_path)
+    with pytest.raises(OutputError, match="is not a folder"):
+        check_report_folder(tmp_path / "thesis.tex")
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_a_plot_is_drawn(suffix: str, report: Report, tmp_path: Path) -> None:
+    path = tmp_path / f"layers.{suffix}"
+    check_plot(path)
+    write_plot(report, path)
+    assert path.read_bytes().startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
+
+
+def test_plots_that_cannot_be_drawn_are_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"layers.doc: ends in .doc, expected .png or .svg"):
+        check_plot(tmp_path / "layers.doc")
+    with pytest.raises(OutputError, match="is not a folder"):
+        check_plot(tmp_path / "none" / "layers.png")
+
+
+def test_a_comparison_of_two_bundles_has_a_page_too(bundles: Callable[..., Path]) -> None:
+    report = validate(bundles("molkv", "int8"), against=bundles("molkv"), scope=_SCOPE)
+    page = html(report)
+    assert "other bundle" in page
+    assert "Error by layer" not in page
+    assert "there is no real text" in page

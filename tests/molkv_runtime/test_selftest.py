@@ -1,0 +1,197 @@
+"""Golden vectors: what they are, and that whatever is altered fails them."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save
+
+import molkv_runtime.window
+from molkv_export.checkpoints import open_checkpoint
+from molkv_export.golden import write_golden
+from molkv_export.parity.reference import SourceModel
+from molkv_runtime import Bundle, BundleError, Generator, ProviderError, selftest
+from molkv_runtime.golden import GOLDEN, MAX_ABS, PROJECTIONS, Projection, read_golden
+from tests.conftest import CONFIGS, STDLIB_MINI, edit_manifest, replace_file
+
+
+@pytest.fixture
+def bundle(stdlib_mini_bundle: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(stdlib_mini_bundle, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "int4", "nf4"])
+@pytest.mark.parametrize("name", [*CONFIGS, "molkv/lookup"])
+def test_a_sound_bundle_passes_in_every_format(name: str, dtype: str, bundles: Callable[..., Path]) -> None:
+    result = selftest(bundles(name, dtype))
+    assert result.failures == []
+    assert [phase.top1_agreement for phase in result.phases] == [1, 1]
+    assert all(phase.max_abs_logit < MAX_ABS / 2 for phase in result.phases)
+    assert result.greedy_identical == result.greedy_tokens
+
+
+def test_the_trained_model_passes_and_its_vectors_are_small(bundle: Path) -> None:
+    result = selftest(bundle)
+    assert result.failures == []
+    assert result.phases[0].positions > 200
+    assert result.greedy_tokens > 40
+    assert (bundle / GOLDEN).stat().st_size < 1_000_000
+
+
+def test_vectors_are_the_source_models(stdlib_mini_bundle: Path) -> None:
+    """Their definition once more, in other words, straight from PyTorch."""
+    opened = Bundle(stdlib_mini_bundle)
+    texts = read_golden(opened)
+    assert max(len(text.input_ids) for text in texts) > 2 * opened.config.expert_window
+    assert any("Grüße" in opened.tokenizer().decode(text.input_ids.tolist()) for text in texts)
+    generator = Generator(opened)
+    with open_checkpoint(STDLIB_MINI) as source:
+        model = SourceModel(source)
+        for text in texts:
+            logits = model.logits(text.input_ids.astype(np.int64), generator.store)
+            for row, ids, kept in zip(logits, text.top_ids, text.top_logits, strict=True):
+                assert set(np.argsort(-row, kind="stable")[:16]) == set(ids)
+                assert kept == pytest.approx(np.sort(row)[::-1][:16], abs=1e-5)
+            whole = np.concatenate([text.input_ids, text.greedy_ids]).astype(np.int64)
+            after = model.logits(whole, generator.store)[len(text.input_ids) - 1 : -1]
+            assert after.argmax(axis=-1).tolist() == text.greedy_ids.tolist()
+
+
+def _hash(value: int) -> int:
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        value ^= value >> shift
+        value = value * factor % 2**32
+    return value
+
+
+def test_the_projection_is_what_the_specification_says() -> None:
+    logits = np.random.default_rng(0).normal(size=(2, 97)).astype(np.float32)
+    found = Projection(97).of(logits)
+    for row, projected in zip(logits.tolist(), found.tolist(), strict=True):
+        for r in range(PROJECTIONS):
+            signs = [-1 if _hash(v + 1) >> r & 1 else 1 for v in range(97)]
+            expected = sum(s * x for s, x in zip(signs, row, strict=True)) / 97**0.5
+            assert projected[r] == pytest.approx(expected, abs=1e-6)
+    assert _hash(1) == 0x514E28B7  # a published value of the hash
+
+
+def test_one_wrong_logit_anywhere_changes_every_projection() -> None:
+    logits = np.zeros((1, 50_304), np.float32)
+    logits[0, 40_000] = 0.1
+    assert (np.abs(Projection(50_304).of(logits)) > MAX_ABS).all()
+
+
+# --- alterations
+
+
+def test_a_flipped_bit_in_any_file_fails(bundle: Path) -> None:
+    for name in sorted(path.name for path in bundle.iterdir() if path.name not in ("manifest.json", GOLDEN)):
+        content = (bundle / name).read_bytes()
+        changed = bytearray(content)
+        changed[len(changed) // 2] ^= 1
+        (bundle / name).write_bytes(changed)
+        assert any(name in failure for failure in selftest(bundle).failures), name
+        (bundle / name).write_bytes(content)
+    assert selftest(bundle).failures == []
+
+
+def test_a_sealed_change_of_a_weight_fails(bundle: Path) -> None:
+    """Far from the start, where the LM head is: tokens that no text holds."""
+    content = bytearray((bundle / "model.onnx.data").read_bytes())
+    (value,) = struct.unpack_from("<f", content, len(content) // 2)
+    struct.pack_into("<f", content, len(content) // 2, value + 0.1)
+    replace_file(bundle, "model.onnx.data", bytes(content))
+    failures = selftest(bundle).failures
+    assert failures
+    assert all(" is " in failure for failure in failures[:2])  # by numbers, not by hash
+
+
+def test_an_altered_driver_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(molkv_runtime.window, "rotate", lambda x, _cos, _sin, out: np.copyto(out, x))
+    failures = selftest(bundle).failures
+    assert [failure.partition(":")[0] for failure in failures] == [
+        "prefill in chunks",
+        "step-by-step decode",
+        "greedy text",
+    ]
+
+
+def test_nan_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from molkv_runtime import Sequences
+
+    original = Sequences.decode
+
+    def broken(self: Sequences, *arguments: object) -> np.ndarray:
+        logits = original(self, *arguments)  # type: ignore[arg-type]
+        logits[0, 5] = np.nan
+        return logits
+
+    monkeypatch.setattr(Sequences, "decode", broken)
+    assert any(failure.startswith("step-by-step decode: ") for failure in selftest(bundle).failures)
+
+
+def test_a_wrong_record_is_not_excused_by_the_vectors(bundle: Path) -> None:
+    """Golden vectors made beside a store that is wrong fail there, too."""
+    from tests.molkv_export.parity.breaking import swap_experts
+
+    with pytest.MonkeyPatch.context() as patch:
+        swap_experts("value", 1)(bundle, patch)
+    with open_checkpoint(STDLIB_MINI) as source:
+        write_golden(source, Bundle(bundle))
+    replace_file(bundle, GOLDEN, (bundle / GOLDEN).read_bytes())
+    assert selftest(bundle).failures
+
+
+# --- bad input
+
+
+def test_a_bundle_without_vectors_is_refused(bundle: Path) -> None:
+    (bundle / GOLDEN).unlink()
+    edit_manifest(bundle, lambda manifest: manifest["files"].pop(GOLDEN))
+    with pytest.raises(BundleError, match=r"carries no golden.safetensors, .*; export the model again"):
+        selftest(bundle)
+
+
+def _rewrite(bundle: Path, change: Callable[[dict[str, np.ndarray], dict[str, str]], object]) -> None:
+    with safe_open(bundle / GOLDEN, "np") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    change(tensors, metadata)
+    replace_file(bundle, GOLDEN, save(tensors, metadata))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda _, m: m.update(version="2"),
+            r"its format is molkv-golden version 2, expected molkv-golden version 1; exp",
+        ),
+        (lambda _, m: m.clear(), r"its format is None version None"),
+        (lambda t, _: t.pop("texts.0.projection"), r"'texts.0.projection' is missing"),
+        (lambda t, _: t.clear(), r"'texts.0.input_ids' is missing"),
+        (lambda t, _: t.update(more=np.zeros(1, np.int32)), r"'more' is missing, or one too many"),
+        (lambda t, _: t.update({"texts.0.input_ids": np.zeros(3, np.int32)}), r"texts.0.top_ids has shape"),
+        (lambda t, _: t.update({"texts.0.top_ids": t["texts.0.top_ids"] + 4096}), r"and ids below 4096"),
+        (lambda t, _: t.update({"texts.0.greedy_ids": np.full(2, -1, np.int32)}), r"and ids below 4096"),
+        (lambda t, _: t.update({"texts.0.projection": np.zeros(3, np.int32)}), r"has dtype I32, expected F32"),
+        (lambda t, _: t.update({"texts.0.greedy_ids": np.zeros(5000, np.int32)}), r"and 5000 more, expected 2 to 512"),
+    ],
+)
+def test_vectors_that_make_no_sense_are_refused(
+    change: Callable[[dict[str, np.ndarray], dict[str, str]], object], message: str, bundle: Path
+) -> None:
+    _rewrite(bundle, change)
+    with pytest.raises(BundleError, match=message):
+        selftest(bundle)
+
+
+def test_a_provider_that_is_not_there_is_an_error(bundle: Path) -> None:
+    with pytest.raises(ProviderError, match="coreml"):
+        selftest(bundle, provider="coreml")
