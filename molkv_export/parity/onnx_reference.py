@@ -15,10 +15,18 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from molkv_runtime.dense_graph import Arrays
+from molkv_runtime.errors import BundleError
 
 Array = npt.NDArray[Any]
 
 _CONTRIB = "com.microsoft"
+
+
+def _refuse(attributes: dict[str, Any]) -> None:
+    """Refuse attributes that mean something and are not implemented: a second opinion must not overlook them."""
+    meant = {name: value for name, value in attributes.items() if value}
+    if meant:
+        raise BundleError(f"the dense graph sets {meant}, which onnx-reference does not know")
 
 
 def _rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
@@ -37,7 +45,7 @@ def _rotate(x: Array, positions: Array, cos: Array, sin: Array) -> Array:
 class SimplifiedLayerNormalization(OpRun):
     """RMSNorm; ONNX Runtime registers it in the default domain."""
 
-    def _run(self, x: Array, weight: Array, epsilon: float, **_: object) -> tuple[Array]:
+    def _run(self, x: Array, weight: Array, epsilon: float, axis: int, stash_type: int) -> tuple[Array]:  # noqa: ARG002
         return (_rms_norm(x, weight, epsilon),)
 
 
@@ -46,9 +54,7 @@ class SkipSimplifiedLayerNormalization(OpRun):
 
     op_domain = _CONTRIB
 
-    def _run(
-        self, x: Array, skip: Array, weight: Array, epsilon: float, **_: object
-    ) -> tuple[Array, Array, Array, Array]:
+    def _run(self, x: Array, skip: Array, weight: Array, epsilon: float) -> tuple[Array, Array, Array, Array]:
         total, unused = x + skip, np.zeros(0, np.float32)
         return _rms_norm(total, weight, epsilon), unused, unused, total
 
@@ -58,7 +64,8 @@ class RotaryEmbedding(OpRun):
 
     op_domain = _CONTRIB
 
-    def _run(self, x: Array, positions: Array, cos: Array, sin: Array, num_heads: int, **_: object) -> tuple[Array]:
+    def _run(self, x: Array, positions: Array, cos: Array, sin: Array, num_heads: int, **others: Any) -> tuple[Array]:
+        _refuse(others)
         heads = x.reshape(*x.shape[:2], num_heads, -1).swapaxes(1, 2)
         return (_rotate(heads, positions, cos, sin).swapaxes(1, 2).reshape(x.shape),)
 
@@ -81,13 +88,18 @@ class GroupQueryAttention(OpRun):
         sin: Array,
         num_heads: int,
         kv_num_heads: int,
-        **_: object,  # do_rotary is always 1 in our graphs
+        do_rotary: int = 0,
+        scale: float = 0.0,  # 0: 1 / sqrt(size)
+        local_window_size: int = -1,  # -1: all
+        **others: Any,
     ) -> tuple[Array, Array, Array]:
+        _refuse(others)
         batch, length, _ = packed.shape
         heads = packed.reshape(batch, length, num_heads + 2 * kv_num_heads, -1).swapaxes(1, 2)
         query, key_new, value_new = np.split(heads, [num_heads, num_heads + kv_num_heads], axis=1)
         positions = seqlens_k[:, None] + 1 - length + np.arange(length)  # [B, T]
-        query, key_new = _rotate(query, positions, cos, sin), _rotate(key_new, positions, cos, sin)
+        if do_rotary:
+            query, key_new = _rotate(query, positions, cos, sin), _rotate(key_new, positions, cos, sin)
         present_key, present_value = past_key.copy(), past_value.copy()
         out = np.empty_like(query)
         for b, end in enumerate((seqlens_k + 1).tolist()):
@@ -95,8 +107,10 @@ class GroupQueryAttention(OpRun):
             present_value[b, :, end - length : end] = value_new[b]
             group = num_heads // kv_num_heads
             keys = present_key[b, :, :end].repeat(group, axis=0)  # [H, end, size]
-            scores = query[b] @ keys.swapaxes(1, 2) / np.float32(np.sqrt(query.shape[-1]))
-            scores = np.where(np.arange(end) <= positions[b][:, None], scores, -np.inf)
+            scores = query[b] @ keys.swapaxes(1, 2) * np.float32(scale or query.shape[-1] ** -0.5)
+            distance = positions[b][:, None] - np.arange(end)
+            reach = end if local_window_size < 0 else local_window_size
+            scores = np.where((distance >= 0) & (distance < reach), scores, -np.inf)
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
             out[b] = weights / weights.sum(axis=-1, keepdims=True) @ present_value[b, :, :end].repeat(group, axis=0)
         return out.swapaxes(1, 2).reshape(batch, length, -1), present_key, present_value

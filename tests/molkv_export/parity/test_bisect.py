@@ -32,7 +32,7 @@ def test_a_fault_is_caught_and_named(fault: Fault, stdlib_mini_bundle: Path, tmp
     bisection = outcome.report.bisection
     assert bisection is not None
     assert outcome.found.name in bisection.culprit
-    # The one operator that is broken in the driver alone is not broken for ONNX's evaluator either: it uses the driver.
+    # Faults of the driver, too: it feeds both.
     assert "the fault is in the graph or in what the host feeds it" in bisection.second_opinion
 
 
