@@ -20,7 +20,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(eval START := $(shell date +%s))
 	$(BIN)/molkv-export export $(CHECKPOINT) $(BUNDLE) --force
-	$(BIN)/molkv-export validate $(BUNDLE) --checkpoint $(CHECKPOINT)
+	$(BIN)/molkv-export validate $(BUNDLE) --checkpoint $(CHECKPOINT) --bisect
+	$(BIN)/molkv-export selftest $(BUNDLE)
 	$(BIN)/molkv-export inspect $(BUNDLE)
 	$(BIN)/molkv-export run $(BUNDLE) --prompt "def " --temperature 0.7 --top-p 0.9 --seed 1
 	$(BIN)/molkv-export run $(BUNDLE) --prompt "class Queue:" --temperature 0.7 --top-p 0.9 --seed 3

@@ -13,9 +13,9 @@ from molkv_runtime.row_formats import RowDtype
 CHECKPOINT = Path("examples/stdlib-mini")
 
 _HEAD = """\
-| `--experts-dtype` | bytes per token | store | perplexity | against the trained model | mean KL | max KL | top-1 | \
+| `--experts-dtype` | bytes per token | store | perplexity | against the trained model | mean KL | p99 KL | max KL | top-1 | \
 max abs logit against rounded records |
-|---|---|---|---|---|---|---|---|---|"""
+|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def main() -> None:
@@ -29,14 +29,15 @@ def main() -> None:
             trained = next(c.metrics for c in report.comparisons if c.reference == TRAINED)
             worst = max(c.metrics.max_abs for c in report.comparisons if c.reference == ROUNDED)
             store = sum(manifest.files[shard.file].size for shard in manifest.store.shards)
-            ratio = trained.perplexity_candidate / trained.perplexity_reference
+            assert trained.perplexity is not None
             cells = (
                 dtype,
                 f"{manifest.store.stride:,}",
                 f"{store / 1024**2:.1f} MiB",
-                f"{trained.perplexity_candidate:.3f}",
-                f"x {ratio:.6f}",
+                f"{trained.perplexity.candidate:.3f}",
+                f"x {trained.perplexity.ratio:.6f} ± {trained.perplexity.ratio_error:.0e}",
                 f"{trained.kl_mean:.1e}",
+                f"{trained.kl_p99:.1e}",
                 f"{trained.kl_max:.1e}",
                 f"{trained.top1_agreement:.2%}",
                 f"{worst:.1e}",

@@ -131,6 +131,8 @@ def export(
                 provenance=_provenance(hashes, command),
             )
             write_manifest(manifest, folder)
+            if console is not None:
+                console.print("golden vectors: the source model runs in PyTorch", highlight=False)
             write_golden(source, Bundle(folder))
             manifest = msgspec.structs.replace(manifest, files=_file_infos(folder, manifest.files))
             write_manifest(manifest, folder)

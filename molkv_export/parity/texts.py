@@ -71,7 +71,7 @@ def choose_texts(generator: Generator, text: Path | None, scope: Scope) -> Texts
     prompt_starts = np.linspace(0, len(ids) - longest, scope.continuations).astype(int)
     lengths = np.linspace(1, longest, scope.continuations).astype(int)
     return Texts(
-        description=f"{description}: {count} sequences of {length} tokens",
+        description=f"{description}: {count} {'text' if count == 1 else 'texts'} of {length} tokens",
         is_real=is_real,
         sequences=[ids[start : start + length] for start in starts],
         whole_context=ids[:context],

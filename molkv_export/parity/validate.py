@@ -81,14 +81,12 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def failures(self) -> list[str]:
-        """Every gate that was not passed, in words."""
-        found = [f"records: {self.records.failure}"] if self.records and self.records.failure else []
+        """Every gate that was not passed, in words; the culprit first."""
+        found = [f"bisection: {self.bisection.culprit}"] if self.bisection and self.bisection.culprit else []
+        found += [f"records: {self.records.failure}"] if self.records and self.records.failure else []
         found += [f"{c.phase} ({c.reference}): {c.failure}" for c in self.comparisons if c.failure]
         exact = [greedy for greedy in self.greedy if greedy.reference == ROUNDED]
-        found += [f"greedy text: {greedy.first_difference}" for greedy in exact if greedy.first_difference]
-        if self.bisection and self.bisection.culprit:
-            found.append(f"bisection: {self.bisection.culprit}")
-        return found
+        return found + [f"greedy text: {greedy.first_difference}" for greedy in exact if greedy.first_difference]
 
 
 class Reference(NamedTuple):
