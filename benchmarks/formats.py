@@ -12,15 +12,23 @@ from molkv_runtime.row_formats import RowDtype
 
 CHECKPOINT = Path("examples/stdlib-mini")
 
-_HEAD = """\
-| `--experts-dtype` | bytes per token | store | perplexity | against the trained model | mean KL | p99 KL | max KL | top-1 | \
-max abs logit against rounded records |
-|---|---|---|---|---|---|---|---|---|---|"""
+_COLUMNS = (
+    "`--experts-dtype`",
+    "bytes per token",
+    "store",
+    "perplexity",
+    "against the trained model",
+    "mean KL",
+    "p99 KL",
+    "max KL",
+    "top-1",
+    "max abs logit against rounded records",
+)
 
 
 def main() -> None:
     """Print a row for each format."""
-    print(_HEAD)
+    print(f"| {' | '.join(_COLUMNS)} |\n{'|---' * len(_COLUMNS)}|")
     with tempfile.TemporaryDirectory() as folder:
         for dtype in get_args(RowDtype):
             bundle = Path(folder) / dtype
