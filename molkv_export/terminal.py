@@ -32,5 +32,5 @@ def byte_progress(console: Console | None) -> Progress:
 
 def counter(progress: Progress, description: str) -> Callable[[int, int], None]:
     """Make a function that moves a new bar on, told how many bytes were done since its last call, and of how many."""
-    task = progress.add_task(description)
-    return lambda count, total: progress.update(task, total=total, advance=count)
+    task = progress.add_task(description, visible=False)  # until there is something to show
+    return lambda count, total: progress.update(task, total=total, advance=count, visible=True)

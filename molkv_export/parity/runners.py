@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
 import onnx
@@ -56,18 +55,17 @@ class DriverRunner:
         return self._phase(self._generator, ids)[-last:]
 
 
-def load_generator(bundle: Path, provider: str) -> Generator:
+def load_generator(bundle: Bundle, provider: str) -> Generator:
     """Load a bundle into the host driver.
 
     Args:
-        bundle: Its folder.
+        bundle: The bundle, open.
         provider: A preset of `molkv_runtime.providers`, or "onnx-reference": the dense graph is then computed by
             `onnx.reference.ReferenceEvaluator` in numpy, operator by operator. Slow, but no code of ONNX Runtime.
     """
     if provider != ONNX_REFERENCE:
         return Generator(bundle, provider=provider)
-    opened = Bundle(bundle)
-    return Generator(opened, graph=ReferenceGraph(load_graph(opened), opened.path))
+    return Generator(bundle, graph=ReferenceGraph(load_graph(bundle), bundle.path))
 
 
 def load_graph(bundle: Bundle) -> onnx.ModelProto:

@@ -134,23 +134,29 @@ def validate(
     scope = scope or Scope()
     with ExitStack() as stack:
         report_progress("loading")
-        generator = load_generator(bundle, provider)
-        opened = generator.bundle
-        texts = choose_texts(generator, text, scope)
+        opened = Bundle(bundle)
         gate, model, records = quality_gate(opened.manifest), None, None
         if checkpoint is not None:
             source = stack.enter_context(open_checkpoint(checkpoint))
             _check_source(opened, source)
+        generator = load_generator(opened, provider)
+        texts = choose_texts(generator, text, scope)
+        if checkpoint is not None:
             model = SourceModel(source)
             report_progress("records")
             records = records_agreement(generator.store, model, scope.records)
             references = _source_references(model, generator, gate if texts.is_real else None)
         elif against is not None:
-            other = load_generator(against, provider)
-            _check_comparable(opened, other.bundle)
-            gate = loosest(gate, quality_gate(other.bundle.manifest))
+            other = Bundle(against)
+            _check_comparable(opened, other)
+            gate = loosest(gate, quality_gate(other.manifest))
             references = [
-                Reference(OTHER_BUNDLE, DriverRunner(other), _quality_judge(gate if texts.is_real else None), False)
+                Reference(
+                    OTHER_BUNDLE,
+                    DriverRunner(load_generator(other, provider)),
+                    _quality_judge(gate if texts.is_real else None),
+                    False,
+                )
             ]
         comparisons, kl, worst = _compare(generator, references, texts, report_progress)
         report_progress("greedy text")
