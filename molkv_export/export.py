@@ -130,10 +130,9 @@ def export(
                 files=_file_infos(folder, journal.shards),
                 provenance=_provenance(hashes, command),
             )
-            write_manifest(manifest, folder)
             if console is not None:
                 console.print("golden vectors: the source model runs in PyTorch", highlight=False)
-            write_golden(source, Bundle(folder))
+            write_golden(source, Bundle(folder, manifest))
             manifest = msgspec.structs.replace(manifest, files=_file_infos(folder, manifest.files))
             write_manifest(manifest, folder)
     return manifest
@@ -143,7 +142,7 @@ def _file_infos(folder: Path, known: dict[str, FileInfo]) -> dict[str, FileInfo]
     """Describe the files of a bundle, hashing those that are not known yet."""
     infos = dict(known)
     for path in folder.iterdir():
-        if path.name not in (JOURNAL, MANIFEST, *known):
+        if path.name not in (JOURNAL, *known):
             infos[path.name] = FileInfo(size=path.stat().st_size, sha256=file_sha256(path))
     return dict(sorted(infos.items()))
 

@@ -12,7 +12,7 @@ from molkv_export.parity.phases import Ids, window
 from molkv_export.parity.reference import SourceModel
 from molkv_runtime.bundle import TOKENIZER, Bundle
 from molkv_runtime.config import ModelConfig
-from molkv_runtime.golden import FORMAT, GOLDEN, MAX_ABS, TOP, VERSION, GoldenText, Projection
+from molkv_runtime.golden import GOLDEN, MAX_ABS, TOP, VERSION, VERSION_KEY, GoldenText, Projection
 from molkv_runtime.store import ExpertStore
 
 _PROMPTS = (
@@ -24,7 +24,7 @@ _PROMPTS = (
 _PROMPT_TOKENS = 40
 _NEW_TOKENS = 16
 _LONGEST = 1024  # bounds the file: 164 bytes a position
-_ROWS_AT_A_TIME = 16
+_ROWS_AT_A_TIME = 4
 
 
 def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
@@ -42,13 +42,13 @@ def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
         for index, text in enumerate(texts)
         for field, array in text._asdict().items()
     }
-    (bundle.path / GOLDEN).write_bytes(save(tensors, {"format": FORMAT, "version": VERSION}))
+    (bundle.path / GOLDEN).write_bytes(save(tensors, {VERSION_KEY: VERSION}))
 
 
 def golden_ram(config: ModelConfig, dense_bytes: int) -> int:
     """Estimate the RAM in bytes that making them takes."""
     network = 3 * config.num_experts * config.hidden_size * config.expert_intermediate_size
-    return dense_bytes + 4 * network + 24 * _ROWS_AT_A_TIME * config.vocab_size
+    return dense_bytes + 4 * network + (24 * _ROWS_AT_A_TIME + 100) * config.vocab_size
 
 
 def _texts(bundle: Bundle) -> list[tuple[Ids, int]]:

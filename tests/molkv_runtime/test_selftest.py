@@ -170,10 +170,10 @@ def _rewrite(bundle: Path, change: Callable[[dict[str, np.ndarray], dict[str, st
     ("change", "message"),
     [
         (
-            lambda _, m: m.update(version="2"),
-            r"its format is molkv-golden version 2, expected molkv-golden version 1; exp",
+            lambda _, m: m.update(golden_version="2"),
+            r"golden.safetensors: its golden_version is 2, expected 1; export the model again",
         ),
-        (lambda _, m: m.clear(), r"its format is None version None"),
+        (lambda _, m: m.clear(), r"its golden_version is none, expected 1"),
         (lambda t, _: t.pop("texts.0.projection"), r"'texts.0.projection' is missing"),
         (lambda t, _: t.clear(), r"'texts.0.input_ids' is missing"),
         (lambda t, _: t.update(more=np.zeros(1, np.int32)), r"'more' is missing, or one too many"),

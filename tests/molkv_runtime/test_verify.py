@@ -33,7 +33,7 @@ def test_a_sound_bundle_has_no_findings_and_every_byte_was_read(bundle: Path) ->
     result = verify(bundle, lambda count, total: (read.append(count), totals.add(total)))
     assert result.findings == []
     size = sum(path.stat().st_size for path in bundle.iterdir() if path.name != "manifest.json")
-    assert (result.files, result.size, sum(read), totals) == (3, size, size, {size})
+    assert (result.files, result.size, sum(read), totals) == (4, size, size, {size})
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data"])
@@ -84,7 +84,7 @@ def test_what_is_not_a_bundle_is_refused(tmp_path: Path) -> None:
 def test_the_command_says_so_and_exits_with_1(bundle: Path) -> None:
     done = CliRunner().invoke(cli, ["verify", str(bundle)])
     assert done.exit_code == 0
-    assert f"{bundle}: 3 files, " in done.stdout
+    assert f"{bundle}: 4 files, " in done.stdout
     assert "all as exported" in done.stdout
     _flip(bundle / "model.onnx", 500)
     done = CliRunner().invoke(cli, ["verify", str(bundle)])

@@ -18,16 +18,20 @@ TOKENIZER = "tokenizer.json"
 class Bundle:
     """A bundle whose manifest is sound and whose files are all there in their full size."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, manifest: Manifest | None = None) -> None:
         """Open a bundle and check its files by size.
 
         Hashes are checked when a file is used; the store's records carry checksums of their own.
+
+        Args:
+            path: Its folder.
+            manifest: Of a bundle that is still being written; default is the folder's own.
 
         Raises:
             BundleError: The folder is not a complete bundle.
         """
         self.path = Path(path)
-        self.manifest: Manifest = read_manifest(self.path)
+        self.manifest: Manifest = manifest or read_manifest(self.path)
         for name, info in self.manifest.files.items():
             self._check_size(name, info.size)
 

@@ -16,8 +16,7 @@ from molkv_runtime.rope import Floats
 from molkv_runtime.tensor_file import TensorFile
 
 GOLDEN = "golden.safetensors"
-FORMAT = "molkv-golden"
-VERSION = "1"
+VERSION_KEY, VERSION = "golden_version", "1"  # all metadata there is: with two keys, safetensors writes any order
 TOP = 16  # logits that are kept of every position
 PROJECTIONS = 8  # numbers that all logits of a position go into
 MAX_ABS = 1e-4  # of a logit or a projection: nothing but float32 rounding may be left
@@ -66,10 +65,10 @@ def read_golden(bundle: Bundle) -> list[GoldenText]:
         raise BundleError(f"{bundle.path}: carries no {GOLDEN}, expected the golden vectors; export the model again")
     path = bundle.file(GOLDEN)
     file = TensorFile(path, BundleError)
-    found = file.metadata.get("format"), file.metadata.get("version")
-    if found != (FORMAT, VERSION):
+    found = file.metadata.get(VERSION_KEY, "none")
+    if found != VERSION:
         raise BundleError(
-            f"{path}: its format is {found[0]} version {found[1]}, expected {FORMAT} version {VERSION}; "
+            f"{path}: its {VERSION_KEY} is {found[:20]}, expected {VERSION}; "
             "export the model again or use the molkv version that wrote this bundle"
         )
     count = len([name for name in file.entries if name.endswith(".input_ids")])
