@@ -237,3 +237,19 @@ def test_one_thing_to_compare_with_is_needed(stdlib_mini_bundle: Path) -> None:
             validate(stdlib_mini_bundle, **arguments)
     with pytest.raises(RequestError, match="give --checkpoint instead of --against"):
         validate(stdlib_mini_bundle, against=stdlib_mini_bundle, with_bisection=True)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_nan_fails_also_where_quality_is_not_judged(
+    bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from molkv_export.parity import phases
+
+    def broken(generator: Any, ids: np.ndarray) -> np.ndarray:
+        logits = phases.one_shot_prefill(generator, ids)
+        logits[3, 5] = np.nan
+        return logits
+
+    monkeypatch.setitem(phases.PHASES, "one-shot prefill", broken)
+    report = validate(bundles("molkv", "int8"), against=bundles("molkv"), scope=SMALL)
+    assert report.failures == ["one-shot prefill (other bundle): max abs is nan"]
