@@ -135,38 +135,27 @@ def validate(
     with ExitStack() as stack:
         report_progress("loading")
         opened = Bundle(bundle)
-        gate, model, records = quality_gate(opened.manifest), None, None
+        source = None
         if checkpoint is not None:
             source = stack.enter_context(open_checkpoint(checkpoint))
             _check_source(opened, source)
         generator = load_generator(opened, provider)
         texts = choose_texts(generator, text, scope)
-        if checkpoint is not None:
-            model = SourceModel(source)
+        if source is not None:
             report_progress("records")
-            records = records_agreement(generator.store, model, scope.records)
-            references = _source_references(model, generator, gate if texts.is_real else None)
-        elif against is not None:
-            other = Bundle(against)
-            _check_comparable(opened, other)
-            gate = loosest(gate, quality_gate(other.manifest))
-            references = [
-                Reference(
-                    OTHER_BUNDLE,
-                    DriverRunner(load_generator(other, provider)),
-                    _quality_judge(gate if texts.is_real else None),
-                    False,
-                )
-            ]
-        comparisons, kl, worst = _compare(generator, references, texts, report_progress)
+            measure = _source_measure(source, generator, texts, scope)
+        else:
+            assert against is not None
+            measure = _bundle_measure(Bundle(against), generator, texts, provider)
+        comparisons, kl, worst = _compare(generator, measure.references, texts, report_progress)
         report_progress("greedy text")
         written = continuations(generator, texts.prompts, texts.new_tokens)
-        greedy = [greedy_agreement(written, reference.name, reference.runner) for reference in references]
+        greedy = [greedy_agreement(written, reference.name, reference.runner) for reference in measure.references]
         bisection = None
-        if with_bisection and model is not None:
+        if with_bisection and measure.model is not None:
             report_progress("layer by layer")
             del generator  # its weights: the graph is loaded once more
-            bisection = bisect(opened, provider, model, texts.sequences[0])
+            bisection = bisect(opened, provider, measure.model, texts.sequences[0])
     return Report(
         bundle=str(bundle),
         reference=str(checkpoint or against),
@@ -174,10 +163,10 @@ def validate(
         dense_dtype=opened.graph().dense_dtype,
         experts_dtype=opened.manifest.store.dtype,
         text=texts.description,
-        gate=gate,
+        gate=measure.gate,
         gate_applies=texts.is_real,
         comparisons=comparisons,
-        records=records,
+        records=measure.records,
         greedy=greedy,
         kl=kl,
         worst=worst,
@@ -187,11 +176,29 @@ def validate(
     )
 
 
-def _source_references(model: SourceModel, generator: Generator, gate: QualityGate | None) -> list[Reference]:
-    return [
-        Reference(TRAINED, SourceRunner(model), _quality_judge(gate), False),
+class _Measure(NamedTuple):
+    """What a bundle is measured by."""
+
+    references: list[Reference]
+    gate: QualityGate
+    model: SourceModel | None = None  # None: another bundle
+    records: RecordsResult | None = None
+
+
+def _source_measure(source: Checkpoint, generator: Generator, texts: Texts, scope: Scope) -> _Measure:
+    model, gate = SourceModel(source), quality_gate(generator.bundle.manifest)
+    references = [
+        Reference(TRAINED, SourceRunner(model), _quality_judge(gate if texts.is_real else None), False),
         Reference(ROUNDED, SourceRunner(model, generator.store), rounding_failure, True),
     ]
+    return _Measure(references, gate, model, records_agreement(generator.store, model, scope.records))
+
+
+def _bundle_measure(other: Bundle, generator: Generator, texts: Texts, provider: str) -> _Measure:
+    _check_comparable(generator.bundle, other)
+    gate = loosest(quality_gate(generator.bundle.manifest), quality_gate(other.manifest))
+    judge = _quality_judge(gate if texts.is_real else None)
+    return _Measure([Reference(OTHER_BUNDLE, DriverRunner(load_generator(other, provider)), judge, False)], gate)
 
 
 def _quality_judge(gate: QualityGate | None) -> Callable[[Metrics], str]:
