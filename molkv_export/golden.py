@@ -23,7 +23,7 @@ _PROMPTS = (
 )
 _PROMPT_TOKENS = 40
 _NEW_TOKENS = 16
-_LONGEST = 1024  # bounds the file: 164 bytes a position
+_LONGEST = 4096  # bounds the file: 164 bytes a position
 _ROWS_AT_A_TIME = 4
 
 
@@ -55,7 +55,7 @@ def _texts(bundle: Bundle) -> list[tuple[Ids, int]]:
     """Choose texts, and how many tokens each is to be continued by.
 
     Some sentences (random ids, where there is no tokenizer) to be continued, and one text of random ids that is longer
-    than two expert windows, so that a driver that treats its seam wrongly fails.
+    than two expert windows (up to the context, and 4,096 tokens), so that a driver that treats its seam wrongly fails.
     """
     config = bundle.config
     context = config.max_position_embeddings
@@ -67,7 +67,7 @@ def _texts(bundle: Bundle) -> list[tuple[Ids, int]]:
     else:
         prompts = [random.integers(0, config.vocab_size, longest - index) for index in range(min(4, longest - 1))]
     long = random.integers(0, config.vocab_size, min(context, _LONGEST, max(128, 2 * window(config) + 64)))
-    texts = [(ids, min(_NEW_TOKENS, context - len(ids) + 1)) for ids in prompts if 1 < len(ids) <= context]
+    texts = [(ids, min(_NEW_TOKENS, context - len(ids) + 1)) for ids in prompts if 0 < len(ids) <= context]
     return [*texts, (long, 0)]
 
 

@@ -17,7 +17,7 @@ from molkv_export.commands.validate import validate_command
 from molkv_export.commands.verify import verify_command
 from molkv_runtime.errors import MissingExtraError, MolkvError
 
-_EXPORTER_PACKAGES = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors"}
+_EXPORTER_PACKAGES = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "jinja2", "markupsafe", "matplotlib"}
 _INTERRUPTED = 130
 
 

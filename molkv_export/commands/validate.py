@@ -26,7 +26,7 @@ from molkv_export.commands.options import PATH
     "--bisect", "with_bisection", is_flag=True, help="Compare inside the layers; name the first that is wrong."
 )
 @click.option("--plot", type=PATH, help="Draw the error by layer to a PNG or SVG file; implies --bisect.")
-@click.option("--report", "report_folder", type=PATH, help="Write an HTML page and JSON to a folder; implies --bisect.")
+@click.option("--report", "report_folder", type=PATH, help="Write an HTML page and JSON to a folder.")
 @click.option("--json", "json_file", type=click.File("wb", lazy=False), help="Write the report as JSON, too.")
 @click.option(
     "--provider", default="cpu", show_default=True, help="Execution provider that runs the bundle, or onnx-reference."
@@ -82,12 +82,11 @@ def validate_command(
             with_bisection=with_bisection or plot is not None or (report_folder is not None and against is None),
             report_progress=lambda what: status.update(f"comparing: {what}"),
         )
-        if report_folder is not None:
-            status.update("writing the report")
-            write_report(report, report_folder)
-        if plot is not None:
-            write_plot(report, plot)
     print_report(report, Console())
     if json_file is not None:
         json_file.write(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    if report_folder is not None:
+        write_report(report, report_folder)
+    if plot is not None:
+        write_plot(report, plot)
     sys.exit(1 if report.failures else 0)

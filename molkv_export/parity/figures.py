@@ -15,6 +15,8 @@ from molkv_export.graph.taps import Branch
 from molkv_export.parity.bisect import Bisection, PhaseErrors
 from molkv_export.parity.validate import Histogram
 
+_TOP = 1e3  # what is infinite, or no number, is drawn there
+
 
 class Palette(NamedTuple):
     """Colours."""
@@ -52,7 +54,7 @@ def error_by_layer(axes: Axes, phase: PhaseErrors, limit: float, palette: Palett
         points = [error for error in phase.errors if error.branch == branch and error.error > 0]  # the axis has no 0
         if points:
             layers = [behind if error.layer is None else error.layer for error in points]
-            errors = [error.error for error in points]
+            errors = [min(error.error, _TOP) for error in points]
             label = branch.replace("_", " ")
             axes.plot(layers, errors, marker=marker, markersize=4, linewidth=1.3, color=colour, label=label)
     axes.axhline(limit, color=palette.limit, linewidth=1, linestyle="--", label="limit")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from molkv_export.parity.metrics import Metrics
+from molkv_runtime.bundle import Bundle
 from molkv_runtime.golden import MAX_ABS
-from molkv_runtime.manifest import DenseDtype, Manifest
+from molkv_runtime.manifest import DenseDtype
 from molkv_runtime.row_formats import RowDtype
 
 # Against the source model with weights and records rounded as the bundle stores them, nothing but float32 rounding may
@@ -32,9 +33,9 @@ QUALITY_GATES: dict[tuple[DenseDtype, RowDtype], QualityGate] = {
 }
 
 
-def quality_gate(manifest: Manifest) -> QualityGate:
+def quality_gate(bundle: Bundle) -> QualityGate:
     """Give the gate for a bundle's combination of dtypes."""
-    return QUALITY_GATES[manifest.graphs["cpu"].dense_dtype, manifest.store.dtype]
+    return QUALITY_GATES[bundle.graph().dense_dtype, bundle.manifest.store.dtype]
 
 
 def loosest(*gates: QualityGate) -> QualityGate:

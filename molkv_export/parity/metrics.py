@@ -54,11 +54,16 @@ class MetricsAccumulator:
         self._same: list[Doubles] = []  # [n, 2]: top 1, top 5
         self._nll: list[Doubles] = []  # [n, 2]: reference, candidate
 
-    def add(self, reference: Floats, candidate: Floats, next_ids: npt.NDArray[np.int64] | None = None) -> None:
-        """Compare logits [n, vocab_size]; next_ids [<= n] are the tokens that really follow, for perplexity."""
+    def add(self, reference: Floats, candidate: Floats, next_ids: npt.NDArray[np.int64] | None = None) -> Doubles:
+        """Compare logits [n, vocab_size]; next_ids [<= n] are the tokens that really follow, for perplexity.
+
+        Gives the KL divergence of every position.
+        """
+        before = len(self._kl)
         for start in range(0, len(reference), _ROWS_AT_A_TIME):
             rows = slice(start, start + _ROWS_AT_A_TIME)
             self._add(reference[rows], candidate[rows], None if next_ids is None else next_ids[rows])
+        return np.concatenate(self._kl[before:])
 
     def _add(self, reference: Floats, candidate: Floats, next_ids: npt.NDArray[np.int64] | None) -> None:
         exact, found = reference.astype(np.float64), candidate.astype(np.float64)
@@ -85,7 +90,7 @@ class MetricsAccumulator:
         return Metrics(
             positions=len(kl),
             max_abs=self._max_abs,
-            relative_l2=(self._difference / self._norm) ** 0.5,
+            relative_l2=(self._difference / self._norm) ** 0.5 if self._norm else self._difference and float("inf"),
             kl_mean=float(kl.mean()),
             kl_p99=float(np.quantile(kl, 0.99)),
             kl_max=float(kl.max()),

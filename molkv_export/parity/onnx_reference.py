@@ -14,7 +14,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from molkv_runtime.dense_graph import Arrays
+from molkv_runtime.dense_graph import Arrays, one_line
 from molkv_runtime.errors import BundleError
 
 Array = npt.NDArray[Any]
@@ -130,7 +130,10 @@ class ReferenceGraph:
     def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
         """Take a graph, and load its weights from files in a folder."""
         onnx.load_external_data_for_model(model, str(folder))
-        self._evaluator = ReferenceEvaluator(model, new_ops=_OPERATORS)
+        try:
+            self._evaluator = ReferenceEvaluator(model, new_ops=_OPERATORS)
+        except Exception as error:
+            raise BundleError(f"{folder}: onnx.reference cannot load its graph: {one_line(error)}") from error
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> ReferenceCall:
         """Bind buffers to all inputs and outputs."""
@@ -145,6 +148,11 @@ class ReferenceCall:
 
     def run(self) -> None:
         """Compute the outputs from the inputs."""
-        found = self._evaluator.run(list(self._outputs), self._inputs)
-        for array, value in zip(self._outputs.values(), found, strict=True):
+        try:
+            found = self._evaluator.run(list(self._outputs), self._inputs)
+        except Exception as error:  # the evaluator raises many kinds
+            raise BundleError(f"the dense graph fails in onnx.reference: {one_line(error)}") from error
+        for (name, array), value in zip(self._outputs.items(), found, strict=True):
+            if value.shape != array.shape:
+                raise BundleError(f"the dense graph's {name} has shape {value.shape}, expected {array.shape}")
             array[...] = value

@@ -30,6 +30,8 @@ def check_plot(path: Path) -> None:
     """
     if path.suffix not in _PLOT_FORMATS:
         raise RequestError(f"{path}: ends in {path.suffix or 'nothing'}, expected {' or '.join(_PLOT_FORMATS)}")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder, expected a file to draw to")
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent}: is not a folder, so {path.name} cannot be written there")
 

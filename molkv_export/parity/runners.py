@@ -69,7 +69,7 @@ def load_generator(bundle: Bundle, provider: str) -> Generator:
 
 
 def load_graph(bundle: Bundle) -> onnx.ModelProto:
-    """Load a bundle's graph without its weights, after the checks that the driver makes.
+    """Load a bundle's graph without its weights, after the driver's checks of hashes and of where weights are.
 
     Raises:
         BundleError: A file is damaged.

@@ -19,8 +19,8 @@ from molkv_export.parity.runners import ONNX_REFERENCE, load_graph
 from molkv_runtime import providers
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
-from molkv_runtime.dense_graph import Arrays, BoundCall, Call, session_options
-from molkv_runtime.errors import BundleError
+from molkv_runtime.dense_graph import Arrays, BoundCall, Call, one_line, session_options
+from molkv_runtime.errors import BundleError, ProviderError
 from molkv_runtime.rope import Floats
 from molkv_runtime.store import ExpertStore
 
@@ -90,9 +90,13 @@ class TappedGraph:
         else:
             options = session_options(provider)
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.path))
-            session = onnxruntime.InferenceSession(
-                graph.SerializeToString(), options, providers=[providers.resolve(provider)]
-            )
+            name = providers.resolve(provider)
+            try:
+                session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[name])
+            except Exception as error:  # ONNX Runtime raises many kinds, none of them public
+                raise ProviderError(
+                    f"provider {provider!r} cannot load the graph with its layers open: {one_line(error)}"
+                ) from error
             self._bind = lambda inputs, outputs: BoundCall(session, inputs, outputs)
         self._taken: dict[str, list[npt.NDArray[Any]]] = {}
 

@@ -18,7 +18,7 @@ from molkv_export.inspect import Sizes, inspect
 from molkv_export.parity.bisect import Bisection, bisect
 from molkv_export.parity.gates import QualityGate, loosest, quality_failure, quality_gate, rounding_failure
 from molkv_export.parity.greedy import GreedyResult, continuations, greedy_agreement
-from molkv_export.parity.metrics import Metrics, MetricsAccumulator
+from molkv_export.parity.metrics import Doubles, Metrics, MetricsAccumulator
 from molkv_export.parity.phases import CONTEXT_END, MIXED_BATCH, PHASES, Ids, context_end, mixed_batch
 from molkv_export.parity.records import RecordsResult, records_agreement
 from molkv_export.parity.reference import SourceModel
@@ -186,7 +186,7 @@ class _Measure(NamedTuple):
 
 
 def _source_measure(source: Checkpoint, generator: Generator, texts: Texts, scope: Scope) -> _Measure:
-    model, gate = SourceModel(source), quality_gate(generator.bundle.manifest)
+    model, gate = SourceModel(source), quality_gate(generator.bundle)
     references = [
         Reference(TRAINED, SourceRunner(model), _quality_judge(gate if texts.is_real else None), False),
         Reference(ROUNDED, SourceRunner(model, generator.store), rounding_failure, True),
@@ -196,7 +196,7 @@ def _source_measure(source: Checkpoint, generator: Generator, texts: Texts, scop
 
 def _bundle_measure(other: Bundle, generator: Generator, texts: Texts, provider: str) -> _Measure:
     _check_comparable(generator.bundle, other)
-    gate = loosest(quality_gate(generator.bundle.manifest), quality_gate(other.manifest))
+    gate = loosest(quality_gate(generator.bundle), quality_gate(other))
     judge = _quality_judge(gate if texts.is_real else None)
     return _Measure([Reference(OTHER_BUNDLE, DriverRunner(load_generator(other, provider)), judge, False)], gate)
 
@@ -229,8 +229,8 @@ def _compare(
     sums = {(phase, r.name): MetricsAccumulator() for r in references for phase in _phases_of(r)}
     worst = WorstPositions()
 
-    def add(phase: str, reference: Reference, ids: Ids, exact: Floats, found: Floats) -> None:
-        sums[phase, reference.name].add(exact[: len(found)], found, ids[1:][: len(found)])
+    def add(phase: str, reference: Reference, ids: Ids, exact: Floats, found: Floats) -> Doubles:
+        return sums[phase, reference.name].add(exact[: len(found)], found, ids[1:][: len(found)])
 
     for index, ids in enumerate(texts.sequences):
         report_progress(f"text {index + 1} of {len(texts.sequences)}")
@@ -239,9 +239,8 @@ def _compare(
             asked = [reference for reference in references if phase in _phases_of(reference)]
             found = DriverRunner(generator, run).logits(ids) if asked else np.empty(0, np.float32)
             for reference in asked:
-                add(phase, reference, ids, exact[reference.name], found)
+                kl = add(phase, reference, ids, exact[reference.name], found)
                 if phase == QUALITY_PHASE and not reference.every_phase:
-                    kl = sums[phase, reference.name].kl[-len(ids) :]
                     worst.add(index, ids, exact[reference.name], found, kl)
     for reference in references:
         if reference.every_phase:

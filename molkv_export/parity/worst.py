@@ -55,6 +55,7 @@ class WorstPositions:
 
     def add(self, sequence: int, ids: Ids, reference: Floats, candidate: Floats, kl: Doubles) -> None:
         """Look at all positions of a text [T] with logits [T, vocab_size] and divergences [T]."""
+        kl = np.where(np.isnan(kl), np.inf, kl)  # the worst of all
         for position in np.argsort(-kl)[:_KEPT].tolist():
             found = _Found(
                 float(kl[position]),

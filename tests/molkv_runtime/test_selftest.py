@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import struct
 from collections.abc import Callable
@@ -177,11 +178,14 @@ def _rewrite(bundle: Path, change: Callable[[dict[str, np.ndarray], dict[str, st
         (lambda t, _: t.pop("texts.0.projection"), r"'texts.0.projection' is missing"),
         (lambda t, _: t.clear(), r"'texts.0.input_ids' is missing"),
         (lambda t, _: t.update(more=np.zeros(1, np.int32)), r"'more' is missing, or one too many"),
-        (lambda t, _: t.update({"texts.0.input_ids": np.zeros(3, np.int32)}), r"texts.0.top_ids has shape"),
-        (lambda t, _: t.update({"texts.0.top_ids": t["texts.0.top_ids"] + 4096}), r"and ids below 4096"),
-        (lambda t, _: t.update({"texts.0.greedy_ids": np.full(2, -1, np.int32)}), r"and ids below 4096"),
-        (lambda t, _: t.update({"texts.0.projection": np.zeros(3, np.int32)}), r"has dtype I32, expected F32"),
-        (lambda t, _: t.update({"texts.0.greedy_ids": np.zeros(5000, np.int32)}), r"and 5000 more, expected 2 to 512"),
+        (
+            lambda t, _: t.update({"texts.0.input_ids": np.zeros(3, np.int32)}),
+            r"'texts.0.top_ids' is I32 \[23, 16\], expected I32 \[3, 16\]",
+        ),
+        (lambda t, _: t.update({"texts.0.top_ids": t["texts.0.top_ids"] + 4096}), r"holds .*, expected token ids"),
+        (lambda t, _: t.update({"texts.0.greedy_ids": np.full(2, -1, np.int32)}), r"holds .*, expected token ids"),
+        (lambda t, _: t.update({"texts.0.projection": np.zeros(3, np.int32)}), r"is I32 \[3\], expected F32"),
+        (lambda t, _: t.update({"texts.0.greedy_ids": np.zeros(5000, np.int32)}), r"and 5000 more, expected 1 to 512"),
     ],
 )
 def test_vectors_that_make_no_sense_are_refused(
@@ -195,3 +199,15 @@ def test_vectors_that_make_no_sense_are_refused(
 def test_a_provider_that_is_not_there_is_an_error(bundle: Path) -> None:
     with pytest.raises(ProviderError, match="coreml"):
         selftest(bundle, provider="coreml")
+
+
+def test_shapes_larger_than_any_memory_are_refused(bundle: Path) -> None:
+    """A size of 0 bytes lets them pass as a file."""
+    content = (bundle / GOLDEN).read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["texts.4.greedy_ids"]["shape"] = [0, 2**62, 2**62]
+    text = json.dumps(header).encode()
+    replace_file(bundle, GOLDEN, len(text).to_bytes(8, "little") + text + content[8 + length :])
+    with pytest.raises(BundleError, match=r"'texts.4.greedy_ids' is I32 \[0, .*\], expected I32 \[0\]"):
+        selftest(bundle)

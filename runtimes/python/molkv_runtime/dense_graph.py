@@ -56,7 +56,7 @@ class BoundCall:
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:  # ONNX Runtime raises many kinds, none of them public
-            raise BundleError(f"the dense graph fails: {_one_line(error)}") from error
+            raise BundleError(f"the dense graph fails: {one_line(error)}") from error
 
 
 class DenseGraph:
@@ -84,7 +84,7 @@ class DenseGraph:
             # By path, not by bytes: external data is then mapped instead of copied.
             self._session = onnxruntime.InferenceSession(str(path), options, providers=[name])
         except Exception as error:
-            raise ProviderError(f"{path}: provider {provider!r} cannot load it: {_one_line(error)}") from error
+            raise ProviderError(f"{path}: provider {provider!r} cannot load it: {one_line(error)}") from error
         _check_interface(bundle, info, self._session, path)
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> BoundCall:
@@ -121,5 +121,6 @@ def _check_interface(bundle: Bundle, info: GraphInfo, session: onnxruntime.Infer
             raise BundleError(f"{path}: its {kind} are not those in the manifest; export again")
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Give the message of a library's error in one line, its start if it is long."""
     return " ".join(str(error).split())[:300]

@@ -12,6 +12,7 @@ from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import BundleError
 from molkv_runtime.generator import Generator
 from molkv_runtime.golden import MAX_ABS, GoldenText, Projection, read_golden
+from molkv_runtime.providers import resolve
 from molkv_runtime.rope import Floats
 from molkv_runtime.verify import verify
 
@@ -66,6 +67,7 @@ def selftest(
     """
     opened = Bundle(bundle)
     texts = read_golden(opened)
+    resolve(provider)  # before all is read
     failures = verify(opened.path, advance).findings
     try:
         generator = Generator(opened, provider=provider)
@@ -80,13 +82,13 @@ def selftest(
 
 
 def _prefill(generator: Generator, text: GoldenText) -> Iterator[Floats]:
-    state = generator.sequences()
+    state = generator.sequences(max_length=len(text.input_ids))
     for start in range(0, len(text.input_ids), _PIECE):
         yield state.prefill(0, text.input_ids[start : start + _PIECE], all_logits=True)
 
 
 def _decode(generator: Generator, text: GoldenText) -> Iterator[Floats]:
-    state = generator.sequences()
+    state = generator.sequences(max_length=len(text.input_ids))
     yield state.prefill(0, text.input_ids[:1])
     for position in range(1, len(text.input_ids)):
         yield state.decode(text.input_ids[position : position + 1])

