@@ -77,7 +77,7 @@ def gate_in_words(gate: QualityGate) -> str:
 
 
 def _table(report: Report) -> Table:
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
+    table = Table(box=box.SIMPLE, padding=0, show_edge=False)
     table.add_column("\nlogits", no_wrap=True)
     for column in _NUMBERS:
         table.add_column(column, justify="right", no_wrap=True)
