@@ -16,6 +16,7 @@ from molkv_export.terminal import human_bytes
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.manifest import GraphInfo, Provenance, StoreInfo
+from molkv_runtime.memory import cache_bytes, window_bytes
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -50,16 +51,13 @@ def inspect(path: Path) -> Inspection:
     manifest, config = bundle.manifest, bundle.config
     sizes = {name: info.size for name, info in manifest.files.items()}
     shards = {shard.file for shard in manifest.store.shards}
-    row = config.expert_key_size + config.hidden_size
-    window = config.expert_window * config.num_experts * row * len(config.layers_with_experts)
-    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * config.max_position_embeddings
     return Inspection(
         path=str(path),
         model=config,
         sizes=Sizes(
             ram_dense_weights=sum(size for name, size in sizes.items() if name.startswith("model.")),
-            ram_kv_cache=4 * cache,
-            ram_expert_window=4 * window if config.has_keys else 0,
+            ram_kv_cache=cache_bytes(config, config.max_position_embeddings),
+            ram_expert_window=window_bytes(config),
             storage_expert_store=sum(sizes[name] for name in shards),
             bytes_per_token=manifest.store.stride,
         ),
@@ -126,6 +124,8 @@ def _pairs(title: str, rows: dict[str, str]) -> Table:
 
 def _graph_table(profile: str, graph: GraphInfo) -> Table:
     title = f"\ngraph, profile {profile}: {graph.file}, dense weights {graph.dense_dtype}"
+    if graph.block_size:
+        title += f" in blocks of {graph.block_size}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     for column in ("", "name", "layers", "dtype", "shape"):
         table.add_column(column, no_wrap=column == "name")

@@ -13,7 +13,7 @@ from molkv_export.modeling import Records
 from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.rounding import StoredRows
 from molkv_runtime.record import record_dtype
-from molkv_runtime.store import ExpertStore
+from molkv_runtime.store import Store
 
 _CHUNK_BYTES = 128 * 1024 * 1024  # of exact records; a chunk loads all expert networks once
 
@@ -26,7 +26,7 @@ class RecordsResult(msgspec.Struct, frozen=True):
     failure: str  # the first field that differs by more than rounding; empty: none
 
 
-def records_agreement(store: ExpertStore, source: SourceModel, at_most: int = 0) -> RecordsResult:
+def records_agreement(store: Store, source: SourceModel, at_most: int = 0) -> RecordsResult:
     """Compare every field of records with the source model's.
 
     What counts as agreement is said in `rounding`.

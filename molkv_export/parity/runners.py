@@ -13,7 +13,7 @@ from molkv_runtime.bundle import Bundle
 from molkv_runtime.generator import Generator
 from molkv_runtime.graph_file import check_graph_file
 from molkv_runtime.rope import Floats
-from molkv_runtime.store import ExpertStore
+from molkv_runtime.store import Store
 
 ONNX_REFERENCE = "onnx-reference"
 
@@ -36,7 +36,7 @@ class Runner(Protocol):
 class SourceRunner:
     """The source model in PyTorch, as it was trained or, with a store, with its records rounded as that store does."""
 
-    def __init__(self, model: SourceModel, store: ExpertStore | None = None) -> None:
+    def __init__(self, model: SourceModel, store: Store | None = None) -> None:
         self.model, self._store = model, store
 
     def logits(self, ids: Ids, last: int = 0) -> Floats:

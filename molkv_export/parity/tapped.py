@@ -22,14 +22,14 @@ from molkv_runtime.config import ModelConfig
 from molkv_runtime.dense_graph import Arrays, BoundCall, Call, one_line, session_options
 from molkv_runtime.errors import BundleError, ProviderError
 from molkv_runtime.rope import Floats
-from molkv_runtime.store import ExpertStore
+from molkv_runtime.store import Store
 
 Values = dict[str, Floats]  # by the name of the tap, [T, ...]
 
 _EMBEDS = tap_name("residual", 0)  # an input of the graph, not a value inside it
 
 
-def source_values(model: SourceModel, ids: Ids, store: ExpertStore) -> Values:
+def source_values(model: SourceModel, ids: Ids, store: Store) -> Values:
     """Run the source model, with its records rounded as a store does, over token ids [T]; give what is inside."""
     found: Values = {}
     handles: list[Any] = []

@@ -7,7 +7,7 @@ import pytest
 
 from molkv_runtime import ModelConfig
 from molkv_runtime.record import Records, record_dtype
-from molkv_runtime.window import ExpertWindow
+from molkv_runtime.window import ExpertWindow, Part
 
 CONFIG = ModelConfig(
     model_type="molkv",
@@ -34,6 +34,11 @@ def _records(positions: range) -> Records:
     return records
 
 
+def _groups(first: int, length: int, size: int) -> list[Records]:
+    records = _records(range(first, first + length))
+    return [records[at : at + size] for at in range(0, length, size)]
+
+
 def _seen(values: np.ndarray, mask: np.ndarray) -> list[list[float]]:
     """What each position of blocks [blocks, C, ...] sees, sorted."""
     return [
@@ -50,11 +55,12 @@ def _expected(position: int) -> list[float]:
 
 @pytest.mark.parametrize("first", [0, 1, 3, 4, 5, 7, 20])
 @pytest.mark.parametrize("length", [1, 2, 4, 5, 10, 15])
-def test_prefill_shows_each_position_its_window_whatever_came_before(first: int, length: int) -> None:
-    window = ExpertWindow(CONFIG, "float32", 2, 64)
+@pytest.mark.parametrize("group", [1, 2, 3, 7, 15])
+def test_prefill_shows_each_position_its_window_whatever_came_before(first: int, length: int, group: int) -> None:
+    window = ExpertWindow(CONFIG, 2, 64)
     for position in range(first):
         window.decode(1, position, _records(range(position, position + 1)))
-    inputs = window.prefill(1, first, _records(range(first, first + length)))
+    inputs = window.prefill(Part(1, first, length, follows=False, ends=True), _groups(first, length, group))
     for kind in ("expert_value.0", "expert_key.0"):
         seen = _seen(inputs[kind], inputs["expert_mask"])
         assert seen == [_expected(position) for position in range(first, first + length)]
@@ -62,8 +68,8 @@ def test_prefill_shows_each_position_its_window_whatever_came_before(first: int,
 
 @pytest.mark.parametrize("prompt", [1, 3, 5, 10])
 def test_decode_shows_the_last_positions_after_any_prompt(prompt: int) -> None:
-    window = ExpertWindow(CONFIG, "float32", 2, 64)
-    window.prefill(0, 0, _records(range(prompt)))
+    window = ExpertWindow(CONFIG, 2, 64)
+    window.prefill(Part(0, 0, prompt, follows=False, ends=True), _groups(0, prompt, 4))
     for position in range(prompt, prompt + 12):
         window.decode(0, position, _records(range(position, position + 1)))
         inputs = {name: array[:1] for name, array in window.decode_inputs.items()}
@@ -71,7 +77,23 @@ def test_decode_shows_the_last_positions_after_any_prompt(prompt: int) -> None:
 
 
 def test_sequences_do_not_touch_each_other() -> None:
-    window = ExpertWindow(CONFIG, "float32", 2, 64)
+    window = ExpertWindow(CONFIG, 2, 64)
     window.decode(0, 0, _records(range(7, 8)))
     assert not window.decode_inputs["expert_value.0"][1].any()
     assert np.isneginf(window.decode_inputs["expert_mask"][1]).all()
+
+
+@pytest.mark.parametrize("parts", [(5, 5, 3), (10, 5, 1), (3, 3, 3), (1, 1, 1, 1), (15, 10), (2, 2)])
+def test_parts_that_follow_each_other_are_one_prompt(parts: tuple[int, ...]) -> None:
+    window, start = ExpertWindow(CONFIG, 2, 64), 2
+    for position in range(start):
+        window.decode(1, position, _records(range(position, position + 1)))
+    for number, length in enumerate(parts):
+        part = Part(1, start, length, follows=number > 0, ends=number + 1 == len(parts))
+        inputs = window.prefill(part, _groups(start, length, 4))
+        seen = _seen(inputs["expert_value.0"], inputs["expert_mask"])
+        assert seen == [_expected(position) for position in range(start, start + length)]
+        start += length
+    window.decode(1, start, _records(range(start, start + 1)))
+    decoded = {name: array[1:] for name, array in window.decode_inputs.items()}
+    assert _seen(decoded["expert_key.0"], decoded["expert_mask"]) == [_expected(start)]

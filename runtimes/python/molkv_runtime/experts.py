@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -9,8 +10,7 @@ import numpy as np
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.dense_graph import Arrays
 from molkv_runtime.record import Records
-from molkv_runtime.row_formats import RowDtype, ValueDecoder
-from molkv_runtime.window import ExpertWindow
+from molkv_runtime.window import ExpertWindow, Part
 
 
 class ExpertState(Protocol):
@@ -22,11 +22,14 @@ class ExpertState(Protocol):
     decode_inputs: Arrays
     """Buffers that the graph reads in a decode step, by input name; they never move."""
 
-    def prefill(self, sequence: int, start: int, records: Records) -> Arrays:
-        """Take in the records [T] of a sequence's positions from `start` on; give the graph's inputs for them."""
+    def prefill(self, part: Part, groups: Iterable[Records]) -> Arrays:
+        """Take in a part of a prompt, whose records (float32) come in groups.
+
+        Gives the graph's inputs for them, in memory that the next call uses again.
+        """
 
     def decode(self, sequence: int, position: int, record: Records) -> None:
-        """Take in the record [1] of a sequence's next position, into `decode_inputs`."""
+        """Take in the record [1] (float32) of a sequence's next position, into `decode_inputs`."""
 
 
 class PresentExperts:
@@ -34,30 +37,32 @@ class PresentExperts:
 
     block_length = 1
 
-    def __init__(self, config: ModelConfig, dtype: RowDtype, batch_size: int) -> None:
-        self._decoder = ValueDecoder(dtype)
+    def __init__(self, config: ModelConfig, batch_size: int) -> None:
         self._names = [f"expert_value.{layer}" for layer in config.layers_with_experts]
         self._shape = (config.num_experts, config.hidden_size)
         self._values = np.zeros((len(self._names), batch_size, 1, *self._shape), np.float32)
         self.decode_inputs: Arrays = dict(zip(self._names, self._values, strict=True))
+        self._memory = np.zeros((len(self._names), 0, *self._shape), np.float32)  # of prefill
 
-    def prefill(self, sequence: int, start: int, records: Records) -> Arrays:  # noqa: ARG002
+    def prefill(self, part: Part, groups: Iterable[Records]) -> Arrays:
         """Give the values of the records, [1, T, N, d] for each layer."""
-        if not self._names:
-            return {}
-        values = np.empty((len(self._names), 1, len(records), *self._shape), np.float32)
-        for layer, out in zip(records["layers"].swapaxes(0, 1), values[:, 0], strict=True):
-            self._decoder.decode(layer, out)
-        return dict(zip(self._names, values, strict=True))
+        if self._memory.shape[1] < part.length:
+            self._memory = np.zeros((len(self._names), part.length, *self._shape), np.float32)
+        done = 0
+        for records in groups:
+            if self._names:
+                self._memory[:, done : done + len(records)] = records["layers"]["value"].swapaxes(0, 1)
+            done += len(records)
+        return {name: values[None, : part.length] for name, values in zip(self._names, self._memory, strict=True)}
 
     def decode(self, sequence: int, position: int, record: Records) -> None:  # noqa: ARG002
         """Put the values of the record where the graph reads them."""
         if self._names:
-            self._decoder.decode(record["layers"][0], self._values[:, sequence, 0])
+            self._values[:, sequence, 0] = record["layers"]["value"][0]
 
 
-def expert_state(config: ModelConfig, dtype: RowDtype, batch_size: int, max_length: int) -> ExpertState:
-    """Make the state that a model needs, for B sequences of at most max_length tokens and values of a dtype."""
+def expert_state(config: ModelConfig, batch_size: int, max_length: int) -> ExpertState:
+    """Make the state that a model needs, for B sequences of at most max_length tokens."""
     if config.has_keys:
-        return ExpertWindow(config, dtype, batch_size, max_length)
-    return PresentExperts(config, dtype, batch_size)
+        return ExpertWindow(config, batch_size, max_length)
+    return PresentExperts(config, batch_size)

@@ -19,7 +19,7 @@ from molkv_runtime.json_file import decode_json
 from molkv_runtime.sampling import Sampler, Sampling
 from molkv_runtime.sequences import PREFILL_CHUNK, Sequences
 from molkv_runtime.shard import Access
-from molkv_runtime.store import ExpertStore
+from molkv_runtime.store import ExpertStore, Store
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -56,6 +56,7 @@ class Generator:
         store_access: Access = "pread",
         verify_checksums: bool = True,
         graph: Graph | None = None,
+        store: Store | None = None,
     ) -> None:
         """Load a bundle's graph and open its store.
 
@@ -66,6 +67,7 @@ class Generator:
             store_access: How records are read, see `ExpertStore`.
             verify_checksums: Whether records are checked as they are read.
             graph: What computes the dense graph; default an ONNX Runtime session made of the arguments above.
+            store: Where records come from; default the bundle's, read as said above.
 
         Raises:
             BundleError: The bundle is incomplete or damaged.
@@ -73,7 +75,7 @@ class Generator:
         """
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         self.config: ModelConfig = self.bundle.config
-        self.store = ExpertStore(self.bundle, access=store_access, verify_checksums=verify_checksums)
+        self.store: Store = store or ExpertStore(self.bundle, access=store_access, verify_checksums=verify_checksums)
         self.graph: Graph = graph or DenseGraph(self.bundle, provider, threads)
         self._tokenizer: Tokenizer | None = None
         self.generation_config = GenerationConfig()

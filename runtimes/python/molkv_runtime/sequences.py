@@ -11,11 +11,14 @@ from molkv_runtime.config import ModelConfig
 from molkv_runtime.dense_graph import Arrays, Call, Graph
 from molkv_runtime.errors import RequestError
 from molkv_runtime.experts import expert_state
+from molkv_runtime.memory import available_memory, cache_bytes, window_bytes
 from molkv_runtime.record import Records
+from molkv_runtime.record_decoder import GROUP, RecordDecoder
 from molkv_runtime.rope import Floats
-from molkv_runtime.store import ExpertStore, Ids
+from molkv_runtime.store import Ids, Store
+from molkv_runtime.window import Part
 
-PREFILL_CHUNK = 256
+PREFILL_CHUNK = 128
 
 
 class Sequences:
@@ -25,7 +28,7 @@ class Sequences:
         self,
         config: ModelConfig,
         graph: Graph,
-        store: ExpertStore,
+        store: Store,
         *,
         batch_size: int = 1,
         max_length: int | None = None,
@@ -42,7 +45,8 @@ class Sequences:
             prefill_chunk: Tokens of a prompt that are run in one call; bounds the memory that prefill needs.
 
         Raises:
-            RequestError: max_length is more than the model's context, or a size is not positive.
+            RequestError: max_length is more than the model's context, a size is not positive, or there is not enough
+                RAM.
         """
         context = config.max_position_embeddings
         self.max_length = context if max_length is None else max_length
@@ -53,18 +57,25 @@ class Sequences:
                 raise RequestError(f"{name} is {value}, expected 1 or more")
         self._config, self._graph, self._store = config, graph, store
         self._prefill_chunk = prefill_chunk
-        try:
-            self._allocate(batch_size)
-        except MemoryError as error:
-            raise RequestError(
-                f"{batch_size} sequences of {self.max_length} tokens do not fit into memory; ask for less"
-            ) from error
+        self._check_memory(batch_size)
+        self._allocate(batch_size)
         self._decode_call = self._bind_decode()
+
+    def _check_memory(self, batch_size: int) -> None:
+        # Memory is given out when it is written, so asking for too much would fail later, and not with an error.
+        config = self._config
+        each = cache_bytes(config, self.max_length) + window_bytes(config) + 4 * config.vocab_size
+        needed, free = batch_size * each, available_memory()
+        if needed > free:
+            raise RequestError(
+                f"{batch_size} sequences of {self.max_length} tokens need {needed / 1024**2:,.0f} MiB of RAM, "
+                f"{free / 1024**2:,.0f} MiB are free; ask for fewer or shorter ones"
+            )
 
     def _allocate(self, batch_size: int) -> None:
         config = self._config
         self.lengths = np.zeros(batch_size, np.int64)
-        self._experts = expert_state(config, self._store.value_dtype, batch_size, self.max_length)
+        self._experts = expert_state(config, batch_size, self.max_length)
         cache_shape = (batch_size, config.num_key_value_heads, self.max_length, config.head_dim)
         self._cache = {
             f"{layer}.{kind}": np.zeros(cache_shape, np.float32)
@@ -77,7 +88,8 @@ class Sequences:
         self._total = np.zeros((), np.int32)
         self._logits = np.zeros((batch_size, 1, config.vocab_size), np.float32)
         self._records = self._store.buffer(batch_size)  # of a decode step
-        self._chunk_records: list[Records] = []  # of two prefill chunks: one computes while the next is read
+        self._decoder = RecordDecoder(config, self._store.value_dtype)
+        self._chunk_records = self._store.buffer(0)  # of a prefill chunk
 
     def _bind_decode(self) -> Call:
         inputs: Arrays = {
@@ -118,28 +130,26 @@ class Sequences:
             raise RequestError(
                 f"the prompt has {len(tokens)} tokens, there is room for {room} of max_length {self.max_length}"
             )
-        logits = [
-            self._prefill_chunk_of(sequence, records, all_logits) for records in self._read_ahead(self._chunks(tokens))
-        ]
-        if not all_logits:
-            return logits[-1]
-        return np.concatenate(logits)
+        logits = list(self._prefill_chunks(sequence, self._chunks(tokens), all_logits))
+        # Only now: if a record cannot be read, the sequence is what it was before.
+        self.lengths[sequence] += len(tokens)
+        return np.concatenate(logits) if all_logits else logits[-1]
 
-    def _read_ahead(self, chunks: list[Ids]) -> Iterator[Records]:
-        """Give the records of each chunk, while those of the next are being read."""
-        longest = max(map(len, chunks))
-        for index in range(min(2, len(chunks))):
-            if len(self._chunk_records) == index:
-                self._chunk_records.append(self._store.buffer(longest))
-            elif len(self._chunk_records[index]) < longest:
-                self._chunk_records[index] = self._store.buffer(longest)
-        pending = self._store.start_gather(chunks[0], self._chunk_records[0])
+    def _prefill_chunks(self, sequence: int, chunks: list[Ids], all_logits: bool) -> Iterator[Floats]:
+        """Run chunks one after the other; while one is being computed, the records of the next are being read."""
+        if len(self._chunk_records) < (longest := max(map(len, chunks))):
+            self._chunk_records = self._store.buffer(longest)
+        start = int(self.lengths[sequence])
+        pending = self._store.start_gather(chunks[0], self._chunk_records)
         try:
-            for number in range(len(chunks)):
-                records = pending.result()
-                if number + 1 < len(chunks):
-                    pending = self._store.start_gather(chunks[number + 1], self._chunk_records[(number + 1) % 2])
-                yield records
+            for number, chunk in enumerate(chunks):
+                part = Part(sequence, start, len(chunk), follows=number > 0, ends=number + 1 == len(chunks))
+                call, logits = self._bind_prefill(part, pending.result(), len(chunk) if all_logits else 1)
+                if not part.ends:
+                    pending = self._store.start_gather(chunks[number + 1], self._chunk_records)
+                call.run()
+                start += len(chunk)
+                yield logits[0]
         finally:
             pending.wait()
 
@@ -155,23 +165,28 @@ class Sequences:
         ends = [*starts[1:], len(tokens)]
         return [tokens[a:b] for a, b in zip(starts, ends, strict=True) if a < b]
 
-    def _prefill_chunk_of(self, sequence: int, records: Records, all_logits: bool) -> Floats:
-        start, count = int(self.lengths[sequence]), len(records)
-        keep = count if all_logits else 1
+    def _bind_prefill(self, part: Part, records: Records, keep: int) -> tuple[Call, Floats]:
+        """Make the call for a part of a prompt, and the memory for its last logits [1, keep, vocab_size]."""
+        end = part.start + part.length
         logits = np.empty((1, keep, self._config.vocab_size), np.float32)
+        embeds = np.empty((1, part.length, self._config.hidden_size), np.float32)
         inputs: Arrays = {
-            "inputs_embeds": records["embedding"][None].astype(np.float32),
-            "seqlens_k": np.array([start + count - 1], np.int32),
-            "total_sequence_length": np.array(start + count, np.int32),
+            "inputs_embeds": embeds,
+            "seqlens_k": np.array([end - 1], np.int32),
+            "total_sequence_length": np.array(end, np.int32),
             "logits_to_keep": np.array([keep], np.int64),
-            **self._experts.prefill(sequence, start, records),
+            **self._experts.prefill(part, self._decoded(records, embeds[0])),
         }
         if self._config.has_keys:
-            inputs["position_ids"] = np.arange(start, start + count)[None]
-        self._bind(inputs, logits, slice(sequence, sequence + 1)).run()
-        self.lengths[sequence] += count
-        one: Floats = logits[0]
-        return one
+            inputs["position_ids"] = np.arange(part.start, end)[None]
+        return self._bind(inputs, logits, slice(part.sequence, part.sequence + 1)), logits
+
+    def _decoded(self, records: Records, embeds: Floats) -> Iterator[Records]:
+        """Decode records in groups, and put the embeddings aside."""
+        for first in range(0, len(records), GROUP):
+            decoded = self._decoder.decode(records[first : first + GROUP])
+            embeds[first : first + GROUP] = decoded["embedding"]
+            yield decoded
 
     def decode(self, ids: npt.ArrayLike, active: npt.NDArray[np.bool_] | None = None) -> Floats:
         """Append one token id to every active sequence.
@@ -196,7 +211,7 @@ class Sequences:
         if np.any(self.lengths[going] >= self.max_length):
             raise RequestError(f"a sequence has reached max_length ({self.max_length} tokens) and cannot go on")
         positions = np.minimum(self.lengths, self.max_length - 1)
-        records = self._store.gather(tokens, self._records)
+        records = self._decoder.decode(self._store.gather(tokens, self._records))
         self._embeds[:, 0] = records["embedding"]
         for sequence, position in enumerate(positions.tolist()):
             self._experts.decode(sequence, position, records[sequence : sequence + 1])

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,35 @@ class Gathering(NamedTuple):
         """Wait until nothing is written into the buffer any more, whatever became of it."""
         for work in self.work:
             work.exception()
+
+
+class Pending(Protocol):
+    """Records that are being read."""
+
+    def result(self) -> Records:
+        """Wait until all records are there."""
+
+    def wait(self) -> None:
+        """Wait until nothing is being read any more."""
+
+
+class Store(Protocol):
+    """Where records come from; `ExpertStore` says more."""
+
+    vocab_size: int
+    value_dtype: RowDtype
+
+    def buffer(self, count: int) -> Records:
+        """Allocate memory for some records."""
+
+    def gather(self, ids: Ids, out: Records | None = None) -> Records:
+        """Read the records of token ids."""
+
+    def start_gather(self, ids: Ids, out: Records) -> Pending:
+        """Begin to read them."""
+
+    def check_ids(self, ids: npt.NDArray[Any]) -> None:
+        """Check that these are token ids."""
 
 
 class ExpertStore(AbstractContextManager["ExpertStore"]):

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
 import numpy as np
-import numpy.typing as npt
 
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.dense_graph import Arrays
 from molkv_runtime.record import Records
 from molkv_runtime.rope import Floats, rotary_tables, rotate
-from molkv_runtime.row_formats import RowDtype, ValueDecoder
+
+
+class Part(NamedTuple):
+    """A part of a prompt, taken in by one call of the graph."""
+
+    sequence: int
+    start: int  # its first position
+    length: int
+    follows: bool  # the part that was taken in last is the one before this one, of the same prompt
+    ends: bool  # it is the last one
 
 
 class ExpertWindow:
@@ -18,10 +29,9 @@ class ExpertWindow:
     Keys are rotated by their position once, when they enter.
     """
 
-    def __init__(self, config: ModelConfig, dtype: RowDtype, batch_size: int, max_length: int) -> None:
+    def __init__(self, config: ModelConfig, batch_size: int, max_length: int) -> None:
         self._layers = config.layers_with_experts
         self._num_experts = config.num_experts
-        self._decoder = ValueDecoder(dtype)
         self._window = min(config.expert_window, max_length)  # a shorter sequence never fills the ring
         self.block_length = self._window
         slots = (len(self._layers), batch_size, self._window, config.num_experts)
@@ -33,6 +43,9 @@ class ExpertWindow:
         if config.expert_rope:
             self._rotary = rotary_tables(np.arange(max_length), config.expert_key_size, config.rope_theta)
         self.decode_inputs: Arrays = {"expert_mask": self._mask, **self._by_name(self._keys, self._values)}
+        self._tails = self._keys[:, 0, 1:], self._values[:, 0, 1:]  # of the last part, its W - 1 last positions
+        self._memory: dict[int, Floats] = {}  # of prefill's blocks, [L, any], by the size of a row
+        self._prefill_mask: tuple[tuple[int, int], Floats] = ((-1, -1), self._mask)
 
     def _by_name(self, keys: Floats, values: Floats) -> Arrays:
         """Cut arrays [L, blocks, R, N, size] into the graph's inputs [blocks, R*N, size]."""
@@ -42,69 +55,109 @@ class ExpertWindow:
             for index, layer in enumerate(self._layers)
         }
 
-    def prefill(self, sequence: int, start: int, records: Records) -> Arrays:
-        """Take in T positions and give the graph's inputs for them.
+    def prefill(self, part: Part, groups: Iterable[Records]) -> Arrays:
+        """Take in a part of a prompt and give the graph's inputs for it, in memory that the next call uses again.
 
-        The T positions are cut into blocks of C = min(T, W); a block reads the R = C + W - 1 positions that any of
-        its own can see, so work and memory grow with T * W and not with T * T.
+        The positions are cut into blocks of C = min(count, W); a block reads the R = C + W - 1 positions that any of
+        its own can see, so work and memory grow with count * W and not with its square.
+
+        Args:
+            part: Which positions; at most W, or a multiple of it.
+            groups: Their records in float32, some at a time.
 
         Returns:
             expert_mask [blocks, C, R*N]; per layer expert_key [blocks, R*N, dk] and expert_value [blocks, R*N, d].
         """
-        block = min(len(records), self._window)
-        layers = records["layers"].swapaxes(0, 1)  # [L, T]
-        keys = self._line(self._keys[:, sequence], start, len(records))
-        self._rotated(layers["key"], start, keys[:, self._window - 1 :])
-        values = self._line(self._values[:, sequence], start, len(records))
-        for layer, line in zip(layers, values[:, self._window - 1 :], strict=True):  # one by one: scratch stays small
-            self._decoder.decode(layer, line)
-        self._enter(self._keys[:, sequence], keys, start)
-        self._enter(self._values[:, sequence], values, start)
-        mask = self._prefill_mask(start, len(records), block)
-        return {"expert_mask": mask, **self._by_name(self._blocks(keys, block), self._blocks(values, block))}
+        block, before = min(part.length, self._window), self._window - 1
+        count = part.length // block
+        keys, values = (self._blocks(ring, count, block + before) for ring in (self._keys, self._values))
+        for ring, blocks, tail in zip((self._keys, self._values), (keys, values), self._tails, strict=True):
+            if part.follows:
+                blocks[:, 0, :before] = tail
+            else:
+                for slots, rows in self._runs(part.start - before, before):
+                    blocks[:, 0, rows] = ring[:, part.sequence, slots]
+        done = 0
+        for records in groups:
+            for number, chosen, rows in _in_blocks(done, len(records), block):
+                first = part.start + done + chosen.start
+                self._put(first, records[chosen], keys[:, number], values[:, number], before, rows)
+                if number + 1 < count:  # the next block sees all but the first of them
+                    seen = slice(max(rows.start, 1), rows.stop)
+                    for blocks in (keys, values):
+                        there = blocks[:, number, before + seen.start : before + seen.stop]
+                        blocks[:, number + 1, seen.start - 1 : seen.stop - 1] = there
+            done += len(records)
+        self._tails = keys[:, -1, block:], values[:, -1, block:]
+        if part.ends:
+            for ring, blocks in ((self._keys, keys), (self._values, values)):
+                self._enter(ring[:, part.sequence], blocks[:, -1, block - 1 :], part.start + part.length)
+        return {"expert_mask": self._mask_of_blocks(part.start, part.length, block), **self._by_name(keys, values)}
+
+    def _enter(self, ring: Floats, rows: Floats, end: int) -> None:
+        """Put the W positions before `end`, [L, W, N, size], into a ring of the same shape."""
+        for slots, chosen in self._runs(end - self._window, self._window):
+            ring[:, slots] = rows[:, chosen]
+
+    def _put(self, start: int, records: Records, keys: Floats, values: Floats, before: int, rows: slice) -> None:
+        """Write the experts of records into their rows of a block [L, R, N, size]."""
+        layers = records["layers"].swapaxes(0, 1)  # [L, n]
+        there = slice(before + rows.start, before + rows.stop)
+        values[:, there] = layers["value"]
+        self._rotated(layers["key"], start, keys[:, there])
 
     def decode(self, sequence: int, position: int, record: Records) -> None:
-        """Take in one position: overwrite the oldest slot and make it visible."""
+        """Take in the record [1] of one position, in float32: overwrite the oldest slot and make it visible."""
         slot = position % self._window
         layers = record["layers"].swapaxes(0, 1)
         self._rotated(layers["key"], position, self._keys[:, sequence, slot : slot + 1])
-        self._decoder.decode(layers, self._values[:, sequence, slot : slot + 1])
+        self._values[:, sequence, slot : slot + 1] = layers["value"]
         visible = min(position + 1, self._window) * self._num_experts
         self._mask[sequence, 0, :visible] = 0.0
         self._mask[sequence, 0, visible:] = -np.inf
 
-    def _rotated(self, stored: npt.NDArray[np.generic], start: int, out: Floats) -> None:
+    def _rotated(self, stored: Floats, start: int, out: Floats) -> None:
         """Rotate stored keys [L, T, N, dk] of the positions from start on."""
         if self._rotary is None:
             np.copyto(out, stored)
             return
         cos, sin = (table[start : start + stored.shape[1], None] for table in self._rotary)
-        rotate(stored.astype(np.float32), cos, sin, out)
+        rotate(stored, cos, sin, out)
 
-    def _line(self, ring: Floats, start: int, count: int) -> Floats:
-        """Make room for `count` positions behind the W - 1 before them, which a ring [L, W, N, size] holds."""
-        line = np.empty((len(ring), self._window - 1 + count, *ring.shape[2:]), np.float32)
-        before = np.arange(start - self._window + 1, start)
-        line[:, : self._window - 1] = ring[:, before % self._window]
-        return line
+    def _blocks(self, ring: Floats, count: int, reach: int) -> Floats:
+        """Give memory [L, count, R, N, size] for rows as in a ring; it grows when a chunk is longer than any before."""
+        rows, size = ring.shape[-2:]
+        needed = count * reach * rows * size
+        if size not in self._memory or self._memory[size].shape[1] < needed:
+            self._memory[size] = np.zeros((len(ring), needed), np.float32)
+        return self._memory[size][:, :needed].reshape(len(ring), count, reach, rows, size)
 
-    def _enter(self, ring: Floats, line: Floats, start: int) -> None:
-        """Put the last W positions of a line that ends with the positions from `start` on into a ring."""
-        end = start + line.shape[1] - (self._window - 1)
-        newest = np.arange(max(start, end - self._window), end)
-        ring[:, newest % self._window] = line[:, newest - end]
+    def _runs(self, start: int, count: int) -> Iterator[tuple[slice, slice]]:
+        """Give the slots of `count` <= W positions from `start` on, in one or two runs, and which they are."""
+        first = start % self._window
+        until_end = min(count, self._window - first)
+        yield slice(first, first + until_end), slice(0, until_end)
+        if until_end < count:
+            yield slice(0, count - until_end), slice(until_end, count)
 
-    def _blocks(self, line: Floats, block: int) -> Floats:
-        """Cut a line [L, W - 1 + T, N, size] into overlapping blocks [L, blocks, R, N, size]."""
-        reach = block + self._window - 1
-        views = np.lib.stride_tricks.sliding_window_view(line, reach, axis=1)[:, ::block]  # [L, blocks, N, size, R]
-        return np.ascontiguousarray(np.moveaxis(views, -1, 2))
-
-    def _prefill_mask(self, start: int, length: int, block: int) -> Floats:
+    def _mask_of_blocks(self, start: int, length: int, block: int) -> Floats:
         """0 where t - W < j <= t and j >= 0 for position t and slot j, -inf elsewhere; [blocks, C, R*N]."""
-        first = start + np.arange(0, length, block)[:, None, None]
-        t = first + np.arange(block)[None, :, None]
-        j = first + np.arange(block + self._window - 1)[None, None, :] - (self._window - 1)
-        visible = (j >= 0) & (j <= t) & (j > t - self._window)
-        mask = np.where(visible, np.float32(0), np.float32(-np.inf))
-        return np.repeat(mask, self._num_experts, axis=-1)
+        start = min(start, self._window)  # from there on, all of a window is behind it
+        if self._prefill_mask[0] != (start, length):
+            first = start + np.arange(0, length, block)[:, None, None]
+            t = first + np.arange(block)[None, :, None]
+            j = first + np.arange(block + self._window - 1)[None, None, :] - (self._window - 1)
+            visible = (j >= 0) & (j <= t) & (j > t - self._window)
+            mask = np.where(visible, np.float32(0), np.float32(-np.inf))
+            self._prefill_mask = (start, length), np.repeat(mask, self._num_experts, axis=-1)
+        return self._prefill_mask[1]
+
+
+def _in_blocks(first: int, count: int, block: int) -> Iterator[tuple[int, slice, slice]]:
+    """Cut `count` items from number `first` on where blocks end; give block, the part of the items, its place there."""
+    at = first
+    while at < first + count:
+        number, offset = divmod(at, block)
+        length = min(block - offset, first + count - at)
+        yield number, slice(at - first, at - first + length), slice(offset, offset + length)
+        at += length

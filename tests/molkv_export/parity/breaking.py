@@ -100,9 +100,10 @@ def double_feed_forward(graph: onnx.GraphProto) -> None:
 
 
 def square_scale(graph: onnx.GraphProto) -> None:
-    (node,) = nodes(2, "expert_mixer", "Mul")(graph)
-    node.input[1] = "scale"
-    graph.initializer.append(numpy_helper.from_array(np.float32(1 / 32), "scale"))
+    (node,) = nodes(2, "expert_mixer", "RotaryEmbedding")(graph)
+    for index, table in enumerate(rotary_tables(np.arange(512), 32, 10_000.0), start=2):
+        node.input[index] = f"squared.{index}"
+        graph.initializer.append(numpy_helper.from_array(table / np.float32(32), node.input[index]))
 
 
 def shift_tables(graph: onnx.GraphProto) -> None:
@@ -110,6 +111,8 @@ def shift_tables(graph: onnx.GraphProto) -> None:
         if tensor.name.startswith("rotary_"):
             cos, sin = rotary_tables(np.arange(1, 513), 32, 10_000.0)
             shifted = cos if "cos" in tensor.name else sin
+            if tensor.name.endswith("scaled"):
+                shifted = shifted * np.float32(32**-0.5)
             tensor.CopyFrom(numpy_helper.from_array(shifted, tensor.name))
 
 
@@ -185,8 +188,8 @@ def told(**changes: Any) -> Apply:
 
 
 def see_the_future(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
-    original = ExpertWindow._prefill_mask
-    patch.setattr(ExpertWindow, "_prefill_mask", lambda *arguments: np.zeros_like(original(*arguments)))
+    original = ExpertWindow._mask_of_blocks
+    patch.setattr(ExpertWindow, "_mask_of_blocks", lambda *arguments: np.zeros_like(original(*arguments)))
 
 
 def forget_mask(_bundle: Path, patch: pytest.MonkeyPatch) -> None:

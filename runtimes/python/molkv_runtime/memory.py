@@ -1,0 +1,44 @@
+"""How much RAM the state of sequences takes, and how much there is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from molkv_runtime.config import ModelConfig
+
+_MEMINFO = Path("/proc/meminfo")
+_GROUPS = Path("/sys/fs/cgroup")
+_LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+
+
+def cache_bytes(config: ModelConfig, length: int) -> int:
+    """Size of the KV cache of one sequence of `length` tokens."""
+    return 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * length
+
+
+def window_bytes(config: ModelConfig) -> int:
+    """Size of the expert window of one sequence; 0 where experts have no keys."""
+    if not config.has_keys:
+        return 0
+    row = config.expert_key_size + config.hidden_size
+    return 4 * config.expert_window * config.num_experts * row * len(config.layers_with_experts)
+
+
+def available_memory() -> int:
+    """RAM in bytes that can be had without swapping, by the machine and by a control group's limit.
+
+    Where the system does not tell (it is asked on Linux), this is more than there can be.
+    """
+    found = [sys.maxsize]
+    try:
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        found.append(1024 * int(lines["MemAvailable"].split()[0]))
+    except (OSError, KeyError, ValueError):
+        pass
+    for limit, usage in _LIMITS:
+        try:
+            found.append(int((_GROUPS / limit).read_text()) - int((_GROUPS / usage).read_text()))
+        except (OSError, ValueError):  # there is no such group, or its limit is "max"
+            continue
+    return max(0, min(found))

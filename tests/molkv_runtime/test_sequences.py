@@ -1,0 +1,115 @@
+"""What a step allocates, what a prompt needs, and what is left of a prompt that failed."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from molkv_runtime import BundleError, Generator, RequestError
+from molkv_runtime.dense_graph import Arrays, Call, DenseGraph
+
+
+class _Recorder:
+    """A graph that notes what is bound to it."""
+
+    def __init__(self, graph: DenseGraph) -> None:
+        self._graph = graph
+        self.bound: list[tuple[Arrays, Arrays]] = []
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
+        self.bound.append((inputs, outputs))
+        return self._graph.bind(inputs, outputs)
+
+
+@pytest.fixture
+def recorded(stdlib_mini_bundle: Path) -> tuple[Generator, _Recorder]:
+    generator = Generator(stdlib_mini_bundle)
+    assert isinstance(generator.graph, DenseGraph)
+    recorder = _Recorder(generator.graph)
+    generator.graph = recorder
+    return generator, recorder
+
+
+def test_a_decode_step_binds_nothing_and_allocates_less_than_two_records(
+    recorded: tuple[Generator, _Recorder],
+) -> None:
+    generator, recorder = recorded
+    state = generator.sequences(1)
+    state.prefill(0, np.arange(40))
+    token = np.array([7])
+    state.decode(token)
+    bound = len(recorder.bound)
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            state.decode(token)
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(20):
+            state.decode(token)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(recorder.bound) == bound
+    record = 2 * generator.store.buffer(1).nbytes  # in float32
+    logits = 4 * generator.config.vocab_size
+    assert peak < 2 * record
+    assert peak < logits
+    assert after - before < record
+
+
+def test_a_long_prompt_needs_the_memory_of_a_chunk(recorded: tuple[Generator, _Recorder]) -> None:
+    generator, recorder = recorded
+    needs = []
+    for length in (128, 512):
+        state = generator.sequences(1, 512, prefill_chunk=64)
+        recorder.bound.clear()
+        state.prefill(0, np.arange(length))
+        assert len(recorder.bound) == length // 64
+        for _, outputs in recorder.bound:  # of the last position alone, in every chunk
+            assert outputs["logits"].shape == (1, 1, generator.config.vocab_size)
+        places = {array.ctypes.data: array.nbytes for inputs, _ in recorder.bound for array in inputs.values()}
+        experts = [
+            {inputs[name].ctypes.data for inputs, _ in recorder.bound} for name in ("expert_key.0", "expert_value.3")
+        ]
+        assert all(len(places) == 1 for places in experts)  # all chunks use the same memory
+        needs.append(sum(places[next(iter(place))] for place in experts))
+    assert needs[0] == needs[1]
+
+
+@pytest.mark.parametrize("name", ["molkv", "mole"])
+def test_a_prompt_that_cannot_be_read_leaves_the_sequence_as_it_was(
+    name: str, bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = Generator(bundles(name))
+    state, other = (generator.sequences(prefill_chunk=5) for _ in range(2))
+    for each in (state, other):
+        each.prefill(0, np.arange(12))
+    start, calls = generator.store.start_gather, []
+
+    def fail(ids: Any, out: Any) -> Any:
+        calls.append(ids)
+        if len(calls) == 3:
+            raise BundleError("a record is damaged")
+        return start(ids, out)
+
+    monkeypatch.setattr(generator.store, "start_gather", fail)
+    with pytest.raises(BundleError, match="damaged"):
+        state.prefill(0, np.arange(30, 50))
+    monkeypatch.undo()
+    assert state.lengths.tolist() == other.lengths.tolist() == [12]
+    for token in (60, 61, 62):
+        assert np.array_equal(state.decode([token]), other.decode([token]))
+
+
+def test_sequences_that_do_not_fit_into_memory_are_refused_before_any_is_allocated(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("molkv_runtime.sequences.available_memory", lambda: 10 * 1024**2)
+    generator.sequences(4)
+    with pytest.raises(RequestError, match=r"1000 sequences of 48 tokens need \d+ MiB of RAM, 10 MiB are free"):
+        generator.sequences(1000)
