@@ -17,6 +17,7 @@ from molkv_export.atomic_folder import atomic_folder
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
 from molkv_export.golden import golden_ram, write_golden
 from molkv_export.graph.build import DenseGraph, build_graph
+from molkv_export.graph.linear import BLOCK_SIZES, DEFAULT_BLOCK_SIZE, FLOAT32, DenseFormat
 from molkv_export.graph.weights import attach_weights
 from molkv_export.needs import estimate
 from molkv_export.tables.plan import plan_memory, plan_store
@@ -25,13 +26,14 @@ from molkv_export.tables.rows import row_source
 from molkv_export.tables.store_writer import write_store
 from molkv_export.terminal import byte_progress
 from molkv_runtime.bundle import TOKENIZER, Bundle
-from molkv_runtime.errors import BundleError, CheckpointError
+from molkv_runtime.errors import BundleError, CheckpointError, RequestError
 from molkv_runtime.generator import GENERATION_CONFIG
 from molkv_runtime.hashing import file_sha256
 from molkv_runtime.json_file import read_bytes
 from molkv_runtime.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
+    DenseDtype,
     FileInfo,
     GraphInfo,
     Manifest,
@@ -53,6 +55,8 @@ def export(
     checkpoint: Path,
     bundle: Path,
     *,
+    dense_dtype: DenseDtype = "float32",
+    block_size: int = DEFAULT_BLOCK_SIZE,
     experts_dtype: RowDtype = "float16",
     shard_size: int = DEFAULT_SHARD_SIZE,
     max_memory: int = DEFAULT_MAX_MEMORY,
@@ -68,6 +72,8 @@ def export(
     Args:
         checkpoint: Folder with config.json and model.safetensors, in training or lookup form.
         bundle: Folder to write. It appears when it is complete, or not at all.
+        dense_dtype: Of the dense graph's large weights, see `graph.linear.DenseFormat`.
+        block_size: Weights that share a scale in int4.
         experts_dtype: Of the values in the store; embeddings and keys are float16, unless it is float32.
         shard_size: Largest size of a store file in bytes.
         max_memory: RAM in bytes for writing the store, beyond the libraries and the largest dense weight. More memory
@@ -79,8 +85,10 @@ def export(
     Raises:
         ConfigError, CheckpointError: The checkpoint is not sound.
         OutputError: The folder exists, is being written by another process, or cannot be written.
-        RequestError: shard_size or max_memory is too small, or the model cannot be stored in this dtype.
+        RequestError: shard_size or max_memory is too small, there is no such block_size, or the model cannot be
+            stored in these dtypes.
     """
+    dense = _dense_format(dense_dtype, block_size)
     with open_checkpoint(checkpoint) as source:
         rows = row_source(source)
         store = plan_store(source.config, experts_dtype, shard_size)
@@ -92,9 +100,8 @@ def export(
                 if message:
                     progress.console.print(f"{bundle}: {message}", highlight=False, soft_wrap=True)
                 _copy_companions(checkpoint, folder, source.config.vocab_size)
-                graph = build_graph(source.config)
-                shapes = [value.shape.numpy() for value in graph.model.graph.initializers.values() if value.shape]
-                dense = [4 * math.prod(shape) for shape in shapes]
+                graph = build_graph(source.config, dense)
+                weights = [4 * math.prod(linear.shape) for linear in graph.linears.values()]
                 needs = estimate(
                     rows,
                     store,
@@ -102,11 +109,12 @@ def export(
                     folder,
                     bundle,
                     finished=set(journal.shards),
-                    dense=dense,
-                    golden=golden_ram(source.config, sum(dense)),
+                    dense=graph.nbytes,
+                    weight=max(weights) * (1 if dense == FLOAT32 else 2),
+                    golden=golden_ram(source.config, sum(weights)),
                 )
                 progress.console.print(str(needs), highlight=False, soft_wrap=True)
-                info = _write_graph(graph, source, folder, progress, sum(dense))
+                info = _write_graph(graph, source, folder, progress, dense)
                 task = progress.add_task("expert store", total=needs.store)
 
                 def finish(name: str, info: FileInfo) -> None:
@@ -136,6 +144,15 @@ def export(
             manifest = msgspec.structs.replace(manifest, files=_file_infos(folder, manifest.files))
             write_manifest(manifest, folder)
     return manifest
+
+
+def _dense_format(dtype: DenseDtype, block_size: int) -> DenseFormat:
+    if block_size not in BLOCK_SIZES:
+        sizes = ", ".join(map(str, BLOCK_SIZES))
+        raise RequestError(
+            f"block_size is {block_size}, expected one of {sizes} (ONNX Runtime's quantizer has no others)"
+        )
+    return DenseFormat(dtype, block_size)
 
 
 def _file_infos(folder: Path, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
@@ -184,9 +201,11 @@ def _copy_companions(checkpoint: Path, folder: Path, vocab_size: int) -> None:
         (folder / name).write_bytes(content)
 
 
-def _write_graph(graph: DenseGraph, source: Checkpoint, folder: Path, progress: Progress, total: int) -> GraphInfo:
-    attach_weights(graph.model, source)
-    task = progress.add_task("dense graph", total=total)
+def _write_graph(
+    graph: DenseGraph, source: Checkpoint, folder: Path, progress: Progress, dense: DenseFormat
+) -> GraphInfo:
+    attach_weights(graph, source)
+    task = progress.add_task("dense graph", total=graph.nbytes)
 
     def report(tensor: ir.TensorProtocol, _info: ir.external_data.CallbackInfo) -> None:
         progress.advance(task, tensor.nbytes)
@@ -198,8 +217,15 @@ def _write_graph(graph: DenseGraph, source: Checkpoint, folder: Path, progress: 
         raise _root_cause(error) from None
     for name in (_GRAPH, _GRAPH_DATA):
         (folder / name).chmod(0o644)  # external data is written as 0600
-    progress.update(task, completed=total)  # small tensors are not reported
-    return GraphInfo(file=_GRAPH, data=_GRAPH_DATA, dense_dtype="float32", inputs=graph.inputs, outputs=graph.outputs)
+    progress.update(task, completed=graph.nbytes)  # small tensors are not reported
+    return GraphInfo(
+        file=_GRAPH,
+        data=_GRAPH_DATA,
+        dense_dtype=dense.dtype,
+        block_size=dense.block_size if dense.dtype == "int4" else 0,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+    )
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -13,7 +13,7 @@ from molkv_export.parity.reference import SourceModel
 from molkv_runtime.bundle import TOKENIZER, Bundle
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.golden import GOLDEN, MAX_ABS, TOP, VERSION, VERSION_KEY, GoldenText, Projection
-from molkv_runtime.store import ExpertStore
+from molkv_runtime.store import ExpertStore, Store
 
 _PROMPTS = (
     "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n    return",
@@ -30,13 +30,14 @@ _ROWS_AT_A_TIME = 4
 def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
     """Write the golden vectors into the folder of a bundle that is complete otherwise.
 
-    What is expected is what the source model computes with its records rounded as the store is meant to hold them, so
-    that no format needs a tolerance of its own. That does not excuse a record that the store holds wrong: the source's
-    own is used then, and the self-test fails.
+    What is expected is what the source model computes with its weights and records rounded as the bundle is meant to
+    hold them, so that no format of records needs a tolerance of its own. That does not excuse a record that the store
+    holds wrong: the source's own is used then, and the self-test fails.
     """
-    model = SourceModel(checkpoint)
+    graph = bundle.graph()
+    model, limit = SourceModel(checkpoint, graph), MAX_ABS[graph.dense_dtype]
     with ExpertStore(bundle) as store:
-        texts = [_golden_text(model, store, ids, new) for ids, new in _texts(bundle)]
+        texts = [_golden_text(model, store, ids, new, 4 * limit) for ids, new in _texts(bundle)]
     tensors = {
         f"texts.{index}.{field}": np.ascontiguousarray(array)
         for index, text in enumerate(texts)
@@ -71,7 +72,7 @@ def _texts(bundle: Bundle) -> list[tuple[Ids, int]]:
     return [*texts, (long, 0)]
 
 
-def _golden_text(model: SourceModel, store: ExpertStore, ids: Ids, new_tokens: int) -> GoldenText:
+def _golden_text(model: SourceModel, store: Store, ids: Ids, new_tokens: int, tie: float) -> GoldenText:
     projection = Projection(model.config.vocab_size)
     found = []
     for logits in model.logits_in_pieces(ids, store, last=0, rows=_ROWS_AT_A_TIME):
@@ -83,17 +84,17 @@ def _golden_text(model: SourceModel, store: ExpertStore, ids: Ids, new_tokens: i
         top_ids=ids_of_top,
         top_logits=logits_of_top,
         projection=projections,
-        greedy_ids=_continue(model, store, ids, new_tokens),
+        greedy_ids=_continue(model, store, ids, new_tokens, tie),
     )
 
 
-def _continue(model: SourceModel, store: ExpertStore, ids: Ids, new_tokens: int) -> npt.NDArray[np.int32]:
+def _continue(model: SourceModel, store: Store, ids: Ids, new_tokens: int, tie: float) -> npt.NDArray[np.int32]:
     """Continue a text greedily, up to where two tokens are so close that rounding could decide between them."""
     found = np.empty(0, np.int64)
     while len(found) < new_tokens:
         logits = model.logits(np.concatenate([ids, found]), store, last=1)[0]
         first, *others = top_ids(logits[None], 2)[0]
-        if others and logits[first] - logits[others[0]] <= 4 * MAX_ABS:
+        if others and logits[first] - logits[others[0]] <= tie:
             break
         found = np.append(found, first)
     return found.astype(np.int32)

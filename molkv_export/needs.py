@@ -48,7 +48,8 @@ def estimate(
     out: Path,
     *,
     finished: set[str],
-    dense: list[int],
+    dense: int,
+    weight: int,
     golden: int,
 ) -> Needs:
     """Find out what an export will take, the time by writing a few records for trial.
@@ -60,7 +61,8 @@ def estimate(
         folder: Where it will be written.
         out: The folder's name for the user.
         finished: Shards that are there already.
-        dense: Bytes of each of the other files' parts that are held in RAM while they are written.
+        dense: Bytes of the dense graph.
+        weight: Bytes of RAM that storing its largest weight takes.
         golden: Bytes of RAM that making golden vectors takes.
 
     Raises:
@@ -68,17 +70,17 @@ def estimate(
     """
     shards = [shard for shard in store.shards if shard.file not in finished]
     missing = sum(shard_bytes(shard, store) for shard in shards)
-    disk, free = missing + sum(dense), shutil.disk_usage(folder).free
+    disk, free = missing + dense, shutil.disk_usage(folder).free
     if disk > free:
         raise OutputError(
             f"{out}: needs {human_bytes(disk)} of disk, {human_bytes(free)} are free; "
             "free some space or choose another disk"
         )
     try:
-        seconds = _store_seconds(source, store, memory, shards, folder) + _dense_seconds(sum(dense), folder)
+        seconds = _store_seconds(source, store, memory, shards, folder) + _dense_seconds(dense, folder)
     finally:
         (folder / _PROBE).unlink(missing_ok=True)
-    return Needs(max(memory.total, golden, *dense), missing, disk, free, seconds)
+    return Needs(max(memory.total, golden, weight), missing, disk, free, seconds)
 
 
 def _store_seconds(source: RowSource, store: StoreInfo, memory: Memory, shards: list[Shard], folder: Path) -> float:

@@ -5,17 +5,33 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import get_args
 
 import click
 from rich.console import Console
 
 from molkv_export.commands.options import PATH, ByteSize
+from molkv_runtime.manifest import DenseDtype
 from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
 
 
 @click.command("export")
 @click.argument("checkpoint", type=PATH)
 @click.argument("bundle", type=PATH)
+@click.option(
+    "--dense-dtype",
+    type=click.Choice(get_args(DenseDtype)),
+    default="float32",
+    show_default=True,
+    help="Of the dense graph's large weights. int8 is good at prefill and decode, int4 smaller and faster at decode.",
+)
+@click.option(
+    "--block-size",
+    type=int,
+    default=128,
+    show_default=True,
+    help="Weights that share a scale in int4: 16, 32, 64, 128 or 256. Smaller is more precise and slower.",
+)
 @click.option(
     "--experts-dtype",
     type=click.Choice(list(ROW_FORMATS)),
@@ -35,7 +51,14 @@ from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
 )
 @click.option("--force", is_flag=True, help="Replace BUNDLE if it exists; the old one stays until the new is complete.")
 def export_command(
-    checkpoint: Path, bundle: Path, experts_dtype: RowDtype, shard_size: int, max_memory: int, force: bool
+    checkpoint: Path,
+    bundle: Path,
+    dense_dtype: DenseDtype,
+    block_size: int,
+    experts_dtype: RowDtype,
+    shard_size: int,
+    max_memory: int,
+    force: bool,
 ) -> None:
     r"""Write a trained CHECKPOINT as a BUNDLE.
 
@@ -46,6 +69,7 @@ def export_command(
     \b
     Examples:
       molkv-export export examples/stdlib-mini stdlib-mini.bundle
+      molkv-export export examples/stdlib-mini small.bundle --dense-dtype int4 --experts-dtype int8
       molkv-export export my-model my-model.bundle --experts-dtype float32 --shard-size 512MiB
     """
     from molkv_export.export import export
@@ -55,6 +79,8 @@ def export_command(
     manifest = export(
         checkpoint,
         bundle,
+        dense_dtype=dense_dtype,
+        block_size=block_size,
         experts_dtype=experts_dtype,
         shard_size=shard_size,
         max_memory=max_memory,
@@ -63,4 +89,6 @@ def export_command(
         console=Console(stderr=True),
     )
     total = sum(info.size for info in manifest.files.values())
-    click.echo(f"{bundle}: {len(manifest.files) + 1} files, {human_bytes(total)}, experts {experts_dtype}")
+    click.echo(
+        f"{bundle}: {len(manifest.files) + 1} files, {human_bytes(total)}, dense {dense_dtype}, experts {experts_dtype}"
+    )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
-from molkv_export.graph.linear import Linear
+from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.rope import RotaryCache
 from molkv_runtime.config import ModelConfig
 
@@ -24,13 +24,13 @@ class KVCache(NamedTuple):
 class Attention(nn.Module):
     """ONNX Runtime's GroupQueryAttention with packed query, key and value, which also rotates them."""
 
-    def __init__(self, config: ModelConfig, rotary: RotaryCache) -> None:
+    def __init__(self, config: ModelConfig, dense: DenseFormat, rotary: RotaryCache) -> None:
         super().__init__()
         self.config = config
         self.rotary = rotary
         heads = config.num_attention_heads + 2 * config.num_key_value_heads
-        self.qkv_proj = Linear(config.hidden_size, heads * config.head_dim)
-        self.o_proj = Linear(config.num_attention_heads * config.head_dim, config.hidden_size)
+        self.qkv_proj = dense.linear(config.hidden_size, heads * config.head_dim)
+        self.o_proj = dense.linear(config.num_attention_heads * config.head_dim, config.hidden_size)
 
     def forward(self, op: OpBuilder, x: Value, cache: KVCache) -> tuple[Value, Value, Value]:
         """Attend from x [B, T, d]; give the output [B, T, d] and the present key and value."""

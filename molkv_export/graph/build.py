@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import onnx_ir as ir
@@ -9,6 +10,7 @@ from onnxscript import GraphBuilder
 
 from molkv_export.graph.attention import KVCache
 from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
+from molkv_export.graph.linear import FLOAT32, DenseFormat, Linear
 from molkv_export.graph.mole import MoleInputs
 from molkv_export.graph.molkv import MolkvInputs
 from molkv_runtime.config import ModelConfig
@@ -29,10 +31,20 @@ class DenseGraph(NamedTuple):
     model: ir.Model
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    linears: dict[str, Linear]  # by name; they say how weights become their initializers
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all initializers."""
+        return sum(
+            int(math.prod(value.shape.numpy()) * value.dtype.itemsize)
+            for value in self.model.graph.initializers.values()
+            if isinstance(value.shape, ir.Shape) and value.dtype is not None
+        )
 
 
-def build_graph(config: ModelConfig) -> DenseGraph:
-    """Build the dense graph of the cpu profile.
+def build_graph(config: ModelConfig, dense: DenseFormat = FLOAT32) -> DenseGraph:
+    """Build the dense graph of the cpu profile, with weights in a format.
 
     Raises:
         ConfigError: ONNX Runtime's attention operator does not take this model.
@@ -62,7 +74,8 @@ def build_graph(config: ModelConfig) -> DenseGraph:
         key = values[f"expert_key.{layer}"]
         return LayerInputs(cache, MolkvInputs(key, value, values["expert_mask"], values["position_ids"]))
 
-    logits, presents = LookupExpertForCausalLM(config)(
+    decoder = LookupExpertForCausalLM(config, dense)
+    logits, presents = decoder(
         builder.op,
         values["inputs_embeds"],
         [layer_inputs(layer) for layer in range(config.num_hidden_layers)],
@@ -72,4 +85,6 @@ def build_graph(config: ModelConfig) -> DenseGraph:
     for info, value in zip(outputs, results, strict=True):
         value.shape, value.dtype = ir.Shape(info.shape), _DTYPES[info.dtype]
         builder.add_output(value, info.name)
-    return DenseGraph(ir.Model(graph, ir_version=IR_VERSION, producer_name="molkv-export"), inputs, outputs)
+    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="molkv-export")
+    linears = {name: module for name, module in decoder.named_modules() if isinstance(module, Linear)}
+    return DenseGraph(model, inputs, outputs, linears)

@@ -9,7 +9,7 @@ from onnxscript import OpBuilder, nn
 
 from molkv_export.graph.attention import Attention, KVCache
 from molkv_export.graph.feed_forward import FeedForward
-from molkv_export.graph.linear import Linear
+from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.mole import MoleInputs, MoleMixer
 from molkv_export.graph.molkv import MolkvInputs, MolkvMixer
 from molkv_export.graph.norm import RMSNorm
@@ -31,16 +31,16 @@ class DecoderLayer(nn.Module):
     The last addition of a layer is left to the norm that follows it, which fuses it.
     """
 
-    def __init__(self, config: ModelConfig, index: int, rotary: RotaryCache) -> None:
+    def __init__(self, config: ModelConfig, dense: DenseFormat, index: int, rotary: RotaryCache) -> None:
         super().__init__()
         self.index = index
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, rotary)
+        self.self_attn = Attention(config, dense, rotary)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = FeedForward(config.hidden_size, config.intermediate_size, config.hidden_act)
+        self.mlp = FeedForward(config, dense)
         self.expert_mixer = None
         if index in config.layers_with_experts:
-            self.expert_mixer = MolkvMixer(config, rotary) if config.has_keys else MoleMixer(config)
+            self.expert_mixer = MolkvMixer(config, dense, rotary) if config.has_keys else MoleMixer(config)
 
     def forward(
         self, op: OpBuilder, x: Value, branch: Value | None, inputs: LayerInputs
@@ -69,9 +69,10 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Layers and final norm; the input embedding is part of the records."""
 
-    def __init__(self, config: ModelConfig, rotary: RotaryCache) -> None:
+    def __init__(self, config: ModelConfig, dense: DenseFormat, rotary: RotaryCache) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([DecoderLayer(config, index, rotary) for index in range(config.num_hidden_layers)])
+        layers = range(config.num_hidden_layers)
+        self.layers = nn.ModuleList([DecoderLayer(config, dense, index, rotary) for index in layers])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
@@ -93,11 +94,11 @@ class Decoder(nn.Module):
 class LookupExpertForCausalLM(nn.Module):
     """The dense graph of a MoLE, MoLKV or dense model: from embeddings and experts to logits."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, dense: DenseFormat) -> None:
         super().__init__()
         rotary = RotaryCache(config.max_position_embeddings, config.rope_theta)
-        self.model = Decoder(config, rotary)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.model = Decoder(config, dense, rotary)
+        self.lm_head = dense.head(config.hidden_size, config.vocab_size)
 
     def forward(
         self, op: OpBuilder, inputs_embeds: Value, layer_inputs: list[LayerInputs], last: Value

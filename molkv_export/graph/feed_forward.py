@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
-from molkv_export.graph.linear import Linear
+from molkv_export.graph.linear import DenseFormat
+from molkv_runtime.config import ModelConfig
 
 
 class FeedForward(nn.Module):
     """`silu`: down(silu(gate(x)) * up(x)). `gelu`: down(gelu(up(x))), exact."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int, hidden_act: Literal["silu", "gelu"]) -> None:
+    def __init__(self, config: ModelConfig, dense: DenseFormat) -> None:
         super().__init__()
-        self.gate_proj = Linear(hidden_size, intermediate_size) if hidden_act == "silu" else None
-        self.up_proj = Linear(hidden_size, intermediate_size)
-        self.down_proj = Linear(intermediate_size, hidden_size)
+        sizes = config.hidden_size, config.intermediate_size
+        self.gate_proj = dense.linear(*sizes) if config.hidden_act == "silu" else None
+        self.up_proj = dense.linear(*sizes)
+        self.down_proj = dense.linear(*sizes[::-1])
 
     def forward(self, op: OpBuilder, x: Value) -> Value:
         """Map x [B, T, d] to [B, T, d]."""

@@ -1,18 +1,156 @@
-"""A matrix product with a constant weight."""
+"""Matrix products with a constant weight, one class for every way to store it.
+
+A weight is stored [in, out], transposed to PyTorch's, as ONNX's MatMul takes it. Each class names its parameters, says
+what to put into them (`encode`), and multiplies.
+"""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx import TensorProto
 from onnx_ir import Value
+from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
+from onnxruntime.quantization.quant_utils import quantize_nparray
 from onnxscript import OpBuilder, nn
+
+from molkv_runtime.manifest import DenseDtype
+from molkv_runtime.rope import Floats
+
+Parameters = dict[str, npt.NDArray[Any]]
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+DEFAULT_BLOCK_SIZE = 128
+_HEAD_BLOCK_SIZE = 128
+_TINY = float(np.finfo(np.float32).tiny)
+_INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: activations are rounded to int8, block by block
 
 
 class Linear(nn.Module):
-    """x @ weight, without bias. The weight is stored [in, out], transposed to PyTorch's, as MatMul takes it."""
+    """x @ weight in float32, without bias."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
+        self.shape = in_features, out_features
         self.weight = nn.Parameter([in_features, out_features])
 
     def forward(self, op: OpBuilder, x: Value) -> Value:
         """Map x [..., in] to [..., out]."""
         return op.MatMul(x, self.weight)
+
+    def encode(self, weight: Floats) -> Parameters:
+        """Give the contents of the parameters, by name, for a weight [in, out]."""
+        return {"weight": weight}
+
+
+class HalfLinear(Linear):
+    """A weight that is stored in float16. ONNX Runtime makes it float32 when it loads the graph."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.weight = nn.Parameter([in_features, out_features], ir.DataType.FLOAT16)
+
+    def forward(self, op: OpBuilder, x: Value) -> Value:
+        """Map x [..., in] to [..., out]."""
+        return op.MatMul(x, op.Cast(self.weight, to=ir.DataType.FLOAT))
+
+    def encode(self, weight: Floats) -> Parameters:
+        """Round to the nearest."""
+        return {"weight": weight.astype(np.float16)}
+
+
+class RowwiseInt8Linear(Linear):
+    """int8 weights with a scale for every column; activations are rounded to int8 with a scale for every position.
+
+    Its kernel is ONNX Runtime's fastest for many positions. `DynamicQuantizeMatMul` has the same one, but with one
+    scale for all activations of a call: what a position gives would then depend on which others are computed with it.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.weight = nn.Parameter([in_features, out_features], ir.DataType.INT8)
+        self.weight_scale = nn.Parameter([out_features])
+
+    def forward(self, op: OpBuilder, x: Value) -> Value:
+        """Map x [..., in] to [..., out]."""
+        largest = op.ReduceMax(op.Abs(x), [-1], keepdims=1)
+        largest = op.Max(largest, op.Constant(value_float=_TINY))  # a row of zeros stays zero
+        unit = op.Constant(value_float=1 / 127)
+        middle = op.Constant(value=ir.tensor(np.uint8(128)))
+        # Codes have to be unsigned: for these the kernel exists.
+        codes = op.QuantizeLinear(op.Div(x, largest), unit, middle)
+        product = op.MatMulIntegerToFloat(
+            codes, self.weight, unit, self.weight_scale, middle, _domain="com.microsoft", _version=1
+        )
+        return op.Mul(product, largest)
+
+    def encode(self, weight: Floats) -> Parameters:
+        """Round to codes from -127 to 127."""
+        scale = np.maximum(np.abs(weight).max(axis=0) / 127, _TINY).astype(np.float32)
+        return {"weight": quantize_nparray(TensorProto.INT8, weight, scale, 0), "weight_scale": scale}
+
+
+class BlockwiseLinear(Linear):
+    """ONNX Runtime's MatMulNBits: codes of 4 or 8 bits, with a scale for every block of a column.
+
+    The kernel rounds activations to int8, with a scale for every block of a position.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bits: int, block_size: int) -> None:
+        super().__init__(in_features, out_features)
+        self.bits, self.block_size = bits, block_size
+        blocks = -(-in_features // block_size)
+        self.weight = nn.Parameter([out_features, blocks, block_size * bits // 8], ir.DataType.UINT8)
+        self.weight_scale = nn.Parameter([out_features, blocks])
+
+    def forward(self, op: OpBuilder, x: Value) -> Value:
+        """Map x [..., in] to [..., out]."""
+        return op.MatMulNBits(
+            x,
+            self.weight,
+            self.weight_scale,
+            K=self.shape[0],
+            N=self.shape[1],
+            bits=self.bits,
+            block_size=self.block_size,
+            accuracy_level=_INT8_ACTIVATIONS,
+            _domain="com.microsoft",
+            _version=1,
+        )
+
+    def encode(self, weight: Floats) -> Parameters:
+        """Round to codes around the middle of their range, as ONNX Runtime's quantizer does."""
+        config = DefaultWeightOnlyQuantConfig(self.block_size, is_symmetric=True, bits=self.bits)
+        codes, scale, _ = DefaultWeightOnlyQuantizer(config).qbits_block_quant(weight)
+        return {"weight": codes, "weight_scale": scale}
+
+
+class DenseFormat(NamedTuple):
+    """How the large weights of a dense graph are stored. docs/performance.md has the measurements behind it."""
+
+    dtype: DenseDtype = "float32"
+    block_size: int = DEFAULT_BLOCK_SIZE  # of int4
+
+    def linear(self, in_features: int, out_features: int) -> Linear:
+        """Make a product that is computed for every position."""
+        match self.dtype:
+            case "float32":
+                return Linear(in_features, out_features)
+            case "float16":
+                return HalfLinear(in_features, out_features)
+            case "int8":
+                return RowwiseInt8Linear(in_features, out_features)
+            case "int4":
+                return BlockwiseLinear(in_features, out_features, 4, self.block_size)
+
+    def head(self, in_features: int, out_features: int) -> Linear:
+        """Make the LM head, which is computed for one position even in prefill; other kernels are good at that."""
+        if self.dtype in ("int8", "int4"):
+            return BlockwiseLinear(in_features, out_features, 8, _HEAD_BLOCK_SIZE)
+        return self.linear(in_features, out_features)
+
+
+FLOAT32 = DenseFormat()

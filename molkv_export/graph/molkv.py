@@ -7,7 +7,7 @@ from typing import NamedTuple
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
-from molkv_export.graph.linear import Linear
+from molkv_export.graph.linear import DenseFormat, Linear
 from molkv_export.graph.norm import RMSNorm
 from molkv_export.graph.rope import RotaryCache
 from molkv_runtime.config import ModelConfig
@@ -25,11 +25,11 @@ class MolkvInputs(NamedTuple):
 class MolkvMixer(nn.Module):
     """g_t * softmax(q_t . kk / sqrt(dk) + mask) v; the graph neither knows nor cares in which order experts stand."""
 
-    def __init__(self, config: ModelConfig, rotary: RotaryCache) -> None:
+    def __init__(self, config: ModelConfig, dense: DenseFormat, rotary: RotaryCache) -> None:
         super().__init__()
         self.config = config
         self.rotary = rotary
-        self.query_proj = Linear(config.hidden_size, config.expert_key_size)
+        self.query_proj = dense.linear(config.hidden_size, config.expert_key_size)
         self.query_norm = RMSNorm(config.expert_key_size, config.rms_norm_eps) if config.expert_qk_norm else None
         self.gate = Linear(config.hidden_size, 1) if config.expert_gate == "sigmoid" else None
 
@@ -38,16 +38,23 @@ class MolkvMixer(nn.Module):
         query = self.query_proj(op, x)
         if self.query_norm is not None:
             query, _ = self.query_norm(op, query)
+        scale = self.config.expert_key_size**-0.5
         if self.config.expert_rope:
-            cos, sin = self.rotary.tables(op, self.config.expert_key_size)
+            # The rotation scales, too, which saves an operator in every layer.
+            cos, sin = self.rotary.tables(op, self.config.expert_key_size, scale)
             query = op.RotaryEmbedding(
                 query, experts.position_ids, cos, sin, num_heads=1, _domain="com.microsoft", _version=1
             )
+        else:
+            query = op.Mul(query, scale)
         # [B, T, dk] -> [blocks, C, dk]: the mask's first two dimensions are the blocks.
-        blocks = op.Shape(experts.mask, start=0, end=2)
-        query = op.Reshape(query, op.Concat(blocks, op.Constant(value_ints=[self.config.expert_key_size]), axis=0))
-        scores = op.MatMul(query, op.Transpose(experts.key, perm=[0, 2, 1]))
-        scores = op.Add(op.Mul(scores, self.config.expert_key_size**-0.5), experts.mask)
+        query = op.Reshape(query, _shape(op, experts.mask, self.config.expert_key_size))
+        scores = op.Add(op.MatMul(query, op.Transpose(experts.key, perm=[0, 2, 1])), experts.mask)
         mixed = op.MatMul(op.Softmax(scores, axis=-1), experts.value)
-        out = op.Reshape(mixed, op.Shape(x))
+        out = op.Reshape(mixed, _shape(op, experts.position_ids, self.config.hidden_size))
         return out if self.gate is None else op.Mul(op.Sigmoid(self.gate(op, x)), out), scores
+
+
+def _shape(op: OpBuilder, value: Value, size: int) -> Value:
+    """Give the first two dimensions of an input of the graph, and a size: the same in all layers, so computed once."""
+    return op.Concat(op.Shape(value, start=0, end=2), op.Constant(value_ints=[size]), axis=0)

@@ -10,20 +10,22 @@ from molkv_runtime.rope import rotary_tables
 
 
 class RotaryCache:
-    """cos and sin of all positions as constants of the graph, one pair for every size of rotated vectors."""
+    """cos and sin of all positions as constants of the graph, one pair for every size and scale."""
 
     def __init__(self, max_positions: int, theta: float) -> None:
         self.max_positions = max_positions
         self.theta = theta
-        self._values: dict[int, tuple[ir.Value, ir.Value]] = {}
+        self._values: dict[str, tuple[ir.Value, ir.Value]] = {}
 
-    def tables(self, op: OpBuilder, size: int) -> tuple[ir.Value, ir.Value]:
-        """Give (cos, sin), each float32 [max_positions, size / 2]."""
-        if size not in self._values:
+    def tables(self, op: OpBuilder, size: int, scale: float = 1.0) -> tuple[ir.Value, ir.Value]:
+        """Give (cos, sin), each float32 [max_positions, size / 2], times a scale."""
+        name = str(size) if scale == 1 else f"{size}.scaled"
+        if name not in self._values:
             cos, sin = rotary_tables(np.arange(self.max_positions), size, self.theta)
             root = op.builder.root
-            self._values[size] = (
-                root.initializer(ir.tensor(cos, name=f"rotary_cos.{size}"), qualify=False),
-                root.initializer(ir.tensor(sin, name=f"rotary_sin.{size}"), qualify=False),
+            cos, sin = (np.multiply(table, scale, dtype=np.float32) for table in (cos, sin))
+            self._values[name] = (
+                root.initializer(ir.tensor(cos, name=f"rotary_cos.{name}"), qualify=False),
+                root.initializer(ir.tensor(sin, name=f"rotary_sin.{name}"), qualify=False),
             )
-        return self._values[size]
+        return self._values[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,44 +11,63 @@ import onnx_ir as ir
 
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.checkpoints.native import EMBEDDING, LM_HEAD
+from molkv_export.graph.build import DenseGraph
+from molkv_export.graph.linear import Linear
+from molkv_runtime.rope import Floats
 
 _ROWS_AT_A_TIME = 4096
 
 
-def attach_weights(model: ir.Model, checkpoint: Checkpoint) -> None:
+def attach_weights(graph: DenseGraph, checkpoint: Checkpoint) -> None:
     """Give every initializer without data a lazy tensor that reads it from the checkpoint when the graph is saved."""
-    for name, value in model.graph.initializers.items():
+    linears = {f"{name}.weight": linear for name, linear in graph.linears.items()}
+    for name, value in graph.model.graph.initializers.items():
         if value.const_value is None:
-            assert value.shape is not None
-            shape = tuple(value.shape.numpy())
-            value.const_value = _lazy(_reader(name, shape, checkpoint), shape, name)
+            weight = source_weight(name)
+            linear = linears.get(weight)
+            read = _vector_reader(name, checkpoint) if linear is None else _reader(name, weight, linear, checkpoint)
+            value.const_value = _lazy(read, value)
 
 
-def source_names(name: str, tied: bool) -> list[str]:
-    """Name the tensors of the checkpoint that make up an initializer, in the order of its columns."""
-    if name.endswith("qkv_proj.weight"):
-        return [name.replace("qkv_proj", part) for part in ("q_proj", "k_proj", "v_proj")]
-    return [EMBEDDING if tied and name == LM_HEAD else name]
+def source_weight(initializer: str) -> str:
+    """Name the weight that an initializer is made from: quantized ones have scales beside them."""
+    return initializer.removesuffix("_scale")
 
 
-def _reader(name: str, shape: tuple[int, ...], checkpoint: Checkpoint) -> Callable[[], npt.NDArray[np.float32]]:
-    sources = source_names(name, checkpoint.config.tie_word_embeddings)
+def source_names(weight: str, tied: bool) -> list[str]:
+    """Name the tensors of the checkpoint that make up a weight, in the order of its columns."""
+    if weight.endswith("qkv_proj.weight"):
+        return [weight.replace("qkv_proj", part) for part in ("q_proj", "k_proj", "v_proj")]
+    return [EMBEDDING if tied and weight == LM_HEAD else weight]
 
-    def read() -> npt.NDArray[np.float32]:
-        if len(shape) == 1:
-            return checkpoint.tensor(sources[0]).numpy()
+
+def _vector_reader(name: str, checkpoint: Checkpoint) -> Callable[[], Floats]:
+    def read() -> Floats:
+        vector: Floats = checkpoint.tensor(name).numpy()
+        return vector
+
+    return read
+
+
+def _reader(name: str, weight: str, linear: Linear, checkpoint: Checkpoint) -> Callable[[], npt.NDArray[Any]]:
+    sources = source_names(weight, checkpoint.config.tie_word_embeddings)
+    parameter = name[weight.rindex(".") + 1 :]
+
+    def read() -> npt.NDArray[Any]:
         # Matrices are transposed piece by piece: of the LM head there is never a second copy.
-        out, column = np.empty(shape, np.float32), 0
+        out, column = np.empty(linear.shape, np.float32), 0
         for source in sources:
             rows = checkpoint.shape(source)[0]
             for start in range(0, rows, _ROWS_AT_A_TIME):
                 stop = min(rows, start + _ROWS_AT_A_TIME)
                 out[:, column + start : column + stop] = checkpoint.tensor(source, start, stop).numpy().T
             column += rows
-        return out
+        return linear.encode(out)[parameter]
 
     return read
 
 
-def _lazy(read: Callable[[], npt.NDArray[np.float32]], shape: tuple[int, ...], name: str) -> ir.LazyTensor:
-    return ir.LazyTensor(lambda: ir.Tensor(read(), name=name), ir.DataType.FLOAT, ir.Shape(shape), name=name)
+def _lazy(read: Callable[[], npt.NDArray[Any]], value: ir.Value) -> ir.LazyTensor:
+    assert value.dtype is not None
+    assert isinstance(value.shape, ir.Shape)
+    return ir.LazyTensor(lambda: ir.Tensor(read(), name=value.name), value.dtype, value.shape, name=value.name)

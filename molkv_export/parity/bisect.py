@@ -14,10 +14,11 @@ from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.errors import MolkvError
 from molkv_runtime.generator import Generator
+from molkv_runtime.manifest import DenseDtype
 from molkv_runtime.rope import Floats
 
 # Of a value's error, relative to its usual size. "Bisection" in docs/parity.md says why.
-MAX_RELATIVE_ERROR = 2e-5
+MAX_RELATIVE_ERROR: dict[DenseDtype, float] = {"float32": 2e-5, "float16": 2e-5, "int8": 0.2, "int4": 0.2}
 
 BISECTED_PHASES = ("one-shot prefill", "step-by-step decode")
 
@@ -43,10 +44,12 @@ class PhaseErrors(msgspec.Struct, frozen=True):
     phase: str
     errors: list[TapError]
 
+    limit: float
+
     @property
     def first(self) -> TapError | None:
         """The first that is more than rounding."""
-        return next((error for error in self.errors if not error.error <= MAX_RELATIVE_ERROR), None)
+        return next((error for error in self.errors if not error.error <= self.limit), None)
 
 
 class Bisection(msgspec.Struct, frozen=True):
@@ -59,7 +62,7 @@ class Bisection(msgspec.Struct, frozen=True):
 
 
 def bisect(bundle: Bundle, provider: str, model: SourceModel, ids: Ids) -> Bisection:
-    """Compare the values inside the layers with those of the source model, whose records are rounded as in the store.
+    """Compare the values inside the layers with those of the source model, which is rounded as the bundle is.
 
     Args:
         bundle: What is to be found out about.
@@ -70,19 +73,20 @@ def bisect(bundle: Bundle, provider: str, model: SourceModel, ids: Ids) -> Bisec
     Raises:
         BundleError: The bundle is too old to be looked into.
     """
+    limit = MAX_RELATIVE_ERROR[bundle.graph().dense_dtype]
     phases = [phase_errors(bundle, provider, model, ids, phase) for phase in BISECTED_PHASES]
     culprits = [(phase.phase, phase.first) for phase in phases if phase.first is not None]
     if not culprits:
-        return Bisection(MAX_RELATIVE_ERROR, phases, "", "")
+        return Bisection(limit, phases, "", "")
     phase, first = culprits[0]
     culprit = (
         f"{phase}: {first.name}: relative error {first.error:.1e} at position {first.position}, "
-        f"expected at most {MAX_RELATIVE_ERROR:g}"
+        f"expected at most {limit:g}"
     )
     opinion = ""
     if provider != ONNX_REFERENCE:
         opinion = _second_opinion(bundle, provider, model, ids, phase, first)
-    return Bisection(MAX_RELATIVE_ERROR, phases, culprit, opinion)
+    return Bisection(limit, phases, culprit, opinion)
 
 
 def phase_errors(bundle: Bundle, provider: str, model: SourceModel, ids: Ids, phase: str) -> PhaseErrors:
@@ -91,7 +95,8 @@ def phase_errors(bundle: Bundle, provider: str, model: SourceModel, ids: Ids, ph
     generator = Generator(bundle, graph=graph)
     PHASES[phase](generator, ids)
     expected = source_values(model, ids, generator.store)
-    return PhaseErrors(phase, compare_values(bundle.config, expected, graph.values()))
+    limit = MAX_RELATIVE_ERROR[bundle.graph().dense_dtype]
+    return PhaseErrors(phase, compare_values(bundle.config, expected, graph.values()), limit)
 
 
 def compare_values(config: ModelConfig, expected: Values, found: Values) -> list[TapError]:

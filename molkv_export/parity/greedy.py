@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from molkv_export.parity.gates import MAX_ABS_ROUNDING
 from molkv_export.parity.phases import Ids
 from molkv_export.parity.runners import Runner
 from molkv_runtime.generator import Generator
@@ -31,11 +30,11 @@ class Continuation:
     def __init__(self, prompt: Ids, new_ids: Ids) -> None:
         self.prompt, self.new_ids = prompt, new_ids
 
-    def compare(self, reference: Runner) -> tuple[int, int, str]:
+    def compare(self, reference: Runner, tie: float) -> tuple[int, int, str]:
         """Check every token against the reference, which reads prompt and continuation once.
 
         If its likeliest token is the bundle's at every position, then by induction it would have written the same text.
-        Where its likeliest tokens are closer to each other than two runtimes' logits may be apart, either is right.
+        Where its likeliest tokens are within `tie` of each other, either is right.
 
         Returns:
             Tokens up to the first that is different, ties among them, and what the difference is.
@@ -43,7 +42,7 @@ class Continuation:
         text = np.concatenate([self.prompt, self.new_ids])[:-1]
         logits = reference.logits(text, last=len(self.new_ids))
         gaps = logits.max(axis=-1) - logits[np.arange(len(logits)), self.new_ids]
-        wrong = np.flatnonzero(~(gaps <= 2 * MAX_ABS_ROUNDING))
+        wrong = np.flatnonzero(~(gaps <= tie))
         length = int(wrong[0]) if len(wrong) else len(gaps)
         ties = int((gaps[:length] > 0).sum())
         if not len(wrong):
@@ -65,9 +64,9 @@ def continuations(generator: Generator, prompts: list[Ids], new_tokens: int) -> 
     return found
 
 
-def greedy_agreement(written: list[Continuation], name: str, reference: Runner) -> GreedyResult:
-    """Compare continuations with what the reference of this name would have written."""
-    compared = [continuation.compare(reference) for continuation in written]
+def greedy_agreement(written: list[Continuation], name: str, reference: Runner, tie: float) -> GreedyResult:
+    """Compare continuations with what the reference of this name would have written; logits within `tie` are equal."""
+    compared = [continuation.compare(reference, tie) for continuation in written]
     differences = [
         f"continuation {index}, token {length}: {difference}"
         for index, (length, _, difference) in enumerate(compared)

@@ -1,4 +1,4 @@
-"""The source model in PyTorch, as it was trained, or with its records rounded as a bundle stores them."""
+"""The source model in PyTorch, as it was trained, or rounded as a bundle stores it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from molkv_export.checkpoints.native import EMBEDDING, LM_HEAD
 from molkv_export.modeling import LookupExpertForCausalLM, Records
 from molkv_export.modeling.experts import ExpertNetworks, ExpertRows
 from molkv_export.parity.rounding import StoredRows, rounding_slack
+from molkv_export.parity.stored_weights import stored_weight
+from molkv_runtime.manifest import GraphInfo
 from molkv_runtime.record import record_dtype
 from molkv_runtime.rope import Floats
-from molkv_runtime.store import ExpertStore
+from molkv_runtime.store import Store
 
 _CACHE_BYTES = 256 * 1024 * 1024
 
@@ -28,17 +30,24 @@ class SourceModel(LookupExpertForCausalLM):
     that were needed last are kept.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        """Load the dense weights of a checkpoint, which must stay open as long as the model is used."""
+    def __init__(self, checkpoint: Checkpoint, graph: GraphInfo | None = None) -> None:
+        """Load the dense weights of a checkpoint, which must stay open as long as the model is used.
+
+        Args:
+            checkpoint: The checkpoint.
+            graph: How weights are rounded; None is not at all.
+        """
         with torch.device("meta"):
             super().__init__(checkpoint.config, checkpoint.form)
         self._checkpoint = checkpoint
-        self._store: ExpertStore | None = None
+        self._store: Store | None = None
         self._kept_ids, self._kept = torch.empty(0, dtype=torch.long), _no_records(checkpoint)
         names = [name for name in checkpoint.tensor_names if ".experts." not in name and name != EMBEDDING]
         state = {name: checkpoint.tensor(name) for name in names}
         if self.config.tie_word_embeddings:
             state[LM_HEAD] = checkpoint.tensor(EMBEDDING)
+        if graph is not None:
+            state = {name: stored_weight(name, weight, graph) for name, weight in state.items()}
         self.load_state_dict(state, strict=False, assign=True)
         self.requires_grad_(False).eval()
 
@@ -47,12 +56,12 @@ class SourceModel(LookupExpertForCausalLM):
         exact = self._cached(ids)
         return exact if self._store is None else self._rounded(exact, self._store, ids)
 
-    def stored_rows(self, store: ExpertStore, ids: npt.NDArray[np.int64]) -> StoredRows:
+    def stored_rows(self, store: Store, ids: npt.NDArray[np.int64]) -> StoredRows:
         """Read what a store holds of token ids, to be compared with exact records."""
         slack = rounding_slack(self.config, self._checkpoint.form)
         return StoredRows(store.gather(ids), store.value_dtype, slack)
 
-    def _rounded(self, exact: Records, store: ExpertStore, ids: Tensor) -> Records:
+    def _rounded(self, exact: Records, store: Store, ids: Tensor) -> Records:
         """Round records as a store does: take what it holds, where that is the source's record rounded.
 
         Where it is not, the source's record is taken, its floating-point numbers rounded to the nearest: a wrong one
@@ -102,7 +111,7 @@ class SourceModel(LookupExpertForCausalLM):
         rows: ExpertRows = networks(ids, embedding)
         return rows
 
-    def logits(self, ids: npt.NDArray[np.int64], store: ExpertStore | None = None, last: int = 0) -> Floats:
+    def logits(self, ids: npt.NDArray[np.int64], store: Store | None = None, last: int = 0) -> Floats:
         """Compute logits of token ids [T] in one pass, with no cache and no state.
 
         Args:
@@ -117,7 +126,7 @@ class SourceModel(LookupExpertForCausalLM):
 
     @torch.no_grad()
     def logits_in_pieces(
-        self, ids: npt.NDArray[np.int64], store: ExpertStore | None, last: int, rows: int
+        self, ids: npt.NDArray[np.int64], store: Store | None, last: int, rows: int
     ) -> Iterator[Floats]:
         """Compute the same as `logits`, but give so many rows at a time: with a large vocabulary all are a lot."""
         self._store = store

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from molkv_export.parity.gates import MAX_ABS_ROUNDING, QualityGate
+from molkv_export.parity.gates import QualityGate
 from molkv_export.parity.validate import ROUNDED, Report
 
 _NUMBERS = ("\ntokens", "max\nabs", "rel.\nL2", "KL\nmean", "KL\np99", "KL\nmax", "top-1\n%", "top-5\n%")
@@ -58,7 +58,7 @@ def facts(report: Report) -> list[str]:
         )
     found.append(f"gate of quality: {gate_in_words(report.gate)}{'' if report.gate_applies else ' (not applied)'}")
     if report.records is not None:
-        found.append(f"gate, {ROUNDED}: max abs {MAX_ABS_ROUNDING:g}, records equal, greedy text identical")
+        found.append(f"gate, {ROUNDED}: max abs {report.rounding_limit:g}, records equal, greedy text identical")
     if (bisection := report.bisection) is not None:
         for phase in bisection.phases:
             worst = max(phase.errors, key=lambda error: error.error)

@@ -16,7 +16,14 @@ import numpy as np
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
 from molkv_export.inspect import Sizes, inspect
 from molkv_export.parity.bisect import Bisection, bisect
-from molkv_export.parity.gates import QualityGate, loosest, quality_failure, quality_gate, rounding_failure
+from molkv_export.parity.gates import (
+    QualityGate,
+    loosest,
+    quality_failure,
+    quality_gate,
+    rounding_failure,
+    rounding_limit,
+)
 from molkv_export.parity.greedy import GreedyResult, continuations, greedy_agreement
 from molkv_export.parity.metrics import Doubles, Metrics, MetricsAccumulator
 from molkv_export.parity.phases import CONTEXT_END, MIXED_BATCH, PHASES, Ids, context_end, mixed_batch
@@ -31,7 +38,7 @@ from molkv_runtime.generator import Generator
 from molkv_runtime.rope import Floats
 
 TRAINED = "as trained"
-ROUNDED = "records rounded"
+ROUNDED = "as stored"
 OTHER_BUNDLE = "other bundle"
 QUALITY_PHASE = "one-shot prefill"  # what rounding costs is the same in every phase
 
@@ -64,6 +71,7 @@ class Report(msgspec.Struct, frozen=True):
     experts_dtype: str
     text: str  # what was compared
     gate: QualityGate
+    rounding_limit: float  # of a logit's difference from ROUNDED
     gate_applies: bool  # quality is judged on real text only
     comparisons: list[Comparison]
     records: RecordsResult | None  # None: compared with another bundle
@@ -150,7 +158,9 @@ def validate(
         comparisons, kl, worst = _compare(generator, measure.references, texts, report_progress)
         report_progress("greedy text")
         written = continuations(generator, texts.prompts, texts.new_tokens)
-        greedy = [greedy_agreement(written, reference.name, reference.runner) for reference in measure.references]
+        # Two runtimes' logits may be so far apart that either of two tokens is right.
+        tie = 2 * rounding_limit(opened)
+        greedy = [greedy_agreement(written, each.name, each.runner, tie) for each in measure.references]
         bisection = None
         if with_bisection and measure.model is not None:
             report_progress("layer by layer")
@@ -164,6 +174,7 @@ def validate(
         experts_dtype=opened.manifest.store.dtype,
         text=texts.description,
         gate=measure.gate,
+        rounding_limit=rounding_limit(opened),
         gate_applies=texts.is_real,
         comparisons=comparisons,
         records=measure.records,
@@ -186,10 +197,16 @@ class _Measure(NamedTuple):
 
 
 def _source_measure(source: Checkpoint, generator: Generator, texts: Texts, scope: Scope) -> _Measure:
-    model, gate = SourceModel(source), quality_gate(generator.bundle)
+    bundle, gate = generator.bundle, quality_gate(generator.bundle)
+    trained = model = SourceModel(source)
+    if bundle.graph().dense_dtype != "float32":
+        model = SourceModel(source, bundle.graph())
+    limit = rounding_limit(bundle)
     references = [
-        Reference(TRAINED, SourceRunner(model), _quality_judge(gate if texts.is_real else None), False),
-        Reference(ROUNDED, SourceRunner(model, generator.store), rounding_failure, True),
+        Reference(TRAINED, SourceRunner(trained), _quality_judge(gate if texts.is_real else None), False),
+        Reference(
+            ROUNDED, SourceRunner(model, generator.store), lambda metrics: rounding_failure(metrics, limit), True
+        ),
     ]
     return _Measure(references, gate, model, records_agreement(generator.store, model, scope.records))
 

@@ -70,7 +70,7 @@ def test_validate_exits_with_1_and_names_the_phase_when_a_gate_fails(
     edit_manifest(bundle, lambda manifest: manifest["model"].update(expert_window=6))
     done = _run("validate", bundle, "--checkpoint", checkpoints("molkv"), "--sequences", "1", "--new-tokens", "4")
     assert done.returncode == 1
-    assert "FAIL step-by-step decode (records rounded): max abs" in done.stdout
+    assert "FAIL step-by-step decode (as stored): max abs" in done.stdout
     assert "PASS" not in done.stdout
     assert "Traceback" not in done.stderr
 

@@ -36,21 +36,21 @@ def test_the_store_takes_exactly_what_is_said_and_finished_shards_nothing(
     source: Checkpoint, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     rows, store, memory = _plan(source)
-    whole = estimate(rows, store, memory, tmp_path, tmp_path, finished=set(), dense=[1000, 500], golden=0)
+    whole = estimate(rows, store, memory, tmp_path, tmp_path, finished=set(), dense=1500, weight=0, golden=0)
     manifest = export(checkpoints("molkv"), tmp_path / "bundle", shard_size=20_000)
     sizes = {shard.file: manifest.files[shard.file].size for shard in manifest.store.shards}
     assert whole.store == sum(sizes.values())
     assert whole.disk == whole.store + 1500
     assert whole.seconds > 0
     first = store.shards[0].file
-    rest = estimate(rows, store, memory, tmp_path, tmp_path, finished={first}, dense=[], golden=0)
+    rest = estimate(rows, store, memory, tmp_path, tmp_path, finished={first}, dense=0, weight=0, golden=0)
     assert rest.store == whole.store - sizes[first]
-    nothing = estimate(rows, store, memory, tmp_path, tmp_path, finished=set(sizes), dense=[], golden=0)
+    nothing = estimate(rows, store, memory, tmp_path, tmp_path, finished=set(sizes), dense=0, weight=0, golden=0)
     assert (nothing.store, nothing.disk, nothing.seconds) == (0, 0, 0.0)
 
 
 def test_the_trial_leaves_nothing_behind(source: Checkpoint, tmp_path: Path) -> None:
-    estimate(*_plan(source), tmp_path, tmp_path, finished=set(), dense=[1000], golden=0)
+    estimate(*_plan(source), tmp_path, tmp_path, finished=set(), dense=1000, weight=0, golden=0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -60,7 +60,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1024))
     with pytest.raises(OutputError, match=r"here: needs \d.* of disk, 1.0 KiB are free"):
-        estimate(*_plan(source), tmp_path, Path("here"), finished=set(), dense=[], golden=0)
+        estimate(*_plan(source), tmp_path, Path("here"), finished=set(), dense=0, weight=0, golden=0)
 
 
 def test_it_is_printed_before_the_export_starts(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import BundleError
+from molkv_runtime.manifest import DenseDtype
 from molkv_runtime.rope import Floats
 from molkv_runtime.tensor_file import TensorFile
 
@@ -20,14 +21,16 @@ GOLDEN = "golden.safetensors"
 VERSION_KEY, VERSION = "golden_version", "1"  # all metadata there is: with two keys, safetensors writes any order
 TOP = 16  # logits that are kept of every position
 PROJECTIONS = 8  # numbers that all logits of a position go into
-MAX_ABS = 1e-4  # of a logit or a projection: nothing but float32 rounding may be left
+# Of a logit or a projection. With float weights nothing but float32 rounding may be left; the kernels of quantized ones
+# round activations to int8, each processor's in its own way (docs/parity.md, "The gates").
+MAX_ABS: dict[DenseDtype, float] = {"float32": 1e-4, "float16": 1e-4, "int8": 1.0, "int4": 1.0}
 
 _FIELDS = {"input_ids": "I32", "top_ids": "I32", "top_logits": "F32", "projection": "F32", "greedy_ids": "I32"}
 _DTYPES = {"I32": "<i4", "F32": "<f4"}
 
 
 class GoldenText(NamedTuple):
-    """A text, and what the source model makes of it with its records rounded as the bundle's store holds them."""
+    """A text, and what the source model makes of it with its weights and records rounded as the bundle stores them."""
 
     input_ids: npt.NDArray[np.int32]  # [T]
     top_ids: npt.NDArray[np.int32]  # [T, K]: the likeliest tokens to follow each position, likeliest first

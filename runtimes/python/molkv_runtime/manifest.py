@@ -13,7 +13,7 @@ from molkv_runtime.errors import BundleError
 from molkv_runtime.json_file import decode_json, read_bytes
 from molkv_runtime.row_formats import RowDtype
 
-DenseDtype = Literal["float32"]
+DenseDtype = Literal["float32", "float16", "int8", "int4"]
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -39,7 +39,8 @@ class GraphInfo(_Part, frozen=True):
 
     file: str
     data: str  # the weights, which `file` refers to
-    dense_dtype: DenseDtype
+    dense_dtype: DenseDtype  # of large weights; norms and the smallest products are float32
+    block_size: int  # weights that share a scale, where the dtype has blocks; else 0
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
 

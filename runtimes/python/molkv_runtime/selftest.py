@@ -26,6 +26,7 @@ class PhaseResult(msgspec.Struct, frozen=True):
     positions: int
     max_abs_logit: float  # over the logits that are kept
     max_abs_projection: float  # over the projections of all logits
+    limit: float  # of both
     top1_agreement: float  # share of positions with the same likeliest token; ties within rounding count as the same
 
     @property
@@ -33,8 +34,8 @@ class PhaseResult(msgspec.Struct, frozen=True):
         """Why it fails; empty if it passes."""
         for what in ("max_abs_logit", "max_abs_projection"):
             value = getattr(self, what)
-            if not value <= MAX_ABS:  # written so that NaN fails
-                return f"{self.phase}: {what} is {value:.3g}, above {MAX_ABS:g}"
+            if not value <= self.limit:  # written so that NaN fails
+                return f"{self.phase}: {what} is {value:.3g}, above {self.limit:g}"
         return ""
 
 
@@ -100,6 +101,7 @@ _PHASES: dict[str, _Phase] = {"prefill in chunks": _prefill, "step-by-step decod
 
 def _run_phase(name: str, run: _Phase, generator: Generator, texts: list[GoldenText]) -> PhaseResult:
     projection = Projection(generator.config.vocab_size)
+    limit = MAX_ABS[generator.bundle.graph().dense_dtype]
     positions = same = 0
     logit = projected = 0.0
     for text in texts:
@@ -110,9 +112,9 @@ def _run_phase(name: str, run: _Phase, generator: Generator, texts: list[GoldenT
             # np.max, not max(): a NaN must not vanish.
             logit = float(np.max([logit, np.abs(at_top - text.top_logits[rows]).max()]))
             projected = float(np.max([projected, np.abs(projection.of(found) - text.projection[rows]).max()]))
-            same += int((found.max(axis=-1) - at_top[:, 0] <= MAX_ABS).sum())
+            same += int((found.max(axis=-1) - at_top[:, 0] <= limit).sum())
         positions += start
-    return PhaseResult(name, positions, logit, projected, same / positions)
+    return PhaseResult(name, positions, logit, projected, limit, same / positions)
 
 
 def _greedy(generator: Generator, texts: list[GoldenText]) -> tuple[int, int]:

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
+import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 
+from molkv_export.export import export
 from molkv_export.graph.build import build_graph
+from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.weights import source_names
 from molkv_runtime import Bundle
+from molkv_runtime.dense_graph import session_options
+from molkv_runtime.manifest import DenseDtype
 from tests.conftest import CONFIGS, random_model
 
 
@@ -57,3 +64,42 @@ def test_weights_are_stored_outside_the_protobuf(bundles: Callable[..., Path]) -
     weights = [v for n, v in model.graph.initializers.items() if n.endswith("proj.weight")]
     assert weights
     assert {value.const_value.location for value in weights if value.const_value} == {"model.onnx.data"}
+
+
+@pytest.mark.parametrize("dtype", get_args(DenseDtype))
+def test_every_large_product_is_in_the_format_asked_for(dtype: DenseDtype) -> None:
+    config = CONFIGS["molkv-gated"]
+    operators = Counter(node.op_type for node in build_graph(config, DenseFormat(dtype)).model.graph)
+    # A layer has the products qkv, o, gate, up, down and query. Scores, mixing and the gate of experts are float32.
+    products, plain = 6 * config.num_hidden_layers, 3 * config.num_hidden_layers
+    expected = {
+        "float32": {"MatMul": products + plain + 1},
+        "float16": {"MatMul": products + plain + 1},
+        "int8": {"MatMul": plain, "MatMulIntegerToFloat": products, "QuantizeLinear": products, "MatMulNBits": 1},
+        "int4": {"MatMul": plain, "MatMulNBits": products + 1},
+    }[dtype]
+    kinds = ("MatMul", "MatMulNBits", "MatMulIntegerToFloat", "QuantizeLinear")
+    assert {kind: operators[kind] for kind in kinds if operators[kind]} == expected
+
+
+@pytest.mark.parametrize("dtype", get_args(DenseDtype))
+def test_what_onnx_runtime_runs_copies_no_cache_and_no_window(
+    dtype: DenseDtype, checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its optimizer may add operators; what it runs in the end is what counts."""
+    export(checkpoints("molkv"), tmp_path / "bundle", dense_dtype=dtype)
+    options = session_options("cpu")
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(str(tmp_path / "bundle" / "model.onnx"), options)
+    graph = onnx.load(tmp_path / "optimized.onnx", load_external_data=False).graph
+    operators, layers = Counter(node.op_type for node in graph.node), CONFIGS["molkv"].num_hidden_layers
+    assert operators["GroupQueryAttention"] == operators["Softmax"] == layers
+    assert operators["SkipSimplifiedLayerNormalization"] == 2 * layers
+    assert operators["FusedMatMul"] == layers  # scores, with the keys' transposition inside
+    assert operators["Transpose"] == operators["Cast"] == operators["Expand"] == 0
+    assert operators["Concat"] == operators["Shape"] == 2  # once for all layers
+    assert operators["Reshape"] == 2 * layers
+    assert operators["Slice"] == 2  # behind the last layer
+    for node in graph.node:
+        if node.op_type == "Concat":
+            assert not {*node.input} & {value.name for value in graph.input}

@@ -197,7 +197,8 @@ FAULTS = [
         "attention",
         b.attribute(2, "self_attn", "GroupQueryAttention", do_rotary=0),
     ),
-    Fault("positions: sines of the graph negated", 0, "attention", b.weight("rotary_sin.32", np.negative)),
+    Fault("positions: sines of attention negated", 0, "attention", b.weight("rotary_sin.32", np.negative)),
+    Fault("positions: sines of experts negated", 0, "expert_scores", b.weight("rotary_sin.32.scaled", np.negative)),
     Fault(
         "positions: tables of the graph one position off",
         0,

@@ -12,7 +12,7 @@ import pytest
 
 from molkv_export.checkpoints import open_checkpoint
 from molkv_export.parity import tapped
-from molkv_export.parity.bisect import MAX_RELATIVE_ERROR, Bisection, bisect
+from molkv_export.parity.bisect import Bisection, bisect
 from molkv_export.parity.reference import SourceModel
 from molkv_runtime import Bundle, BundleError
 from molkv_runtime.dense_graph import BoundCall
@@ -60,7 +60,7 @@ def test_a_sound_bundle_stays_well_within_the_limit(
         layers = [error.layer for error in phase.errors]
         assert all(layers.count(layer) in (5, branches) for layer in range(3))
         assert layers.count(None) == 3
-        assert max(error.error for error in phase.errors) < MAX_RELATIVE_ERROR / 2
+        assert max(error.error for error in phase.errors) < phase.limit / 2
         assert any(error.error > 0 for error in phase.errors)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from molkv_export.parity.gates import MAX_ABS_ROUNDING
 from molkv_export.parity.greedy import Continuation, greedy_agreement
 from molkv_export.parity.phases import Ids
 from molkv_runtime.rope import Floats
 
 PROMPT = np.array([3, 1, 4])
+TIE = 2e-4
 
 
 class Counting:
@@ -26,13 +26,13 @@ class Counting:
 
 
 def test_the_same_text_is_identical() -> None:
-    result = greedy_agreement([Continuation(PROMPT, np.array([5, 6, 7, 8]))], "counting", Counting())
+    result = greedy_agreement([Continuation(PROMPT, np.array([5, 6, 7, 8]))], "counting", Counting(), TIE)
     assert (result.identical, result.mean_length, result.ties, result.first_difference) == (1, 4.0, 0, "")
 
 
 def test_the_first_difference_is_named_and_ends_the_identical_text() -> None:
     written = [Continuation(PROMPT, np.array([5, 6, 7, 8])), Continuation(PROMPT, np.array([5, 6, 2, 3]))]
-    result = greedy_agreement(written, "counting", Counting())
+    result = greedy_agreement(written, "counting", Counting(), TIE)
     assert (result.identical, result.mean_length) == (1, 3.0)
     assert result.first_difference == (
         "continuation 1, token 2: bundle 2, reference 7 (there their logits differ by 7)"
@@ -41,9 +41,9 @@ def test_the_first_difference_is_named_and_ends_the_identical_text() -> None:
 
 def test_a_tie_within_rounding_may_go_either_way() -> None:
     written = [Continuation(PROMPT, np.array([5, 6, 2, 3]))]
-    tie = greedy_agreement(written, "counting", Counting(second=2, gap=MAX_ABS_ROUNDING))
+    tie = greedy_agreement(written, "counting", Counting(second=2, gap=TIE / 2), TIE)
     assert (tie.identical, tie.ties) == (1, 1)
-    no_tie = greedy_agreement(written, "counting", Counting(second=2, gap=3 * MAX_ABS_ROUNDING))
+    no_tie = greedy_agreement(written, "counting", Counting(second=2, gap=2 * TIE), TIE)
     assert (no_tie.identical, no_tie.mean_length) == (0, 2.0)
 
 
@@ -52,5 +52,5 @@ def test_nan_is_no_tie() -> None:
         def logits(self, ids: Ids, last: int = 0) -> Floats:
             return super().logits(ids, last) * np.float32(np.nan)
 
-    result = greedy_agreement([Continuation(PROMPT, np.array([5]))], "broken", Broken())
+    result = greedy_agreement([Continuation(PROMPT, np.array([5]))], "broken", Broken(), TIE)
     assert result.identical == 0

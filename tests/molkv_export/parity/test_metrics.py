@@ -78,7 +78,7 @@ def test_a_single_logit_that_is_not_finite_fails_both_gates(bad: float) -> None:
     candidate[100, 3] = bad
     accumulator = MetricsAccumulator()
     accumulator.add(REFERENCE, candidate, NEXT)
-    assert rounding_failure(accumulator.result())
+    assert rounding_failure(accumulator.result(), 1e-4)
     assert quality_failure(accumulator.result(), FLOAT16)
 
 
@@ -86,7 +86,7 @@ def test_gates_let_equal_models_pass_and_no_others() -> None:
     accumulator = MetricsAccumulator()
     accumulator.add(REFERENCE, REFERENCE, NEXT)
     equal = accumulator.result()
-    assert rounding_failure(equal) == quality_failure(equal, QUALITY_GATES["float32", "float32"]) == ""
+    assert rounding_failure(equal, 1e-4) == quality_failure(equal, QUALITY_GATES["float32", "float32"]) == ""
     assert equal.perplexity is not None
     worse = msgspec.structs.replace(equal.perplexity, ratio=1.01)
     for change, failure in {
@@ -98,11 +98,11 @@ def test_gates_let_equal_models_pass_and_no_others() -> None:
         "perplexity is nan times": {"perplexity": None},
     }.items():
         broken = msgspec.structs.replace(equal, **failure)
-        assert (rounding_failure(broken) or quality_failure(broken, FLOAT16)).startswith(change)
+        assert (rounding_failure(broken, 1e-4) or quality_failure(broken, FLOAT16)).startswith(change)
 
 
 @pytest.mark.parametrize("dtypes", list(itertools.product(get_args(DenseDtype), get_args(RowDtype))))
 def test_there_is_a_gate_for_every_combination_of_dtypes(dtypes: tuple[DenseDtype, RowDtype]) -> None:
     gate = QUALITY_GATES[dtypes]
     assert 0 < gate.kl_mean < gate.kl_p99
-    assert loosest(gate, QUALITY_GATES["float32", "int4"]) == QUALITY_GATES["float32", "int4"]
+    assert loosest(gate, QUALITY_GATES["int4", "int4"]) == QUALITY_GATES["int4", "int4"]

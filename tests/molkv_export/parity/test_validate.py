@@ -17,10 +17,11 @@ import molkv_export.graph.rope
 import molkv_export.tables.store_writer
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.export import export
+from molkv_export.graph.linear import BlockwiseLinear, RowwiseInt8Linear
 from molkv_export.parity.greedy import GreedyResult
 from molkv_export.parity.texts import Scope
 from molkv_export.parity.validate import ROUNDED, TRAINED, Report, validate
-from molkv_runtime import CheckpointError, RequestError
+from molkv_runtime import CheckpointError, RequestError, selftest
 from molkv_runtime.record import Records
 from molkv_runtime.row_formats import RowDtype
 from tests.conftest import CONFIGS, STDLIB_MINI, replace_file
@@ -52,6 +53,44 @@ def test_the_trained_model_passes_every_gate(dtype: Any, tmp_path: Path) -> None
     by_reference = {c.reference: c.metrics for c in report.comparisons if c.phase == "one-shot prefill"}
     if dtype != "float32":  # the rounding is seen against the trained model, and explained by the rounded one
         assert by_reference[TRAINED].max_abs > 10 * by_reference[ROUNDED].max_abs
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "int4"])
+@pytest.mark.parametrize("name", ["molkv", "molkv-gated", "mole", "dense"])
+def test_a_bundle_of_every_kind_passes_with_rounded_weights(
+    name: str, dtype: Any, checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    export(checkpoints(name), tmp_path / "bundle", dense_dtype=dtype)
+    report = validate(tmp_path / "bundle", checkpoints(name), scope=SMALL, with_bisection=True)
+    assert report.failures == []
+    trained, stored = (
+        next(c.metrics for c in report.comparisons if c.reference == reference) for reference in (TRAINED, ROUNDED)
+    )
+    assert trained.relative_l2 > stored.relative_l2  # rounding weights costs more than what comes on top
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "int4"])
+def test_the_trained_model_passes_every_gate_with_rounded_weights(dtype: Any, tmp_path: Path) -> None:
+    export(STDLIB_MINI, tmp_path / "bundle", dense_dtype=dtype, experts_dtype="int8")
+    report = validate(tmp_path / "bundle", STDLIB_MINI, scope=Scope(2, 4, 64), with_bisection=True)
+    assert report.failures == []
+    assert report.quality.metrics.kl_mean < report.gate.kl_mean / 2
+    assert selftest(tmp_path / "bundle").failures == []
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_a_weight_that_was_rounded_wrongly_fails(dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = (RowwiseInt8Linear if dtype == "int8" else BlockwiseLinear).encode
+
+    def wrong(self: Any, weight: Any) -> Any:
+        parts = encode(self, weight)
+        return {**parts, "weight_scale": parts["weight_scale"] * np.float32(1.2)}
+
+    monkeypatch.setattr(f"molkv_export.graph.linear.{encode.__qualname__}", wrong)
+    export(STDLIB_MINI, tmp_path / "bundle", dense_dtype=dtype)
+    report = validate(tmp_path / "bundle", STDLIB_MINI, scope=Scope(1, 2, 32), with_bisection=True)
+    assert any(failure.startswith("one-shot prefill (as stored): max abs") for failure in report.failures)
+    assert selftest(tmp_path / "bundle").failures
 
 
 def _greedy(report: Report) -> GreedyResult:

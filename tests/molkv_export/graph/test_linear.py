@@ -1,0 +1,113 @@
+"""Every way to store a weight multiplies as its definition says, to the rounding of float32."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from onnxscript import GraphBuilder
+
+from molkv_export.graph.build import IR_VERSION, OPSET
+from molkv_export.graph.linear import BLOCK_SIZES, DenseFormat, Linear
+from molkv_export.parity.stored_weights import stored_weight
+from molkv_runtime.dense_graph import session_options
+from molkv_runtime.manifest import DenseDtype, GraphInfo
+from molkv_runtime.rope import Floats
+
+FORMATS = [DenseFormat(dtype) for dtype in get_args(DenseDtype)]
+FORMATS += [DenseFormat("int4", size) for size in BLOCK_SIZES]
+SIZES = [(96, 40), (256, 64), (32, 3)]
+
+
+def _random(*shape: int, seed: int = 0) -> Floats:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def _product(linear: Linear, weight: Floats, x: Floats) -> Floats:
+    """Run x [n, in] @ weight in a graph of its own."""
+    graph = ir.Graph((), (), nodes=(), opset_imports={"": OPSET, "com.microsoft": 1}, name="product")
+    builder = GraphBuilder(graph)
+    out = linear(builder.op, builder.input("x", ir.DataType.FLOAT, ["n", linear.shape[0]]))
+    out.dtype, out.shape = ir.DataType.FLOAT, ir.Shape(["n", linear.shape[1]])
+    builder.add_output(out, "y")
+    for name, array in linear.encode(weight).items():
+        graph.initializers[name].const_value = ir.tensor(array, name=name)
+    model = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION)).SerializeToString()
+    found: Floats = onnxruntime.InferenceSession(model, session_options("cpu")).run(None, {"x": x})[0]
+    return found
+
+
+def _stored(weight: Floats, dense: DenseFormat, name: str = "up_proj.weight") -> Floats:
+    info = GraphInfo("", "", dense_dtype=dense.dtype, block_size=dense.block_size, inputs=(), outputs=())
+    return stored_weight(name, torch.from_numpy(weight.T.copy()), info).numpy().T
+
+
+def _rounded_activations(x: Floats, dense: DenseFormat) -> npt.NDArray[np.float64]:
+    """Round as the kernels do: to 127 steps of the largest of a row (int8), or of a block of it (int4)."""
+    size = {"int8": x.shape[1], "int4": dense.block_size}.get(dense.dtype)
+    if size is None:
+        return x.astype(np.float64)
+    blocks = np.pad(x, ((0, 0), (0, -x.shape[1] % size))).reshape(len(x), -1, size)
+    step = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
+    codes = np.divide(blocks, step, out=np.zeros_like(blocks), where=step > 0).round()
+    return (codes.astype(np.float64) * step).reshape(len(x), -1)[:, : x.shape[1]]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dense", FORMATS, ids=str)
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_product_is_that_of_rounded_weights_and_activations(
+    dense: DenseFormat, size: tuple[int, int], rows: int
+) -> None:
+    weight, x = _random(*size), _random(rows, size[0], seed=1)
+    found = _product(dense.linear(*size), weight, x)
+    expected = _rounded_activations(x, dense) @ _stored(weight, dense)
+    # An activation that was rounded to another code would show as a thousand times more.
+    assert np.abs(found - expected).max() < 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("dense", FORMATS, ids=str)
+def test_the_head_of_a_quantized_model_is_int8_in_blocks(dense: DenseFormat) -> None:
+    weight, x = _random(200, 64), _random(3, 200, seed=1)
+    found = _product(dense.head(200, 64), weight, x)
+    blocks = DenseFormat("int4", 128) if dense.dtype in ("int8", "int4") else dense
+    expected = _rounded_activations(x, blocks) @ _stored(weight, dense, "lm_head.weight")
+    assert np.abs(found - expected).max() < 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("dense", FORMATS, ids=str)
+def test_rows_do_not_depend_on_each_other(dense: DenseFormat) -> None:
+    weight, x = _random(256, 64), _random(5, 256, seed=1) * np.array([[1], [100], [0], [1e-3], [1]], np.float32)
+    together, *alone = (_product(dense.linear(256, 64), weight, rows) for rows in (x, *np.split(x, len(x))))
+    largest = np.abs(together).max(axis=1, keepdims=True)
+    assert (np.abs(together - np.concatenate(alone)) <= 1e-6 * largest).all()
+    assert np.array_equal(together[2], np.zeros(64, np.float32))
+
+
+@pytest.mark.parametrize("dense", FORMATS, ids=str)
+def test_a_weight_of_zeros_gives_zeros(dense: DenseFormat) -> None:
+    weight = _random(256, 64)
+    weight[:, 5] = 0
+    found = _product(dense.linear(256, 64), weight, _random(2, 256, seed=1))
+    assert np.array_equal(found[:, 5], np.zeros(2, np.float32))
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("dense", FORMATS, ids=str)
+def test_what_is_stored_is_what_the_definition_says(dense: DenseFormat) -> None:
+    weight = _random(200, 40)  # not a multiple of any block
+    parts = dense.linear(200, 40).encode(weight)
+    assert np.abs(_decoded(parts, dense, weight.shape) - _stored(weight, dense)).max() < 1e-6
+
+
+def _decoded(parts: dict[str, npt.NDArray[Any]], dense: DenseFormat, shape: tuple[int, ...]) -> Floats:
+    codes = parts["weight"]
+    if dense.dtype == "int4":
+        both = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:2], -1)
+        return ((both.astype(np.float32) - 8) * parts["weight_scale"][..., None]).reshape(shape[1], -1)[:, : shape[0]].T
+    return codes.astype(np.float32) * parts.get("weight_scale", np.float32(1))
