@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.store.page_cache import drop
+from molkv_export.bench.page_cache import drop
 from molkv_runtime import Generator
 from molkv_runtime.record import Records
 from molkv_runtime.store import Gathering, Ids

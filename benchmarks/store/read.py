@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 
-from benchmarks.store.page_cache import cached, drop
+from molkv_export.bench.page_cache import cached, drop
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.shard import RECORDS
 from molkv_runtime.store import READ_THREADS, ExpertStore

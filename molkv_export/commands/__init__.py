@@ -8,6 +8,7 @@ from types import FrameType
 
 import click
 
+from molkv_export.commands.bench import bench_command
 from molkv_export.commands.export import export_command
 from molkv_export.commands.inspect import inspect_command
 from molkv_export.commands.run import run_command
@@ -36,6 +37,7 @@ for _command in (
     validate_command,
     verify_command,
     selftest_command,
+    bench_command,
     run_command,
     inspect_command,
     train_command,

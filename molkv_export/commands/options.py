@@ -25,3 +25,19 @@ class ByteSize(click.ParamType[int]):
         if not match or match[2] not in _UNITS:
             self.fail(f"{value!r} is not a size; expected a number of bytes or one such as 500MB or 1GiB", param, ctx)
         return int(match[1]) * _UNITS[match[2]]
+
+
+class Counts(click.ParamType[tuple[int, ...]]):
+    """Numbers with commas between them, such as 64,256."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Give the numbers."""
+        if isinstance(value, tuple):
+            return value
+        if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", value):
+            self.fail(f"{value!r} is not a list of numbers; expected one such as 64,256", param, ctx)
+        return tuple(map(int, value.split(",")))

@@ -1,0 +1,35 @@
+"""What the machine gives: memory bandwidth, and the memory that this process takes of it."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+_BYTES = 256 * 1024 * 1024  # several times the largest cache
+_TRIALS = 8
+
+
+def memory_bandwidth(threads: int) -> float:
+    """Measure how many bytes a second some threads can read together; the best of several trials.
+
+    They look for the largest number of an array, which numpy does in the processor's widest steps.
+    """
+    array = np.ones(_BYTES // 4, np.float32)
+    parts = np.array_split(array, threads)
+    best = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(_TRIALS):
+            start = time.perf_counter()
+            list(pool.map(np.max, parts))
+            best = max(best, array.nbytes / (time.perf_counter() - start))
+    return best
+
+
+def peak_rss() -> int:
+    """Give the largest resident size of this process so far, in bytes."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else 1024 * size

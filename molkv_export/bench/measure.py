@@ -1,0 +1,255 @@
+"""Running a bundle against the clock."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from molkv_export.bench.machine import memory_bandwidth, peak_rss
+from molkv_export.bench.page_cache import drop
+from molkv_export.bench.spans import Spans, WatchedGraph, WatchedStore
+from molkv_runtime.bundle import Bundle
+from molkv_runtime.dense_graph import DenseGraph
+from molkv_runtime.errors import RequestError
+from molkv_runtime.generator import Generator
+from molkv_runtime.memory import cache_bytes, window_bytes
+from molkv_runtime.sampling import greedy
+from molkv_runtime.sequences import Sequences
+from molkv_runtime.store import ExpertStore
+
+Storage = Literal["warm", "cold"]
+
+PROMPTS = (64, 256, 1024)
+CONTEXTS = (128, 512, 1024)
+
+
+class Shares(msgspec.Struct, frozen=True):
+    """Of a time, what each part took; they sum to 1."""
+
+    gather: float  # waiting for records
+    graph: float
+    sampling: float
+    other: float  # decoding records, the expert window, bookkeeping
+
+
+class Prefill(msgspec.Struct, frozen=True):
+    """A prompt, from nothing to its first new token; medians."""
+
+    prompt: int  # tokens
+    storage: Storage
+    seconds: float  # time to first token
+    tokens_per_second: float
+    shares: Shares
+    bytes_read: int
+
+
+class Decode(msgspec.Struct, frozen=True):
+    """Steps behind a prompt, the last of them at the end of the context."""
+
+    context: int  # tokens
+    batch: int  # sequences that go on together
+    storage: Storage
+    tokens_per_second: float  # of all sequences
+    p50: float  # seconds of a step
+    p95: float
+    p99: float
+    shares: Shares
+    bytes_read: int  # of a step
+    bandwidth_share: float  # of what the memory bandwidth would allow, see `BenchReport`
+
+
+class BenchReport(msgspec.Struct, frozen=True):
+    """All that was measured."""
+
+    bundle: str
+    dense_dtype: str
+    experts_dtype: str
+    provider: str
+    threads: int
+    runs: int  # of each measurement
+    bandwidth: (
+        float  # bytes a second that the threads can read; a step reads weights, KV cache and window at least once
+    )
+    weights: int  # bytes of the dense graph
+    peak_rss: int  # bytes, of this process
+    rss_before: int  # bytes, before the bundle was loaded
+    prefill: list[Prefill]
+    decode: list[Decode]
+
+
+def bench(
+    bundle: Path,
+    *,
+    prompts: Sequence[int] | None = None,
+    contexts: Sequence[int] | None = None,
+    batches: Sequence[int] = (1,),
+    steps: int = 64,
+    runs: int = 3,
+    storage: Sequence[Storage] = ("warm", "cold"),
+    threads: int | None = None,
+    provider: str = "cpu",
+    report_progress: Callable[[str], object] = lambda _: None,
+) -> BenchReport:
+    """Measure prefill and decode of a bundle, on random token ids.
+
+    Args:
+        bundle: Its folder.
+        prompts: Lengths of prompts, in tokens; default those of PROMPTS that fit the model.
+        contexts: Lengths at which decode ends; default those of CONTEXTS that fit.
+        batches: How many sequences decode together.
+        steps: Decode steps of a run.
+        runs: How often each is measured; the first time, which warms up, is not counted.
+        storage: "warm": the records were read before. "cold": the store is dropped from the page cache before each run.
+        threads: Threads of ONNX Runtime; default one per core.
+        provider: Execution provider.
+        report_progress: Told in words what is being done.
+
+    Raises:
+        RequestError: A length is not positive or beyond the model's context, a batch does not fit into memory, or there
+            are more threads than cores.
+        BundleError, ProviderError: The bundle cannot be run.
+    """
+    rss_before = peak_rss()
+    opened = Bundle(bundle)
+    prompts = _lengths(opened, "prompt", prompts, PROMPTS, least=1)
+    contexts = _lengths(opened, "context", contexts, CONTEXTS, least=2)
+    for name, values in (("batch", batches), ("steps", [steps]), ("runs", [runs])):
+        if min(values, default=0) < 1:
+            raise RequestError(f"{name} is {min(values, default='missing')}, expected 1 or more")
+    threads = (os.cpu_count() or 1) if threads is None else threads
+    report_progress("loading")
+    runner = _Runner(opened, provider, threads, runs)
+    for context in contexts:  # what does not fit into memory is found before work starts
+        for batch in batches:
+            runner.sequences(batch, context)
+    prefill, decode = [], []
+    for kind in storage:
+        for prompt in prompts:
+            report_progress(f"{kind} prefill of {prompt}")
+            prefill.append(runner.prefill(prompt, kind))
+        for context in contexts:
+            for batch in batches:
+                report_progress(f"{kind} decode to {context}, batch {batch}")
+                decode.append(runner.decode(context, batch, min(steps, context - 1), kind))
+    peak = peak_rss()
+    report_progress("memory bandwidth")  # last: its array is large
+    bandwidth = memory_bandwidth(threads)
+    return BenchReport(
+        bundle=str(bundle),
+        dense_dtype=opened.graph().dense_dtype,
+        experts_dtype=opened.manifest.store.dtype,
+        provider=provider,
+        threads=threads,
+        runs=runs,
+        bandwidth=bandwidth,
+        weights=runner.weights,
+        peak_rss=peak,
+        rss_before=rss_before,
+        prefill=prefill,
+        decode=[runner.with_bandwidth(one, bandwidth) for one in decode],
+    )
+
+
+def _lengths(bundle: Bundle, name: str, asked: Sequence[int] | None, usual: Sequence[int], least: int) -> Sequence[int]:
+    context = bundle.config.max_position_embeddings
+    for length in asked or ():
+        if not least <= length <= context:
+            raise RequestError(f"{name} is {length}, expected {least} to {context} (the model's context)")
+    return asked or [length for length in usual if length <= context] or [context]
+
+
+class _Runner:
+    """A loaded bundle with watches."""
+
+    def __init__(self, bundle: Bundle, provider: str, threads: int, runs: int) -> None:
+        self._spans = Spans()
+        self._shards = [bundle.file(shard.file) for shard in bundle.manifest.store.shards]
+        graph = WatchedGraph(DenseGraph(bundle, provider, threads), self._spans)
+        store = WatchedStore(ExpertStore(bundle), self._spans)
+        self._generator = Generator(bundle, graph=graph, store=store)
+        self._config, self._runs = bundle.config, runs
+        self.weights = bundle.manifest.files[bundle.graph().data].size
+
+    def sequences(self, batch: int, length: int) -> Sequences:
+        return self._generator.sequences(batch, length)
+
+    def prefill(self, prompt: int, storage: Storage) -> Prefill:
+        state, ids = self.sequences(1, prompt), self._ids(prompt)
+        times, watched = [], []
+        for _ in range(self._runs + 1):
+            self._start(state, storage)
+            start = time.perf_counter()
+            logits = state.prefill(0, ids)
+            with self._spans.watch("sampling"):
+                greedy(logits[0])
+            times.append(time.perf_counter() - start)
+            watched.append(self._shares(times[-1]))
+        seconds = statistics.median(times[1:])
+        read = self._spans.bytes_read
+        return Prefill(prompt, storage, seconds, prompt / seconds, _median(watched[1:]), read)
+
+    def decode(self, context: int, batch: int, steps: int, storage: Storage) -> Decode:
+        state, ids = self.sequences(batch, context), self._ids(batch * context).reshape(batch, context)
+        times, watched = [], []
+        for run in range(self._runs + 1):
+            state.lengths[:] = 0
+            for sequence in range(batch):
+                state.prefill(sequence, ids[sequence, : context - steps])
+            if run == 0 and storage == "warm":
+                self._steps(state, ids[:, context - steps :])
+                continue
+            self._start(state, storage, keep=context - steps)
+            spent = self._steps(state, ids[:, context - steps :])
+            if run:
+                times.append(spent)
+                watched.append(self._shares(sum(spent)))
+        flat = np.concatenate(times)
+        p50, p95, p99 = np.percentile(flat, [50, 95, 99]).tolist()
+        rate = batch * steps / statistics.median(sum(spent) for spent in times)
+        return Decode(
+            context, batch, storage, rate, p50, p95, p99, _median(watched), self._spans.bytes_read // steps, 0.0
+        )
+
+    def _start(self, state: Sequences, storage: Storage, keep: int = 0) -> None:
+        state.lengths[:] = keep
+        if storage == "cold":
+            drop(self._shards)
+        self._spans.reset()
+
+    def _steps(self, state: Sequences, ids: npt.NDArray[np.int64]) -> list[float]:
+        times = []
+        for tokens in ids.T:
+            start = time.perf_counter()
+            logits = state.decode(tokens)
+            with self._spans.watch("sampling"):
+                for row in logits:
+                    greedy(row)
+            times.append(time.perf_counter() - start)
+        return times
+
+    def _ids(self, count: int) -> npt.NDArray[np.int64]:
+        return np.random.default_rng(0).integers(0, self._config.vocab_size, count)
+
+    def _shares(self, seconds: float) -> Shares:
+        gather, graph, sampling = (self._spans.seconds[name] / seconds for name in ("gather", "graph", "sampling"))
+        return Shares(gather, graph, sampling, 1 - gather - graph - sampling)
+
+    def with_bandwidth(self, decode: Decode, bandwidth: float) -> Decode:
+        each = cache_bytes(self._config, decode.context) + window_bytes(self._config)
+        least = (self.weights + decode.batch * each) / bandwidth
+        return msgspec.structs.replace(decode, bandwidth_share=least / decode.p50)
+
+
+def _median(shares: list[Shares]) -> Shares:
+    gather, graph, sampling = (
+        statistics.median(getattr(one, name) for one in shares) for name in ("gather", "graph", "sampling")
+    )
+    return Shares(gather, graph, sampling, 1 - gather - graph - sampling)

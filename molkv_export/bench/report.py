@@ -1,0 +1,77 @@
+"""A bench report as tables: in the terminal and in Markdown."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from molkv_export.bench.measure import BenchReport, Decode, Prefill, Shares
+from molkv_export.terminal import human_bytes
+
+_SHARES = ("gather", "graph", "sample", "other")  # in percent
+_PREFILL = ("prompt", "tok/s", "first token", *_SHARES, "read")
+_DECODE = ("context", "batch", "tok/s", "p50", "p95", "p99", *_SHARES, "read", "limit")
+
+
+def facts(report: BenchReport) -> list[str]:
+    """Say what was run and what holds for all of it, one line each."""
+    return [
+        f"{report.bundle}: dense {report.dense_dtype}, experts {report.experts_dtype}; "
+        f"provider {report.provider}, {report.threads} threads; medians of {report.runs} runs",
+        f"dense weights {human_bytes(report.weights)}; peak RSS {human_bytes(report.peak_rss)} "
+        f"({human_bytes(report.rss_before)} before the bundle was loaded)",
+        f"memory bandwidth {report.bandwidth / 1e9:.1f} GB/s; 'limit' is the percentage reached of the tokens a second "
+        "that it allows if weights, KV cache and expert window are read once a step",
+        "gather, graph, sample, other: percent of the time; p50, p95, p99: of a step, in ms",
+        "warm: records were read before; cold: they were dropped from the page cache",
+    ]
+
+
+def print_bench(report: BenchReport, console: Console) -> None:
+    """Print both tables."""
+    for line in facts(report):
+        console.print(line, highlight=False, soft_wrap=True)
+    for title, columns, rows in _tables(report):
+        table = Table(title=f"\n{title}", title_justify="left", box=box.SIMPLE, show_edge=False, padding=0)
+        for column in columns:
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def markdown(report: BenchReport) -> str:
+    """Write the same in Markdown."""
+    lines = [f"- {line}" for line in facts(report)]
+    for title, columns, rows in _tables(report):
+        lines += ["", f"**{title}**", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _tables(report: BenchReport) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
+    found = []
+    for storage in dict.fromkeys(one.storage for one in report.prefill):
+        prefill = [_prefill_row(one) for one in report.prefill if one.storage == storage]
+        decode = [_decode_row(one) for one in report.decode if one.storage == storage]
+        found += [(f"prefill, {storage}", _PREFILL, prefill), (f"decode, {storage}", _DECODE, decode)]
+    return found
+
+
+def _prefill_row(one: Prefill) -> list[str]:
+    first = f"{1e3 * one.seconds:.0f} ms"
+    return [str(one.prompt), f"{one.tokens_per_second:.0f}", first, *_shares(one.shares), human_bytes(one.bytes_read)]
+
+
+def _decode_row(one: Decode) -> list[str]:
+    times = [f"{1e3 * seconds:.2f}" for seconds in (one.p50, one.p95, one.p99)]
+    rate, share = f"{one.tokens_per_second:.4g}", f"{100 * one.bandwidth_share:.0f}"
+    return [
+        *(str(one.context), str(one.batch), rate, *times),
+        *(*_shares(one.shares), human_bytes(one.bytes_read), share),
+    ]
+
+
+def _shares(shares: Shares) -> list[str]:
+    return [f"{100 * share:.1f}" for share in (shares.gather, shares.graph, shares.sampling, shares.other)]

@@ -1,0 +1,77 @@
+"""`molkv-export bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+import msgspec
+from rich.console import Console
+
+from molkv_export.bench.measure import CONTEXTS, PROMPTS, Storage, bench
+from molkv_export.bench.report import markdown, print_bench
+from molkv_export.commands.options import PATH, Counts
+
+
+@click.command("bench")
+@click.argument("bundle", type=PATH)
+@click.option("--prompts", type=Counts(), help=f"Lengths of prompts. [default: of {PROMPTS}, those that fit]")
+@click.option("--contexts", type=Counts(), help=f"Lengths at which decode ends. [default: of {CONTEXTS}]")
+@click.option("--batches", type=Counts(), default="1", show_default=True, help="Sequences that decode together.")
+@click.option("--steps", type=int, default=64, show_default=True, help="Decode steps of a run.")
+@click.option("--runs", type=int, default=3, show_default=True, help="Of each measurement; medians are shown.")
+@click.option(
+    "--storage",
+    type=click.Choice(["both", "warm", "cold"]),
+    default="both",
+    show_default=True,
+    help="Records were read before (warm), or are dropped from the page cache (cold).",
+)
+@click.option("--threads", type=int, help="Threads of ONNX Runtime. [default: one per core]")
+@click.option("--provider", default="cpu", show_default=True, help="Execution provider that runs the bundle.")
+@click.option("--json", "json_file", type=click.File("wb", lazy=False), help="Write the report as JSON, too.")
+@click.option("--markdown", "markdown_file", type=click.File("wb", lazy=False), help="Write the tables as Markdown.")
+def bench_command(
+    bundle: Path,
+    prompts: tuple[int, ...] | None,
+    contexts: tuple[int, ...] | None,
+    batches: tuple[int, ...],
+    steps: int,
+    runs: int,
+    storage: str,
+    threads: int | None,
+    provider: str,
+    json_file: BinaryIO | None,
+    markdown_file: BinaryIO | None,
+) -> None:
+    r"""Measure how fast BUNDLE runs on this machine. Needs no PyTorch and no checkpoint.
+
+    Prefill and decode on random token ids, the share of each part, bytes read, memory, and how much of the memory
+    bandwidth is used. docs/performance.md explains the numbers.
+
+    \b
+    Examples:
+      molkv-export bench stdlib-mini.bundle
+      molkv-export bench my.bundle --prompts 256,1024 --contexts 512 --batches 1,8 --storage warm
+      molkv-export bench my.bundle --threads 1 --json bench.json --markdown bench.md
+    """
+    kinds: dict[str, tuple[Storage, ...]] = {"both": ("warm", "cold"), "warm": ("warm",), "cold": ("cold",)}
+    with Console(stderr=True).status("loading") as status:
+        report = bench(
+            bundle,
+            prompts=prompts,
+            contexts=contexts,
+            batches=batches,
+            steps=steps,
+            runs=runs,
+            storage=kinds[storage],
+            threads=threads,
+            provider=provider,
+            report_progress=lambda what: status.update(f"measuring: {what}"),
+        )
+    print_bench(report, Console())
+    if json_file is not None:
+        json_file.write(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    if markdown_file is not None:
+        markdown_file.write(markdown(report).encode())

@@ -1,0 +1,125 @@
+"""The bench measures what it says, and refuses what it cannot measure before it starts."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from molkv_export.bench.machine import memory_bandwidth, peak_rss
+from molkv_export.bench.measure import BenchReport, bench
+from molkv_export.bench.report import markdown
+from molkv_export.commands import cli
+from molkv_runtime import RequestError
+from molkv_runtime.dense_graph import BoundCall
+from molkv_runtime.shard import OpenShard
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("molkv_export.bench.measure.memory_bandwidth", lambda _threads: 1e9)
+
+
+@pytest.mark.parametrize("name", ["molkv", "mole", "dense"])
+def test_every_measurement_that_was_asked_for_is_there(name: str, bundles: Callable[..., Path]) -> None:
+    report = bench(bundles(name), prompts=[3, 40], contexts=[20, 48], batches=[1, 3], steps=7, runs=2)
+    assert [(one.storage, one.prompt) for one in report.prefill] == [
+        (storage, prompt) for storage in ("warm", "cold") for prompt in (3, 40)
+    ]
+    assert [(one.context, one.batch) for one in report.decode] == [(20, 1), (20, 3), (48, 1), (48, 3)] * 2
+    for one in report.prefill:
+        assert one.tokens_per_second == pytest.approx(one.prompt / one.seconds)
+        assert sum(msgspec.structs.astuple(one.shares)) == pytest.approx(1)
+    for step in report.decode:
+        assert 0 < step.p50 <= step.p95 <= step.p99
+        assert step.bytes_read <= step.batch * _stride(report)
+        assert step.bandwidth_share > 0
+    assert report.peak_rss >= report.rss_before > 0
+
+
+def _stride(report: BenchReport) -> int:
+    manifest: dict[str, Any] = msgspec.json.decode((Path(report.bundle) / "manifest.json").read_bytes())
+    stride: int = manifest["store"]["stride"]
+    return stride
+
+
+def test_time_is_put_down_to_where_it_is_spent(bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(original: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            time.sleep(seconds)
+            return original(*arguments)
+
+        return call
+
+    monkeypatch.setattr(BoundCall, "run", slowly(BoundCall.run, 0.03))
+    monkeypatch.setattr(OpenShard, "read", slowly(OpenShard.read, 0.01))
+    report = bench(bundles("molkv"), prompts=[1], contexts=[8], steps=4, runs=1, storage=["warm"])
+    for shares in (report.prefill[0].shares, report.decode[0].shares):
+        assert shares.graph == pytest.approx(0.75, abs=0.1)
+        assert shares.gather == pytest.approx(0.25, abs=0.1)
+    assert report.decode[0].p50 >= 0.04
+
+
+def test_bytes_that_are_read_are_those_of_distinct_ids(bundles: Callable[..., Path]) -> None:
+    report = bench(bundles("molkv"), prompts=[45], contexts=[48], steps=5, runs=1, storage=["warm"])
+    ids = np.random.default_rng(0).integers(0, 97, 45)
+    assert report.prefill[0].bytes_read == len(np.unique(ids)) * _stride(report)
+    assert report.decode[0].bytes_read == _stride(report)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompts": [49]}, "prompt is 49, expected 1 to 48"),
+        ({"prompts": [0]}, "prompt is 0, expected 1 to 48"),
+        ({"contexts": [20, 1000]}, "context is 1000, expected 2 to 48"),
+        ({"contexts": [1]}, "context is 1, expected 2 to 48"),
+        ({"batches": [0]}, "batch is 0, expected 1 or more"),
+        ({"batches": [10**9]}, r"1000000000 sequences of 48 tokens need [\d,]+ MiB of RAM"),
+        ({"steps": 0}, "steps is 0, expected 1 or more"),
+        ({"runs": 0}, "runs is 0, expected 1 or more"),
+        ({"threads": 10_000}, "threads is 10000, expected 1 to"),
+        ({"threads": 0}, "threads is 0, expected 1 to"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_work_starts(
+    options: dict[str, Any], message: str, bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BoundCall, "run", lambda _self: pytest.fail("work has started"))
+    with pytest.raises(RequestError, match=message):
+        bench(bundles("molkv"), **options)
+
+
+def test_the_command_prints_tables_and_writes_both_files(bundles: Callable[..., Path], tmp_path: Path) -> None:
+    files = ["--json", str(tmp_path / "b.json"), "--markdown", str(tmp_path / "b.md")]
+    options = ["--prompts", "8,16", "--contexts", "16", "--steps", "3", "--runs", "1", "--storage", "warm"]
+    done = CliRunner().invoke(cli, ["bench", str(bundles("molkv")), *options, *files], terminal_width=80)
+    assert done.exit_code == 0, done.output
+    report = msgspec.json.decode((tmp_path / "b.json").read_bytes(), type=BenchReport)
+    assert [one.prompt for one in report.prefill] == [8, 16]
+    assert (tmp_path / "b.md").read_text() == markdown(report)
+    assert "| 16 | 1 |" in markdown(report)
+    assert "decode, warm" in done.output
+    assert "…" not in done.output  # no column is cut
+
+
+@pytest.mark.parametrize("wrong", ["", "a", "1,", "1;2", "-1", "1e3"])
+def test_lists_of_numbers_that_are_none_are_refused(wrong: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["bench", str(tmp_path), f"--prompts={wrong}"])
+    assert done.exit_code == 2
+    assert "is not a list of numbers; expected one such as 64,256" in done.output
+
+
+def test_the_machine_is_measured() -> None:
+    assert memory_bandwidth(os.cpu_count() or 1) > 1e8
+    before = peak_rss()
+    array = np.ones(64 * 1024**2, np.uint8)
+    assert peak_rss() - before < 2 * array.nbytes
+    assert peak_rss() >= array.nbytes
