@@ -1,0 +1,89 @@
+"""PyTorch without a compiler: the same model with a KV cache, a window and all tables in RAM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.speed import CONTEXT
+from molkv_export.checkpoints import open_checkpoint
+from molkv_export.modeling.rope import rotate
+from molkv_export.parity.reference import SourceModel
+
+
+class Eager:
+    """Weights of a checkpoint; tables of random float16 numbers, since how long a look-up takes is all that matters."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._checkpoint = open_checkpoint(folder)
+        self._model = SourceModel(self._checkpoint)
+        c = self._config = self._checkpoint.config
+        self._embedding = torch.randn(c.vocab_size, c.hidden_size).half()
+        self._table = torch.empty(
+            c.vocab_size, c.num_hidden_layers, c.num_experts, c.expert_key_size + c.hidden_size, dtype=torch.float16
+        )
+        for rows in self._table.split(2048):
+            rows.copy_(torch.randn(rows.shape))
+        self._cache = torch.zeros(c.num_hidden_layers, 2, CONTEXT, c.num_attention_heads, c.head_dim)
+        self._window = torch.zeros(c.num_hidden_layers, CONTEXT + c.expert_window, c.num_experts, self._table.shape[-1])
+        self._length = 0
+
+    def start(self, batch: int) -> None:
+        """Begin anew."""
+        if batch != 1:
+            raise ValueError("one sequence only")
+        self._length = 0
+
+    def prefill(self, ids: np.ndarray) -> None:
+        """Take in a prompt, 256 tokens at a time."""
+        for part in np.split(ids, range(256, len(ids), 256)):
+            self._run(torch.from_numpy(part))
+
+    def decode(self, token: int) -> None:
+        """Take in a token."""
+        self._run(torch.tensor([token]))
+
+    @torch.no_grad()
+    def _run(self, ids: Tensor) -> Tensor:
+        start, end = self._length, self._length + len(ids)
+        positions = torch.arange(start, end)
+        rows = self._table[ids].float()  # [T, L, N, dk + d]
+        x = self._embedding[ids].float()
+        visible = torch.arange(end) <= positions[:, None]
+        for index, layer in enumerate(self._model.model.layers):
+            x = x + self._attend(layer.self_attn, layer.input_layernorm(x), index, positions, visible)
+            n = layer.post_attention_layernorm(x)
+            x = x + layer.mlp(n) + self._mix(layer.expert_mixer, n, index, rows[:, index], positions)
+        self._length = end
+        logits: Tensor = self._model.lm_head(self._model.model.norm(x[-1:]))
+        return logits
+
+    def _attend(self, attention: torch.nn.Module, x: Tensor, index: int, positions: Tensor, visible: Tensor) -> Tensor:
+        c, end = self._config, int(positions[-1]) + 1
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        query, key, value = (part(x).view(len(x), -1, c.head_dim) for part in parts)
+        self._cache[index, 0, positions] = rotate(key, positions[:, None], c.rope_theta)
+        self._cache[index, 1, positions] = value
+        query = rotate(query, positions[:, None], c.rope_theta).transpose(0, 1)
+        keys, values = (cache.transpose(0, 1) for cache in self._cache[index, :, :end])
+        out: Tensor = F.scaled_dot_product_attention(query, keys, values, attn_mask=visible)
+        return attention.o_proj(out.transpose(0, 1).flatten(1))
+
+    def _mix(self, mixer: torch.nn.Module, n: Tensor, index: int, rows: Tensor, positions: Tensor) -> Tensor:
+        c, window = self._config, self._config.expert_window
+        first, end = max(0, int(positions[0]) - window + 1), int(positions[-1]) + 1
+        dk = c.expert_key_size
+        self._window[index, positions, :, :dk] = rotate(rows[..., :dk], positions[:, None], c.rope_theta)
+        self._window[index, positions, :, dk:] = rows[..., dk:]
+        seen = torch.arange(first, end)
+        mask = (seen <= positions[:, None]) & (seen > positions[:, None] - window)
+        query = rotate(mixer.query_norm(mixer.query_proj(n)), positions, c.rope_theta)
+        experts = self._window[index, first:end].flatten(0, 1)
+        return F.scaled_dot_product_attention(
+            query, experts[:, :dk], experts[:, dk:], attn_mask=mask.repeat_interleave(c.num_experts, dim=1)
+        )

@@ -1,0 +1,42 @@
+"""Makes a dense Llama of the 160M class for onnxruntime-genai, with its own model builder.
+
+Runs in an environment of its own (`benchmarks/speed/genai-requirements.txt`), where nothing of this project is.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+SIZES = {
+    "vocab_size": 50_304,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 2048,
+}
+
+
+def main() -> None:
+    """Write the model in the dtypes asked for: FOLDER TOKENIZER_JSON DTYPE..."""
+    folder, tokenizer, *dtypes = sys.argv[1:]
+    source = Path(folder) / "source"
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(source)
+    # The builder wants a tokenizer; which one does not matter, since token ids are random.
+    PreTrainedTokenizerFast(tokenizer_file=tokenizer, eos_token="<|endoftext|>").save_pretrained(source)
+    for dtype in dtypes:
+        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", Path(folder) / dtype]
+        command += ["-p", dtype, "-e", "cpu", "-c", Path(folder) / "cache"]
+        if dtype == "int4":  # the same blocks as ours, so that both read as many bytes
+            command += ["--extra_options", "int4_block_size=128", "int4_accuracy_level=4"]
+        subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""onnxruntime-genai as a contender; the lines are those of `process.py`. Runs in an environment of its own."""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime_genai as og
+
+STEPS = 48
+CONTEXT = 1024
+
+
+def main() -> None:
+    """Answer each line of JSON with one: MODEL_FOLDER THREADS."""
+    folder, threads = sys.argv[1:]
+    path = Path(folder) / "genai_config.json"
+    config = json.loads(path.read_text())
+    config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = int(threads)
+    path.write_text(json.dumps(config))
+    model = og.Model(folder)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        params = og.GeneratorParams(model)
+        params.set_search_options(max_length=CONTEXT, min_length=CONTEXT, do_sample=False)
+        generator = og.Generator(model, params)
+        length = order["length"]
+        ids = np.random.default_rng(0).integers(3, 50_304, length).astype(np.int32)
+        if order["what"] == "prefill":
+            start = time.perf_counter()
+            generator.append_tokens(ids[: min(length, CONTEXT - 1)])
+            generator.get_logits()
+            seconds = time.perf_counter() - start
+        else:
+            generator.append_tokens(ids[: length - STEPS])
+            generator.generate_next_token()
+            times = []
+            for _ in range(STEPS - 2):
+                start = time.perf_counter()
+                generator.generate_next_token()
+                times.append(time.perf_counter() - start)
+            seconds = statistics.median(times)
+        rss = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps({"seconds": seconds, "rss": rss}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The models that are compared: the 160M class, random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from benchmarks.store.model import model_config, write_checkpoint
+from molkv_export.export import export
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.manifest import DenseDtype
+
+DTYPES: tuple[DenseDtype, ...] = ("float32", "int8", "int4")
+
+
+def configs() -> dict[str, ModelConfig]:
+    """Give MoLKV, MoLE and the dense floor: 12 layers, d 768, N 4, dk 64, W 64, V 50,304."""
+    molkv = msgspec.structs.replace(model_config(1), vocab_size=50_304)
+    mole = msgspec.structs.replace(molkv, model_type="mole")
+    return {"molkv": molkv, "mole": mole, "dense": msgspec.structs.replace(mole, num_experts=0, expert_layers=None)}
+
+
+def make_bundles(folder: Path) -> None:
+    """Write checkpoints and bundles that are not there yet, 27 GB in all."""
+    for name, config in configs().items():
+        checkpoint = folder / f"{name}-checkpoint"
+        if not checkpoint.exists():
+            write_checkpoint(config, checkpoint)
+        for dtype in DTYPES:
+            if not bundle(folder, name, dtype).exists():
+                export(checkpoint, bundle(folder, name, dtype), dense_dtype=dtype, console=Console(stderr=True))
+
+
+def bundle(folder: Path, name: str, dtype: str) -> Path:
+    """Name a bundle."""
+    return folder / f"{name}-{dtype}"

@@ -1,0 +1,38 @@
+"""The host driver as a contender."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.speed import CONTEXT
+from benchmarks.store.driver_process import RecordsInRam
+from molkv_runtime import Bundle, ExpertStore, Generator, Sequences
+
+
+class Driver:
+    """A bundle, with its records read from storage or all of them in RAM."""
+
+    def __init__(self, folder: Path, threads: int, *, in_ram: bool) -> None:
+        bundle = Bundle(folder)
+        store = RecordsInRam(ExpertStore(bundle)) if in_ram else None
+        self._generator = Generator(bundle, threads=threads, store=store)
+        self._states: dict[int, Sequences] = {}
+        self._batch = 1
+
+    def start(self, batch: int) -> None:
+        """Begin anew with some sequences."""
+        self._batch = batch
+        if batch not in self._states:
+            self._states = {batch: self._generator.sequences(batch, CONTEXT)}
+        self._states[batch].lengths[:] = 0
+
+    def prefill(self, ids: np.ndarray) -> None:
+        """Take in a prompt."""
+        for sequence in range(self._batch):
+            self._states[self._batch].prefill(sequence, ids)
+
+    def decode(self, token: int) -> None:
+        """Take in a token."""
+        self._states[self._batch].decode(np.full(self._batch, token))
