@@ -1,4 +1,4 @@
-# make demo · make test · make lint · make bench-store          (all set up .venv by themselves; only Python 3.11+ and make are needed)
+# make demo · make test · make lint · make bench-store · make bench-speed          (all set up .venv by themselves; only Python 3.11+ and make are needed)
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 CHECKPOINT := examples/stdlib-mini
 BUNDLE := demo/stdlib-mini.bundle
 
-.PHONY: setup demo test lint format bench-store
+.PHONY: setup demo test lint format bench-store bench-speed
 
 setup: $(READY)
 
@@ -29,6 +29,9 @@ demo: $(READY)
 
 bench-store: $(READY)  # writes up to 24 GiB under demo/ and removes them
 	$(BIN)/python -m benchmarks.store --folder demo/bench-store --size 8GiB
+
+bench-speed: $(READY)  # keeps 35 GiB of models under demo/
+	$(BIN)/python -m benchmarks.speed --folder demo/bench-speed --figure docs/images/speed.png
 
 test: $(READY)
 	$(BIN)/pytest

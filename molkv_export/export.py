@@ -14,8 +14,9 @@ from rich.progress import Progress
 from tokenizers import Tokenizer
 
 from molkv_export.atomic_folder import atomic_folder
+from molkv_export.calibration import kv_scales
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
-from molkv_export.golden import golden_ram, write_golden
+from molkv_export.golden import calibration_texts, golden_ram, write_golden
 from molkv_export.graph.build import DenseGraph, build_graph
 from molkv_export.graph.linear import BLOCK_SIZES, DEFAULT_BLOCK_SIZE, FLOAT32, DenseFormat
 from molkv_export.graph.weights import attach_weights
@@ -36,6 +37,7 @@ from molkv_runtime.manifest import (
     DenseDtype,
     FileInfo,
     GraphInfo,
+    KVDtype,
     Manifest,
     Provenance,
     read_manifest,
@@ -57,6 +59,7 @@ def export(
     *,
     dense_dtype: DenseDtype = "float32",
     block_size: int = DEFAULT_BLOCK_SIZE,
+    kv_dtype: KVDtype = "float32",
     experts_dtype: RowDtype = "float16",
     shard_size: int = DEFAULT_SHARD_SIZE,
     max_memory: int = DEFAULT_MAX_MEMORY,
@@ -74,6 +77,7 @@ def export(
         bundle: Folder to write. It appears when it is complete, or not at all.
         dense_dtype: Of the dense graph's large weights, see `graph.linear.DenseFormat`.
         block_size: Weights that share a scale in int4.
+        kv_dtype: Of the KV cache.
         experts_dtype: Of the values in the store; embeddings and keys are float16, unless it is float32.
         shard_size: Largest size of a store file in bytes.
         max_memory: RAM in bytes for writing the store, beyond the libraries and the largest dense weight. More memory
@@ -88,7 +92,7 @@ def export(
         RequestError: shard_size or max_memory is too small, there is no such block_size, or the model cannot be
             stored in these dtypes.
     """
-    dense = _dense_format(dense_dtype, block_size)
+    dense = _dense_format(dense_dtype, block_size, kv_dtype)
     with open_checkpoint(checkpoint) as source:
         rows = row_source(source)
         store = plan_store(source.config, experts_dtype, shard_size)
@@ -146,13 +150,13 @@ def export(
     return manifest
 
 
-def _dense_format(dtype: DenseDtype, block_size: int) -> DenseFormat:
+def _dense_format(dtype: DenseDtype, block_size: int, kv_dtype: KVDtype) -> DenseFormat:
     if block_size not in BLOCK_SIZES:
         sizes = ", ".join(map(str, BLOCK_SIZES))
         raise RequestError(
             f"block_size is {block_size}, expected one of {sizes} (ONNX Runtime's quantizer has no others)"
         )
-    return DenseFormat(dtype, block_size)
+    return DenseFormat(dtype, block_size, kv_dtype)
 
 
 def _file_infos(folder: Path, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
@@ -204,7 +208,8 @@ def _copy_companions(checkpoint: Path, folder: Path, vocab_size: int) -> None:
 def _write_graph(
     graph: DenseGraph, source: Checkpoint, folder: Path, progress: Progress, dense: DenseFormat
 ) -> GraphInfo:
-    attach_weights(graph, source)
+    scales = kv_scales(source, calibration_texts(source.config, folder)) if dense.kv_dtype == "int8" else None
+    attach_weights(graph, source, scales)
     task = progress.add_task("dense graph", total=graph.nbytes)
 
     def report(tensor: ir.TensorProtocol, _info: ir.external_data.CallbackInfo) -> None:
@@ -222,6 +227,7 @@ def _write_graph(
         file=_GRAPH,
         data=_GRAPH_DATA,
         dense_dtype=dense.dtype,
+        kv_dtype=dense.kv_dtype,
         block_size=dense.block_size if dense.dtype == "int4" else 0,
         inputs=graph.inputs,
         outputs=graph.outputs,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
+from tokenizers import Tokenizer
 
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.parity.metrics import top_ids
@@ -12,7 +15,7 @@ from molkv_export.parity.phases import Ids, window
 from molkv_export.parity.reference import SourceModel
 from molkv_runtime.bundle import TOKENIZER, Bundle
 from molkv_runtime.config import ModelConfig
-from molkv_runtime.golden import GOLDEN, MAX_ABS, TOP, VERSION, VERSION_KEY, GoldenText, Projection
+from molkv_runtime.golden import GOLDEN, TOP, VERSION, VERSION_KEY, GoldenText, Projection, max_abs
 from molkv_runtime.store import ExpertStore, Store
 
 _PROMPTS = (
@@ -35,9 +38,9 @@ def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
     holds wrong: the source's own is used then, and the self-test fails.
     """
     graph = bundle.graph()
-    model, limit = SourceModel(checkpoint, graph), MAX_ABS[graph.dense_dtype]
+    model, limit = SourceModel(checkpoint, graph), max_abs(graph)
     with ExpertStore(bundle) as store:
-        texts = [_golden_text(model, store, ids, new, 4 * limit) for ids, new in _texts(bundle)]
+        texts = [_golden_text(model, store, ids, new, 4 * limit) for ids, new in _texts(bundle.config, bundle.path)]
     tensors = {
         f"texts.{index}.{field}": np.ascontiguousarray(array)
         for index, text in enumerate(texts)
@@ -52,18 +55,22 @@ def golden_ram(config: ModelConfig, dense_bytes: int) -> int:
     return dense_bytes + 4 * network + (24 * _ROWS_AT_A_TIME + 100) * config.vocab_size
 
 
-def _texts(bundle: Bundle) -> list[tuple[Ids, int]]:
+def calibration_texts(config: ModelConfig, folder: Path) -> list[Ids]:
+    """Give the texts of the golden vectors alone, for a folder that may hold a tokenizer."""
+    return [ids for ids, _ in _texts(config, folder)]
+
+
+def _texts(config: ModelConfig, folder: Path) -> list[tuple[Ids, int]]:
     """Choose texts, and how many tokens each is to be continued by.
 
     Some sentences (random ids, where there is no tokenizer) to be continued, and one text of random ids that is longer
     than two expert windows (up to the context, and 4,096 tokens), so that a driver that treats its seam wrongly fails.
     """
-    config = bundle.config
     context = config.max_position_embeddings
     random = np.random.default_rng(0)
     longest = max(2, min(_PROMPT_TOKENS, context - _NEW_TOKENS))
-    if TOKENIZER in bundle.manifest.files:
-        tokenizer = bundle.tokenizer()
+    if (folder / TOKENIZER).exists():
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         prompts = [np.array(tokenizer.encode(text).ids[:longest], np.int64) for text in _PROMPTS]
     else:
         prompts = [random.integers(0, config.vocab_size, longest - index) for index in range(min(4, longest - 1))]

@@ -56,7 +56,7 @@ def inspect(path: Path) -> Inspection:
         model=config,
         sizes=Sizes(
             ram_dense_weights=sum(size for name, size in sizes.items() if name.startswith("model.")),
-            ram_kv_cache=cache_bytes(config, config.max_position_embeddings),
+            ram_kv_cache=cache_bytes(config, config.max_position_embeddings, bundle.graph().kv_dtype),
             ram_expert_window=window_bytes(config),
             storage_expert_store=sum(sizes[name] for name in shards),
             bytes_per_token=manifest.store.stride,
@@ -126,6 +126,8 @@ def _graph_table(profile: str, graph: GraphInfo) -> Table:
     title = f"\ngraph, profile {profile}: {graph.file}, dense weights {graph.dense_dtype}"
     if graph.block_size:
         title += f" in blocks of {graph.block_size}"
+    if graph.kv_dtype != "float32":
+        title += f", KV cache {graph.kv_dtype}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     for column in ("", "name", "layers", "dtype", "shape"):
         table.add_column(column, no_wrap=column == "name")

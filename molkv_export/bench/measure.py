@@ -176,6 +176,7 @@ class _Runner:
         store = WatchedStore(ExpertStore(bundle), self._spans)
         self._generator = Generator(bundle, graph=graph, store=store)
         self._config, self._runs = bundle.config, runs
+        self._kv_dtype = bundle.graph().kv_dtype
         self.weights = bundle.manifest.files[bundle.graph().data].size
 
     def sequences(self, batch: int, length: int) -> Sequences:
@@ -243,7 +244,7 @@ class _Runner:
         return Shares(gather, graph, sampling, 1 - gather - graph - sampling)
 
     def with_bandwidth(self, decode: Decode, bandwidth: float) -> Decode:
-        each = cache_bytes(self._config, decode.context) + window_bytes(self._config)
+        each = cache_bytes(self._config, decode.context, self._kv_dtype) + window_bytes(self._config)
         least = (self.weights + decode.batch * each) / bandwidth
         return msgspec.structs.replace(decode, bandwidth_share=least / decode.p50)
 

@@ -11,9 +11,12 @@ from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.rope import RotaryCache
 from molkv_runtime.config import ModelConfig
 
+# One scale for each channel of each head, fixed when the model is exported.
+_INT8_CACHE = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+
 
 class KVCache(NamedTuple):
-    """One layer's cache [B, Hkv, max_length, head_dim] and the lengths GroupQueryAttention needs."""
+    """One layer's cache [B, Hkv, max_length, head_dim], float32 or int8, and the lengths GroupQueryAttention needs."""
 
     past_key: Value
     past_value: Value
@@ -30,6 +33,10 @@ class Attention(nn.Module):
         self.rotary = rotary
         heads = config.num_attention_heads + 2 * config.num_key_value_heads
         self.qkv_proj = dense.linear(config.hidden_size, heads * config.head_dim)
+        self.k_scale = self.v_scale = None
+        if dense.kv_dtype == "int8":
+            shape = [1, config.num_key_value_heads, 1, config.head_dim]
+            self.k_scale, self.v_scale = nn.Parameter(shape), nn.Parameter(shape)
         self.o_proj = dense.linear(config.num_attention_heads * config.head_dim, config.hidden_size)
 
     def forward(self, op: OpBuilder, x: Value, cache: KVCache) -> tuple[Value, Value, Value]:
@@ -43,9 +50,11 @@ class Attention(nn.Module):
             cache.seqlens_k,
             cache.total_sequence_length,
             *self.rotary.tables(op, self.config.head_dim),
+            *(() if self.k_scale is None else (None, None, None, self.k_scale, self.v_scale)),
             num_heads=self.config.num_attention_heads,
             kv_num_heads=self.config.num_key_value_heads,
             do_rotary=1,
+            **({} if self.k_scale is None else _INT8_CACHE),
             _domain="com.microsoft",
             _version=1,
             _outputs=3,

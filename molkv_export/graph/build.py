@@ -22,7 +22,12 @@ OPSET = 22
 IR_VERSION = 10
 
 _HEAD_DIM_UNIT = 16
-_DTYPES = {"float32": ir.DataType.FLOAT, "int64": ir.DataType.INT64, "int32": ir.DataType.INT32}
+_DTYPES = {
+    "float32": ir.DataType.FLOAT,
+    "int64": ir.DataType.INT64,
+    "int32": ir.DataType.INT32,
+    "int8": ir.DataType.INT8,
+}
 
 
 class DenseGraph(NamedTuple):
@@ -54,7 +59,7 @@ def build_graph(config: ModelConfig, dense: DenseFormat = FLOAT32) -> DenseGraph
             f"head_dim is {config.head_dim}, expected a multiple of {_HEAD_DIM_UNIT}: "
             "ONNX Runtime's GroupQueryAttention rotates no other sizes"
         )
-    inputs, outputs = graph_inputs(config), graph_outputs(config)
+    inputs, outputs = graph_inputs(config, dense.kv_dtype), graph_outputs(config, dense.kv_dtype)
     graph = ir.Graph((), (), nodes=(), opset_imports={"": OPSET, "com.microsoft": 1}, name="dense_graph")
     builder = GraphBuilder(graph)
     values = {info.name: builder.input(info.name, _DTYPES[info.dtype], info.shape) for info in inputs}

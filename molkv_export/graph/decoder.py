@@ -78,13 +78,13 @@ class Decoder(nn.Module):
     def forward(
         self, op: OpBuilder, x: Value, layer_inputs: list[LayerInputs], last: Value
     ) -> tuple[Value, list[tuple[Value, Value]]]:
-        """Run the layers; `last` (int64 [1]) says how many final positions go on to the LM head."""
+        """Run the layers; `last` (int64 [1]) says how many final positions, 0 to T, go on to the LM head."""
         branch = None
         presents = []
+        start, end = op.Sub(op.Shape(x, start=1, end=2), last), [2**31 - 1]
         for layer, inputs in zip(self.layers, layer_inputs, strict=True):
             x, branch, key, value = layer(op, x, branch, inputs)
             presents.append((key, value))
-        start, end = op.Neg(last), [2**31 - 1]
         x, branch = (op.Slice(part, start, end, [1]) for part in (x, branch))
         normed, residual = self.norm(op, x, branch)
         residual.name, normed.name = tap_name("residual"), tap_name("norm")

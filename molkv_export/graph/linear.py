@@ -17,7 +17,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQua
 from onnxruntime.quantization.quant_utils import quantize_nparray
 from onnxscript import OpBuilder, nn
 
-from molkv_runtime.manifest import DenseDtype
+from molkv_runtime.manifest import DenseDtype, KVDtype
 from molkv_runtime.rope import Floats
 
 Parameters = dict[str, npt.NDArray[Any]]
@@ -129,10 +129,11 @@ class BlockwiseLinear(Linear):
 
 
 class DenseFormat(NamedTuple):
-    """How the large weights of a dense graph are stored. docs/performance.md has the measurements behind it."""
+    """How a dense graph keeps its large weights and its KV cache. docs/performance.md has the reasons."""
 
     dtype: DenseDtype = "float32"
     block_size: int = DEFAULT_BLOCK_SIZE  # of int4
+    kv_dtype: KVDtype = "float32"
 
     def linear(self, in_features: int, out_features: int) -> Linear:
         """Make a product that is computed for every position."""

@@ -18,11 +18,16 @@ from molkv_runtime.rope import Floats
 _ROWS_AT_A_TIME = 4096
 
 
-def attach_weights(graph: DenseGraph, checkpoint: Checkpoint) -> None:
-    """Give every initializer without data a lazy tensor that reads it from the checkpoint when the graph is saved."""
+def attach_weights(graph: DenseGraph, checkpoint: Checkpoint, scales: dict[str, Floats] | None = None) -> None:
+    """Give every initializer without data a lazy tensor that reads it from the checkpoint when the graph is saved.
+
+    Scales of a quantized KV cache are in no checkpoint; they are given by name.
+    """
     linears = {f"{name}.weight": linear for name, linear in graph.linears.items()}
     for name, value in graph.model.graph.initializers.items():
-        if value.const_value is None:
+        if scales is not None and name in scales:
+            value.const_value = ir.tensor(scales[name], name=name)
+        elif value.const_value is None:
             weight = source_weight(name)
             linear = linears.get(weight)
             read = _vector_reader(name, checkpoint) if linear is None else _reader(name, weight, linear, checkpoint)

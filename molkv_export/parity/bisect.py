@@ -14,11 +14,13 @@ from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.errors import MolkvError
 from molkv_runtime.generator import Generator
-from molkv_runtime.manifest import DenseDtype
+from molkv_runtime.manifest import DenseDtype, KVDtype
 from molkv_runtime.rope import Floats
 
-# Of a value's error, relative to its usual size. "Bisection" in docs/parity.md says why.
+# Of a value's error, relative to its usual size, by the dtype of the dense weights and of the KV cache. "Bisection" in
+# docs/parity.md says why.
 MAX_RELATIVE_ERROR: dict[DenseDtype, float] = {"float32": 2e-5, "float16": 2e-5, "int8": 0.2, "int4": 0.2}
+_OF_CACHE: dict[KVDtype, float] = {"float32": 0.0, "int8": 0.4}
 
 BISECTED_PHASES = ("one-shot prefill", "step-by-step decode")
 
@@ -73,7 +75,7 @@ def bisect(bundle: Bundle, provider: str, model: SourceModel, ids: Ids) -> Bisec
     Raises:
         BundleError: The bundle is too old to be looked into.
     """
-    limit = MAX_RELATIVE_ERROR[bundle.graph().dense_dtype]
+    limit = _limit(bundle)
     phases = [phase_errors(bundle, provider, model, ids, phase) for phase in BISECTED_PHASES]
     culprits = [(phase.phase, phase.first) for phase in phases if phase.first is not None]
     if not culprits:
@@ -95,8 +97,12 @@ def phase_errors(bundle: Bundle, provider: str, model: SourceModel, ids: Ids, ph
     generator = Generator(bundle, graph=graph)
     PHASES[phase](generator, ids)
     expected = source_values(model, ids, generator.store)
-    limit = MAX_RELATIVE_ERROR[bundle.graph().dense_dtype]
-    return PhaseErrors(phase, compare_values(bundle.config, expected, graph.values()), limit)
+    return PhaseErrors(phase, compare_values(bundle.config, expected, graph.values()), _limit(bundle))
+
+
+def _limit(bundle: Bundle) -> float:
+    graph = bundle.graph()
+    return max(MAX_RELATIVE_ERROR[graph.dense_dtype], _OF_CACHE[graph.kv_dtype])
 
 
 def compare_values(config: ModelConfig, expected: Values, found: Values) -> list[TapError]:

@@ -6,8 +6,8 @@ import msgspec
 
 from molkv_export.parity.metrics import Metrics
 from molkv_runtime.bundle import Bundle
-from molkv_runtime.golden import MAX_ABS
-from molkv_runtime.manifest import DenseDtype
+from molkv_runtime.golden import max_abs
+from molkv_runtime.manifest import DenseDtype, KVDtype
 from molkv_runtime.row_formats import RowDtype
 
 
@@ -45,6 +45,11 @@ def loosest(*gates: QualityGate) -> QualityGate:
     )
 
 
+_OF_CACHE: dict[KVDtype, QualityGate] = {
+    "float32": _OF_RECORDS["float32"],
+    "int8": _OF_WEIGHTS["int8"],
+}
+
 # What both cost together is little more than what the one costs that costs more; the limits leave room for that.
 QUALITY_GATES = {
     (dense, rows): loosest(of_weights, of_records)
@@ -55,12 +60,13 @@ QUALITY_GATES = {
 
 def quality_gate(bundle: Bundle) -> QualityGate:
     """Give the gate for a bundle's combination of dtypes."""
-    return QUALITY_GATES[bundle.graph().dense_dtype, bundle.manifest.store.dtype]
+    graph = bundle.graph()
+    return loosest(QUALITY_GATES[graph.dense_dtype, bundle.manifest.store.dtype], _OF_CACHE[graph.kv_dtype])
 
 
 def rounding_limit(bundle: Bundle) -> float:
     """Give the largest difference of a logit from the source with its weights and records rounded as in a bundle."""
-    return MAX_ABS[bundle.graph().dense_dtype]
+    return max_abs(bundle.graph())
 
 
 def rounding_failure(metrics: Metrics, limit: float) -> str:

@@ -70,6 +70,21 @@ class RotaryEmbedding(OpRun):
         return (_rotate(heads, positions, cos, sin).swapaxes(1, 2).reshape(x.shape),)
 
 
+def _cached(numbers: Array, scale: Array | None) -> Array:
+    """Round keys or values [Hkv, T, size] to what a cache holds."""
+    if scale is None:
+        return numbers
+    codes: Array = np.clip(np.rint(numbers / scale[0]), -128, 127).astype(np.int8)
+    return codes
+
+
+def _read(cache: Array, scale: Array | None) -> Array:
+    return cache if scale is None else cache * scale[0]
+
+
+_CACHES = (("NONE", "NONE", 8), ("PER_CHANNEL", "PER_CHANNEL", 8))
+
+
 class GroupQueryAttention(OpRun):
     """Causal attention with packed query, key and value over a cache, which it gives back with the new tokens in it."""
 
@@ -86,14 +101,25 @@ class GroupQueryAttention(OpRun):
         total_sequence_length: Array,  # noqa: ARG002  (for the allocation of caches that grow)
         cos: Array,
         sin: Array,
+        position_ids: None = None,  # noqa: ARG002
+        attention_bias: None = None,  # noqa: ARG002
+        head_sink: None = None,  # noqa: ARG002
+        k_scale: Array | None = None,  # [1, Hkv, 1, size]: of an int8 cache
+        v_scale: Array | None = None,
+        *,
         num_heads: int,
         kv_num_heads: int,
         do_rotary: int = 0,
         scale: float = 0.0,  # 0: 1 / sqrt(size)
         local_window_size: int = -1,  # -1: all
+        k_quant_type: str = "NONE",
+        v_quant_type: str = "NONE",
+        kv_cache_bit_width: int = 8,
         **others: Any,
     ) -> tuple[Array, Array, Array]:
         _refuse(others)
+        if (k_quant_type, v_quant_type, kv_cache_bit_width) not in _CACHES:
+            _refuse({"k_quant_type": k_quant_type, "v_quant_type": v_quant_type, "bit_width": kv_cache_bit_width})
         batch, length, _ = packed.shape
         heads = packed.reshape(batch, length, num_heads + 2 * kv_num_heads, -1).swapaxes(1, 2)
         query, key_new, value_new = np.split(heads, [num_heads, num_heads + kv_num_heads], axis=1)
@@ -103,17 +129,57 @@ class GroupQueryAttention(OpRun):
         present_key, present_value = past_key.copy(), past_value.copy()
         out = np.empty_like(query)
         for b, end in enumerate((seqlens_k + 1).tolist()):
-            present_key[b, :, end - length : end] = key_new[b]
-            present_value[b, :, end - length : end] = value_new[b]
+            present_key[b, :, end - length : end] = _cached(key_new[b], k_scale)
+            present_value[b, :, end - length : end] = _cached(value_new[b], v_scale)
             group = num_heads // kv_num_heads
-            keys = present_key[b, :, :end].repeat(group, axis=0)  # [H, end, size]
+            keys = _read(present_key[b, :, :end], k_scale).repeat(group, axis=0)  # [H, end, size]
+            values = _read(present_value[b, :, :end], v_scale).repeat(group, axis=0)
             scores = query[b] @ keys.swapaxes(1, 2) * np.float32(scale or query.shape[-1] ** -0.5)
             distance = positions[b][:, None] - np.arange(end)
             reach = end if local_window_size < 0 else local_window_size
             scores = np.where((distance >= 0) & (distance < reach), scores, -np.inf)
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-            out[b] = weights / weights.sum(axis=-1, keepdims=True) @ present_value[b, :, :end].repeat(group, axis=0)
+            out[b] = weights / weights.sum(axis=-1, keepdims=True) @ values
         return out.swapaxes(1, 2).reshape(batch, length, -1), present_key, present_value
+
+
+class MatMulIntegerToFloat(OpRun):
+    """Product of codes, with one scale for A and one for each column of B, which has no zero point."""
+
+    op_domain = _CONTRIB
+
+    def _run(self, a: Array, b: Array, a_scale: Array, b_scale: Array, a_zero: Array) -> tuple[Array]:
+        product = (a.astype(np.int32) - a_zero).astype(np.float64) @ b.astype(np.float64)  # exact
+        return ((product * (a_scale * b_scale)).astype(np.float32),)
+
+
+class MatMulNBits(OpRun):
+    """Product with a weight in blocks of 4 or 8 bits around the middle code; activations are rounded to int8."""
+
+    op_domain = _CONTRIB
+
+    def _run(
+        self,
+        x: Array,
+        codes: Array,  # [N, blocks, bytes of a block]
+        scale: Array,  # [N, blocks]
+        K: int,  # noqa: N803
+        N: int,  # noqa: N803
+        bits: int,
+        block_size: int,
+        accuracy_level: int,
+        **others: Any,
+    ) -> tuple[Array]:
+        _refuse(others)
+        if accuracy_level != 4:
+            _refuse({"accuracy_level": accuracy_level})
+        if bits == 4:
+            codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(N, -1, block_size)
+        weight = (codes.astype(np.float32) - 2 ** (bits - 1)) * scale.reshape(N, -1, 1)
+        blocks = np.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, -K % block_size)]).reshape(*x.shape[:-1], -1, block_size)
+        step = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
+        rounded = np.rint(np.divide(blocks, step, out=np.zeros_like(blocks), where=step > 0)) * step
+        return (rounded.reshape(*x.shape[:-1], -1) @ weight.reshape(N, -1).T,)
 
 
 _OPERATORS: list[type[OpRun]] = [
@@ -121,6 +187,8 @@ _OPERATORS: list[type[OpRun]] = [
     SkipSimplifiedLayerNormalization,
     RotaryEmbedding,
     GroupQueryAttention,
+    MatMulIntegerToFloat,
+    MatMulNBits,
 ]
 
 

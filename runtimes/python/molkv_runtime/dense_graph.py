@@ -105,13 +105,13 @@ def session_options(provider: str, threads: int | None = None) -> onnxruntime.Se
     return options
 
 
-_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)", "int32": "tensor(int32)"}
+_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)", "int32": "tensor(int32)", "int8": "tensor(int8)"}
 
 
 def _check_interface(bundle: Bundle, info: GraphInfo, session: onnxruntime.InferenceSession, path: Path) -> None:
     for kind, listed, wanted, found in (
-        ("inputs", info.inputs, graph_inputs(bundle.config), session.get_inputs()),
-        ("outputs", info.outputs, graph_outputs(bundle.config), session.get_outputs()),
+        ("inputs", info.inputs, graph_inputs(bundle.config, info.kv_dtype), session.get_inputs()),
+        ("outputs", info.outputs, graph_outputs(bundle.config, info.kv_dtype), session.get_outputs()),
     ):
         if listed != wanted:
             raise BundleError(

@@ -98,6 +98,7 @@ class Generator:
             self.config,
             self.graph,
             self.store,
+            kv_dtype=self.bundle.graph().kv_dtype,
             batch_size=batch_size,
             max_length=max_length,
             prefill_chunk=prefill_chunk,

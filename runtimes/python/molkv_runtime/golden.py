@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import BundleError
-from molkv_runtime.manifest import DenseDtype
+from molkv_runtime.manifest import DenseDtype, GraphInfo, KVDtype
 from molkv_runtime.rope import Floats
 from molkv_runtime.tensor_file import TensorFile
 
@@ -21,12 +21,18 @@ GOLDEN = "golden.safetensors"
 VERSION_KEY, VERSION = "golden_version", "1"  # all metadata there is: with two keys, safetensors writes any order
 TOP = 16  # logits that are kept of every position
 PROJECTIONS = 8  # numbers that all logits of a position go into
-# Of a logit or a projection. With float weights nothing but float32 rounding may be left; the kernels of quantized ones
-# round activations to int8, each processor's in its own way (docs/parity.md, "The gates").
-MAX_ABS: dict[DenseDtype, float] = {"float32": 1e-4, "float16": 1e-4, "int8": 1.0, "int4": 1.0}
+# With float weights nothing but float32 rounding may be left; the kernels of quantized ones round activations to int8,
+# each processor's in its own way, and an int8 cache rounds keys and values (docs/parity.md, "The gates").
+_MAX_ABS: dict[DenseDtype, float] = {"float32": 1e-4, "float16": 1e-4, "int8": 1.0, "int4": 1.0}
+_MAX_ABS_OF_CACHE: dict[KVDtype, float] = {"float32": 0.0, "int8": 2.0}
 
 _FIELDS = {"input_ids": "I32", "top_ids": "I32", "top_logits": "F32", "projection": "F32", "greedy_ids": "I32"}
 _DTYPES = {"I32": "<i4", "F32": "<f4"}
+
+
+def max_abs(graph: GraphInfo) -> float:
+    """Give how far a graph's logits and projections may be from the golden ones."""
+    return max(_MAX_ABS[graph.dense_dtype], _MAX_ABS_OF_CACHE[graph.kv_dtype])
 
 
 class GoldenText(NamedTuple):

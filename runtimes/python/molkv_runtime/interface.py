@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from molkv_runtime.config import ModelConfig
-from molkv_runtime.manifest import TensorInfo
+from molkv_runtime.manifest import KVDtype, TensorInfo
 
 
-def graph_inputs(config: ModelConfig) -> tuple[TensorInfo, ...]:
+def graph_inputs(config: ModelConfig, kv_dtype: KVDtype = "float32") -> tuple[TensorInfo, ...]:
     """List the inputs of the cpu profile."""
     d, n = config.hidden_size, config.num_experts
     inputs = [TensorInfo(name="inputs_embeds", dtype="float32", shape=("batch", "length", d))]
@@ -29,19 +29,19 @@ def graph_inputs(config: ModelConfig) -> tuple[TensorInfo, ...]:
         TensorInfo(name="total_sequence_length", dtype="int32", shape=()),
         TensorInfo(name="logits_to_keep", dtype="int64", shape=(1,)),
     ]
-    return (*inputs, *_cache(config, "past_key_values"))
+    return (*inputs, *_cache(config, "past_key_values", kv_dtype))
 
 
-def graph_outputs(config: ModelConfig) -> tuple[TensorInfo, ...]:
+def graph_outputs(config: ModelConfig, kv_dtype: KVDtype = "float32") -> tuple[TensorInfo, ...]:
     """List the outputs of the cpu profile."""
     logits = TensorInfo(name="logits", dtype="float32", shape=("batch", "logits_length", config.vocab_size))
-    return (logits, *_cache(config, "present"))
+    return (logits, *_cache(config, "present", kv_dtype))
 
 
-def _cache(config: ModelConfig, prefix: str) -> list[TensorInfo]:
+def _cache(config: ModelConfig, prefix: str, kv_dtype: KVDtype) -> list[TensorInfo]:
     shape = ("batch", config.num_key_value_heads, "max_length", config.head_dim)
     return [
-        TensorInfo(name=f"{prefix}.{layer}.{kind}", dtype="float32", shape=shape)
+        TensorInfo(name=f"{prefix}.{layer}.{kind}", dtype=kv_dtype, shape=shape)
         for layer in range(config.num_hidden_layers)
         for kind in ("key", "value")
     ]

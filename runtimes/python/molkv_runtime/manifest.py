@@ -14,6 +14,7 @@ from molkv_runtime.json_file import decode_json, read_bytes
 from molkv_runtime.row_formats import RowDtype
 
 DenseDtype = Literal["float32", "float16", "int8", "int4"]
+KVDtype = Literal["float32", "int8"]
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -30,7 +31,7 @@ class TensorInfo(_Part, frozen=True):
     """An input or output of a graph; dimensions are numbers or names."""
 
     name: str
-    dtype: Literal["float32", "int64", "int32"]
+    dtype: Literal["float32", "int64", "int32", "int8"]
     shape: tuple[int | str, ...]
 
 
@@ -40,6 +41,7 @@ class GraphInfo(_Part, frozen=True):
     file: str
     data: str  # the weights, which `file` refers to
     dense_dtype: DenseDtype  # of large weights; norms and the smallest products are float32
+    kv_dtype: KVDtype  # of the KV cache
     block_size: int  # weights that share a scale, where the dtype has blocks; else 0
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]

@@ -5,16 +5,26 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from molkv_runtime.config import ModelConfig
+from molkv_runtime.manifest import KVDtype
 
 _MEMINFO = Path("/proc/meminfo")
 _GROUPS = Path("/sys/fs/cgroup")
 _LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
 
-def cache_bytes(config: ModelConfig, length: int) -> int:
+def cache_bytes(config: ModelConfig, length: int, kv_dtype: KVDtype = "float32") -> int:
     """Size of the KV cache of one sequence of `length` tokens."""
-    return 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * length
+    return (
+        2
+        * np.dtype(kv_dtype).itemsize
+        * config.num_hidden_layers
+        * config.num_key_value_heads
+        * config.head_dim
+        * length
+    )
 
 
 def window_bytes(config: ModelConfig) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import BundleError
 from molkv_runtime.generator import Generator
-from molkv_runtime.golden import MAX_ABS, GoldenText, Projection, read_golden
+from molkv_runtime.golden import GoldenText, Projection, max_abs, read_golden
 from molkv_runtime.providers import resolve
 from molkv_runtime.rope import Floats
 from molkv_runtime.verify import verify
@@ -101,7 +101,7 @@ _PHASES: dict[str, _Phase] = {"prefill in chunks": _prefill, "step-by-step decod
 
 def _run_phase(name: str, run: _Phase, generator: Generator, texts: list[GoldenText]) -> PhaseResult:
     projection = Projection(generator.config.vocab_size)
-    limit = MAX_ABS[generator.bundle.graph().dense_dtype]
+    limit = max_abs(generator.bundle.graph())
     positions = same = 0
     logit = projected = 0.0
     for text in texts:

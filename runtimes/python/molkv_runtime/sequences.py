@@ -11,6 +11,7 @@ from molkv_runtime.config import ModelConfig
 from molkv_runtime.dense_graph import Arrays, Call, Graph
 from molkv_runtime.errors import RequestError
 from molkv_runtime.experts import expert_state
+from molkv_runtime.manifest import KVDtype
 from molkv_runtime.memory import available_memory, cache_bytes, window_bytes
 from molkv_runtime.record import Records
 from molkv_runtime.record_decoder import GROUP, RecordDecoder
@@ -30,6 +31,7 @@ class Sequences:
         graph: Graph,
         store: Store,
         *,
+        kv_dtype: KVDtype = "float32",
         batch_size: int = 1,
         max_length: int | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
@@ -40,6 +42,7 @@ class Sequences:
             config: The model.
             graph: Its dense graph.
             store: Its expert store.
+            kv_dtype: Of the KV cache, which the graph decides.
             batch_size: B.
             max_length: Longest sequence in tokens; default and maximum is the model's context.
             prefill_chunk: Tokens of a prompt that are run in one call; bounds the memory that prefill needs.
@@ -56,6 +59,7 @@ class Sequences:
             if value < 1:
                 raise RequestError(f"{name} is {value}, expected 1 or more")
         self._config, self._graph, self._store = config, graph, store
+        self._kv_dtype: KVDtype = kv_dtype
         self._prefill_chunk = prefill_chunk
         self._check_memory(batch_size)
         self._allocate(batch_size)
@@ -64,7 +68,7 @@ class Sequences:
     def _check_memory(self, batch_size: int) -> None:
         # Memory is given out when it is written, so asking for too much would fail later, and not with an error.
         config = self._config
-        each = cache_bytes(config, self.max_length) + window_bytes(config) + 4 * config.vocab_size
+        each = cache_bytes(config, self.max_length, self._kv_dtype) + window_bytes(config) + 4 * config.vocab_size
         needed, free = batch_size * each, available_memory()
         if needed > free:
             raise RequestError(
@@ -78,7 +82,7 @@ class Sequences:
         self._experts = expert_state(config, batch_size, self.max_length)
         cache_shape = (batch_size, config.num_key_value_heads, self.max_length, config.head_dim)
         self._cache = {
-            f"{layer}.{kind}": np.zeros(cache_shape, np.float32)
+            f"{layer}.{kind}": np.zeros(cache_shape, self._kv_dtype)
             for layer in range(config.num_hidden_layers)
             for kind in ("key", "value")
         }
@@ -144,7 +148,9 @@ class Sequences:
         try:
             for number, chunk in enumerate(chunks):
                 part = Part(sequence, start, len(chunk), follows=number > 0, ends=number + 1 == len(chunks))
-                call, logits = self._bind_prefill(part, pending.result(), len(chunk) if all_logits else 1)
+                # The LM head is a large part of the work; of a chunk in the middle nobody wants to know.
+                keep = len(chunk) if all_logits else int(part.ends)
+                call, logits = self._bind_prefill(part, pending.result(), keep)
                 if not part.ends:
                     pending = self._store.start_gather(chunks[number + 1], self._chunk_records)
                 call.run()
@@ -207,17 +213,20 @@ class Sequences:
             raise RequestError(
                 f"there are {tokens.size} token ids, expected one for each of {len(self.lengths)} sequences"
             )
-        going = np.ones(len(self.lengths), bool) if active is None else active
-        if np.any(self.lengths[going] >= self.max_length):
+        # Plain numbers, not arrays: behind a step of the graph nothing of numpy is in the caches any more.
+        lengths = self.lengths.tolist()
+        going = [True] * len(lengths) if active is None else active.tolist()
+        if any(goes and length >= self.max_length for goes, length in zip(going, lengths, strict=True)):
             raise RequestError(f"a sequence has reached max_length ({self.max_length} tokens) and cannot go on")
-        positions = np.minimum(self.lengths, self.max_length - 1)
         records = self._decoder.decode(self._store.gather(tokens, self._records))
         self._embeds[:, 0] = records["embedding"]
-        for sequence, position in enumerate(positions.tolist()):
+        longest = 0
+        for sequence, (goes, length) in enumerate(zip(going, lengths, strict=True)):
+            position = min(length, self.max_length - 1)
             self._experts.decode(sequence, position, records[sequence : sequence + 1])
-        self._positions[:, 0] = positions
-        self._seqlens[:] = positions
-        self._total[...] = positions.max() + 1
+            self._positions[sequence, 0] = self._seqlens[sequence] = position
+            longest = max(longest, position + 1)
+        self._total[...] = longest
         self._decode_call.run()
         self.lengths += going
         return self._logits[:, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -43,7 +44,8 @@ def _product(linear: Linear, weight: Floats, x: Floats) -> Floats:
 
 
 def _stored(weight: Floats, dense: DenseFormat, name: str = "up_proj.weight") -> Floats:
-    info = GraphInfo("", "", dense_dtype=dense.dtype, block_size=dense.block_size, inputs=(), outputs=())
+    graph = {"dense_dtype": dense.dtype, "kv_dtype": "float32", "block_size": dense.block_size}
+    info = msgspec.convert({"file": "", "data": "", "inputs": (), "outputs": (), **graph}, GraphInfo)
     return stored_weight(name, torch.from_numpy(weight.T.copy()), info).numpy().T
 
 

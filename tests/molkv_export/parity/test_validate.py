@@ -69,9 +69,11 @@ def test_a_bundle_of_every_kind_passes_with_rounded_weights(
     assert trained.relative_l2 > stored.relative_l2  # rounding weights costs more than what comes on top
 
 
-@pytest.mark.parametrize("dtype", ["float16", "int8", "int4"])
-def test_the_trained_model_passes_every_gate_with_rounded_weights(dtype: Any, tmp_path: Path) -> None:
-    export(STDLIB_MINI, tmp_path / "bundle", dense_dtype=dtype, experts_dtype="int8")
+@pytest.mark.parametrize(
+    ("dtype", "kv_dtype"), [("float16", "float32"), ("int8", "float32"), ("int4", "float32"), ("float32", "int8")]
+)
+def test_the_trained_model_passes_every_gate_with_rounded_weights(dtype: Any, kv_dtype: Any, tmp_path: Path) -> None:
+    export(STDLIB_MINI, tmp_path / "bundle", dense_dtype=dtype, kv_dtype=kv_dtype, experts_dtype="int8")
     report = validate(tmp_path / "bundle", STDLIB_MINI, scope=Scope(2, 4, 64), with_bisection=True)
     assert report.failures == []
     assert report.quality.metrics.kl_mean < report.gate.kl_mean / 2

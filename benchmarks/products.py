@@ -1,0 +1,111 @@
+"""`python -m benchmarks.products`: one product of the 160M class in every way to store its weight.
+
+768 x 3072, two threads or as many as there are cores, weights that fit no cache; ONNX Runtime's `DynamicQuantizeMatMul`
+and 8-bit blocks are there for comparison, though no bundle has them in its layers.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from onnx_ir import Value
+from onnxscript import GraphBuilder, OpBuilder
+
+from molkv_export.graph.build import IR_VERSION, OPSET
+from molkv_export.graph.linear import BlockwiseLinear, HalfLinear, Linear, RowwiseInt8Linear
+from molkv_runtime.dense_graph import session_options
+
+_SIZE = 768, 3072
+_BYTES = 64 * 1024**2  # of all copies of a weight: more than the caches hold
+_LENGTHS = {1: 20, 8: 10, 256: 3}  # positions: runs
+_ROUNDS = 5
+
+
+class _DynamicLinear(RowwiseInt8Linear):
+    """One scale for all activations of a call."""
+
+    def forward(self, op: OpBuilder, x: Value) -> Value:
+        return op.DynamicQuantizeMatMul(x, self.weight, self.weight_scale, _domain="com.microsoft", _version=1)
+
+
+def main() -> None:
+    """Print a row for each way."""
+    ways: dict[str, type[Linear] | tuple[int, int]] = {
+        "float32": Linear,
+        "float16": HalfLinear,
+        "int8 by rows": RowwiseInt8Linear,
+        "int8, DynamicQuantizeMatMul": _DynamicLinear,
+        "int8 in blocks of 32": (8, 32),
+        "int8 in blocks of 128": (8, 128),
+        "int4 in blocks of 16": (4, 16),
+        "int4 in blocks of 32": (4, 32),
+        "int4 in blocks of 64": (4, 64),
+        "int4 in blocks of 128": (4, 128),
+        "int4 in blocks of 256": (4, 256),
+    }
+    weight = np.random.default_rng(0).standard_normal(_SIZE, np.float32)
+    contenders = {name: _Contender(way, weight) for name, way in ways.items()}
+    for _ in range(_ROUNDS):  # in turns: what the machine does meanwhile, it does to all of them
+        for contender in contenders.values():
+            contender.measure()
+    print(f"{os.cpu_count()} threads\n\n| | 1 position, us | GB/s | 8 positions, us | 256 positions, us | GFLOP/s |")
+    print("|---|---|---|---|---|---|")
+    for name, contender in contenders.items():
+        one, eight, many = (statistics.median(contender.times[length]) for length in _LENGTHS)
+        print(
+            f"| {name} | {1e6 * one:.0f} | {contender.size / one / 1e9:.1f} | {1e6 * eight:.0f} "
+            f"| {1e6 * many:.0f} | {2 * 256 * weight.size / many / 1e9:.0f} |"
+        )
+
+
+class _Contender:
+    """A graph with many products of the same x, each with a weight of its own."""
+
+    def __init__(self, way: type[Linear] | tuple[int, int], weight: np.ndarray) -> None:
+        parts = self._linear(way).encode(weight)
+        self.size = sum(array.nbytes for array in parts.values())
+        self._count = max(8, _BYTES // self.size)
+        graph = ir.Graph((), (), nodes=(), opset_imports={"": OPSET, "com.microsoft": 1}, name="products")
+        builder = GraphBuilder(graph)
+        x = builder.input("x", ir.DataType.FLOAT, ["n", _SIZE[0]])
+        products: list[Value] = []
+        for index in range(self._count):
+            linear = self._linear(way)
+            for name, parameter in linear.named_parameters():
+                parameter.name = f"{name}.{index}"
+            products.append(linear(builder.op, x))
+        total = builder.op.Sum(*products)
+        total.dtype, total.shape = ir.DataType.FLOAT, ir.Shape(["n", _SIZE[1]])
+        builder.add_output(total, "y")
+        for name, value in graph.initializers.items():
+            if value.const_value is None:
+                part, _, index = name.rpartition(".")
+                array = parts[part].copy()
+                array.flat[0] = int(index)  # ONNX Runtime would notice that they are the same, and compute it once
+                value.const_value = ir.tensor(array, name=name)
+        model = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION)).SerializeToString()
+        self._session = onnxruntime.InferenceSession(model, session_options("cpu", os.cpu_count()))
+        self.times: dict[int, list[float]] = {length: [] for length in _LENGTHS}
+
+    @staticmethod
+    def _linear(way: type[Linear] | tuple[int, int]) -> Linear:
+        return way(*_SIZE) if isinstance(way, type) else BlockwiseLinear(*_SIZE, *way)
+
+    def measure(self) -> None:
+        """Add the median seconds of one product, by the number of positions."""
+        for length, runs in _LENGTHS.items():
+            feed = {"x": np.random.default_rng(1).standard_normal((length, _SIZE[0]), np.float32)}
+            times = []
+            for _ in range(runs + 2):
+                start = time.perf_counter()
+                self._session.run(None, feed)
+                times.append(time.perf_counter() - start)
+            self.times[length].append(statistics.median(times[2:]) / self._count)
+
+
+main()
