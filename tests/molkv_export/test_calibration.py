@@ -32,8 +32,11 @@ def test_codes_of_the_calibration_texts_use_their_range(
             found = np.abs(codes.astype(int)).max(axis=2)  # [L, Hkv, head_dim]
             largest[kind] = found if not largest[kind].size else np.maximum(largest[kind], found)
     # The margin leaves 127 / 1.1 = 115. Values reach it in every channel; keys only where the rotation puts them.
-    assert set(np.unique(largest["value"])) <= {114, 115, 116}
-    assert largest["key"].max() in (114, 115, 116)
+    # Behind the first layer, what rounding the cache did to the layers before is in them, too.
+    assert set(np.unique(largest["value"][0])) == {115}
+    assert largest["value"].min() > 105
+    assert largest["value"].max() < 125
+    assert largest["key"][0].max() == 115
     assert largest["key"].min() > 40
 
 
