@@ -1,56 +1,71 @@
-"""`python -m benchmarks.formats`: what each format of the experts costs in quality, and saves in bytes."""
+"""`python -m benchmarks.formats`: what each format of experts, dense weights and KV cache costs in quality."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from molkv_export.export import export
+from molkv_export.graph.linear import BLOCK_SIZES
 from molkv_export.parity.validate import ROUNDED, TRAINED, validate
 from molkv_runtime.row_formats import RowDtype
 
 CHECKPOINT = Path("examples/stdlib-mini")
 
-_COLUMNS = (
-    "`--experts-dtype`",
-    "bytes per token",
-    "store",
+_QUALITY = (
     "perplexity",
     "against the trained model",
     "mean KL",
     "p99 KL",
     "max KL",
     "top-1",
-    "max abs logit against rounded records",
+    "max abs logit, as stored",
 )
 
 
 def main() -> None:
-    """Print a row for each format."""
-    print(f"| {' | '.join(_COLUMNS)} |\n{'|---' * len(_COLUMNS)}|")
-    with tempfile.TemporaryDirectory() as folder:
-        for dtype in get_args(RowDtype):
-            bundle = Path(folder) / dtype
-            manifest = export(CHECKPOINT, bundle, experts_dtype=dtype)
-            report = validate(bundle, CHECKPOINT)
-            trained = next(c.metrics for c in report.comparisons if c.reference == TRAINED)
-            worst = max(c.metrics.max_abs for c in report.comparisons if c.reference == ROUNDED)
-            store = sum(manifest.files[shard.file].size for shard in manifest.store.shards)
-            assert trained.perplexity is not None
-            cells = (
-                dtype,
-                f"{manifest.store.stride:,}",
-                f"{store / 1024**2:.1f} MiB",
-                f"{trained.perplexity.candidate:.3f}",
-                f"x {trained.perplexity.ratio:.6f} ± {trained.perplexity.ratio_error:.0e}",
-                f"{trained.kl_mean:.1e}",
-                f"{trained.kl_p99:.1e}",
-                f"{trained.kl_max:.1e}",
-                f"{trained.top1_agreement:.2%}",
-                f"{worst:.1e}",
-            )
-            print(f"| {' | '.join(cells)} |", flush=True)
+    """Print a table of the formats of experts, and one of dense weights and KV caches."""
+    experts = [(dtype, {"experts_dtype": dtype}) for dtype in get_args(RowDtype)]
+    _table(("`--experts-dtype`", "bytes per token", "store"), experts)
+    dense: list[tuple[str, dict[str, Any]]] = [
+        (dtype, {"dense_dtype": dtype}) for dtype in ("float32", "float16", "int8")
+    ]
+    dense += [(f"int4, blocks of {size}", {"dense_dtype": "int4", "block_size": size}) for size in BLOCK_SIZES]
+    dense += [("float32, KV cache int8", {"kv_dtype": "int8"})]
+    print()
+    _table(("`--dense-dtype`", "bytes per token", "dense weights"), dense)
+
+
+def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    names = (*columns, *_QUALITY)
+    print(f"| {' | '.join(names)} |\n{'|---' * len(names)}|")
+    for title, options in rows:
+        with tempfile.TemporaryDirectory() as folder:
+            print(f"| {' | '.join(_cells(title, columns[-1], Path(folder) / 'bundle', options))} |", flush=True)
+
+
+def _cells(title: str, part: str, bundle: Path, options: dict[str, Any]) -> tuple[str, ...]:
+    manifest = export(CHECKPOINT, bundle, **options)
+    report = validate(bundle, CHECKPOINT)
+    trained = next(c.metrics for c in report.comparisons if c.reference == TRAINED)
+    worst = max(c.metrics.max_abs for c in report.comparisons if c.reference == ROUNDED)
+    names = [shard.file for shard in manifest.store.shards] if part == "store" else [manifest.graphs["cpu"].data]
+    size = sum(manifest.files[name].size for name in names)
+    assert trained.perplexity is not None
+    return (
+        title,
+        f"{manifest.store.stride:,}",
+        f"{size / 1024**2:.1f} MiB",
+        f"{trained.perplexity.candidate:.3f}",
+        f"x {trained.perplexity.ratio:.6f} ± {trained.perplexity.ratio_error:.0e}",
+        f"{trained.kl_mean:.1e}",
+        f"{trained.kl_p99:.1e}",
+        f"{trained.kl_max:.1e}",
+        f"{trained.top1_agreement:.2%}",
+        f"{worst:.1e}",
+    )
 
 
 main()

@@ -55,9 +55,10 @@ def inspect(path: Path) -> Inspection:
         path=str(path),
         model=config,
         sizes=Sizes(
-            ram_dense_weights=sum(size for name, size in sizes.items() if name.startswith("model.")),
+            ram_dense_weights=sum(size for name, size in sizes.items() if name.startswith("model."))
+            * (2 if bundle.graph().dense_dtype == "float16" else 1),  # made float32 when it is loaded
             ram_kv_cache=cache_bytes(config, config.max_position_embeddings, bundle.graph().kv_dtype),
-            ram_expert_window=window_bytes(config),
+            ram_expert_window=window_bytes(config, config.max_position_embeddings),
             storage_expert_store=sum(sizes[name] for name in shards),
             bytes_per_token=manifest.store.stride,
         ),

@@ -46,6 +46,7 @@ CONFIGS: dict[str, ModelConfig] = {
         "molkv-some-layers": {**_MOLKV, "expert_layers": [0, 2], "rope_theta": 500.0, "rms_norm_eps": 1e-3},
         "molkv-one-slot": {**_MOLKV, "expert_window": 1, "num_experts": 1, "num_key_value_heads": 1},
         "molkv-wide-window": {**_MOLKV, "expert_window": 64},
+        "molkv-square": {**_MOLKV, "expert_key_size": 64},  # keys are as large as values
         "mole": {**_BASE, "model_type": "mole", "hidden_act": "gelu"},
         "dense": {**_BASE, "model_type": "mole", "num_experts": 0},
     }.items()

@@ -142,7 +142,7 @@ def _memory(folder: Path, results: dict[str, _Results]) -> list[str]:
     config = configs()["molkv"]
     lines = ["| | peak RSS | dense weights | KV cache | window | the rest |", "|---|---|---|---|---|---|"]
     for dtype, found in results.items():
-        parts = [_weights(folder, "molkv", dtype), cache_bytes(config, 1024), window_bytes(config)]
+        parts = [_weights(folder, "molkv", dtype), cache_bytes(config, 1024), window_bytes(config, 1024)]
         peak = found["molkv", DECODE].rss
         cells = [f"{size / 1e6:.0f} MB" for size in (peak, *parts, peak - sum(parts))]
         lines.append(f"| {dtype} | {' | '.join(cells)} |")
@@ -155,7 +155,7 @@ def _bandwidth(folder: Path, results: dict[str, _Results], bandwidth: float) -> 
         cells = []
         for dtype in DTYPES:
             config = configs()[name]
-            least = _weights(folder, name, dtype) + cache_bytes(config, 512) + window_bytes(config)
+            least = _weights(folder, name, dtype) + cache_bytes(config, 512) + window_bytes(config, 512)
             rate = least / results[dtype][name, DECODE].median
             cells.append(f"{rate / 1e9:.1f} GB/s, {rate / bandwidth:.2f}")
         lines.append(f"| {_TITLES[name]} | {' | '.join(cells)} |")

@@ -124,6 +124,8 @@ def bench(
     for name, values in (("batch", batches), ("steps", [steps]), ("runs", [runs])):
         if min(values, default=0) < 1:
             raise RequestError(f"{name} is {min(values, default='missing')}, expected 1 or more")
+    if "cold" in storage and not hasattr(os, "posix_fadvise"):
+        raise RequestError("storage is 'cold', but this system cannot drop files from its page cache; measure 'warm'")
     threads = (os.cpu_count() or 1) if threads is None else threads
     report_progress("loading")
     runner = _Runner(opened, provider, threads, runs)
@@ -177,7 +179,9 @@ class _Runner:
         self._generator = Generator(bundle, graph=graph, store=store)
         self._config, self._runs = bundle.config, runs
         self._kv_dtype = bundle.graph().kv_dtype
-        self.weights = bundle.manifest.files[bundle.graph().data].size
+        info = bundle.graph()
+        # ONNX Runtime makes float32 of float16 when it loads.
+        self.weights = bundle.manifest.files[info.data].size * (2 if info.dense_dtype == "float16" else 1)
 
     def sequences(self, batch: int, length: int) -> Sequences:
         return self._generator.sequences(batch, length)
@@ -244,7 +248,7 @@ class _Runner:
         return Shares(gather, graph, sampling, 1 - gather - graph - sampling)
 
     def with_bandwidth(self, decode: Decode, bandwidth: float) -> Decode:
-        each = cache_bytes(self._config, decode.context, self._kv_dtype) + window_bytes(self._config)
+        each = cache_bytes(self._config, decode.context, self._kv_dtype) + window_bytes(self._config, decode.context)
         least = (self.weights + decode.batch * each) / bandwidth
         return msgspec.structs.replace(decode, bandwidth_share=least / decode.p50)
 

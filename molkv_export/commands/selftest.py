@@ -40,7 +40,10 @@ def selftest_command(bundle: Path, provider: str, as_json: bool) -> None:
                 f"  {phase.phase}: {phase.positions} positions, max abs logit {phase.max_abs_logit:.1e}, "
                 f"projection {phase.max_abs_projection:.1e}, top-1 {phase.top1_agreement:.2%}"
             )
-        click.echo(f"  greedy text: {result.greedy_identical} of {result.greedy_tokens} tokens identical")
+        if result.greedy_tokens:
+            click.echo(f"  greedy text: {result.greedy_identical} of {result.greedy_tokens} tokens identical")
+        else:
+            click.echo("  greedy text: none, since rounding could decide the first tokens already")
         for failure in result.failures:
             click.echo(f"FAIL {failure}")
         if not result.failures:

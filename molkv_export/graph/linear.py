@@ -17,6 +17,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQua
 from onnxruntime.quantization.quant_utils import quantize_nparray
 from onnxscript import OpBuilder, nn
 
+from molkv_runtime.errors import RequestError
 from molkv_runtime.manifest import DenseDtype, KVDtype
 from molkv_runtime.rope import Floats
 
@@ -58,7 +59,14 @@ class HalfLinear(Linear):
         return op.MatMul(x, op.Cast(self.weight, to=ir.DataType.FLOAT))
 
     def encode(self, weight: Floats) -> Parameters:
-        """Round to the nearest."""
+        """Round to the nearest.
+
+        Raises:
+            RequestError: A number is beyond float16.
+        """
+        largest = float(np.abs(weight).max())
+        if largest > float(np.finfo(np.float16).max):
+            raise RequestError(f"a weight is {largest:.6g}, beyond float16 (65504); export with another --dense-dtype")
         return {"weight": weight.astype(np.float16)}
 
 

@@ -176,10 +176,11 @@ class MatMulNBits(OpRun):
         if bits == 4:
             codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(N, -1, block_size)
         weight = (codes.astype(np.float32) - 2 ** (bits - 1)) * scale.reshape(N, -1, 1)
-        blocks = np.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, -K % block_size)]).reshape(*x.shape[:-1], -1, block_size)
+        count, places = -(-K // block_size), x.shape[:-1]
+        blocks = np.pad(x, [*[(0, 0)] * len(places), (0, -K % block_size)]).reshape(*places, count, block_size)
         step = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
         rounded = np.rint(np.divide(blocks, step, out=np.zeros_like(blocks), where=step > 0)) * step
-        return (rounded.reshape(*x.shape[:-1], -1) @ weight.reshape(N, -1).T,)
+        return (rounded.reshape(*places, count * block_size) @ weight.reshape(N, -1).T,)
 
 
 _OPERATORS: list[type[OpRun]] = [

@@ -43,11 +43,13 @@ class SourceModel(LookupExpertForCausalLM):
         self._store: Store | None = None
         self._kept_ids, self._kept = torch.empty(0, dtype=torch.long), _no_records(checkpoint)
         names = [name for name in checkpoint.tensor_names if ".experts." not in name and name != EMBEDDING]
-        state = {name: checkpoint.tensor(name) for name in names}
+        sources = {name: name for name in names}
         if self.config.tie_word_embeddings:
-            state[LM_HEAD] = checkpoint.tensor(EMBEDDING)
-        if graph is not None:
-            state = {name: stored_weight(name, weight, graph) for name, weight in state.items()}
+            sources[LM_HEAD] = EMBEDDING
+        state = {}
+        for name, source in sources.items():  # one by one: only one is in RAM twice
+            weight = checkpoint.tensor(source)
+            state[name] = weight if graph is None else stored_weight(name, weight, graph)
         self.load_state_dict(state, strict=False, assign=True)
         self.requires_grad_(False).eval()
 

@@ -89,8 +89,8 @@ def _rename_file(manifest: dict[str, Any], name: str) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda m: m.update(schema_version=2), "schema_version is 2, expected 1"),
-        (lambda m: m.pop("schema_version"), "schema_version is none, expected 1"),
+        (lambda m: m.update(schema_version=1), "schema_version is 1, expected 2"),
+        (lambda m: m.pop("schema_version"), "schema_version is none, expected 2"),
         (lambda m: m.pop("store"), "missing required field `store`"),
         (lambda m: m.update(surprise=1), "unknown field `surprise`"),
         (lambda m: m["model"].update(expert_window=0), "expert_window is 0"),

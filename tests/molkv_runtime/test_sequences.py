@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from molkv_runtime import BundleError, Generator, RequestError
-from molkv_runtime.dense_graph import Arrays, Call, DenseGraph
+from molkv_runtime.dense_graph import Arrays, BoundCall, Call, DenseGraph
+from molkv_runtime.memory import available_memory
 
 
 class _Recorder:
@@ -104,6 +105,43 @@ def test_a_prompt_that_cannot_be_read_leaves_the_sequence_as_it_was(
     assert state.lengths.tolist() == other.lengths.tolist() == [12]
     for token in (60, 61, 62):
         assert np.array_equal(state.decode([token]), other.decode([token]))
+
+
+@pytest.mark.parametrize("name", ["molkv", "mole"])
+def test_a_prompt_whose_last_chunk_fails_leaves_the_sequence_as_it_was(
+    name: str, bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = Generator(bundles(name))
+    state, other = (generator.sequences(prefill_chunk=5) for _ in range(2))
+    for each in (state, other):
+        each.prefill(0, np.arange(12))
+    run, calls = BoundCall.run, []
+
+    def fail(call: BoundCall) -> None:
+        calls.append(call)
+        run(call)
+        if len(calls) == 4:
+            raise BundleError("the dense graph fails")
+
+    monkeypatch.setattr(BoundCall, "run", fail)
+    with pytest.raises(BundleError, match="graph fails"):
+        state.prefill(0, np.arange(30, 50))
+    monkeypatch.undo()
+    for token in (60, 61, 62):
+        assert np.array_equal(state.decode([token]), other.decode([token]))
+
+
+def test_files_in_the_page_cache_count_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("molkv_runtime.memory._GROUPS", tmp_path)
+    whole = available_memory()
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("900000\n")
+    (tmp_path / "memory.stat").write_text("anon 200000\nactive_file 300000\ninactive_file 400000\n")
+    assert available_memory() == 800_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory() == pytest.approx(whole, rel=0.1)
+    monkeypatch.setattr("molkv_runtime.memory._MEMINFO", tmp_path / "none")
+    assert available_memory() > 2**60
 
 
 def test_sequences_that_do_not_fit_into_memory_are_refused_before_any_is_allocated(

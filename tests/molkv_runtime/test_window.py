@@ -60,7 +60,7 @@ def test_prefill_shows_each_position_its_window_whatever_came_before(first: int,
     window = ExpertWindow(CONFIG, 2, 64)
     for position in range(first):
         window.decode(1, position, _records(range(position, position + 1)))
-    inputs = window.prefill(Part(1, first, length, follows=False, ends=True), _groups(first, length, group))
+    inputs = window.prefill(Part(1, first, length, follows=False), _groups(first, length, group))
     for kind in ("expert_value.0", "expert_key.0"):
         seen = _seen(inputs[kind], inputs["expert_mask"])
         assert seen == [_expected(position) for position in range(first, first + length)]
@@ -69,7 +69,8 @@ def test_prefill_shows_each_position_its_window_whatever_came_before(first: int,
 @pytest.mark.parametrize("prompt", [1, 3, 5, 10])
 def test_decode_shows_the_last_positions_after_any_prompt(prompt: int) -> None:
     window = ExpertWindow(CONFIG, 2, 64)
-    window.prefill(Part(0, 0, prompt, follows=False, ends=True), _groups(0, prompt, 4))
+    window.prefill(Part(0, 0, prompt, follows=False), _groups(0, prompt, 4))
+    window.finish()
     for position in range(prompt, prompt + 12):
         window.decode(0, position, _records(range(position, position + 1)))
         inputs = {name: array[:1] for name, array in window.decode_inputs.items()}
@@ -89,11 +90,12 @@ def test_parts_that_follow_each_other_are_one_prompt(parts: tuple[int, ...]) -> 
     for position in range(start):
         window.decode(1, position, _records(range(position, position + 1)))
     for number, length in enumerate(parts):
-        part = Part(1, start, length, follows=number > 0, ends=number + 1 == len(parts))
+        part = Part(1, start, length, follows=number > 0)
         inputs = window.prefill(part, _groups(start, length, 4))
         seen = _seen(inputs["expert_value.0"], inputs["expert_mask"])
         assert seen == [_expected(position) for position in range(start, start + length)]
         start += length
+    window.finish()
     window.decode(1, start, _records(range(start, start + 1)))
     decoded = {name: array[1:] for name, array in window.decode_inputs.items()}
     assert _seen(decoded["expert_key.0"], decoded["expert_mask"]) == [_expected(start)]

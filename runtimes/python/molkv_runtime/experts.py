@@ -28,6 +28,9 @@ class ExpertState(Protocol):
         Gives the graph's inputs for them, in memory that the next call uses again.
         """
 
+    def finish(self) -> None:
+        """Keep what later steps need of a prompt whose last part was taken in last; until then nothing has changed."""
+
     def decode(self, sequence: int, position: int, record: Records) -> None:
         """Take in the record [1] (float32) of a sequence's next position, into `decode_inputs`."""
 
@@ -54,6 +57,9 @@ class PresentExperts:
                 self._memory[:, done : done + len(records)] = records["layers"]["value"].swapaxes(0, 1)
             done += len(records)
         return {name: values[None, : part.length] for name, values in zip(self._names, self._memory, strict=True)}
+
+    def finish(self) -> None:
+        """Nothing: a position reads its own experts only."""
 
     def decode(self, sequence: int, position: int, record: Records) -> None:  # noqa: ARG002
         """Put the values of the record where the graph reads them."""

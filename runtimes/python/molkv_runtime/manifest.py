@@ -16,7 +16,7 @@ from molkv_runtime.row_formats import RowDtype
 DenseDtype = Literal["float32", "float16", "int8", "int4"]
 KVDtype = Literal["float32", "int8"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 
 

@@ -12,7 +12,11 @@ from molkv_runtime.manifest import KVDtype
 
 _MEMINFO = Path("/proc/meminfo")
 _GROUPS = Path("/sys/fs/cgroup")
-_LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+# Limit, usage, and where it says how much of the usage is files that can be dropped; of control groups 2 and 1.
+_LIMITS = (
+    ("memory.max", "memory.current", "memory.stat", ""),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_"),
+)
 
 
 def cache_bytes(config: ModelConfig, length: int, kv_dtype: KVDtype = "float32") -> int:
@@ -27,12 +31,12 @@ def cache_bytes(config: ModelConfig, length: int, kv_dtype: KVDtype = "float32")
     )
 
 
-def window_bytes(config: ModelConfig) -> int:
-    """Size of the expert window of one sequence; 0 where experts have no keys."""
+def window_bytes(config: ModelConfig, length: int) -> int:
+    """Size of the expert window of one sequence of `length` tokens; 0 where experts have no keys."""
     if not config.has_keys:
         return 0
     row = config.expert_key_size + config.hidden_size
-    return 4 * config.expert_window * config.num_experts * row * len(config.layers_with_experts)
+    return 4 * min(config.expert_window, length) * config.num_experts * row * len(config.layers_with_experts)
 
 
 def available_memory() -> int:
@@ -46,9 +50,11 @@ def available_memory() -> int:
         found.append(1024 * int(lines["MemAvailable"].split()[0]))
     except (OSError, KeyError, ValueError):
         pass
-    for limit, usage in _LIMITS:
+    for limit, usage, statistics, prefix in _LIMITS:
         try:
-            found.append(int((_GROUPS / limit).read_text()) - int((_GROUPS / usage).read_text()))
-        except (OSError, ValueError):  # there is no such group, or its limit is "max"
+            stat = dict(line.split() for line in (_GROUPS / statistics).read_text().splitlines())
+            files = sum(int(stat[f"{prefix}{kind}_file"]) for kind in ("active", "inactive"))
+            found.append(int((_GROUPS / limit).read_text()) - int((_GROUPS / usage).read_text()) + files)
+        except (OSError, KeyError, ValueError):  # there is no such group, or its limit is "max"
             continue
     return max(0, min(found))

@@ -62,14 +62,20 @@ class Sequences:
         self._kv_dtype: KVDtype = kv_dtype
         self._prefill_chunk = prefill_chunk
         self._check_memory(batch_size)
-        self._allocate(batch_size)
+        try:
+            self._allocate(batch_size)
+        except MemoryError as error:  # of a limit on the address space, which no one tells before
+            raise RequestError(
+                f"{batch_size} sequences of {self.max_length} tokens do not fit into memory; ask for less"
+            ) from error
         self._decode_call = self._bind_decode()
 
     def _check_memory(self, batch_size: int) -> None:
         # Memory is given out when it is written, so asking for too much would fail later, and not with an error.
         config = self._config
-        each = cache_bytes(config, self.max_length, self._kv_dtype) + window_bytes(config) + 4 * config.vocab_size
-        needed, free = batch_size * each, available_memory()
+        window = window_bytes(config, self.max_length)
+        each = cache_bytes(config, self.max_length, self._kv_dtype) + window + 4 * config.vocab_size
+        needed, free = batch_size * each + 2 * window, available_memory()  # a chunk of a prompt: two windows at least
         if needed > free:
             raise RequestError(
                 f"{batch_size} sequences of {self.max_length} tokens need {needed / 1024**2:,.0f} MiB of RAM, "
@@ -135,7 +141,8 @@ class Sequences:
                 f"the prompt has {len(tokens)} tokens, there is room for {room} of max_length {self.max_length}"
             )
         logits = list(self._prefill_chunks(sequence, self._chunks(tokens), all_logits))
-        # Only now: if a record cannot be read, the sequence is what it was before.
+        # Only now: if a record cannot be read or the graph fails, the sequence is what it was before.
+        self._experts.finish()
         self.lengths[sequence] += len(tokens)
         return np.concatenate(logits) if all_logits else logits[-1]
 
@@ -147,11 +154,11 @@ class Sequences:
         pending = self._store.start_gather(chunks[0], self._chunk_records)
         try:
             for number, chunk in enumerate(chunks):
-                part = Part(sequence, start, len(chunk), follows=number > 0, ends=number + 1 == len(chunks))
+                part, is_last = Part(sequence, start, len(chunk), follows=number > 0), number + 1 == len(chunks)
                 # The LM head is a large part of the work; of a chunk in the middle nobody wants to know.
-                keep = len(chunk) if all_logits else int(part.ends)
+                keep = len(chunk) if all_logits else int(is_last)
                 call, logits = self._bind_prefill(part, pending.result(), keep)
-                if not part.ends:
+                if not is_last:
                     pending = self._store.start_gather(chunks[number + 1], self._chunk_records)
                 call.run()
                 start += len(chunk)
@@ -221,7 +228,7 @@ class Sequences:
         records = self._decoder.decode(self._store.gather(tokens, self._records))
         self._embeds[:, 0] = records["embedding"]
         longest = 0
-        for sequence, (goes, length) in enumerate(zip(going, lengths, strict=True)):
+        for sequence, length in enumerate(lengths):
             position = min(length, self.max_length - 1)
             self._experts.decode(sequence, position, records[sequence : sequence + 1])
             self._positions[sequence, 0] = self._seqlens[sequence] = position

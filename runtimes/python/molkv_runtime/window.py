@@ -20,7 +20,6 @@ class Part(NamedTuple):
     start: int  # its first position
     length: int
     follows: bool  # the part that was taken in last is the one before this one, of the same prompt
-    ends: bool  # it is the last one
 
 
 class ExpertWindow:
@@ -44,7 +43,9 @@ class ExpertWindow:
             self._rotary = rotary_tables(np.arange(max_length), config.expert_key_size, config.rope_theta)
         self.decode_inputs: Arrays = {"expert_mask": self._mask, **self._by_name(self._keys, self._values)}
         self._tails = self._keys[:, 0, 1:], self._values[:, 0, 1:]  # of the last part, its W - 1 last positions
-        self._memory: dict[int, Floats] = {}  # of prefill's blocks, [L, any], by the size of a row
+        empty = np.zeros((len(self._layers), 0), np.float32)
+        self._memory = {"key": empty, "value": empty}  # of prefill's blocks, [L, any]
+        self._ended: tuple[Part, Floats, Floats] | None = None  # a prompt's last part and its last W rows
         self._prefill_mask: tuple[tuple[int, int], Floats] = ((-1, -1), self._mask)
 
     def _by_name(self, keys: Floats, values: Floats) -> Arrays:
@@ -70,7 +71,8 @@ class ExpertWindow:
         """
         block, before = min(part.length, self._window), self._window - 1
         count = part.length // block
-        keys, values = (self._blocks(ring, count, block + before) for ring in (self._keys, self._values))
+        keys = self._blocks("key", self._keys, count, block + before)
+        values = self._blocks("value", self._values, count, block + before)
         for ring, blocks, tail in zip((self._keys, self._values), (keys, values), self._tails, strict=True):
             if part.follows:
                 blocks[:, 0, :before] = tail
@@ -89,10 +91,16 @@ class ExpertWindow:
                         blocks[:, number + 1, seen.start - 1 : seen.stop - 1] = there
             done += len(records)
         self._tails = keys[:, -1, block:], values[:, -1, block:]
-        if part.ends:
-            for ring, blocks in ((self._keys, keys), (self._values, values)):
-                self._enter(ring[:, part.sequence], blocks[:, -1, block - 1 :], part.start + part.length)
+        self._ended = (part, keys[:, -1, block - 1 :], values[:, -1, block - 1 :])
         return {"expert_mask": self._mask_of_blocks(part.start, part.length, block), **self._by_name(keys, values)}
+
+    def finish(self) -> None:
+        """Enter the last W positions of the part that was taken in last into the ring."""
+        assert self._ended is not None
+        part, keys, values = self._ended
+        end = part.start + part.length
+        self._enter(self._keys[:, part.sequence], keys, end)
+        self._enter(self._values[:, part.sequence], values, end)
 
     def _enter(self, ring: Floats, rows: Floats, end: int) -> None:
         """Put the W positions before `end`, [L, W, N, size], into a ring of the same shape."""
@@ -124,13 +132,13 @@ class ExpertWindow:
         cos, sin = (table[start : start + stored.shape[1], None] for table in self._rotary)
         rotate(stored, cos, sin, out)
 
-    def _blocks(self, ring: Floats, count: int, reach: int) -> Floats:
+    def _blocks(self, kind: str, ring: Floats, count: int, reach: int) -> Floats:
         """Give memory [L, count, R, N, size] for rows as in a ring; it grows when a chunk is longer than any before."""
         rows, size = ring.shape[-2:]
         needed = count * reach * rows * size
-        if size not in self._memory or self._memory[size].shape[1] < needed:
-            self._memory[size] = np.zeros((len(ring), needed), np.float32)
-        return self._memory[size][:, :needed].reshape(len(ring), count, reach, rows, size)
+        if self._memory[kind].shape[1] < needed:
+            self._memory[kind] = np.zeros((len(ring), needed), np.float32)
+        return self._memory[kind][:, :needed].reshape(len(ring), count, reach, rows, size)
 
     def _runs(self, start: int, count: int) -> Iterator[tuple[slice, slice]]:
         """Give the slots of `count` <= W positions from `start` on, in one or two runs, and which they are."""

@@ -16,6 +16,7 @@ from onnxscript import GraphBuilder
 from molkv_export.graph.build import IR_VERSION, OPSET
 from molkv_export.graph.linear import BLOCK_SIZES, DenseFormat, Linear
 from molkv_export.parity.stored_weights import stored_weight
+from molkv_runtime import RequestError
 from molkv_runtime.dense_graph import session_options
 from molkv_runtime.manifest import DenseDtype, GraphInfo
 from molkv_runtime.rope import Floats
@@ -113,3 +114,10 @@ def _decoded(parts: dict[str, npt.NDArray[Any]], dense: DenseFormat, shape: tupl
         both = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:2], -1)
         return ((both.astype(np.float32) - 8) * parts["weight_scale"][..., None]).reshape(shape[1], -1)[:, : shape[0]].T
     return codes.astype(np.float32) * parts.get("weight_scale", np.float32(1))
+
+
+def test_a_weight_beyond_float16_is_refused() -> None:
+    weight = _random(32, 8)
+    weight[3, 4] = -70_000
+    with pytest.raises(RequestError, match=r"a weight is 70000, beyond float16 \(65504\); export with another"):
+        DenseFormat("float16").linear(32, 8).encode(weight)

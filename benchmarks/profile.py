@@ -1,0 +1,88 @@
+"""`python -m benchmarks.profile BUNDLE [--prompt 1024]`: which operators a step, or a prompt, spends its time in.
+
+By ONNX Runtime's own profiler, which takes some microseconds for each operator: small ones look larger than they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnxruntime
+
+from molkv_export.commands.options import PATH
+from molkv_runtime import Bundle, Generator
+from molkv_runtime.dense_graph import Arrays, BoundCall, session_options
+
+_STEPS = 64
+_CONTEXT = 512
+_PARTS = {
+    "expert_mixer": "experts",
+    "self_attn": "attention",
+    "mlp": "feed-forward",
+    "lm_head": "LM head",
+    "norm": "norms",
+}
+
+
+class _ProfiledGraph:
+    """A bundle's graph, with ONNX Runtime's profiler on."""
+
+    def __init__(self, bundle: Bundle, folder: str) -> None:
+        options = session_options("cpu", os.cpu_count())
+        options.enable_profiling = True
+        options.profile_file_prefix = f"{folder}/profile"
+        self._session = onnxruntime.InferenceSession(str(bundle.file(bundle.graph().file)), options)
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> BoundCall:
+        return BoundCall(self._session, inputs, outputs)
+
+    def events(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(Path(self._session.end_profiling()).read_text())
+        return found
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@click.option("--prompt", type=int, help="Profile the prefill of so many tokens instead of decode steps.")
+def main(bundle: Path, prompt: int | None) -> None:
+    """Print microseconds by part of the model and operator."""
+    opened = Bundle(bundle)
+    ids = np.random.default_rng(0).integers(0, opened.config.vocab_size, 2048)
+    with tempfile.TemporaryDirectory() as folder:
+        graph = _ProfiledGraph(opened, folder)
+        state = Generator(opened, graph=graph).sequences(1, max(_CONTEXT, prompt or 0))
+        if prompt is None:
+            state.prefill(0, ids[: _CONTEXT - _STEPS])
+            for token in ids[_CONTEXT - _STEPS : _CONTEXT]:
+                state.decode([token])
+        else:
+            state.prefill(0, ids[:prompt])
+        events = graph.events()
+    steps = 1 if prompt else _STEPS
+    runs = sorted(event["ts"] for event in events if event["name"] == "model_run")
+    start = 0 if prompt else runs[-steps]  # the prompt before the steps is left out
+    times: Counter[tuple[str, str]] = Counter()
+    for event in events:
+        if event.get("cat") == "Node" and event["ts"] >= start and event["name"].endswith("_kernel_time"):
+            times[_part(event["name"]), event["args"]["op_name"]] += event["dur"]
+    print("| part | operator | us |\n|---|---|---|")
+    for (part, operator), spent in times.most_common(25):
+        print(f"| {part} | {operator} | {spent / steps:.0f} |")
+    print("\n| part | us |\n|---|---|")
+    for title in dict.fromkeys(part for part, _ in times):
+        print(f"| {title} | {sum(spent for (part, _), spent in times.items() if part == title) / steps:.0f} |")
+
+
+def _part(name: str) -> str:
+    return next((title for key, title in _PARTS.items() if re.search(key, name)), "the rest")
+
+
+main()
