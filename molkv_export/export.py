@@ -6,6 +6,7 @@ import math
 import platform
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import onnx_ir as ir
@@ -30,7 +31,7 @@ from molkv_runtime.bundle import TOKENIZER, Bundle
 from molkv_runtime.errors import BundleError, CheckpointError, RequestError
 from molkv_runtime.generator import GENERATION_CONFIG
 from molkv_runtime.hashing import file_sha256
-from molkv_runtime.json_file import read_bytes
+from molkv_runtime.json_file import decode_json, read_bytes
 from molkv_runtime.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -180,11 +181,18 @@ def _arguments(hashes: dict[str, str], experts_dtype: RowDtype, shard_size: int)
 
 
 def _is_bundle(folder: Path) -> bool:
+    """Tell whether a folder holds a bundle, of this version or an earlier one, and nothing else."""
     try:
-        known = {MANIFEST, *read_manifest(folder).files}
+        path = folder / MANIFEST
+        manifest = decode_json(read_bytes(path, BundleError, ""), dict[str, Any], path, BundleError)
+        version, files = manifest.get("schema_version"), manifest.get("files")
+        if isinstance(files, dict) and isinstance(version, int) and 0 < version < SCHEMA_VERSION:
+            known = set(files)
+        else:
+            known = set(read_manifest(folder).files)
     except BundleError:
         return False
-    return {path.name for path in folder.iterdir()} <= known
+    return {path.name for path in folder.iterdir()} <= {MANIFEST, *known}
 
 
 def _copy_companions(checkpoint: Path, folder: Path, vocab_size: int) -> None:

@@ -19,6 +19,7 @@ import pytest
 from molkv_export.export import export
 from molkv_export.tables import store_writer
 from molkv_runtime import Bundle, OutputError
+from tests.conftest import edit_manifest
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -43,6 +44,22 @@ def test_force_replaces_a_bundle(checkpoint: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path / "bundle", experts_dtype="float32", force=True)
     assert Bundle(tmp_path / "bundle").manifest.store.dtype == "float32"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_force_replaces_a_bundle_of_another_version_and_nothing_beside_it(
+    foreign: bool, checkpoint: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    export(checkpoint, bundle)
+    edit_manifest(bundle, lambda manifest: manifest.update(schema_version=1, graphs={"cpu": {"of": "old"}}))
+    if foreign:
+        (bundle / "diary.txt").write_text("mine")
+        with pytest.raises(OutputError, match="holds files that are not ours to replace"):
+            export(checkpoint, bundle, force=True)
+        return
+    export(checkpoint, bundle, force=True)
+    assert Bundle(bundle).manifest.schema_version > 1
 
 
 def test_force_does_not_replace_what_is_not_a_bundle(checkpoint: Path, tmp_path: Path) -> None:
