@@ -34,7 +34,7 @@ def main() -> None:
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", Path(folder) / dtype]
         command += ["-p", dtype, "-e", "cpu", "-c", Path(folder) / "cache"]
         if dtype == "int4":  # the same blocks as ours, so that both read as many bytes
-            command += ["--extra_options", "int4_block_size=128", "int4_accuracy_level=4"]
+            command += ["--extra_options", "block_size=128", "accuracy_level=4"]
         subprocess.run(command, check=True)
 
 
