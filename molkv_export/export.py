@@ -23,8 +23,8 @@ from molkv_export.graph.linear import BLOCK_SIZES, DEFAULT_BLOCK_SIZE, FLOAT32, 
 from molkv_export.graph.weights import attach_weights
 from molkv_export.needs import estimate
 from molkv_export.tables.plan import plan_memory, plan_store
-from molkv_export.tables.resume import JOURNAL, take_up
-from molkv_export.tables.rows import row_source
+from molkv_export.tables.resume import JOURNAL, Journal, take_up
+from molkv_export.tables.rows import RowSource, row_source
 from molkv_export.tables.store_writer import write_store
 from molkv_export.terminal import byte_progress
 from molkv_runtime.bundle import TOKENIZER, Bundle
@@ -41,6 +41,7 @@ from molkv_runtime.manifest import (
     KVDtype,
     Manifest,
     Provenance,
+    StoreInfo,
     read_manifest,
     write_manifest,
 )
@@ -120,21 +121,7 @@ def export(
                 )
                 progress.console.print(str(needs), highlight=False, soft_wrap=True)
                 info = _write_graph(graph, source, folder, progress, dense)
-                task = progress.add_task("expert store", total=needs.store)
-
-                def finish(name: str, info: FileInfo) -> None:
-                    journal.shards[name] = info
-                    journal.save(folder)
-
-                write_store(
-                    rows,
-                    store,
-                    memory.slab_ids,
-                    folder,
-                    finished=dict(journal.shards),
-                    finish=finish,
-                    advance=lambda count: progress.advance(task, count),
-                )
+                _write_store(rows, store, memory.slab_ids, folder, journal, progress, needs.store)
             manifest = Manifest(
                 schema_version=SCHEMA_VERSION,
                 model=source.config,
@@ -149,6 +136,26 @@ def export(
             manifest = msgspec.structs.replace(manifest, files=_file_infos(folder, manifest.files))
             write_manifest(manifest, folder)
     return manifest
+
+
+def _write_store(
+    rows: RowSource, store: StoreInfo, slab_ids: int, folder: Path, journal: Journal, progress: Progress, total: int
+) -> None:
+    task = progress.add_task("expert store", total=total)
+
+    def finish(name: str, info: FileInfo) -> None:
+        journal.shards[name] = info
+        journal.save(folder)
+
+    write_store(
+        rows,
+        store,
+        slab_ids,
+        folder,
+        finished=dict(journal.shards),
+        finish=finish,
+        advance=lambda count: progress.advance(task, count),
+    )
 
 
 def _dense_format(dtype: DenseDtype, block_size: int, kv_dtype: KVDtype) -> DenseFormat:

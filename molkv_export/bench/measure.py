@@ -121,11 +121,7 @@ def bench(
     opened = Bundle(bundle)
     prompts = _lengths(opened, "prompt", prompts, PROMPTS, least=1)
     contexts = _lengths(opened, "context", contexts, CONTEXTS, least=2)
-    for name, values in (("batch", batches), ("steps", [steps]), ("runs", [runs])):
-        if min(values, default=0) < 1:
-            raise RequestError(f"{name} is {min(values, default='missing')}, expected 1 or more")
-    if "cold" in storage and not hasattr(os, "posix_fadvise"):
-        raise RequestError("storage is 'cold', but this system cannot drop files from its page cache; measure 'warm'")
+    _check_request(batches, steps, runs, storage)
     threads = (os.cpu_count() or 1) if threads is None else threads
     report_progress("loading")
     runner = _Runner(opened, provider, threads, runs)
@@ -158,6 +154,14 @@ def bench(
         prefill=prefill,
         decode=[runner.with_bandwidth(one, bandwidth) for one in decode],
     )
+
+
+def _check_request(batches: Sequence[int], steps: int, runs: int, storage: Sequence[Storage]) -> None:
+    for name, values in (("batch", batches), ("steps", [steps]), ("runs", [runs])):
+        if min(values, default=0) < 1:
+            raise RequestError(f"{name} is {min(values, default='missing')}, expected 1 or more")
+    if "cold" in storage and not hasattr(os, "posix_fadvise"):
+        raise RequestError("storage is 'cold', but this system cannot drop files from its page cache; measure 'warm'")
 
 
 def _lengths(bundle: Bundle, name: str, asked: Sequence[int] | None, usual: Sequence[int], least: int) -> Sequence[int]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from molkv_runtime import BundleError, Generator, RequestError
+from molkv_runtime import BundleError, ExpertStore, Generator, RequestError
 from molkv_runtime.dense_graph import Arrays, BoundCall, Call, DenseGraph
 from molkv_runtime.memory import available_memory
 
@@ -83,50 +83,29 @@ def test_a_long_prompt_needs_the_memory_of_a_chunk(recorded: tuple[Generator, _R
 
 
 @pytest.mark.parametrize("name", ["molkv", "mole"])
-def test_a_prompt_that_cannot_be_read_leaves_the_sequence_as_it_was(
-    name: str, bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("owner", "method", "call"), [(ExpertStore, "start_gather", 3), (BoundCall, "run", 4)])
+def test_a_prompt_that_fails_leaves_the_sequence_as_it_was(
+    name: str, owner: type, method: str, call: int, bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A record of a middle chunk that cannot be read; the graph that fails when the last chunk is computed."""
     generator = Generator(bundles(name))
     state, other = (generator.sequences(prefill_chunk=5) for _ in range(2))
     for each in (state, other):
         each.prefill(0, np.arange(12))
-    start, calls = generator.store.start_gather, []
+    original, calls = getattr(owner, method), []
 
-    def fail(ids: Any, out: Any) -> Any:
-        calls.append(ids)
-        if len(calls) == 3:
-            raise BundleError("a record is damaged")
-        return start(ids, out)
+    def fail(*arguments: Any) -> Any:
+        calls.append(arguments)
+        done = original(*arguments)
+        if len(calls) == call:
+            raise BundleError("damaged")
+        return done
 
-    monkeypatch.setattr(generator.store, "start_gather", fail)
+    monkeypatch.setattr(owner, method, fail)
     with pytest.raises(BundleError, match="damaged"):
         state.prefill(0, np.arange(30, 50))
     monkeypatch.undo()
     assert state.lengths.tolist() == other.lengths.tolist() == [12]
-    for token in (60, 61, 62):
-        assert np.array_equal(state.decode([token]), other.decode([token]))
-
-
-@pytest.mark.parametrize("name", ["molkv", "mole"])
-def test_a_prompt_whose_last_chunk_fails_leaves_the_sequence_as_it_was(
-    name: str, bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generator = Generator(bundles(name))
-    state, other = (generator.sequences(prefill_chunk=5) for _ in range(2))
-    for each in (state, other):
-        each.prefill(0, np.arange(12))
-    run, calls = BoundCall.run, []
-
-    def fail(call: BoundCall) -> None:
-        calls.append(call)
-        run(call)
-        if len(calls) == 4:
-            raise BundleError("the dense graph fails")
-
-    monkeypatch.setattr(BoundCall, "run", fail)
-    with pytest.raises(BundleError, match="graph fails"):
-        state.prefill(0, np.arange(30, 50))
-    monkeypatch.undo()
     for token in (60, 61, 62):
         assert np.array_equal(state.decode([token]), other.decode([token]))
 

@@ -70,7 +70,7 @@ def test_prefill_shows_each_position_its_window_whatever_came_before(first: int,
 def test_decode_shows_the_last_positions_after_any_prompt(prompt: int) -> None:
     window = ExpertWindow(CONFIG, 2, 64)
     window.prefill(Part(0, 0, prompt, follows=False), _groups(0, prompt, 4))
-    window.finish()
+    window.finish(0, prompt)
     for position in range(prompt, prompt + 12):
         window.decode(0, position, _records(range(position, position + 1)))
         inputs = {name: array[:1] for name, array in window.decode_inputs.items()}
@@ -95,7 +95,7 @@ def test_parts_that_follow_each_other_are_one_prompt(parts: tuple[int, ...]) -> 
         seen = _seen(inputs["expert_value.0"], inputs["expert_mask"])
         assert seen == [_expected(position) for position in range(start, start + length)]
         start += length
-    window.finish()
+    window.finish(1, start)
     window.decode(1, start, _records(range(start, start + 1)))
     decoded = {name: array[1:] for name, array in window.decode_inputs.items()}
     assert _seen(decoded["expert_key.0"], decoded["expert_mask"]) == [_expected(start)]

@@ -28,8 +28,11 @@ class ExpertState(Protocol):
         Gives the graph's inputs for them, in memory that the next call uses again.
         """
 
-    def finish(self) -> None:
-        """Keep what later steps need of a prompt whose last part was taken in last; until then nothing has changed."""
+    def finish(self, sequence: int, end: int) -> None:
+        """Keep what later steps need of a prompt whose last part, up to position `end`, was taken in last.
+
+        Until then nothing has changed for the sequence.
+        """
 
     def decode(self, sequence: int, position: int, record: Records) -> None:
         """Take in the record [1] (float32) of a sequence's next position, into `decode_inputs`."""
@@ -58,7 +61,7 @@ class PresentExperts:
             done += len(records)
         return {name: values[None, : part.length] for name, values in zip(self._names, self._memory, strict=True)}
 
-    def finish(self) -> None:
+    def finish(self, sequence: int, end: int) -> None:
         """Nothing: a position reads its own experts only."""
 
     def decode(self, sequence: int, position: int, record: Records) -> None:  # noqa: ARG002

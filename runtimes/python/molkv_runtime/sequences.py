@@ -142,8 +142,9 @@ class Sequences:
             )
         logits = list(self._prefill_chunks(sequence, self._chunks(tokens), all_logits))
         # Only now: if a record cannot be read or the graph fails, the sequence is what it was before.
-        self._experts.finish()
-        self.lengths[sequence] += len(tokens)
+        end = int(self.lengths[sequence]) + len(tokens)
+        self._experts.finish(sequence, end)
+        self.lengths[sequence] = end
         return np.concatenate(logits) if all_logits else logits[-1]
 
     def _prefill_chunks(self, sequence: int, chunks: list[Ids], all_logits: bool) -> Iterator[Floats]:

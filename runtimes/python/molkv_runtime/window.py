@@ -42,10 +42,9 @@ class ExpertWindow:
         if config.expert_rope:
             self._rotary = rotary_tables(np.arange(max_length), config.expert_key_size, config.rope_theta)
         self.decode_inputs: Arrays = {"expert_mask": self._mask, **self._by_name(self._keys, self._values)}
-        self._tails = self._keys[:, 0, 1:], self._values[:, 0, 1:]  # of the last part, its W - 1 last positions
         empty = np.zeros((len(self._layers), 0), np.float32)
         self._memory = {"key": empty, "value": empty}  # of prefill's blocks, [L, any]
-        self._ended: tuple[Part, Floats, Floats] | None = None  # a prompt's last part and its last W rows
+        self._latest = self._keys[:, 0], self._values[:, 0]  # of the last part, its last W positions [L, W, N, size]
         self._prefill_mask: tuple[tuple[int, int], Floats] = ((-1, -1), self._mask)
 
     def _by_name(self, keys: Floats, values: Floats) -> Arrays:
@@ -73,9 +72,9 @@ class ExpertWindow:
         count = part.length // block
         keys = self._blocks("key", self._keys, count, block + before)
         values = self._blocks("value", self._values, count, block + before)
-        for ring, blocks, tail in zip((self._keys, self._values), (keys, values), self._tails, strict=True):
+        for ring, blocks, latest in zip((self._keys, self._values), (keys, values), self._latest, strict=True):
             if part.follows:
-                blocks[:, 0, :before] = tail
+                blocks[:, 0, :before] = latest[:, 1:]
             else:
                 for slots, rows in self._runs(part.start - before, before):
                     blocks[:, 0, rows] = ring[:, part.sequence, slots]
@@ -90,17 +89,13 @@ class ExpertWindow:
                         there = blocks[:, number, before + seen.start : before + seen.stop]
                         blocks[:, number + 1, seen.start - 1 : seen.stop - 1] = there
             done += len(records)
-        self._tails = keys[:, -1, block:], values[:, -1, block:]
-        self._ended = (part, keys[:, -1, block - 1 :], values[:, -1, block - 1 :])
+        self._latest = keys[:, -1, block - 1 :], values[:, -1, block - 1 :]
         return {"expert_mask": self._mask_of_blocks(part.start, part.length, block), **self._by_name(keys, values)}
 
-    def finish(self) -> None:
-        """Enter the last W positions of the part that was taken in last into the ring."""
-        assert self._ended is not None
-        part, keys, values = self._ended
-        end = part.start + part.length
-        self._enter(self._keys[:, part.sequence], keys, end)
-        self._enter(self._values[:, part.sequence], values, end)
+    def finish(self, sequence: int, end: int) -> None:
+        """Enter the last W positions before `end`, which the last part of a prompt reached, into the ring."""
+        for ring, latest in zip((self._keys, self._values), self._latest, strict=True):
+            self._enter(ring[:, sequence], latest, end)
 
     def _enter(self, ring: Floats, rows: Floats, end: int) -> None:
         """Put the W positions before `end`, [L, W, N, size], into a ring of the same shape."""
