@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from molkv_export.export import export
 from molkv_export.graph.linear import BLOCK_SIZES
+from molkv_export.graph.profiles import GraphOptions
 from molkv_export.parity.validate import ROUNDED, TRAINED, validate
 from molkv_runtime.row_formats import RowDtype
 
@@ -30,10 +31,10 @@ def main() -> None:
     experts = [(dtype, {"experts_dtype": dtype}) for dtype in get_args(RowDtype)]
     _table(("`--experts-dtype`", "bytes per token", "store"), experts)
     dense: list[tuple[str, dict[str, Any]]] = [
-        (dtype, {"dense_dtype": dtype}) for dtype in ("float32", "float16", "int8")
+        (dtype, {"graph": GraphOptions(dtype)}) for dtype in ("float32", "float16", "int8")
     ]
-    dense += [(f"int4, blocks of {size}", {"dense_dtype": "int4", "block_size": size}) for size in BLOCK_SIZES]
-    dense += [("float32, KV cache int8", {"kv_dtype": "int8"})]
+    dense += [(f"int4, blocks of {size}", {"graph": GraphOptions("int4", size)}) for size in BLOCK_SIZES]
+    dense += [("float32, KV cache int8", {"graph": GraphOptions(kv_dtype="int8")})]
     print()
     _table(("`--dense-dtype`", "bytes per token", "dense weights"), dense)
 

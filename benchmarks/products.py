@@ -18,7 +18,7 @@ from onnxscript import GraphBuilder, OpBuilder
 
 from molkv_export.graph.build import IR_VERSION, OPSET
 from molkv_export.graph.linear import BlockwiseLinear, HalfLinear, Linear, RowwiseInt8Linear
-from molkv_runtime.dense_graph import session_options
+from molkv_runtime.session import Target, session_options
 
 _SIZE = 768, 3072
 _BYTES = 64 * 1024**2  # of all copies of a weight: more than the caches hold
@@ -89,7 +89,7 @@ class _Contender:
                 array.flat[0] = int(index)  # ONNX Runtime would notice that they are the same, and compute it once
                 value.const_value = ir.tensor(array, name=name)
         model = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION)).SerializeToString()
-        self._session = onnxruntime.InferenceSession(model, session_options("cpu", os.cpu_count()))
+        self._session = onnxruntime.InferenceSession(model, session_options(Target(threads=os.cpu_count())))
         self.times: dict[int, list[float]] = {length: [] for length in _LENGTHS}
 
     @staticmethod

@@ -19,7 +19,8 @@ import onnxruntime
 
 from molkv_export.commands.options import PATH
 from molkv_runtime import Bundle, Generator
-from molkv_runtime.dense_graph import Arrays, BoundCall, session_options
+from molkv_runtime.dense_graph import Arrays, BoundCall
+from molkv_runtime.session import Target, session_options
 
 _STEPS = 64
 _CONTEXT = 512
@@ -36,10 +37,10 @@ class _ProfiledGraph:
     """A bundle's graph, with ONNX Runtime's profiler on."""
 
     def __init__(self, bundle: Bundle, folder: str) -> None:
-        options = session_options("cpu", os.cpu_count())
+        options = session_options(Target(threads=os.cpu_count()))
         options.enable_profiling = True
         options.profile_file_prefix = f"{folder}/profile"
-        self._session = onnxruntime.InferenceSession(str(bundle.file(bundle.graph().file)), options)
+        self._session = onnxruntime.InferenceSession(str(bundle.file(bundle.graph().files[0].file)), options)
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> BoundCall:
         return BoundCall(self._session, inputs, outputs)

@@ -109,6 +109,14 @@ def clear(folder: Path, keep: Container[str] = ()) -> None:
             path.unlink()
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file, which nobody will change, a second name; where the file system cannot do that, copy it."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def check_output(out: Path, *, is_ours: Callable[[Path], bool], force: bool) -> None:
     """Check that a folder may be written, before work starts; arguments as in `atomic_folder`.
 

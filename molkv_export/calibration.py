@@ -1,4 +1,4 @@
-"""Scales of an int8 KV cache: how large keys and values of the source model get."""
+"""Scales that are fixed when a model is exported: how large numbers of the source model get."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from molkv_export.checkpoints import Checkpoint
+from molkv_export.graph.build import DenseGraph
+from molkv_export.graph.static.qdq import QdqLinear
 from molkv_export.parity.phases import Ids
 from molkv_export.parity.reference import SourceModel
 from molkv_runtime.rope import Floats
@@ -43,6 +46,36 @@ def kv_scales(checkpoint: Checkpoint, texts: list[Ids]) -> dict[str, Floats]:
     for ids in texts:
         model.logits(ids, last=1)
     return {name: _scale(sizes) for name, sizes in largest.items()}
+
+
+def activation_scales(checkpoint: Checkpoint, graph: DenseGraph, texts: list[Ids]) -> dict[str, npt.NDArray[Any]]:
+    """Run the source model over texts, and give scale and zero point of what goes into and comes out of each product.
+
+    Returns:
+        By the name of the graph's initializer, float32 and uint8 scalars.
+    """
+    model = SourceModel(checkpoint)
+    ranges: dict[str, tuple[float, float]] = {}
+
+    def see(name: str, numbers: Tensor) -> None:
+        least, most = ranges.get(name, (0.0, 0.0))  # 0 is always in it
+        ranges[name] = min(least, float(numbers.min())), max(most, float(numbers.max()))
+
+    def watch(name: str, module: nn.Module) -> None:
+        module.register_forward_pre_hook(lambda _module, inputs: see(f"{name}.input", inputs[0]))
+        module.register_forward_hook(lambda _module, _inputs, output: see(f"{name}.output", output))
+
+    for name, linear in graph.linears.items():
+        if isinstance(linear, QdqLinear):
+            watch(name, model.get_submodule(name.replace(".qkv_proj.", ".")))
+    for ids in texts:
+        model.logits(ids, last=1)
+    scales: dict[str, npt.NDArray[Any]] = {}
+    for name, (least, most) in ranges.items():
+        scale = np.float32(max(_MARGIN * (most - least) / 255, float(np.finfo(np.float32).tiny)))
+        scales[f"{name}_scale"] = np.asarray(scale)
+        scales[f"{name}_zero_point"] = np.asarray(np.clip(np.rint(-_MARGIN * least / scale), 0, 255), np.uint8)
+    return scales
 
 
 def _lengths_of_pairs(keys: Tensor) -> Tensor:

@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-import math
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import onnx_ir as ir
+import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
 from tokenizers import Tokenizer
 
-from molkv_export.atomic_folder import atomic_folder
-from molkv_export.calibration import kv_scales
+from molkv_export.atomic_folder import atomic_folder, link_or_copy
+from molkv_export.calibration import activation_scales, kv_scales
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
 from molkv_export.golden import calibration_texts, golden_ram, write_golden
-from molkv_export.graph.build import DenseGraph, build_graph
-from molkv_export.graph.linear import BLOCK_SIZES, DEFAULT_BLOCK_SIZE, FLOAT32, DenseFormat
-from molkv_export.graph.weights import attach_weights
+from molkv_export.graph.linear import FLOAT32
+from molkv_export.graph.profiles import GraphOptions, GraphPlan, plan_graphs
+from molkv_export.graph.save import save_graphs
 from molkv_export.needs import estimate
+from molkv_export.source import check_source
 from molkv_export.tables.plan import plan_memory, plan_store
 from molkv_export.tables.resume import JOURNAL, Journal, take_up
 from molkv_export.tables.rows import RowSource, row_source
 from molkv_export.tables.store_writer import write_store
 from molkv_export.terminal import byte_progress
 from molkv_runtime.bundle import TOKENIZER, Bundle
-from molkv_runtime.errors import BundleError, CheckpointError, RequestError
+from molkv_runtime.errors import BundleError, CheckpointError, OutputError
 from molkv_runtime.generator import GENERATION_CONFIG
 from molkv_runtime.hashing import file_sha256
 from molkv_runtime.json_file import decode_json, read_bytes
 from molkv_runtime.manifest import (
     MANIFEST,
+    NO_DIGEST,
     SCHEMA_VERSION,
-    DenseDtype,
     FileInfo,
     GraphInfo,
-    KVDtype,
     Manifest,
     Provenance,
     StoreInfo,
@@ -49,19 +49,16 @@ from molkv_runtime.row_formats import RowDtype
 
 DEFAULT_SHARD_SIZE = 1024**3
 DEFAULT_MAX_MEMORY = 1024**3
+DEFAULT_GRAPH = GraphOptions()
 COMPANIONS = (TOKENIZER, "tokenizer_config.json", GENERATION_CONFIG)
-
-_GRAPH = "model.onnx"
-_GRAPH_DATA = "model.onnx.data"
 
 
 def export(
     checkpoint: Path,
     bundle: Path,
     *,
-    dense_dtype: DenseDtype = "float32",
-    block_size: int = DEFAULT_BLOCK_SIZE,
-    kv_dtype: KVDtype = "float32",
+    profiles: Sequence[str] = ("cpu",),
+    graph: GraphOptions = DEFAULT_GRAPH,
     experts_dtype: RowDtype = "float16",
     shard_size: int = DEFAULT_SHARD_SIZE,
     max_memory: int = DEFAULT_MAX_MEMORY,
@@ -69,7 +66,7 @@ def export(
     command: str = "molkv_export.export()",
     console: Console | None = None,
 ) -> Manifest:
-    """Write a checkpoint as a bundle: dense graph, expert store, manifest and tokenizer files.
+    """Write a checkpoint as a bundle: dense graphs, expert store, manifest and tokenizer files.
 
     An export that was cut short, even by SIGKILL, is taken up by the next one with the same arguments: shards that
     were finished are checked by their hashes and kept, and the bundle becomes the same, byte for byte.
@@ -77,9 +74,8 @@ def export(
     Args:
         checkpoint: Folder with config.json and model.safetensors, in training or lookup form.
         bundle: Folder to write. It appears when it is complete, or not at all.
-        dense_dtype: Of the dense graph's large weights, see `graph.linear.DenseFormat`.
-        block_size: Weights that share a scale in int4.
-        kv_dtype: Of the KV cache.
+        profiles: What graphs it is to hold, of `graph.profiles.PROFILES`; the first is the bundle's default.
+        graph: How graphs are made; the same for all profiles. Others can be added with `add_profile`.
         experts_dtype: Of the values in the store; embeddings and keys are float16, unless it is float32.
         shard_size: Largest size of a store file in bytes.
         max_memory: RAM in bytes for writing the store, beyond the libraries and the largest dense weight. More memory
@@ -91,11 +87,11 @@ def export(
     Raises:
         ConfigError, CheckpointError: The checkpoint is not sound.
         OutputError: The folder exists, is being written by another process, or cannot be written.
-        RequestError: shard_size or max_memory is too small, there is no such block_size, or the model cannot be
-            stored in these dtypes.
+        RequestError: A profile cannot be had so, shard_size or max_memory is too small, or the model cannot be stored
+            in these dtypes.
     """
-    dense = _dense_format(dense_dtype, block_size, kv_dtype)
     with open_checkpoint(checkpoint) as source:
+        plans = [plan_graphs(source.config, profile, graph) for profile in dict.fromkeys(profiles)]
         rows = row_source(source)
         store = plan_store(source.config, experts_dtype, shard_size)
         memory = plan_memory(rows, store, max_memory)
@@ -106,8 +102,7 @@ def export(
                 if message:
                     progress.console.print(f"{bundle}: {message}", highlight=False, soft_wrap=True)
                 _copy_companions(checkpoint, folder, source.config.vocab_size)
-                graph = build_graph(source.config, dense)
-                weights = [4 * math.prod(linear.shape) for linear in graph.linears.values()]
+                weights = [size for plan in plans for size in plan.weights]
                 needs = estimate(
                     rows,
                     store,
@@ -115,27 +110,105 @@ def export(
                     folder,
                     bundle,
                     finished=set(journal.shards),
-                    dense=graph.nbytes,
-                    weight=max(weights) * (1 if dense == FLOAT32 else 2),
-                    golden=golden_ram(source.config, sum(weights)),
+                    dense=sum(plan.nbytes for plan in plans),
+                    weight=max(weights) * (1 if all(plan.dense == FLOAT32 for plan in plans) else 2),
+                    golden=golden_ram(source.config, sum(plans[0].weights)),
                 )
                 progress.console.print(str(needs), highlight=False, soft_wrap=True)
-                info = _write_graph(graph, source, folder, progress, dense)
+                graphs = {plan.profile: _write_graphs(plan, source, folder, hashes, progress) for plan in plans}
                 _write_store(rows, store, memory.slab_ids, folder, journal, progress, needs.store)
             manifest = Manifest(
                 schema_version=SCHEMA_VERSION,
                 model=source.config,
-                graphs={"cpu": info},
+                graphs=graphs,
                 store=store,
                 files=_file_infos(folder, journal.shards),
                 provenance=_provenance(hashes, command),
             )
-            if console is not None:
-                console.print("golden vectors: the source model runs in PyTorch", highlight=False)
-            write_golden(source, Bundle(folder, manifest))
-            manifest = msgspec.structs.replace(manifest, files=_file_infos(folder, manifest.files))
-            write_manifest(manifest, folder)
+            return _finish(source, folder, manifest, list(graphs), console)
+
+
+def add_profile(
+    checkpoint: Path,
+    bundle: Path,
+    profile: str,
+    *,
+    graph: GraphOptions = DEFAULT_GRAPH,
+    force: bool = False,
+    command: str = "molkv_export.add_profile()",
+    console: Console | None = None,
+) -> Manifest:
+    """Add the graphs of one more profile to a bundle; the store stays as it is.
+
+    Args:
+        checkpoint: What the bundle was exported from.
+        bundle: Its folder, which is replaced when all is complete.
+        profile: Of `graph.profiles.PROFILES`.
+        graph: How the graphs are made.
+        force: Replace the profile if the bundle has it.
+        command: What to note as the command that added it.
+        console: Where progress is shown; default nowhere.
+
+    Raises:
+        CheckpointError: The checkpoint is another one, or not sound.
+        BundleError: The bundle is not complete.
+        OutputError: The bundle has the profile, or cannot be written.
+        RequestError: The profile cannot be had so.
+    """
+    old = Bundle(bundle)
+    if profile in old.manifest.graphs and not force:
+        raise OutputError(f"{bundle}: has profile {profile!r} already; pass --force to replace it")
+    with open_checkpoint(checkpoint) as source:
+        plan = plan_graphs(source.config, profile, graph)
+        check_source(old, source)
+        with atomic_folder(bundle, is_ours=_is_bundle, force=True) as folder:
+            known = old.manifest.files.keys() - _files_of(old.manifest.graphs.get(profile))
+            for name in known:
+                link_or_copy(bundle / name, folder / name)
+            made = old.manifest.provenance
+            with byte_progress(console) as progress:
+                info = _write_graphs(plan, source, folder, made.source, progress)
+            manifest = msgspec.structs.replace(
+                old.manifest,
+                graphs={**old.manifest.graphs, profile: info},
+                files=_file_infos(folder, {name: old.manifest.files[name] for name in known}),
+                provenance=msgspec.structs.replace(made, command=f"{made.command}; {command}"),
+                sha256=NO_DIGEST,
+            )
+            return _finish(source, folder, manifest, [profile], console)
+
+
+def _files_of(graph: GraphInfo | None) -> set[str]:
+    return set() if graph is None else {graph.data, graph.golden, *(file.file for file in graph.files)}
+
+
+def _finish(
+    source: Checkpoint, folder: Path, manifest: Manifest, profiles: list[str], console: Console | None
+) -> Manifest:
+    """Write the golden vectors of some profiles, and the manifest."""
+    if console is not None:
+        console.print("golden vectors: the source model runs in PyTorch", highlight=False)
+    for profile in profiles:
+        write_golden(source, Bundle(folder, manifest, profile=profile))
+    manifest = msgspec.structs.replace(manifest, files=_file_infos(folder, manifest.files))
+    write_manifest(manifest, folder)
     return manifest
+
+
+def _write_graphs(
+    plan: GraphPlan, source: Checkpoint, folder: Path, hashes: dict[str, str], progress: Progress
+) -> GraphInfo:
+    scales: dict[str, npt.NDArray[Any]] = {}
+    if plan.dense.kv_dtype == "int8":
+        scales |= kv_scales(source, calibration_texts(source.config, folder))
+    if plan.dense.dtype == "qdq-int8":
+        scales |= activation_scales(source, plan.graphs[1], calibration_texts(source.config, folder))
+    task = progress.add_task(f"dense graph, {plan.profile}", total=plan.nbytes)
+    info = save_graphs(
+        plan, source, folder, scales=scales, hashes=hashes, advance=lambda count: progress.advance(task, count)
+    )
+    progress.update(task, completed=plan.nbytes)  # small tensors are not reported
+    return info
 
 
 def _write_store(
@@ -156,15 +229,6 @@ def _write_store(
         finish=finish,
         advance=lambda count: progress.advance(task, count),
     )
-
-
-def _dense_format(dtype: DenseDtype, block_size: int, kv_dtype: KVDtype) -> DenseFormat:
-    if block_size not in BLOCK_SIZES:
-        sizes = ", ".join(map(str, BLOCK_SIZES))
-        raise RequestError(
-            f"block_size is {block_size}, expected one of {sizes} (ONNX Runtime's quantizer has no others)"
-        )
-    return DenseFormat(dtype, block_size, kv_dtype)
 
 
 def _file_infos(folder: Path, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
@@ -218,42 +282,6 @@ def _copy_companions(checkpoint: Path, folder: Path, vocab_size: int) -> None:
                     f"{path}: has {size} tokens, expected at most the model's vocab_size {vocab_size}"
                 )
         (folder / name).write_bytes(content)
-
-
-def _write_graph(
-    graph: DenseGraph, source: Checkpoint, folder: Path, progress: Progress, dense: DenseFormat
-) -> GraphInfo:
-    scales = kv_scales(source, calibration_texts(source.config, folder)) if dense.kv_dtype == "int8" else None
-    attach_weights(graph, source, scales)
-    task = progress.add_task("dense graph", total=graph.nbytes)
-
-    def report(tensor: ir.TensorProtocol, _info: ir.external_data.CallbackInfo) -> None:
-        progress.advance(task, tensor.nbytes)
-
-    path = folder / _GRAPH
-    try:
-        ir.save(graph.model, path, external_data=_GRAPH_DATA, callback=report)
-    except ir.serde.SerdeError as error:
-        raise _root_cause(error) from None
-    for name in (_GRAPH, _GRAPH_DATA):
-        (folder / name).chmod(0o644)  # external data is written as 0600
-    progress.update(task, completed=graph.nbytes)  # small tensors are not reported
-    return GraphInfo(
-        file=_GRAPH,
-        data=_GRAPH_DATA,
-        dense_dtype=dense.dtype,
-        kv_dtype=dense.kv_dtype,
-        block_size=dense.block_size if dense.dtype == "int4" else 0,
-        inputs=graph.inputs,
-        outputs=graph.outputs,
-    )
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """Find what onnx_ir wrapped: small tensors are read while it serializes, and reading can fail."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def _provenance(hashes: dict[str, str], command: str) -> Provenance:

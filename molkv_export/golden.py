@@ -15,7 +15,7 @@ from molkv_export.parity.phases import Ids, window
 from molkv_export.parity.reference import SourceModel
 from molkv_runtime.bundle import TOKENIZER, Bundle
 from molkv_runtime.config import ModelConfig
-from molkv_runtime.golden import GOLDEN, TOP, VERSION, VERSION_KEY, GoldenText, Projection, max_abs
+from molkv_runtime.golden import TOP, VERSION, VERSION_KEY, GoldenText, Projection, max_abs
 from molkv_runtime.store import ExpertStore, Store
 
 _PROMPTS = (
@@ -38,7 +38,7 @@ def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
     holds wrong: the source's own is used then, and the self-test fails.
     """
     graph = bundle.graph()
-    model, limit = SourceModel(checkpoint, graph), max_abs(graph)
+    model, limit = SourceModel(checkpoint, bundle), max_abs(graph)
     with ExpertStore(bundle) as store:
         texts = [_golden_text(model, store, ids, new, 4 * limit) for ids, new in _texts(bundle.config, bundle.path)]
     tensors = {
@@ -46,7 +46,7 @@ def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
         for index, text in enumerate(texts)
         for field, array in text._asdict().items()
     }
-    (bundle.path / GOLDEN).write_bytes(save(tensors, {VERSION_KEY: VERSION}))
+    (bundle.path / graph.golden).write_bytes(save(tensors, {VERSION_KEY: VERSION}))
 
 
 def golden_ram(config: ModelConfig, dense_bytes: int) -> int:

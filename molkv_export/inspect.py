@@ -124,7 +124,8 @@ def _pairs(title: str, rows: dict[str, str]) -> Table:
 
 
 def _graph_table(profile: str, graph: GraphInfo) -> Table:
-    title = f"\ngraph, profile {profile}: {graph.file}, dense weights {graph.dense_dtype}"
+    file = graph.files[-1]
+    title = f"\ngraph, profile {profile}: {file.file}, dense weights {graph.dense_dtype}"
     if graph.block_size:
         title += f" in blocks of {graph.block_size}"
     if graph.kv_dtype != "float32":
@@ -132,7 +133,7 @@ def _graph_table(profile: str, graph: GraphInfo) -> Table:
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     for column in ("", "name", "layers", "dtype", "shape"):
         table.add_column(column, no_wrap=column == "name")
-    for kind, tensors in (("input", graph.inputs), ("output", graph.outputs)):
+    for kind, tensors in (("input", file.inputs), ("output", file.outputs)):
         # One row for the same tensor of all layers.
         layers = Counter((re.sub(r"\.\d+", ".{l}", t.name), t.dtype, t.shape) for t in tensors)
         for (name, dtype, shape), count in layers.items():

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from benchmarks.store.model import model_config, write_checkpoint
 from molkv_export.export import export
+from molkv_export.graph.profiles import GraphOptions
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.manifest import DenseDtype
 
@@ -30,7 +31,7 @@ def make_bundles(folder: Path) -> None:
             write_checkpoint(config, checkpoint)
         for dtype in DTYPES:
             if not bundle(folder, name, dtype).exists():
-                export(checkpoint, bundle(folder, name, dtype), dense_dtype=dtype, console=Console(stderr=True))
+                export(checkpoint, bundle(folder, name, dtype), graph=GraphOptions(dtype), console=Console(stderr=True))
 
 
 def bundle(folder: Path, name: str, dtype: str) -> Path:

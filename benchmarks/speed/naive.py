@@ -14,13 +14,15 @@ from benchmarks.speed import CONTEXT
 from molkv_export.checkpoints import open_checkpoint
 from molkv_export.graph.attention import KVCache
 from molkv_export.graph.build import IR_VERSION, OPSET, DenseGraph
+from molkv_export.graph.cpu import CpuModules
 from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
 from molkv_export.graph.linear import FLOAT32, Linear
 from molkv_export.graph.molkv import MolkvInputs
 from molkv_export.graph.weights import attach_weights
 from molkv_runtime.config import ModelConfig
-from molkv_runtime.dense_graph import Arrays, BoundCall, session_options
+from molkv_runtime.dense_graph import Arrays, BoundCall
 from molkv_runtime.rope import rotary_tables
+from molkv_runtime.session import Target, session_options
 
 _CHUNK = 128
 
@@ -72,7 +74,7 @@ def _graph(config: ModelConfig) -> DenseGraph:
         )
         layers.append(LayerInputs(KVCache(*past, lengths, total), MolkvInputs(key, value, mask, ids["position_ids"])))
     embedding = op.Cast(op.Gather(_table(op, "embedding", config, config.hidden_size), ids["input_ids"]), to=1)
-    decoder = LookupExpertForCausalLM(config, FLOAT32)
+    decoder = LookupExpertForCausalLM(config, CpuModules(config, FLOAT32))
     logits, presents = decoder(op, embedding, layers, last)
     builder.add_output(logits, "logits")
     for layer, pair in enumerate(presents):
@@ -108,7 +110,7 @@ class Naive:
             export_naively(checkpoint, folder)
         with open_checkpoint(checkpoint) as source:
             self._config = c = source.config
-        options = session_options("cpu", threads)
+        options = session_options(Target(threads=threads))
         self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options)
         shape = (1, c.num_key_value_heads, CONTEXT, c.head_dim)
         self._cache = {

@@ -21,8 +21,10 @@ from molkv_runtime.dense_graph import DenseGraph
 from molkv_runtime.errors import RequestError
 from molkv_runtime.generator import Generator
 from molkv_runtime.memory import cache_bytes, window_bytes
+from molkv_runtime.providers import resolve
 from molkv_runtime.sampling import greedy
 from molkv_runtime.sequences import Sequences
+from molkv_runtime.session import CPU, Target, describe_placements
 from molkv_runtime.store import ExpertStore
 
 Storage = Literal["warm", "cold"]
@@ -72,7 +74,9 @@ class BenchReport(msgspec.Struct, frozen=True):
     bundle: str
     dense_dtype: str
     experts_dtype: str
+    profile: str
     provider: str
+    placements: str  # where the nodes run, in words
     threads: int
     runs: int  # of each measurement
     bandwidth: (
@@ -94,8 +98,8 @@ def bench(
     steps: int = 64,
     runs: int = 3,
     storage: Sequence[Storage] = ("warm", "cold"),
-    threads: int | None = None,
-    provider: str = "cpu",
+    target: Target = CPU,
+    profile: str = "",
     report_progress: Callable[[str], object] = lambda _: None,
 ) -> BenchReport:
     """Measure prefill and decode of a bundle, on random token ids.
@@ -108,8 +112,8 @@ def bench(
         steps: Decode steps of a run.
         runs: How often each is measured; the first time, which warms up, is not counted.
         storage: "warm": the records were read before. "cold": the store is dropped from the page cache before each run.
-        threads: Threads of ONNX Runtime; default one per core.
-        provider: Execution provider.
+        target: Where the graph is to run; threads are by default one per core.
+        profile: Which of the bundle's graphs; default the one that suits the provider best.
         report_progress: Told in words what is being done.
 
     Raises:
@@ -118,13 +122,13 @@ def bench(
         BundleError, ProviderError: The bundle cannot be run.
     """
     rss_before = peak_rss()
-    opened = Bundle(bundle)
+    opened = Bundle(bundle, profiles=resolve(target.provider).profiles, profile=profile)
     prompts = _lengths(opened, "prompt", prompts, PROMPTS, least=1)
     contexts = _lengths(opened, "context", contexts, CONTEXTS, least=2)
     _check_request(batches, steps, runs, storage)
-    threads = (os.cpu_count() or 1) if threads is None else threads
+    threads = target.threads or os.cpu_count() or 1
     report_progress("loading")
-    runner = _Runner(opened, provider, threads, runs)
+    runner = _Runner(opened, target._replace(threads=threads), runs)
     for context in contexts:  # what does not fit into memory is found before work starts
         for batch in batches:
             runner.sequences(batch, context)
@@ -144,7 +148,9 @@ def bench(
         bundle=str(bundle),
         dense_dtype=opened.graph().dense_dtype,
         experts_dtype=opened.manifest.store.dtype,
-        provider=provider,
+        profile=opened.profile,
+        provider=target.provider,
+        placements=describe_placements(runner.placements),
         threads=threads,
         runs=runs,
         bandwidth=bandwidth,
@@ -175,10 +181,12 @@ def _lengths(bundle: Bundle, name: str, asked: Sequence[int] | None, usual: Sequ
 class _Runner:
     """A loaded bundle with watches."""
 
-    def __init__(self, bundle: Bundle, provider: str, threads: int, runs: int) -> None:
+    def __init__(self, bundle: Bundle, target: Target, runs: int) -> None:
         self._spans = Spans()
         self._shards = [bundle.file(shard.file) for shard in bundle.manifest.store.shards]
-        graph = WatchedGraph(DenseGraph(bundle, provider, threads), self._spans)
+        sessions = DenseGraph(bundle, target)
+        self.placements = sessions.placements
+        graph = WatchedGraph(sessions, self._spans)
         store = WatchedStore(ExpertStore(bundle), self._spans)
         self._generator = Generator(bundle, graph=graph, store=store)
         self._config, self._runs = bundle.config, runs

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from molkv_export.bench.measure import CONTEXTS, PROMPTS, Storage, bench
 from molkv_export.bench.report import markdown, print_bench
-from molkv_export.commands.options import PATH, Counts
+from molkv_export.commands.options import PATH, Counts, provider_options
+from molkv_runtime.session import Target
 
 
 @click.command("bench")
@@ -29,7 +30,7 @@ from molkv_export.commands.options import PATH, Counts
     help="Records were read before (warm), or are dropped from the page cache (cold).",
 )
 @click.option("--threads", type=int, help="Threads of ONNX Runtime. [default: one per core]")
-@click.option("--provider", default="cpu", show_default=True, help="Execution provider that runs the bundle.")
+@provider_options
 @click.option("--json", "json_file", type=click.File("wb", lazy=False), help="Write the report as JSON, too.")
 @click.option("--markdown", "markdown_file", type=click.File("wb", lazy=False), help="Write the tables as Markdown.")
 def bench_command(
@@ -41,7 +42,10 @@ def bench_command(
     runs: int,
     storage: str,
     threads: int | None,
+    profile: str,
     provider: str,
+    provider_options: tuple[tuple[str, str], ...],
+    require_provider: bool,
     json_file: BinaryIO | None,
     markdown_file: BinaryIO | None,
 ) -> None:
@@ -66,8 +70,8 @@ def bench_command(
             steps=steps,
             runs=runs,
             storage=kinds[storage],
-            threads=threads,
-            provider=provider,
+            target=Target(provider, dict(provider_options), require_provider, threads),
+            profile=profile,
             report_progress=lambda what: status.update(f"measuring: {what}"),
         )
     print_bench(report, Console())

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import get_args
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
-from molkv_export.commands.options import PATH, ByteSize
+from molkv_export.commands.options import PATH, ByteSize, Counts
+from molkv_export.profiles import CHUNK_LENGTHS, CONTEXT_LENGTH, PROFILES
 from molkv_runtime.manifest import DenseDtype, KVDtype
 from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
 
@@ -19,11 +21,26 @@ from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
 @click.argument("checkpoint", type=PATH)
 @click.argument("bundle", type=PATH)
 @click.option(
+    "--profile",
+    "profiles",
+    type=click.Choice(PROFILES),
+    multiple=True,
+    default=["cpu"],
+    help="Graphs to make; can be repeated. cpu: any batch and length. coreml, nnapi: fixed shapes, for phones. "
+    "[default: cpu]",
+)
+@click.option(
+    "--add-profile",
+    type=click.Choice(PROFILES),
+    help="Add graphs to BUNDLE, which exists, instead of making it. The store stays as it is.",
+)
+@click.option(
     "--dense-dtype",
     type=click.Choice(get_args(DenseDtype)),
     default="float32",
     show_default=True,
-    help="Of the dense graph's large weights. int8 is good at prefill and decode, int4 smaller and faster at decode.",
+    help="Of the dense graph's large weights. int8 is good at prefill and decode, int4 smaller and faster at decode. "
+    "coreml: float32 or float16; nnapi: float32 or qdq-int8.",
 )
 @click.option(
     "--block-size",
@@ -34,10 +51,27 @@ from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
 )
 @click.option(
     "--kv-dtype",
-    type=click.Choice(get_args(KVDtype)),
+    type=click.Choice(["float32", "int8"]),
     default="float32",
     show_default=True,
     help="Of the KV cache. int8 takes a quarter of the memory and makes long contexts faster, but prefill slower.",
+)
+@click.option(
+    "--chunk-lengths",
+    type=Counts(),
+    default=",".join(map(str, CHUNK_LENGTHS)),
+    show_default=True,
+    help="Positions of a call, of static graphs: one graph each. 1 is always there.",
+)
+@click.option(
+    "--context-length",
+    type=int,
+    help=f"Longest sequence, of static graphs. [default: the model's, at most {CONTEXT_LENGTH}]",
+)
+@click.option(
+    "--expert-window",
+    type=int,
+    help="W, of static graphs. A shorter one than the model's is another model. [default: the model's]",
 )
 @click.option(
     "--experts-dtype",
@@ -57,12 +91,19 @@ from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
     help="RAM for writing the store, beyond the libraries. The bundle does not depend on it.",
 )
 @click.option("--force", is_flag=True, help="Replace BUNDLE if it exists; the old one stays until the new is complete.")
+@click.pass_context
 def export_command(
+    context: click.Context,
     checkpoint: Path,
     bundle: Path,
+    profiles: tuple[str, ...],
+    add_profile: str | None,
     dense_dtype: DenseDtype,
     block_size: int,
     kv_dtype: KVDtype,
+    chunk_lengths: tuple[int, ...],
+    context_length: int | None,
+    expert_window: int | None,
     experts_dtype: RowDtype,
     shard_size: int,
     max_memory: int,
@@ -79,25 +120,41 @@ def export_command(
       molkv-export export examples/stdlib-mini stdlib-mini.bundle
       molkv-export export examples/stdlib-mini small.bundle --dense-dtype int4 --experts-dtype int8
       molkv-export export my-model my-model.bundle --experts-dtype float32 --shard-size 512MiB
+      molkv-export export my-model phone.bundle --profile coreml --dense-dtype float16 --context-length 512
+      molkv-export export my-model my-model.bundle --add-profile nnapi
     """
-    from molkv_export.export import export
+    import molkv_export.export as exporting
+    from molkv_export.graph.profiles import GraphOptions
     from molkv_export.terminal import human_bytes
 
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    manifest = export(
-        checkpoint,
-        bundle,
-        dense_dtype=dense_dtype,
-        block_size=block_size,
-        kv_dtype=kv_dtype,
-        experts_dtype=experts_dtype,
-        shard_size=shard_size,
-        max_memory=max_memory,
-        force=force,
-        command=command,
-        console=Console(stderr=True),
-    )
+    graph = GraphOptions(dense_dtype, block_size, kv_dtype, chunk_lengths, context_length, expert_window)
+    console = Console(stderr=True)
+    if add_profile is None:
+        manifest = exporting.export(
+            checkpoint,
+            bundle,
+            profiles=profiles,
+            graph=graph,
+            experts_dtype=experts_dtype,
+            shard_size=shard_size,
+            max_memory=max_memory,
+            force=force,
+            command=command,
+            console=console,
+        )
+    else:
+        for name in ("profiles", "experts_dtype", "shard_size"):
+            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(
+                    f"--{name.removesuffix('s').replace('_', '-')} makes no sense with --add-profile"
+                )
+        manifest = exporting.add_profile(
+            checkpoint, bundle, add_profile, graph=graph, force=force, command=command, console=console
+        )
     total = sum(info.size for info in manifest.files.values())
+    graphs = ", ".join(f"{name} ({info.dense_dtype})" for name, info in manifest.graphs.items())
     click.echo(
-        f"{bundle}: {len(manifest.files) + 1} files, {human_bytes(total)}, dense {dense_dtype}, experts {experts_dtype}"
+        f"{bundle}: {len(manifest.files) + 1} files, {human_bytes(total)}, graphs {graphs}, "
+        f"experts {manifest.store.dtype}"
     )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
+
+from molkv_runtime.providers import PRESETS
 
 PATH = click.Path(path_type=Path)
 
@@ -41,3 +45,39 @@ class Counts(click.ParamType[tuple[int, ...]]):
         if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", value):
             self.fail(f"{value!r} is not a list of numbers; expected one such as 64,256", param, ctx)
         return tuple(map(int, value.split(",")))
+
+
+class Assignments(click.ParamType[tuple[str, str]]):
+    """A name and a value, such as MLComputeUnits=ALL."""
+
+    name = "name=value"
+
+    def convert(
+        self, value: str | tuple[str, str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Give name and value."""
+        if isinstance(value, tuple):
+            return value
+        name, is_one, content = value.partition("=")
+        if not name or not is_one:
+            self.fail(f"{value!r} is not an option; expected one such as MLComputeUnits=ALL", param, ctx)
+        return name, content
+
+
+def provider_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say who computes: profile, provider, provider_options and require_provider."""
+    options = [
+        click.option("--profile", default="", help="Which graph of BUNDLE. [default: what suits the provider best]"),
+        click.option("--provider", default="cpu", show_default=True, help=f"Execution provider: {', '.join(PRESETS)}."),
+        click.option(
+            "--provider-option",
+            "provider_options",
+            type=Assignments(),
+            multiple=True,
+            help="Of the provider, before the preset's: --provider-option MLComputeUnits=ALL. Can be repeated.",
+        ),
+        click.option("--require-provider", is_flag=True, help="Fail if ONNX Runtime places any node elsewhere."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command

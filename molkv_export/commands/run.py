@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from molkv_export.commands.options import PATH
+from molkv_export.commands.options import PATH, provider_options
 from molkv_runtime import Generator, Sampling
+from molkv_runtime.session import Target, describe_placements
 
 
 @click.command("run")
@@ -18,7 +19,7 @@ from molkv_runtime import Generator, Sampling
 @click.option("--top-k", type=int, default=0, show_default=True, help="Draw from the k likeliest tokens; 0 is off.")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest tokens of this mass")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random draws.")
-@click.option("--provider", default="cpu", show_default=True, help="Execution provider.")
+@provider_options
 @click.option("--mmap", "use_mmap", is_flag=True, help="Read the expert store through a memory map.")
 @click.option("--no-checksums", is_flag=True, help="Do not check the records that are read.")
 @click.option("--threads", type=int, help="Threads in one operator. [default: one per core]")
@@ -30,7 +31,10 @@ def run_command(
     top_k: int,
     top_p: float,
     seed: int,
+    profile: str,
     provider: str,
+    provider_options: tuple[tuple[str, str], ...],
+    require_provider: bool,
     use_mmap: bool,
     no_checksums: bool,
     threads: int | None,
@@ -41,14 +45,17 @@ def run_command(
     Examples:
       molkv-export run stdlib-mini.bundle --prompt "def "
       molkv-export run stdlib-mini.bundle --prompt "import " --prompt "class " --temperature 0.8 --top-p 0.95
+      molkv-export run my.bundle --prompt "def " --provider coreml --provider-option MLComputeUnits=CPUAndNeuralEngine
     """
     generator = Generator(
         bundle,
-        provider=provider,
-        threads=threads,
+        target=Target(provider, dict(provider_options), require_provider, threads),
+        profile=profile,
         store_access="mmap" if use_mmap else "pread",
         verify_checksums=not no_checksums,
     )
+    if provider != "cpu":
+        click.echo(f"{generator.bundle.profile}: {describe_placements(generator.placements)}", err=True)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     pieces = generator.stream_text(prompts, max_new_tokens=max_new_tokens, sampling=sampling)
     if len(prompts) == 1:

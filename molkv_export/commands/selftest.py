@@ -9,16 +9,24 @@ import click
 import msgspec
 from rich.console import Console
 
-from molkv_export.commands.options import PATH
+from molkv_export.commands.options import PATH, provider_options
 from molkv_export.terminal import byte_progress, counter
 from molkv_runtime import selftest
+from molkv_runtime.session import Target, describe_placements
 
 
 @click.command("selftest")
 @click.argument("bundle", type=PATH)
-@click.option("--provider", default="cpu", show_default=True, help="Execution provider that runs the bundle.")
+@provider_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
-def selftest_command(bundle: Path, provider: str, as_json: bool) -> None:
+def selftest_command(
+    bundle: Path,
+    profile: str,
+    provider: str,
+    provider_options: tuple[tuple[str, str], ...],
+    require_provider: bool,
+    as_json: bool,
+) -> None:
     r"""Prove on this device that BUNDLE computes what the source model computed. Needs no PyTorch and no checkpoint.
 
     Checks every byte against the manifest, then runs the golden vectors that PyTorch left in the bundle: prefill in
@@ -30,11 +38,17 @@ def selftest_command(bundle: Path, provider: str, as_json: bool) -> None:
       molkv-export selftest stdlib-mini.bundle --provider xnnpack
     """
     with byte_progress(Console(stderr=True)) as progress:
-        result = selftest(bundle, provider=provider, advance=counter(progress, "checking files"))
+        result = selftest(
+            bundle,
+            profile=profile,
+            target=Target(provider, dict(provider_options), require_provider),
+            advance=counter(progress, "checking files"),
+        )
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(result), indent=1))
     else:
-        click.echo(f"{bundle}: {result.texts} golden texts, provider {provider}")
+        click.echo(f"{bundle}: {result.texts} golden texts, profile {result.profile}, provider {provider}")
+        click.echo(f"  {describe_placements(result.placements)}")
         for phase in result.phases:
             click.echo(
                 f"  {phase.phase}: {phase.positions} positions, max abs logit {phase.max_abs_logit:.1e}, "

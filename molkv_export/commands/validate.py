@@ -10,7 +10,8 @@ import click
 import msgspec
 from rich.console import Console
 
-from molkv_export.commands.options import PATH
+from molkv_export.commands.options import PATH, provider_options
+from molkv_runtime.session import Target
 
 
 @click.command("validate")
@@ -28,9 +29,7 @@ from molkv_export.commands.options import PATH
 @click.option("--plot", type=PATH, help="Draw the error by layer to a PNG or SVG file; implies --bisect.")
 @click.option("--report", "report_folder", type=PATH, help="Write an HTML page and JSON to a folder.")
 @click.option("--json", "json_file", type=click.File("wb", lazy=False), help="Write the report as JSON, too.")
-@click.option(
-    "--provider", default="cpu", show_default=True, help="Execution provider that runs the bundle, or onnx-reference."
-)
+@provider_options
 def validate_command(
     bundle: Path,
     checkpoint: Path | None,
@@ -44,7 +43,10 @@ def validate_command(
     plot: Path | None,
     report_folder: Path | None,
     json_file: BinaryIO | None,
+    profile: str,
     provider: str,
+    provider_options: tuple[tuple[str, str], ...],
+    require_provider: bool,
 ) -> None:
     r"""Show that BUNDLE is the model that was trained: run both, compare, and exit with 1 if a gate fails.
 
@@ -56,6 +58,7 @@ def validate_command(
       molkv-export validate stdlib-mini.bundle --checkpoint examples/stdlib-mini
       molkv-export validate my.bundle --checkpoint my-model --text novel.txt --report my-report
       molkv-export validate my.bundle --checkpoint my-model --quick --bisect --plot layers.png
+      molkv-export validate my.bundle --checkpoint my-model --profile coreml --provider onnx-reference --quick
       molkv-export validate int4.bundle --against float32.bundle
     """
     from molkv_export.parity.report import print_report
@@ -78,7 +81,8 @@ def validate_command(
             against=against,
             text=text,
             scope=scope,
-            provider=provider,
+            target=Target(provider, dict(provider_options), require_provider),
+            profile=profile,
             with_bisection=with_bisection or plot is not None or (report_folder is not None and against is None),
             report_progress=lambda what: status.update(f"comparing: {what}"),
         )

@@ -6,24 +6,26 @@ import math
 from typing import NamedTuple
 
 import onnx_ir as ir
-from onnxscript import GraphBuilder
+from onnxscript import GraphBuilder, nn
 
 from molkv_export.graph.attention import KVCache
+from molkv_export.graph.cpu import CpuModules
 from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
 from molkv_export.graph.linear import FLOAT32, DenseFormat, Linear
 from molkv_export.graph.mole import MoleInputs
 from molkv_export.graph.molkv import MolkvInputs
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.errors import ConfigError
-from molkv_runtime.interface import graph_inputs, graph_outputs
+from molkv_runtime.interface import Tensors, graph_interface
 from molkv_runtime.manifest import TensorInfo
 
 OPSET = 22
 IR_VERSION = 10
 
 _HEAD_DIM_UNIT = 16
-_DTYPES = {
+DTYPES = {
     "float32": ir.DataType.FLOAT,
+    "float16": ir.DataType.FLOAT16,
     "int64": ir.DataType.INT64,
     "int32": ir.DataType.INT32,
     "int8": ir.DataType.INT8,
@@ -59,10 +61,8 @@ def build_graph(config: ModelConfig, dense: DenseFormat = FLOAT32) -> DenseGraph
             f"head_dim is {config.head_dim}, expected a multiple of {_HEAD_DIM_UNIT}: "
             "ONNX Runtime's GroupQueryAttention rotates no other sizes"
         )
-    inputs, outputs = graph_inputs(config, dense.kv_dtype), graph_outputs(config, dense.kv_dtype)
-    graph = ir.Graph((), (), nodes=(), opset_imports={"": OPSET, "com.microsoft": 1}, name="dense_graph")
-    builder = GraphBuilder(graph)
-    values = {info.name: builder.input(info.name, _DTYPES[info.dtype], info.shape) for info in inputs}
+    frame = Frame(*graph_interface(config, dense.kv_dtype))
+    values = frame.values
 
     def layer_inputs(layer: int) -> LayerInputs:
         cache = KVCache(
@@ -79,17 +79,34 @@ def build_graph(config: ModelConfig, dense: DenseFormat = FLOAT32) -> DenseGraph
         key = values[f"expert_key.{layer}"]
         return LayerInputs(cache, MolkvInputs(key, value, values["expert_mask"], values["position_ids"]))
 
-    decoder = LookupExpertForCausalLM(config, dense)
+    decoder = LookupExpertForCausalLM(config, CpuModules(config, dense))
     logits, presents = decoder(
-        builder.op,
+        frame.op,
         values["inputs_embeds"],
         [layer_inputs(layer) for layer in range(config.num_hidden_layers)],
         values["logits_to_keep"],
     )
-    results = [logits, *(value for present in presents for value in present)]
-    for info, value in zip(outputs, results, strict=True):
-        value.shape, value.dtype = ir.Shape(info.shape), _DTYPES[info.dtype]
-        builder.add_output(value, info.name)
-    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="molkv-export")
-    linears = {name: module for name, module in decoder.named_modules() if isinstance(module, Linear)}
-    return DenseGraph(model, inputs, outputs, linears)
+    return frame.finish(decoder, [logits, *(value for present in presents for value in present)])
+
+
+class Frame:
+    """A graph with its inputs, to be filled with nodes."""
+
+    def __init__(self, inputs: Tensors, outputs: Tensors) -> None:
+        self._inputs, self._outputs = inputs, outputs
+        graph = ir.Graph((), (), nodes=(), opset_imports={"": OPSET}, name="dense_graph")
+        self._builder = GraphBuilder(graph)
+        self.op = self._builder.op
+        self.values = {info.name: self._builder.input(info.name, DTYPES[info.dtype], info.shape) for info in inputs}
+
+    def finish(self, model: nn.Module, results: list[ir.Value]) -> DenseGraph:
+        """Name the outputs, which `model` has computed."""
+        for info, value in zip(self._outputs, results, strict=True):
+            value.shape, value.dtype = ir.Shape(info.shape), DTYPES[info.dtype]
+            self._builder.add_output(value, info.name)
+        graph = self._builder.graph
+        for domain in {node.domain for node in graph} - {""}:
+            graph.opset_imports[domain] = 1
+        linears = {name: module for name, module in model.named_modules() if isinstance(module, Linear)}
+        whole = ir.Model(graph, ir_version=IR_VERSION, producer_name="molkv-export")
+        return DenseGraph(whole, self._inputs, self._outputs, linears)

@@ -7,13 +7,13 @@ from typing import NamedTuple
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
-from molkv_export.graph.attention import Attention, KVCache
+from molkv_export.graph.attention import KVCache
 from molkv_export.graph.feed_forward import FeedForward
-from molkv_export.graph.linear import DenseFormat
-from molkv_export.graph.mole import MoleInputs, MoleMixer
-from molkv_export.graph.molkv import MolkvInputs, MolkvMixer
-from molkv_export.graph.norm import RMSNorm
-from molkv_export.graph.rope import RotaryCache
+from molkv_export.graph.modules import Modules
+from molkv_export.graph.mole import MoleInputs
+from molkv_export.graph.molkv import MolkvInputs
+from molkv_export.graph.static.attention import StaticCache
+from molkv_export.graph.static.molkv import StaticMolkvInputs
 from molkv_export.graph.taps import Branch, tap_name
 from molkv_runtime.config import ModelConfig
 
@@ -21,8 +21,8 @@ from molkv_runtime.config import ModelConfig
 class LayerInputs(NamedTuple):
     """What one layer reads beside the residual stream."""
 
-    cache: KVCache
-    experts: MoleInputs | MolkvInputs | None
+    cache: KVCache | StaticCache
+    experts: MoleInputs | MolkvInputs | StaticMolkvInputs | None
 
 
 class DecoderLayer(nn.Module):
@@ -31,16 +31,14 @@ class DecoderLayer(nn.Module):
     The last addition of a layer is left to the norm that follows it, which fuses it.
     """
 
-    def __init__(self, config: ModelConfig, dense: DenseFormat, index: int, rotary: RotaryCache) -> None:
+    def __init__(self, config: ModelConfig, modules: Modules, index: int) -> None:
         super().__init__()
         self.index = index
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, dense, rotary)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = FeedForward(config, dense)
-        self.expert_mixer = None
-        if index in config.layers_with_experts:
-            self.expert_mixer = MolkvMixer(config, dense, rotary) if config.has_keys else MoleMixer(config)
+        self.input_layernorm = modules.norm(config.hidden_size)
+        self.self_attn = modules.attention()
+        self.post_attention_layernorm = modules.norm(config.hidden_size)
+        self.mlp = FeedForward(config, modules)
+        self.expert_mixer = modules.expert_mixer() if index in config.layers_with_experts else None
 
     def forward(
         self, op: OpBuilder, x: Value, branch: Value | None, inputs: LayerInputs
@@ -69,23 +67,24 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Layers and final norm; the input embedding is part of the records."""
 
-    def __init__(self, config: ModelConfig, dense: DenseFormat, rotary: RotaryCache) -> None:
+    def __init__(self, config: ModelConfig, modules: Modules) -> None:
         super().__init__()
         layers = range(config.num_hidden_layers)
-        self.layers = nn.ModuleList([DecoderLayer(config, dense, index, rotary) for index in layers])
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.layers = nn.ModuleList([DecoderLayer(config, modules, index) for index in layers])
+        self.norm = modules.norm(config.hidden_size)
 
     def forward(
-        self, op: OpBuilder, x: Value, layer_inputs: list[LayerInputs], last: Value
+        self, op: OpBuilder, x: Value, layer_inputs: list[LayerInputs], last: Value | None
     ) -> tuple[Value, list[tuple[Value, Value]]]:
-        """Run the layers; `last` (int64 [1]) says how many final positions, 0 to T, go on to the LM head."""
+        """Run the layers; `last` (int64 [1]) says how many final positions, 0 to T, go on to the LM head; None: all."""
         branch = None
         presents = []
-        start, end = op.Sub(op.Shape(x, start=1, end=2), last), [2**31 - 1]
+        ends = None if last is None else (op.Sub(op.Shape(x, start=1, end=2), last), [2**31 - 1])
         for layer, inputs in zip(self.layers, layer_inputs, strict=True):
             x, branch, key, value = layer(op, x, branch, inputs)
             presents.append((key, value))
-        x, branch = (op.Slice(part, start, end, [1]) for part in (x, branch))
+        if ends is not None:
+            x, branch = (op.Slice(part, *ends, [1]) for part in (x, branch))
         normed, residual = self.norm(op, x, branch)
         residual.name, normed.name = tap_name("residual"), tap_name("norm")
         return normed, presents
@@ -94,15 +93,14 @@ class Decoder(nn.Module):
 class LookupExpertForCausalLM(nn.Module):
     """The dense graph of a MoLE, MoLKV or dense model: from embeddings and experts to logits."""
 
-    def __init__(self, config: ModelConfig, dense: DenseFormat) -> None:
+    def __init__(self, config: ModelConfig, modules: Modules) -> None:
         super().__init__()
-        rotary = RotaryCache(config.max_position_embeddings, config.rope_theta)
-        self.model = Decoder(config, dense, rotary)
-        self.lm_head = dense.head(config.hidden_size, config.vocab_size)
+        self.model = Decoder(config, modules)
+        self.lm_head = modules.head(config.hidden_size, config.vocab_size)
 
     def forward(
-        self, op: OpBuilder, inputs_embeds: Value, layer_inputs: list[LayerInputs], last: Value
+        self, op: OpBuilder, inputs_embeds: Value, layer_inputs: list[LayerInputs], last: Value | None
     ) -> tuple[Value, list[tuple[Value, Value]]]:
-        """Give the logits [B, last, vocab_size] and every layer's present key and value."""
+        """Give the logits of the last positions [..., vocab_size] and every layer's present key and value."""
         hidden, presents = self.model(op, inputs_embeds, layer_inputs, last)
         return self.lm_head(op, hidden), presents

@@ -5,25 +5,26 @@ from __future__ import annotations
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
-from molkv_export.graph.linear import DenseFormat
+from molkv_export.graph.modules import Modules
 from molkv_runtime.config import ModelConfig
 
 
 class FeedForward(nn.Module):
     """`silu`: down(silu(gate(x)) * up(x)). `gelu`: down(gelu(up(x))), exact."""
 
-    def __init__(self, config: ModelConfig, dense: DenseFormat) -> None:
+    def __init__(self, config: ModelConfig, modules: Modules) -> None:
         super().__init__()
+        self._gelu = modules.gelu
         sizes = config.hidden_size, config.intermediate_size
-        self.gate_proj = dense.linear(*sizes) if config.hidden_act == "silu" else None
-        self.up_proj = dense.linear(*sizes)
-        self.down_proj = dense.linear(*sizes[::-1])
+        self.gate_proj = modules.linear(*sizes) if config.hidden_act == "silu" else None
+        self.up_proj = modules.linear(*sizes)
+        self.down_proj = modules.linear(*sizes[::-1])
 
     def forward(self, op: OpBuilder, x: Value) -> Value:
-        """Map x [B, T, d] to [B, T, d]."""
+        """Map x [..., d] to [..., d]."""
         up = self.up_proj(op, x)
         if self.gate_proj is None:
-            return self.down_proj(op, op.Gelu(up, approximate="none"))
+            return self.down_proj(op, self._gelu(op, up))
         gate = self.gate_proj(op, x)
         silu = op.Mul(gate, op.Sigmoid(gate))
         return self.down_proj(op, op.Mul(silu, up))

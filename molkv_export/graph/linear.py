@@ -70,6 +70,14 @@ class HalfLinear(Linear):
         return {"weight": weight.astype(np.float16)}
 
 
+class HalfComputeLinear(HalfLinear):
+    """A float16 weight in a graph that computes in float16."""
+
+    def forward(self, op: OpBuilder, x: Value) -> Value:
+        """Map x [..., in] to [..., out]."""
+        return op.MatMul(x, self.weight)
+
+
 class RowwiseInt8Linear(Linear):
     """int8 weights with a scale for every column; activations are rounded to int8 with a scale for every position.
 
@@ -154,6 +162,8 @@ class DenseFormat(NamedTuple):
                 return RowwiseInt8Linear(in_features, out_features)
             case "int4":
                 return BlockwiseLinear(in_features, out_features, 4, self.block_size)
+            case "qdq-int8":
+                raise ValueError("qdq-int8 is a format of static graphs")
 
     def head(self, in_features: int, out_features: int) -> Linear:
         """Make the LM head, which is computed for one position even in prefill; other kernels are good at that."""

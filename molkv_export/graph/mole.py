@@ -8,24 +8,23 @@ from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
 from molkv_export.graph.linear import Linear
-from molkv_runtime.config import ModelConfig
 
 
 class MoleInputs(NamedTuple):
     """What the host gathers for one layer."""
 
-    value: Value  # [B, T, N, d]
+    value: Value  # [B, T, N, d], in static graphs [T, N, d]
 
 
 class MoleMixer(nn.Module):
     """sum_n softmax_n(n . r_n) v[i,n]."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, router: Linear) -> None:
         super().__init__()
-        self.router = Linear(config.hidden_size, config.num_experts)
+        self.router = router
 
     def forward(self, op: OpBuilder, x: Value, experts: MoleInputs) -> tuple[Value, Value]:
-        """Mix for x [B, T, d]; gives [B, T, d] and the scores [B, T, N]."""
+        """Mix for x [B, T, d]; gives [B, T, d] and the scores [B, T, N]. Static graphs have no B."""
         scores = self.router(op, x)
         weights = op.Softmax(scores, axis=-1)
         mixed = op.MatMul(op.Unsqueeze(weights, [-2]), experts.value)  # [B, T, 1, N] @ [B, T, N, d]

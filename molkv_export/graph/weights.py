@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,24 +14,27 @@ from molkv_export.checkpoints import Checkpoint
 from molkv_export.checkpoints.native import EMBEDDING, LM_HEAD
 from molkv_export.graph.build import DenseGraph
 from molkv_export.graph.linear import Linear
-from molkv_runtime.rope import Floats
 
 _ROWS_AT_A_TIME = 4096
 
 
-def attach_weights(graph: DenseGraph, checkpoint: Checkpoint, scales: dict[str, Floats] | None = None) -> None:
+def attach_weights(
+    graph: DenseGraph, checkpoint: Checkpoint, scales: Mapping[str, npt.NDArray[Any]] = MappingProxyType({})
+) -> None:
     """Give every initializer without data a lazy tensor that reads it from the checkpoint when the graph is saved.
 
-    Scales of a quantized KV cache are in no checkpoint; they are given by name.
+    Scales of activations and of a quantized KV cache are in no checkpoint; they are given by name.
     """
     linears = {f"{name}.weight": linear for name, linear in graph.linears.items()}
     for name, value in graph.model.graph.initializers.items():
-        if scales is not None and name in scales:
+        if name in scales:
             value.const_value = ir.tensor(scales[name], name=name)
         elif value.const_value is None:
             weight = source_weight(name)
             linear = linears.get(weight)
-            read = _vector_reader(name, checkpoint) if linear is None else _reader(name, weight, linear, checkpoint)
+            read = (
+                _vector_reader(name, checkpoint, value) if linear is None else _reader(name, weight, linear, checkpoint)
+            )
             value.const_value = _lazy(read, value)
 
 
@@ -43,12 +47,16 @@ def source_names(weight: str, tied: bool) -> list[str]:
     """Name the tensors of the checkpoint that make up a weight, in the order of its columns."""
     if weight.endswith("qkv_proj.weight"):
         return [weight.replace("qkv_proj", part) for part in ("q_proj", "k_proj", "v_proj")]
+    weight = weight.replace(".qkv_proj.", ".")  # of a graph that keeps query, key and value apart
     return [EMBEDDING if tied and weight == LM_HEAD else weight]
 
 
-def _vector_reader(name: str, checkpoint: Checkpoint) -> Callable[[], Floats]:
-    def read() -> Floats:
-        vector: Floats = checkpoint.tensor(name).numpy()
+def _vector_reader(name: str, checkpoint: Checkpoint, value: ir.Value) -> Callable[[], npt.NDArray[Any]]:
+    assert value.dtype is not None
+    dtype = value.dtype.numpy()
+
+    def read() -> npt.NDArray[Any]:
+        vector: npt.NDArray[Any] = checkpoint.tensor(name).numpy().astype(dtype, copy=False)
         return vector
 
     return read

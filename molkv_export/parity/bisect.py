@@ -16,11 +16,18 @@ from molkv_runtime.errors import MolkvError
 from molkv_runtime.generator import Generator
 from molkv_runtime.manifest import DenseDtype, KVDtype
 from molkv_runtime.rope import Floats
+from molkv_runtime.session import Target
 
 # Of a value's error, relative to its usual size, by the dtype of the dense weights and of the KV cache. "Bisection" in
 # docs/parity.md says why.
-MAX_RELATIVE_ERROR: dict[DenseDtype, float] = {"float32": 2e-5, "float16": 2e-5, "int8": 0.2, "int4": 0.2}
-_OF_CACHE: dict[KVDtype, float] = {"float32": 0.0, "int8": 0.4}
+MAX_RELATIVE_ERROR: dict[DenseDtype, float] = {
+    "float32": 2e-5,
+    "float16": 2e-5,
+    "int8": 0.2,
+    "int4": 0.2,
+    "qdq-int8": 0.2,
+}
+_OF_CACHE: dict[KVDtype, float] = {"float32": 0.0, "float16": 2e-2, "int8": 0.4}
 
 BISECTED_PHASES = ("one-shot prefill", "step-by-step decode")
 
@@ -63,12 +70,12 @@ class Bisection(msgspec.Struct, frozen=True):
     second_opinion: str  # what ONNX's own evaluator says about the culprit; empty: was not asked
 
 
-def bisect(bundle: Bundle, provider: str, model: SourceModel, ids: Ids) -> Bisection:
+def bisect(bundle: Bundle, target: Target, model: SourceModel, ids: Ids) -> Bisection:
     """Compare the values inside the layers with those of the source model, which is rounded as the bundle is.
 
     Args:
         bundle: What is to be found out about.
-        provider: Execution provider, or "onnx-reference".
+        target: Where the graph is run, as in `runners.load_generator`.
         model: Its source.
         ids: The text to compare on, [T].
 
@@ -76,7 +83,7 @@ def bisect(bundle: Bundle, provider: str, model: SourceModel, ids: Ids) -> Bisec
         BundleError: The bundle is too old to be looked into.
     """
     limit = _limit(bundle)
-    phases = [phase_errors(bundle, provider, model, ids, phase) for phase in BISECTED_PHASES]
+    phases = [phase_errors(bundle, target, model, ids, phase) for phase in BISECTED_PHASES]
     culprits = [(phase.phase, phase.first) for phase in phases if phase.first is not None]
     if not culprits:
         return Bisection(limit, phases, "", "")
@@ -86,14 +93,14 @@ def bisect(bundle: Bundle, provider: str, model: SourceModel, ids: Ids) -> Bisec
         f"expected at most {limit:g}"
     )
     opinion = ""
-    if provider != ONNX_REFERENCE:
-        opinion = _second_opinion(bundle, provider, model, ids, phase, first)
+    if target.provider != ONNX_REFERENCE:
+        opinion = _second_opinion(bundle, target, model, ids, phase, first)
     return Bisection(limit, phases, culprit, opinion)
 
 
-def phase_errors(bundle: Bundle, provider: str, model: SourceModel, ids: Ids, phase: str) -> PhaseErrors:
+def phase_errors(bundle: Bundle, target: Target, model: SourceModel, ids: Ids, phase: str) -> PhaseErrors:
     """Compare all values inside the layers in one phase; arguments as in `bisect`."""
-    graph = TappedGraph(bundle, provider)
+    graph = TappedGraph(bundle, target)
     generator = Generator(bundle, graph=graph)
     PHASES[phase](generator, ids)
     expected = source_values(model, ids, generator.store)
@@ -135,20 +142,20 @@ def _relative_errors(expected: Floats, found: Floats) -> Floats:
     return errors
 
 
-def _second_opinion(bundle: Bundle, provider: str, model: SourceModel, ids: Ids, phase: str, first: TapError) -> str:
+def _second_opinion(bundle: Bundle, target: Target, model: SourceModel, ids: Ids, phase: str, first: TapError) -> str:
     """Ask ONNX's evaluator, which is slow: steps behind the one that is wrong are left out."""
     if phase != BISECTED_PHASES[0]:
         ids = ids[: first.position + 1]
-        there = phase_errors(bundle, provider, model, ids, phase).first
+        there = phase_errors(bundle, target, model, ids, phase).first
         if there is None:  # errors are relative to a mean, which is another one now
             return ""
         first = there
     try:
-        again = phase_errors(bundle, ONNX_REFERENCE, model, ids, phase).first
+        again = phase_errors(bundle, Target(ONNX_REFERENCE), model, ids, phase).first
     except MolkvError as error:
         return f"onnx.reference cannot tell: {error}"
     if again is None:
-        return f"onnx.reference computes the same graph as PyTorch does: the fault is in provider {provider!r}"
+        return f"onnx.reference computes the same graph as PyTorch does: the fault is in provider {target.provider!r}"
     if (again.layer, again.branch) == (first.layer, first.branch):
         return (
             "onnx.reference computes the same: the fault is in the graph or in what the host feeds it, not in a kernel"

@@ -8,6 +8,7 @@ from molkv_export.parity.metrics import Metrics
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.golden import max_abs
 from molkv_runtime.manifest import DenseDtype, KVDtype
+from molkv_runtime.providers import PRESETS
 from molkv_runtime.row_formats import RowDtype
 
 
@@ -32,6 +33,7 @@ _OF_WEIGHTS: dict[DenseDtype, QualityGate] = {
     "float16": _OF_RECORDS["float16"],
     "int8": QualityGate(kl_mean=3e-3, kl_p99=2e-2, perplexity_ratio=1.005, top1_agreement=0.95),
     "int4": QualityGate(kl_mean=6e-2, kl_p99=3e-1, perplexity_ratio=1.04, top1_agreement=0.85),
+    "qdq-int8": QualityGate(kl_mean=1e-2, kl_p99=1e-1, perplexity_ratio=1.02, top1_agreement=0.9),
 }
 
 
@@ -47,6 +49,7 @@ def loosest(*gates: QualityGate) -> QualityGate:
 
 _OF_CACHE: dict[KVDtype, QualityGate] = {
     "float32": _OF_RECORDS["float32"],
+    "float16": QualityGate(kl_mean=1e-5, kl_p99=1e-4, perplexity_ratio=1.0005, top1_agreement=0.99),
     "int8": _OF_WEIGHTS["int8"],
 }
 
@@ -64,9 +67,13 @@ def quality_gate(bundle: Bundle) -> QualityGate:
     return loosest(QUALITY_GATES[graph.dense_dtype, bundle.manifest.store.dtype], _OF_CACHE[graph.kv_dtype])
 
 
-def rounding_limit(bundle: Bundle) -> float:
-    """Give the largest difference of a logit from the source with its weights and records rounded as in a bundle."""
-    return max_abs(bundle.graph())
+def rounding_limit(bundle: Bundle, provider: str = "cpu") -> float:
+    """Give the largest difference of a logit from the source with its weights and records rounded as in a bundle.
+
+    A provider that computes in less than float32 may be further off.
+    """
+    own = PRESETS[provider].max_abs if provider in PRESETS else 0.0
+    return max_abs(bundle.graph()) + own
 
 
 def rounding_failure(metrics: Metrics, limit: float) -> str:

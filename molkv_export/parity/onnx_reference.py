@@ -14,8 +14,9 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from molkv_runtime.dense_graph import Arrays, one_line
+from molkv_runtime.dense_graph import Arrays
 from molkv_runtime.errors import BundleError
+from molkv_runtime.session import one_line
 
 Array = npt.NDArray[Any]
 
@@ -194,19 +195,25 @@ _OPERATORS: list[type[OpRun]] = [
 
 
 class ReferenceGraph:
-    """A dense graph in ONNX's evaluator; a `molkv_runtime.dense_graph.Graph`."""
+    """A profile's graphs in ONNX's evaluator; a `molkv_runtime.dense_graph.Graph`.
 
-    def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
-        """Take a graph, and load its weights from files in a folder."""
-        onnx.load_external_data_for_model(model, str(folder))
-        try:
-            self._evaluator = ReferenceEvaluator(model, new_ops=_OPERATORS)
-        except Exception as error:
-            raise BundleError(f"{folder}: onnx.reference cannot load its graph: {one_line(error)}") from error
+    Those of a static profile hold ONNX's own operators only, so none of the code above has a part in them.
+    """
+
+    def __init__(self, models: dict[int, onnx.ModelProto], folder: Path) -> None:
+        """Take graphs by the length of a call (0: any), and load their weights from files in a folder."""
+        self._evaluators = {}
+        for length, model in models.items():
+            onnx.load_external_data_for_model(model, str(folder))
+            try:
+                self._evaluators[length] = ReferenceEvaluator(model, new_ops=_OPERATORS if length == 0 else None)
+            except Exception as error:
+                raise BundleError(f"{folder}: onnx.reference cannot load its graph: {one_line(error)}") from error
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> ReferenceCall:
         """Bind buffers to all inputs and outputs."""
-        return ReferenceCall(self._evaluator, inputs, outputs)
+        length = inputs["inputs_embeds"].shape[-2]
+        return ReferenceCall(self._evaluators[0 if 0 in self._evaluators else length], inputs, outputs)
 
 
 class ReferenceCall:

@@ -14,8 +14,9 @@ from molkv_export.checkpoints.native import EMBEDDING, LM_HEAD
 from molkv_export.modeling import LookupExpertForCausalLM, Records
 from molkv_export.modeling.experts import ExpertNetworks, ExpertRows
 from molkv_export.parity.rounding import StoredRows, rounding_slack
+from molkv_export.parity.stored_activations import round_activations
 from molkv_export.parity.stored_weights import stored_weight
-from molkv_runtime.manifest import GraphInfo
+from molkv_runtime.bundle import Bundle
 from molkv_runtime.record import record_dtype
 from molkv_runtime.rope import Floats
 from molkv_runtime.store import Store
@@ -30,15 +31,17 @@ class SourceModel(LookupExpertForCausalLM):
     that were needed last are kept.
     """
 
-    def __init__(self, checkpoint: Checkpoint, graph: GraphInfo | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, bundle: Bundle | None = None) -> None:
         """Load the dense weights of a checkpoint, which must stay open as long as the model is used.
 
         Args:
             checkpoint: The checkpoint.
-            graph: How weights are rounded; None is not at all.
+            bundle: How weights and activations are rounded, and which context and window there are; None is as trained.
         """
+        graph = None if bundle is None else bundle.graph()
+        config = checkpoint.config if graph is None else graph.restrict(checkpoint.config)
         with torch.device("meta"):
-            super().__init__(checkpoint.config, checkpoint.form)
+            super().__init__(config, checkpoint.form)
         self._checkpoint = checkpoint
         self._store: Store | None = None
         self._kept_ids, self._kept = torch.empty(0, dtype=torch.long), _no_records(checkpoint)
@@ -52,6 +55,8 @@ class SourceModel(LookupExpertForCausalLM):
             state[name] = weight if graph is None else stored_weight(name, weight, graph)
         self.load_state_dict(state, strict=False, assign=True)
         self.requires_grad_(False).eval()
+        if bundle is not None and bundle.graph().dense_dtype == "qdq-int8":
+            round_activations(self, bundle)
 
     def records(self, ids: Tensor) -> Records:
         """Give the records of distinct token ids [U], rounded if `logits` was asked for it."""

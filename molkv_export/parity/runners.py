@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
-import onnx
-
+from molkv_export.parity.graphs import load_graphs
 from molkv_export.parity.onnx_reference import ReferenceGraph
 from molkv_export.parity.phases import Ids, Phase, one_shot_prefill
 from molkv_export.parity.reference import SourceModel
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.generator import Generator
-from molkv_runtime.graph_file import check_graph_file
+from molkv_runtime.providers import resolve
 from molkv_runtime.rope import Floats
+from molkv_runtime.session import Target
 from molkv_runtime.store import Store
 
 ONNX_REFERENCE = "onnx-reference"
@@ -55,26 +56,21 @@ class DriverRunner:
         return self._phase(self._generator, ids)[-last:]
 
 
-def load_generator(bundle: Bundle, provider: str) -> Generator:
+def open_bundle(bundle: Path, target: Target, profile: str = "") -> Bundle:
+    """Open a bundle for one of its profiles, by default the one that suits the provider best."""
+    profiles = () if target.provider == ONNX_REFERENCE else resolve(target.provider).profiles
+    return Bundle(bundle, profiles=profiles, profile=profile)
+
+
+def load_generator(bundle: Bundle, target: Target) -> Generator:
     """Load a bundle into the host driver.
 
     Args:
         bundle: The bundle, open.
-        provider: A preset of `molkv_runtime.providers`, or "onnx-reference": the dense graph is then computed by
-            `onnx.reference.ReferenceEvaluator` in numpy, operator by operator. Slow, but no code of ONNX Runtime.
+        target: Where the graph is to run. As a provider there is also "onnx-reference": the dense graph is then
+            computed by `onnx.reference.ReferenceEvaluator` in numpy, operator by operator. Slow, but no code of ONNX
+            Runtime.
     """
-    if provider != ONNX_REFERENCE:
-        return Generator(bundle, provider=provider)
-    return Generator(bundle, graph=ReferenceGraph(load_graph(bundle), bundle.path))
-
-
-def load_graph(bundle: Bundle) -> onnx.ModelProto:
-    """Load a bundle's graph without its weights, after the driver's checks of hashes and of where weights are.
-
-    Raises:
-        BundleError: A file is damaged.
-    """
-    info = bundle.graph()
-    path = bundle.file(info.file)
-    check_graph_file(path, bundle.file(info.data).name)
-    return onnx.load(path, load_external_data=False)
+    if target.provider != ONNX_REFERENCE:
+        return Generator(bundle, target=target, verify_provider=False)
+    return Generator(bundle, graph=ReferenceGraph(load_graphs(bundle), bundle.path))

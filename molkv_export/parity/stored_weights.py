@@ -28,6 +28,9 @@ def stored_weight(name: str, weight: Tensor, graph: GraphInfo) -> Tensor:
         return weight
     if graph.dense_dtype == "float16":
         return weight.half().float()
+    if graph.dense_dtype == "qdq-int8":
+        scale = weight.abs().max() / 127
+        return weight if name == LM_HEAD or scale == 0 else (weight / scale).round() * scale
     if name == LM_HEAD:
         return _in_blocks(weight, 8, _HEAD_BLOCK)
     if graph.dense_dtype == "int8":

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from torch import Tensor, nn
 
 from molkv_export.graph.taps import tap_name, taps
+from molkv_export.parity.graphs import load_graphs
 from molkv_export.parity.onnx_reference import ReferenceGraph
 from molkv_export.parity.phases import Ids
 from molkv_export.parity.reference import SourceModel
-from molkv_export.parity.runners import ONNX_REFERENCE, load_graph
-from molkv_runtime import providers
+from molkv_export.parity.runners import ONNX_REFERENCE
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
-from molkv_runtime.dense_graph import Arrays, BoundCall, Call, one_line, session_options
-from molkv_runtime.errors import BundleError, ProviderError
+from molkv_runtime.dense_graph import Arrays, BoundCall, Call, Graph
+from molkv_runtime.errors import BundleError
+from molkv_runtime.interface import HIDDEN
 from molkv_runtime.rope import Floats
+from molkv_runtime.session import Target, open_session, session_options
 from molkv_runtime.store import Store
 
 Values = dict[str, Floats]  # by the name of the tap, [T, ...]
@@ -66,57 +68,78 @@ def source_values(model: SourceModel, ids: Ids, store: Store) -> Values:
 class TappedGraph:
     """A bundle's dense graph that also gives the values inside; a `molkv_runtime.dense_graph.Graph`."""
 
-    def __init__(self, bundle: Bundle, provider: str) -> None:
+    def __init__(self, bundle: Bundle, target: Target) -> None:
         """Load the graph once more, with more outputs.
 
         Raises:
             BundleError: The graph was made by a version that did not name these values.
         """
-        self._config = bundle.config
-        graph = load_graph(bundle)
+        self._config, self._is_half = bundle.config, bundle.graph().kv_dtype == "float16"
+        self._is_static = bundle.graph().is_static and bundle.config.has_keys
+        graphs = load_graphs(bundle)
+        step = min(graphs)  # static graphs for more positions give no logits, and only steps are compared
         names = [tap_name(branch, layer) for layer, branch in taps(self._config)]
         self._names = [name for name in names if name not in (_EMBEDS, tap_name("logits"))]
-        there = {output for node in graph.graph.node for output in node.output}
+        there = {output for node in graphs[step].graph.node for output in node.output}
         if missing := [name for name in self._names if name not in there]:
+            file = bundle.path / bundle.graph().files[0].file
             raise BundleError(
-                f"{bundle.path / bundle.graph().file}: names no value {missing[0]!r}, so it cannot be compared "
+                f"{file}: names no value {missing[0]!r}, so it cannot be compared "
                 "layer by layer; export the model again"
             )
+        number = onnx.TensorProto.FLOAT16 if self._is_half else onnx.TensorProto.FLOAT
         for name in self._names:
-            graph.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-        self._bind: Callable[[Arrays, Arrays], Call]
-        if provider == ONNX_REFERENCE:
-            self._bind = ReferenceGraph(graph, bundle.path).bind
+            graphs[step].graph.output.append(onnx.helper.make_tensor_value_info(name, number, None))
+        self._graph: Graph
+        if target.provider == ONNX_REFERENCE:
+            self._graph = ReferenceGraph(graphs, bundle.path)
         else:
-            options = session_options(provider)
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.path))
-            name = providers.resolve(provider)
-            try:
-                session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[name])
-            except Exception as error:  # ONNX Runtime raises many kinds, none of them public
-                raise ProviderError(
-                    f"provider {provider!r} cannot load the graph with its layers open: {one_line(error)}"
-                ) from error
-            self._bind = lambda inputs, outputs: BoundCall(session, inputs, outputs)
+            self._graph = _Sessions(graphs, bundle.path, target)
         self._taken: dict[str, list[npt.NDArray[Any]]] = {}
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
         """Bind buffers to all inputs and outputs, and memory of our own to the values inside."""
-        inside: Arrays = {name: np.empty(self._shape(name, inputs), np.float32) for name in self._names}
-        call = self._bind(inputs, {**outputs, **inside})
+        if "logits" not in outputs:
+            return self._graph.bind(inputs, outputs)
+        dtype = np.float16 if self._is_half else np.float32
+        inside: Arrays = {name: np.empty(self._shape(name, inputs), dtype) for name in self._names}
+        call = self._graph.bind(inputs, {**outputs, **inside})
         taken = {_EMBEDS: inputs["inputs_embeds"], **inside, tap_name("logits"): outputs["logits"]}
         return _TappedCall(call, taken, self._taken)
 
     def _shape(self, name: str, inputs: Arrays) -> tuple[int, ...]:
-        batch, length, hidden = inputs["inputs_embeds"].shape
+        *places, length, hidden = inputs["inputs_embeds"].shape
         if name.endswith(tap_name("expert_scores")):
-            return inputs["expert_mask"].shape if self._config.has_keys else (batch, length, self._config.num_experts)
-        behind_last_layer = name in (tap_name("residual"), tap_name("norm"))
-        return batch, int(inputs["logits_to_keep"][0]) if behind_last_layer else length, hidden
+            if self._config.has_keys:
+                return inputs["expert_mask"].shape
+            return (*places, length, self._config.num_experts)
+        if name in (tap_name("residual"), tap_name("norm")) and "logits_to_keep" in inputs:
+            length = int(inputs["logits_to_keep"][0])
+        return (*places, length, hidden)
 
     def values(self) -> Values:
         """Give what was inside in all calls so far, which must have been about one sequence."""
-        return _in_order_of_size({name: _stack(parts) for name, parts in self._taken.items()}, self._config)
+        found = {name: _stack(parts) for name, parts in self._taken.items()}
+        if self._is_static:
+            for name in found:
+                if name.endswith(tap_name("expert_scores")):
+                    found[name] = np.where(found[name] < HIDDEN / 2, np.float32(-np.inf), found[name])
+        return _in_order_of_size(found, self._config)
+
+
+class _Sessions:
+    """Graphs in ONNX Runtime, from memory."""
+
+    def __init__(self, graphs: dict[int, onnx.ModelProto], folder: Path, target: Target) -> None:
+        options = session_options(target)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        self._sessions = {
+            length: open_session(graph.SerializeToString(), options, target) for length, graph in graphs.items()
+        }
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> BoundCall:
+        length = inputs["inputs_embeds"].shape[-2]
+        return BoundCall(self._sessions[0 if 0 in self._sessions else length], inputs, outputs)
 
 
 class _TappedCall:
@@ -134,7 +157,7 @@ def _stack(parts: list[npt.NDArray[Any]]) -> Floats:
 
     Scores of blocks can be of different width; they are filled up with experts that are not seen.
     """
-    rows = [part.reshape(-1, part.shape[-1]) for part in parts]
+    rows = [part.reshape(-1, part.shape[-1]).astype(np.float32, copy=False) for part in parts]
     return np.concatenate([widened(part, max(part.shape[-1] for part in rows)) for part in rows])
 
 

@@ -29,13 +29,15 @@ from molkv_export.parity.metrics import Doubles, Metrics, MetricsAccumulator
 from molkv_export.parity.phases import CONTEXT_END, MIXED_BATCH, PHASES, Ids, context_end, mixed_batch
 from molkv_export.parity.records import RecordsResult, records_agreement
 from molkv_export.parity.reference import SourceModel
-from molkv_export.parity.runners import DriverRunner, Runner, SourceRunner, load_generator
+from molkv_export.parity.runners import DriverRunner, Runner, SourceRunner, load_generator, open_bundle
 from molkv_export.parity.texts import Scope, Texts, choose_texts
 from molkv_export.parity.worst import WorstPosition, WorstPositions
+from molkv_export.source import check_source
 from molkv_runtime.bundle import TOKENIZER, Bundle
-from molkv_runtime.errors import CheckpointError, RequestError
+from molkv_runtime.errors import RequestError
 from molkv_runtime.generator import Generator
 from molkv_runtime.rope import Floats
+from molkv_runtime.session import CPU, Target, describe_placements
 
 TRAINED = "as trained"
 ROUNDED = "as stored"
@@ -67,7 +69,9 @@ class Report(msgspec.Struct, frozen=True):
 
     bundle: str
     reference: str  # path of the checkpoint or the other bundle
+    profile: str
     provider: str
+    placements: str  # where the nodes ran, in words
     dense_dtype: str
     experts_dtype: str
     text: str  # what was compared
@@ -114,7 +118,8 @@ def validate(
     against: Path | None = None,
     text: Path | None = None,
     scope: Scope | None = None,
-    provider: str = "cpu",
+    target: Target = CPU,
+    profile: str = "",
     with_bisection: bool = False,
     report_progress: Callable[[str], object] = lambda _: None,
 ) -> Report:
@@ -127,7 +132,8 @@ def validate(
         text: UTF-8 text to compare on; default: modules of Python's standard library that `train` holds out.
             A bundle without a tokenizer is compared on random token ids.
         scope: How much is compared.
-        provider: Execution provider of the driver, or "onnx-reference", see `runners.load_generator`.
+        target: Where the graph is run, as in `runners.load_generator`.
+        profile: Which graph of the bundle; default the one that suits the provider best.
         with_bisection: Whether the values inside the layers are compared, too.
         report_progress: Told in words what is being done.
 
@@ -143,24 +149,26 @@ def validate(
     scope = scope or Scope()
     with ExitStack() as stack:
         report_progress("loading")
-        opened = Bundle(bundle)
+        opened = open_bundle(bundle, target, profile)
         source = None
         if checkpoint is not None:
             source = stack.enter_context(open_checkpoint(checkpoint))
-            _check_source(opened, source)
-        generator = load_generator(opened, provider)
+            check_source(opened, source)
+        generator = load_generator(opened, target)
+        limit, placements = rounding_limit(opened, target.provider), describe_placements(generator.placements)
         texts = choose_texts(generator, text, scope)
         if source is not None:
             report_progress("records")
-            measure = _source_measure(source, generator, texts, scope)
+            measure = _source_measure(source, generator, texts, scope, limit)
         else:
             assert against is not None
-            measure = _bundle_measure(Bundle(against), generator, texts, provider)
+            other = load_generator(open_bundle(against, target), target)
+            measure = _bundle_measure(other, generator, texts)
         comparisons, kl, worst = _compare(generator, measure.references, texts, report_progress)
         report_progress("greedy text")
         written = continuations(generator, texts.prompts, texts.new_tokens)
         # Two runtimes' logits may be so far apart that either of two tokens is right. What rounding costs is no excuse.
-        ties = {ROUNDED: 2 * rounding_limit(opened)}
+        ties = {ROUNDED: 2 * limit}
         greedy = [
             greedy_agreement(written, each.name, each.runner, ties.get(each.name, _TIE)) for each in measure.references
         ]
@@ -168,16 +176,18 @@ def validate(
         if with_bisection and measure.model is not None:
             report_progress("layer by layer")
             del generator  # its weights: the graph is loaded once more
-            bisection = bisect(opened, provider, measure.model, texts.sequences[0])
+            bisection = bisect(opened, target, measure.model, texts.sequences[0])
     return Report(
         bundle=str(bundle),
         reference=str(checkpoint or against),
-        provider=provider,
+        profile=opened.profile,
+        provider=target.provider,
+        placements=placements,
         dense_dtype=opened.graph().dense_dtype,
         experts_dtype=opened.manifest.store.dtype,
         text=texts.description,
         gate=measure.gate,
-        rounding_limit=rounding_limit(opened),
+        rounding_limit=limit,
         gate_applies=texts.is_real,
         comparisons=comparisons,
         records=measure.records,
@@ -199,12 +209,11 @@ class _Measure(NamedTuple):
     records: RecordsResult | None = None
 
 
-def _source_measure(source: Checkpoint, generator: Generator, texts: Texts, scope: Scope) -> _Measure:
+def _source_measure(source: Checkpoint, generator: Generator, texts: Texts, scope: Scope, limit: float) -> _Measure:
     bundle, gate = generator.bundle, quality_gate(generator.bundle)
     trained = model = SourceModel(source)
-    if bundle.graph().dense_dtype != "float32":
-        model = SourceModel(source, bundle.graph())
-    limit = rounding_limit(bundle)
+    if bundle.graph().dense_dtype != "float32" or bundle.config != source.config:
+        model = SourceModel(source, bundle)
     references = [
         Reference(TRAINED, SourceRunner(trained), _quality_judge(gate if texts.is_real else None), False),
         Reference(
@@ -214,11 +223,11 @@ def _source_measure(source: Checkpoint, generator: Generator, texts: Texts, scop
     return _Measure(references, gate, model, records_agreement(generator.store, model, scope.records))
 
 
-def _bundle_measure(other: Bundle, generator: Generator, texts: Texts, provider: str) -> _Measure:
-    _check_comparable(generator.bundle, other)
-    gate = loosest(quality_gate(generator.bundle), quality_gate(other))
+def _bundle_measure(other: Generator, generator: Generator, texts: Texts) -> _Measure:
+    _check_comparable(generator.bundle, other.bundle)
+    gate = loosest(quality_gate(generator.bundle), quality_gate(other.bundle))
     judge = _quality_judge(gate if texts.is_real else None)
-    return _Measure([Reference(OTHER_BUNDLE, DriverRunner(load_generator(other, provider)), judge, False)], gate)
+    return _Measure([Reference(OTHER_BUNDLE, DriverRunner(other), judge, False)], gate)
 
 
 def _quality_judge(gate: QualityGate | None) -> Callable[[Metrics], str]:
@@ -302,16 +311,6 @@ def _decoder(generator: Generator, texts: Texts) -> Callable[[list[int]], str]:
     if not texts.is_real:
         return lambda ids: " ".join(map(str, ids))
     return lambda ids: generator.tokenizer.decode(ids, skip_special_tokens=False)
-
-
-def _check_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
-    expected = bundle.manifest.provenance.source
-    for name, found in checkpoint.sha256().items():
-        if expected.get(name) != found:
-            raise CheckpointError(
-                f"{checkpoint.folder / name}: sha256 is {found[:12]}..., but {bundle.path} was made from "
-                f"{expected.get(name, 'none')[:12]}...; give the checkpoint that the bundle was exported from"
-            )
 
 
 def _check_comparable(bundle: Bundle, other: Bundle) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from molkv_runtime import Bundle, BundleError, ExpertStore, Generator, ModelConfig, ProviderError
-from molkv_runtime.interface import graph_inputs, graph_outputs
+from molkv_runtime.interface import graph_interface
 from tests.conftest import edit_manifest, replace_file
 
 SHARD = "experts-00001-of-00001.safetensors"
@@ -78,7 +78,9 @@ def _consistently(manifest: dict[str, Any], field: str, value: int) -> None:
     manifest["model"][field] = value
     config = msgspec.convert(manifest["model"], ModelConfig)
     graph = manifest["graphs"]["cpu"]
-    graph["inputs"], graph["outputs"] = (msgspec.to_builtins(f(config)) for f in (graph_inputs, graph_outputs))
+    graph["context_length"], graph["expert_window"] = config.max_position_embeddings, config.expert_window
+    file = graph["files"][0]
+    file["inputs"], file["outputs"] = msgspec.to_builtins(graph_interface(config, "float32"))
 
 
 def _rename_file(manifest: dict[str, Any], name: str) -> None:
@@ -89,8 +91,8 @@ def _rename_file(manifest: dict[str, Any], name: str) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda m: m.update(schema_version=1), "schema_version is 1, expected 2"),
-        (lambda m: m.pop("schema_version"), "schema_version is none, expected 2"),
+        (lambda m: m.update(schema_version=1), "schema_version is 1, expected 3"),
+        (lambda m: m.pop("schema_version"), "schema_version is none, expected 3"),
         (lambda m: m.pop("store"), "missing required field `store`"),
         (lambda m: m.update(surprise=1), "unknown field `surprise`"),
         (lambda m: m["model"].update(expert_window=0), "expert_window is 0"),
@@ -106,8 +108,11 @@ def _rename_file(manifest: dict[str, Any], name: str) -> None:
         (lambda m: _rename_file(m, f"../bundle/{SHARD}"), "expected plain names of files inside the bundle"),
         (lambda m: _rename_file(m, "/etc/passwd"), "expected plain names of files inside the bundle"),
         (lambda m: _rename_file(m, ".."), "expected plain names of files inside the bundle"),
-        (lambda m: m["graphs"].clear(), "has no graph for profile 'cpu'"),
-        (lambda m: m["graphs"]["cpu"]["inputs"].pop(), "its inputs in the manifest are not those that the model"),
+        (lambda m: m["graphs"].clear(), "graphs is empty, expected at least one profile"),
+        (
+            lambda m: m["graphs"]["cpu"]["files"][0]["inputs"].pop(),
+            "its inputs in the manifest are not those that the model",
+        ),
         (lambda m: m["model"].update(num_key_value_heads=4), "are not those that the model's configuration calls for"),
         (lambda m: m["model"].update(head_dim=32), "are not those that the model's configuration calls for"),
         (lambda m: m["model"].update(num_hidden_layers=4), "are not those that the model's configuration calls for"),
@@ -144,7 +149,10 @@ def test_a_graph_that_is_not_onnx_is_refused_in_one_line(bundle: Path) -> None:
 
 
 def test_a_context_that_the_graph_was_not_built_for_is_refused(bundle: Path) -> None:
-    edit_manifest(bundle, lambda m: m["model"].update(max_position_embeddings=2000))
+    edit_manifest(
+        bundle,
+        lambda m: (m["model"].update(max_position_embeddings=2000), m["graphs"]["cpu"].update(context_length=2000)),
+    )
     with pytest.raises(BundleError, match="the dense graph fails: ") as caught:
         list(Generator(bundle).stream([[1] * 60], max_new_tokens=3))
     assert "\n" not in str(caught.value)

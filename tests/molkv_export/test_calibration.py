@@ -10,6 +10,7 @@ import pytest
 
 from molkv_export.export import export
 from molkv_export.golden import calibration_texts
+from molkv_export.graph.profiles import GraphOptions
 from molkv_runtime import Bundle, Generator
 
 
@@ -17,7 +18,7 @@ from molkv_runtime import Bundle, Generator
 def test_codes_of_the_calibration_texts_use_their_range(
     name: str, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    export(checkpoints(name), tmp_path / "bundle", kv_dtype="int8", experts_dtype="float32")
+    export(checkpoints(name), tmp_path / "bundle", graph=GraphOptions(kv_dtype="int8"), experts_dtype="float32")
     bundle = Bundle(tmp_path / "bundle")
     config = bundle.config
     generator = Generator(bundle)
@@ -42,6 +43,6 @@ def test_codes_of_the_calibration_texts_use_their_range(
 
 def test_the_same_export_gives_the_same_scales(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
     for name in ("one", "two"):
-        export(checkpoints("molkv"), tmp_path / name, kv_dtype="int8")
+        export(checkpoints("molkv"), tmp_path / name, graph=GraphOptions(kv_dtype="int8"))
     first, second = ((tmp_path / name / "model.onnx").read_bytes() for name in ("one", "two"))
     assert first == second

@@ -14,6 +14,7 @@ import torch
 from molkv_export.training.corpus import standard_library
 from molkv_runtime import BundleError, ExpertStore, Generator, RequestError, Sampling
 from molkv_runtime.dense_graph import BoundCall
+from molkv_runtime.session import Target
 from tests.conftest import STDLIB_MINI, random_model
 
 
@@ -142,7 +143,7 @@ def test_the_graph_writes_into_the_caches_of_the_host(generator: Generator) -> N
     state.prefill(0, [1, 2, 3])
     first = state.decode([4])
     assert np.shares_memory(first, state.decode([5]))
-    for cache in state._cache.values():
+    for cache in state._calls._cache.values():
         filled = cache[0].any(axis=(0, 2))
         assert filled.tolist() == [True] * 5 + [False] * 43
 
@@ -164,8 +165,8 @@ def test_wrong_arguments_change_nothing(generator: Generator) -> None:
 def test_threads_beyond_the_cores_are_refused(bundles: Callable[..., Path]) -> None:
     for threads in (0, -1, 10**9):
         with pytest.raises(RequestError, match=rf"threads is {threads}, expected 1 to \d+ \(the cores"):
-            Generator(bundles("molkv"), threads=threads)
-    assert Generator(bundles("molkv"), threads=1)
+            Generator(bundles("molkv"), target=Target(threads=threads))
+    assert Generator(bundles("molkv"), target=Target(threads=1))
 
 
 def test_closed_generators_leave_no_open_files(bundles: Callable[..., Path]) -> None:

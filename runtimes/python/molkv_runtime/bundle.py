@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -18,20 +19,25 @@ TOKENIZER = "tokenizer.json"
 class Bundle:
     """A bundle whose manifest is sound and whose files are all there in their full size."""
 
-    def __init__(self, path: str | Path, manifest: Manifest | None = None) -> None:
-        """Open a bundle and check its files by size.
+    def __init__(
+        self, path: str | Path, manifest: Manifest | None = None, *, profiles: Sequence[str] = (), profile: str = ""
+    ) -> None:
+        """Open a bundle for one of its profiles, and check its files by size.
 
         Hashes are checked when a file is used; the store's records carry checksums of their own.
 
         Args:
             path: Its folder.
             manifest: Of a bundle that is still being written; default is the folder's own.
+            profiles: Which profiles will do, best first; default any, the manifest's first one before others.
+            profile: The one that is asked for.
 
         Raises:
-            BundleError: The folder is not a complete bundle.
+            BundleError: The folder is not a complete bundle, or has none of these profiles.
         """
         self.path = Path(path)
         self.manifest: Manifest = manifest or read_manifest(self.path)
+        self.profile = self._choose(profiles, profile)
         for name, info in self.manifest.files.items():
             self._check_size(name, info.size)
 
@@ -48,21 +54,29 @@ class Bundle:
                 f"{path}: has {found.st_size} bytes, the manifest says {size}; the file is truncated or was replaced"
             )
 
+    def _choose(self, profiles: Sequence[str], profile: str) -> str:
+        there = list(self.manifest.graphs)
+        if profile and profile not in there:
+            raise BundleError(
+                f"{self.path}: has no graph for profile {profile!r}; there: {', '.join(there)}. "
+                f"Add it with: molkv-export export CHECKPOINT {self.path} --add-profile {profile}"
+            )
+        chosen = [profile] if profile else [name for name in profiles or there if name in there]
+        if not chosen:
+            raise BundleError(
+                f"{self.path}: has graphs for profile {', '.join(there)}, expected {' or '.join(profiles)}. "
+                f"Add one with: molkv-export export CHECKPOINT {self.path} --add-profile {profiles[0]}"
+            )
+        return chosen[0]
+
     @property
     def config(self) -> ModelConfig:
-        """The model's configuration."""
-        return self.manifest.model
+        """The model's configuration, with the context and the window of the profile's graph."""
+        return self.graph().restrict(self.manifest.model)
 
-    def graph(self, profile: str = "cpu") -> GraphInfo:
-        """Give the dense graph of a profile.
-
-        Raises:
-            BundleError: The bundle has no such profile.
-        """
-        graphs = self.manifest.graphs
-        if profile not in graphs:
-            raise BundleError(f"{self.path}: has no graph for profile {profile!r}; there: {', '.join(graphs)}")
-        return graphs[profile]
+    def graph(self) -> GraphInfo:
+        """Give the dense graph of the profile."""
+        return self.manifest.graphs[self.profile]
 
     def file(self, name: str) -> Path:
         """Give the path of a file after checking its hash.

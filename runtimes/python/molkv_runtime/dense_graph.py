@@ -1,8 +1,7 @@
-"""The dense graph in an ONNX Runtime session, run on bound buffers."""
+"""The dense graph in ONNX Runtime sessions, run on bound buffers."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Protocol
 
@@ -10,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from molkv_runtime import providers
 from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import BundleError, ProviderError, RequestError
+from molkv_runtime.errors import BundleError
 from molkv_runtime.graph_file import check_graph_file
-from molkv_runtime.interface import graph_inputs, graph_outputs
-from molkv_runtime.manifest import GraphInfo
+from molkv_runtime.interface import graph_interface
+from molkv_runtime.manifest import GraphFile
+from molkv_runtime.session import CPU, Placement, Target, one_line, open_session, placements, session_options
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
@@ -60,67 +59,59 @@ class BoundCall:
 
 
 class DenseGraph:
-    """A session over a bundle's graph."""
+    """Sessions over the graphs of a bundle's profile, one for each length of a call."""
 
-    def __init__(self, bundle: Bundle, provider: str = "cpu", threads: int | None = None) -> None:
-        """Load the graph.
+    def __init__(self, bundle: Bundle, target: Target = CPU) -> None:
+        """Load the graphs.
 
         Args:
-            bundle: Where the graph is.
-            provider: A preset of `providers.PRESETS`.
-            threads: Threads inside an operator; None leaves it to ONNX Runtime (one per physical core).
+            bundle: Where they are.
+            target: Where they are to run.
 
         Raises:
-            ProviderError: The provider is not there or refuses the graph.
-            BundleError: The graph does not have the inputs and outputs that its configuration calls for.
-            RequestError: More threads than the machine has cores.
+            ProviderError: The provider is not there, refuses a graph, or leaves nodes to others and must not.
+            BundleError: A graph does not have the inputs and outputs that its configuration calls for.
+            RequestError: There are more threads than cores, or the provider does not know an option.
         """
-        options = session_options(provider, threads)
+        options = session_options(target, _cache_folder(bundle))
         info = bundle.graph()
-        path = bundle.file(info.file)
-        check_graph_file(path, bundle.file(info.data).name)
-        name = providers.resolve(provider)
-        try:
-            # By path, not by bytes: external data is then mapped instead of copied.
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=[name])
-        except Exception as error:
-            raise ProviderError(f"{path}: provider {provider!r} cannot load it: {one_line(error)}") from error
-        _check_interface(bundle, info, self._session, path)
+        data = bundle.file(info.data)
+        self._sessions = {}
+        for file in info.files:
+            path = bundle.file(file.file)
+            check_graph_file(path, data.name)
+            session = open_session(path, options, target)
+            _check_interface(bundle, file, session, path)
+            self._sessions[file.length] = session
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> BoundCall:
-        """Bind buffers to all inputs and outputs."""
-        return BoundCall(self._session, inputs, outputs)
+        """Bind buffers to all inputs and outputs of the graph for as many positions as there are embeddings."""
+        length = inputs["inputs_embeds"].shape[-2]
+        return BoundCall(self._sessions[0 if 0 in self._sessions else length], inputs, outputs)
+
+    @property
+    def placements(self) -> dict[int, list[Placement]]:
+        """Where the nodes run, by the length of a call; 0 is any."""
+        return {length: placements(session) for length, session in self._sessions.items()}
 
 
-def session_options(provider: str, threads: int | None = None) -> onnxruntime.SessionOptions:
-    """Make the options of a session; arguments and errors as for `DenseGraph`."""
-    cores = os.cpu_count() or 1
-    if threads is not None and not 0 < threads <= cores:
-        raise RequestError(f"threads is {threads}, expected 1 to {cores} (the cores of this machine)")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised, too
-    options.intra_op_num_threads = threads or 0
-    if provider != "cpu":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    return options
+def _cache_folder(bundle: Bundle) -> Path:
+    """Give a folder for this bundle alone: of a provider's cache it depends on the bundle whether it is stale."""
+    return Path.home() / ".cache" / "molkv" / bundle.manifest.sha256[:32]
 
 
-_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)", "int32": "tensor(int32)", "int8": "tensor(int8)"}
+_TYPES = {"float32": "float", "float16": "float16", "int64": "int64", "int32": "int32", "int8": "int8"}
 
 
-def _check_interface(bundle: Bundle, info: GraphInfo, session: onnxruntime.InferenceSession, path: Path) -> None:
-    for kind, listed, wanted, found in (
-        ("inputs", info.inputs, graph_inputs(bundle.config, info.kv_dtype), session.get_inputs()),
-        ("outputs", info.outputs, graph_outputs(bundle.config, info.kv_dtype), session.get_outputs()),
-    ):
-        if listed != wanted:
+def _check_interface(bundle: Bundle, file: GraphFile, session: onnxruntime.InferenceSession, path: Path) -> None:
+    wanted = graph_interface(bundle.config, bundle.graph().kv_dtype, file.length)
+    found = session.get_inputs(), session.get_outputs()
+    for kind, listed, wants, has in zip(("inputs", "outputs"), (file.inputs, file.outputs), wanted, found, strict=True):
+        if listed != wants:
             raise BundleError(
                 f"{path}: its {kind} in the manifest are not those that the model's configuration calls for"
             )
-        if [(t.name, _TYPES[t.dtype], list(t.shape)) for t in listed] != [(t.name, t.type, t.shape) for t in found]:
+        if [(t.name, f"tensor({_TYPES[t.dtype]})", list(t.shape)) for t in listed] != [
+            (t.name, t.type, t.shape) for t in has
+        ]:
             raise BundleError(f"{path}: its {kind} are not those in the manifest; export again")
-
-
-def one_line(error: Exception) -> str:
-    """Give the message of a library's error in one line, its start if it is long."""
-    return " ".join(str(error).split())[:300]

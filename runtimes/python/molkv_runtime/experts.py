@@ -10,7 +10,7 @@ import numpy as np
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.dense_graph import Arrays
 from molkv_runtime.record import Records
-from molkv_runtime.window import ExpertWindow, Part
+from molkv_runtime.window import ExpertWindow, Numbers, Part
 
 
 class ExpertState(Protocol):
@@ -43,23 +43,24 @@ class PresentExperts:
 
     block_length = 1
 
-    def __init__(self, config: ModelConfig, batch_size: int) -> None:
+    def __init__(self, config: ModelConfig, batch_size: int, numbers: Numbers) -> None:
+        self._dtype = numbers.dtype
         self._names = [f"expert_value.{layer}" for layer in config.layers_with_experts]
         self._shape = (config.num_experts, config.hidden_size)
-        self._values = np.zeros((len(self._names), batch_size, 1, *self._shape), np.float32)
+        self._values = np.zeros((len(self._names), batch_size, 1, *self._shape), self._dtype)
         self.decode_inputs: Arrays = dict(zip(self._names, self._values, strict=True))
-        self._memory = np.zeros((len(self._names), 0, *self._shape), np.float32)  # of prefill
+        self._memory = np.zeros((len(self._names), 0, *self._shape), self._dtype)  # of prefill
 
     def prefill(self, part: Part, groups: Iterable[Records]) -> Arrays:
         """Give the values of the records, [1, T, N, d] for each layer."""
-        if self._memory.shape[1] < part.length:
-            self._memory = np.zeros((len(self._names), part.length, *self._shape), np.float32)
+        if self._memory.shape[1] < part.computed:
+            self._memory = np.zeros((len(self._names), part.computed, *self._shape), self._dtype)
         done = 0
         for records in groups:
             if self._names:
                 self._memory[:, done : done + len(records)] = records["layers"]["value"].swapaxes(0, 1)
             done += len(records)
-        return {name: values[None, : part.length] for name, values in zip(self._names, self._memory, strict=True)}
+        return {name: values[None, : part.computed] for name, values in zip(self._names, self._memory, strict=True)}
 
     def finish(self, sequence: int, end: int) -> None:
         """Nothing: a position reads its own experts only."""
@@ -70,8 +71,8 @@ class PresentExperts:
             self._values[:, sequence, 0] = record["layers"]["value"][0]
 
 
-def expert_state(config: ModelConfig, batch_size: int, max_length: int) -> ExpertState:
-    """Make the state that a model needs, for B sequences of at most max_length tokens."""
+def expert_state(config: ModelConfig, batch_size: int, max_length: int, numbers: Numbers | None = None) -> ExpertState:
+    """Make the state that a model needs, for B sequences of at most max_length tokens; by default as `cpu` wants it."""
     if config.has_keys:
-        return ExpertWindow(config, batch_size, max_length)
-    return PresentExperts(config, batch_size)
+        return ExpertWindow(config, batch_size, max_length, numbers or Numbers())
+    return PresentExperts(config, batch_size, numbers or Numbers())

@@ -16,8 +16,11 @@ from molkv_runtime.config import ModelConfig
 from molkv_runtime.dense_graph import DenseGraph, Graph
 from molkv_runtime.errors import BundleError, RequestError
 from molkv_runtime.json_file import decode_json
+from molkv_runtime.probe import probe
+from molkv_runtime.providers import resolve
 from molkv_runtime.sampling import Sampler, Sampling
-from molkv_runtime.sequences import PREFILL_CHUNK, Sequences
+from molkv_runtime.sequences import Sequences
+from molkv_runtime.session import CPU, Placement, Target
 from molkv_runtime.shard import Access
 from molkv_runtime.store import ExpertStore, Store
 
@@ -51,10 +54,11 @@ class Generator:
         self,
         bundle: Bundle | str | Path,
         *,
-        provider: str = "cpu",
-        threads: int | None = None,
+        target: Target | str = CPU,
+        profile: str = "",
         store_access: Access = "pread",
         verify_checksums: bool = True,
+        verify_provider: bool = True,
         graph: Graph | None = None,
         store: Store | None = None,
     ) -> None:
@@ -62,26 +66,37 @@ class Generator:
 
         Args:
             bundle: An open bundle, or its folder.
-            provider: Execution provider by preset name, see `providers.PRESETS`.
-            threads: Threads for one operator; None leaves it to ONNX Runtime.
+            target: Where the graph is to run, or only the name of a provider's preset, see `providers.PRESETS`.
+            profile: Which of the bundle's graphs; default the one that suits the provider best. An open bundle has it.
             store_access: How records are read, see `ExpertStore`.
             verify_checksums: Whether records are checked as they are read.
-            graph: What computes the dense graph; default an ONNX Runtime session made of the arguments above.
+            verify_provider: Whether a provider other than cpu has to show first that it computes the golden vectors.
+            graph: What computes the dense graph; default ONNX Runtime sessions made of the arguments above.
             store: Where records come from; default the bundle's, read as said above.
 
         Raises:
-            BundleError: The bundle is incomplete or damaged.
-            ProviderError: The provider is not there.
+            BundleError: The bundle is incomplete or damaged, or has no graph for the provider.
+            ProviderError: The provider is not there, leaves nodes to others, or computes something else.
         """
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+        target = Target(target) if isinstance(target, str) else target
+        if not isinstance(bundle, Bundle):
+            bundle = Bundle(bundle, profiles=resolve(target.provider).profiles, profile=profile)
+        self.bundle = bundle
         self.config: ModelConfig = self.bundle.config
         self.store: Store = store or ExpertStore(self.bundle, access=store_access, verify_checksums=verify_checksums)
-        self.graph: Graph = graph or DenseGraph(self.bundle, provider, threads)
+        self.graph: Graph = graph or DenseGraph(self.bundle, target)
         self._tokenizer: Tokenizer | None = None
         self.generation_config = GenerationConfig()
         if GENERATION_CONFIG in self.bundle.manifest.files:
             path = self.bundle.file(GENERATION_CONFIG)
             self.generation_config = decode_json(path.read_bytes(), GenerationConfig, path, BundleError)
+        if graph is None and target.provider != "cpu" and verify_provider:
+            probe(self.bundle, self.sequences(), target.provider)
+
+    @property
+    def placements(self) -> dict[int, list[Placement]]:
+        """Where ONNX Runtime runs the nodes, by the length of a call; 0 is any. Empty for a graph of your own."""
+        return self.graph.placements if isinstance(self.graph, DenseGraph) else {}
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -91,7 +106,7 @@ class Generator:
         return self._tokenizer
 
     def sequences(
-        self, batch_size: int = 1, max_length: int | None = None, prefill_chunk: int = PREFILL_CHUNK
+        self, batch_size: int = 1, max_length: int | None = None, prefill_chunk: int | None = None
     ) -> Sequences:
         """Make the state for B sequences, to be driven step by step; arguments as in `Sequences`."""
         return Sequences(
@@ -99,6 +114,7 @@ class Generator:
             self.graph,
             self.store,
             kv_dtype=self.bundle.graph().kv_dtype,
+            lengths=self.bundle.graph().lengths,
             batch_size=batch_size,
             max_length=max_length,
             prefill_chunk=prefill_chunk,

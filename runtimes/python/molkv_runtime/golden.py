@@ -17,14 +17,15 @@ from molkv_runtime.manifest import DenseDtype, GraphInfo, KVDtype
 from molkv_runtime.rope import Floats
 from molkv_runtime.tensor_file import TensorFile
 
-GOLDEN = "golden.safetensors"
+GOLDEN = "golden.safetensors"  # of the cpu profile; others have their name in it
 VERSION_KEY, VERSION = "golden_version", "1"  # all metadata there is: with two keys, safetensors writes any order
 TOP = 16  # logits that are kept of every position
 PROJECTIONS = 8  # numbers that all logits of a position go into
 # With float weights nothing but float32 rounding may be left; the kernels of quantized ones round activations to int8,
 # each processor's in its own way, and an int8 cache rounds keys and values (docs/parity.md, "The gates").
-_MAX_ABS: dict[DenseDtype, float] = {"float32": 1e-4, "float16": 1e-4, "int8": 1.0, "int4": 1.0}
-_MAX_ABS_OF_CACHE: dict[KVDtype, float] = {"float32": 0.0, "int8": 2.0}
+_MAX_ABS: dict[DenseDtype, float] = {"float32": 1e-4, "float16": 1e-4, "int8": 1.0, "int4": 1.0, "qdq-int8": 1.0}
+# A float16 cache goes with a graph that computes in float16.
+_MAX_ABS_OF_CACHE: dict[KVDtype, float] = {"float32": 0.0, "float16": 0.05, "int8": 2.0}
 
 _FIELDS = {"input_ids": "I32", "top_ids": "I32", "top_logits": "F32", "projection": "F32", "greedy_ids": "I32"}
 _DTYPES = {"I32": "<i4", "F32": "<f4"}
@@ -71,9 +72,7 @@ def read_golden(bundle: Bundle) -> list[GoldenText]:
     Raises:
         BundleError: It carries none, or they are damaged, of another version or not about this model.
     """
-    if GOLDEN not in bundle.manifest.files:
-        raise BundleError(f"{bundle.path}: carries no {GOLDEN}, expected the golden vectors; export the model again")
-    path = bundle.file(GOLDEN)
+    path = bundle.file(bundle.graph().golden)
     file = TensorFile(path, BundleError)
     found = file.metadata.get(VERSION_KEY, "none")
     if found != VERSION:

@@ -13,14 +13,14 @@ from molkv_runtime.errors import BundleError
 from molkv_runtime.json_file import decode_json, read_bytes
 from molkv_runtime.row_formats import RowDtype
 
-DenseDtype = Literal["float32", "float16", "int8", "int4"]
-KVDtype = Literal["float32", "int8"]
+DenseDtype = Literal["float32", "float16", "int8", "int4", "qdq-int8"]
+KVDtype = Literal["float32", "float16", "int8"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 
 
-_NO_DIGEST = "0" * 64
+NO_DIGEST = "0" * 64
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -31,20 +31,46 @@ class TensorInfo(_Part, frozen=True):
     """An input or output of a graph; dimensions are numbers or names."""
 
     name: str
-    dtype: Literal["float32", "int64", "int32", "int8"]
+    dtype: Literal["float32", "float16", "int64", "int32", "int8"]
     shape: tuple[int | str, ...]
 
 
-class GraphInfo(_Part, frozen=True):
-    """The dense graph of one profile."""
+class GraphFile(_Part, frozen=True):
+    """One ONNX file."""
 
     file: str
-    data: str  # the weights, which `file` refers to
-    dense_dtype: DenseDtype  # of large weights; norms and the smallest products are float32
-    kv_dtype: KVDtype  # of the KV cache
-    block_size: int  # weights that share a scale, where the dtype has blocks; else 0
+    length: int  # positions of a call; 0: any number
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+
+
+class GraphInfo(_Part, frozen=True):
+    """The dense graph of one profile: one file that takes calls of any length, or one for each length."""
+
+    files: tuple[GraphFile, ...]  # by length, ascending
+    data: str  # the weights of all of them
+    golden: str  # what the source model computes with the weights, context and window of this graph
+    dense_dtype: DenseDtype  # of large weights; norms and the smallest products are float32
+    kv_dtype: KVDtype  # of the KV cache; float16: everything is computed in float16
+    block_size: int  # weights that share a scale, where the dtype has blocks; else 0
+    context_length: int  # in tokens
+    expert_window: int  # W; 0 where experts have no keys
+
+    @property
+    def is_static(self) -> bool:
+        """Whether shapes are fixed."""
+        return self.files[0].length > 0
+
+    @property
+    def lengths(self) -> list[int]:
+        """Positions of a call of each of the static graphs, ascending."""
+        return [file.length for file in self.files]
+
+    def restrict(self, model: ModelConfig) -> ModelConfig:
+        """Give a model with the context and the window that this graph has."""
+        return msgspec.structs.replace(
+            model, max_position_embeddings=self.context_length, expert_window=self.expert_window
+        )
 
 
 class Field(_Part, frozen=True):
@@ -97,7 +123,7 @@ class Manifest(_Part, frozen=True):
     store: StoreInfo
     files: dict[str, FileInfo]  # every file of the bundle but the manifest itself
     provenance: Provenance
-    sha256: str = _NO_DIGEST  # of the manifest file itself, with zeros in the place of these 64 digits
+    sha256: str = NO_DIGEST  # of the manifest file itself, with zeros in the place of these 64 digits
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -117,7 +143,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     manifest = decode_json(data, Manifest, path, BundleError)
     digest = manifest.sha256.encode()
-    if len(digest) != len(_NO_DIGEST) or _digest(data.replace(digest, _NO_DIGEST.encode())) != manifest.sha256:
+    if len(digest) != len(NO_DIGEST) or _digest(data.replace(digest, NO_DIGEST.encode())) != manifest.sha256:
         raise BundleError(f"{path}: its sha256 is not that of its contents; it was changed since it was exported")
     _check_names(manifest, path)
     return manifest
@@ -126,7 +152,7 @@ def read_manifest(folder: Path) -> Manifest:
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write the manifest of a bundle folder, with its own digest."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
-    (folder / MANIFEST).write_bytes(text.replace(_NO_DIGEST.encode(), _digest(text).encode()))
+    (folder / MANIFEST).write_bytes(text.replace(NO_DIGEST.encode(), _digest(text).encode()))
 
 
 def _digest(text: bytes) -> str:
@@ -138,7 +164,26 @@ def _check_names(manifest: Manifest, path: Path) -> None:
         if not name or name != Path(name).name or name in (".", "..", MANIFEST) or "\\" in name or "\0" in name:
             raise BundleError(f"{path}: files names {name!r}, expected plain names of files inside the bundle")
     named = [shard.file for shard in manifest.store.shards]
-    named += [name for graph in manifest.graphs.values() for name in (graph.file, graph.data)]
+    for graph in manifest.graphs.values():
+        named += [graph.data, graph.golden, *(file.file for file in graph.files)]
     for name in named:
         if name not in manifest.files:
             raise BundleError(f"{path}: {name!r} is used but not listed under files")
+    if not manifest.graphs:
+        raise BundleError(f"{path}: graphs is empty, expected at least one profile")
+    for profile, graph in manifest.graphs.items():
+        lengths = graph.lengths
+        if not lengths or lengths != sorted(set(lengths)) or lengths[0] not in (0, 1) or (0 in lengths and lengths[1:]):
+            raise BundleError(
+                f"{path}: graphs.{profile} has files for lengths {lengths[:9]}, expected one of any length (0), or "
+                "ascending ones from 1 on"
+            )
+        _check_limits(manifest.model, graph, f"{path}: graphs.{profile}")
+
+
+def _check_limits(model: ModelConfig, graph: GraphInfo, where: str) -> None:
+    limits = {"context_length": model.max_position_embeddings, "expert_window": model.expert_window}
+    for name, limit in limits.items():
+        found, least = getattr(graph, name), 1 if limit else 0
+        if not least <= found <= limit or (found != limit and not graph.is_static):
+            raise BundleError(f"{where}: {name} is {found}, expected {limit}, the model's, or less in a static graph")

@@ -1,35 +1,180 @@
-"""Execution providers by name."""
+"""Execution providers by name, with the options that this model needs of each."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
 import onnxruntime
 
-from molkv_runtime.errors import ProviderError
+from molkv_runtime.errors import ProviderError, RequestError
+
+Options = Mapping[str, str]
+
+_NONE: Options = MappingProxyType({})
+_FLAG = ("0", "1")
+_ANY: tuple[str, ...] = ()
+# It turns MatMul and Add into a Gemm whose bias is no constant, which compilers refuse, and which the CoreML provider
+# writes out as text (onnxruntime issue 32212).
+_WITHOUT_FUSION = {"optimization.disable_specified_optimizers": "MatMulAddFusion"}
+
+
+class Preset(NamedTuple):
+    """What there is to know about a provider."""
+
+    provider: str  # ONNX Runtime's name
+    profiles: tuple[str, ...]  # of the graphs that it takes, best first
+    known: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # its options, and their values where they are few
+    options: Options = _NONE  # those that we set
+    config: Options = _NONE  # of the session
+    max_abs: float = 0.0  # how far a logit may be off where it computes in less than float32
+    threads: str = ""  # the option that takes the number of threads, where it has some of its own
+    cache: str = ""  # the option that takes a folder for compiled models
+    library: str = ""  # the Python package that brings it as a plug-in
+
+
+_STATIC = ("coreml", "nnapi")
+_DYNAMIC = ("cpu", *_STATIC)
 
 PRESETS = {
-    "cpu": "CPUExecutionProvider",
-    "xnnpack": "XnnpackExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-    "nnapi": "NnapiExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-    "qnn": "QNNExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
+    "cpu": Preset("CPUExecutionProvider", _DYNAMIC),
+    "xnnpack": Preset(
+        "XnnpackExecutionProvider",
+        ("nnapi", "coreml", "cpu"),
+        known={"intra_op_num_threads": _ANY},
+        # Its threads and ONNX Runtime's would wait for each other's cores.
+        config={"session.intra_op.allow_spinning": "0", **_WITHOUT_FUSION},
+        max_abs=1e-3,
+        threads="intra_op_num_threads",
+    ),
+    "coreml": Preset(
+        "CoreMLExecutionProvider",
+        _STATIC,
+        known={
+            "ModelFormat": ("MLProgram", "NeuralNetwork"),
+            "MLComputeUnits": ("ALL", "CPUOnly", "CPUAndGPU", "CPUAndNeuralEngine"),
+            "RequireStaticInputShapes": _FLAG,
+            "EnableOnSubgraphs": _FLAG,
+            "ProfileComputePlan": _FLAG,
+            "AllowLowPrecisionAccumulationOnGPU": _FLAG,
+            "SpecializationStrategy": ("Default", "FastPrediction"),
+            "ModelCacheDirectory": _ANY,
+        },
+        options={"ModelFormat": "MLProgram", "MLComputeUnits": "ALL", "RequireStaticInputShapes": "1"},
+        config=_WITHOUT_FUSION,
+        max_abs=0.25,
+        cache="ModelCacheDirectory",
+    ),
+    "nnapi": Preset(
+        "NnapiExecutionProvider",
+        ("nnapi",),
+        known=dict.fromkeys(("USE_FP16", "USE_NCHW", "CPU_DISABLED", "CPU_ONLY"), _FLAG),
+        options={"CPU_DISABLED": "1"},  # its own CPU code is slower than ONNX Runtime's
+        config=_WITHOUT_FUSION,
+        max_abs=0.25,
+    ),
+    "openvino": Preset(
+        "OpenVINOExecutionProvider",
+        _STATIC,
+        known={
+            **dict.fromkeys(("device_type", "num_of_threads", "num_streams", "cache_dir", "load_config"), _ANY),
+            "precision": ("FP32", "FP16", "ACCURACY"),
+            "model_priority": ("LOW", "MEDIUM", "HIGH", "DEFAULT"),
+            "enable_qdq_optimizer": ("True", "False"),
+        },
+        options={"device_type": "CPU", "precision": "FP32"},
+        config=_WITHOUT_FUSION,
+        max_abs=1e-3,
+        threads="num_of_threads",
+    ),
+    "qnn": Preset(
+        "QNNExecutionProvider",
+        ("nnapi", "coreml"),
+        known={
+            "backend_type": ("htp", "gpu", "cpu"),
+            "htp_performance_mode": _ANY,
+            "htp_graph_finalization_optimization_mode": ("0", "1", "2", "3"),
+            "enable_htp_fp16_precision": _FLAG,
+            **dict.fromkeys(("backend_path", "htp_arch", "soc_model", "vtcm_mb", "device_id", "profiling_level"), _ANY),
+        },
+        options={
+            "backend_type": "htp",
+            "htp_performance_mode": "burst",
+            "htp_graph_finalization_optimization_mode": "3",
+            "enable_htp_fp16_precision": "1",
+        },
+        config=_WITHOUT_FUSION,
+        max_abs=0.25,
+        library="onnxruntime_qnn",
+    ),
+    "cuda": Preset(
+        "CUDAExecutionProvider",
+        _DYNAMIC,
+        known=dict.fromkeys(("device_id", "gpu_mem_limit", "use_tf32"), _ANY),
+        options={"use_tf32": "0"},
+        max_abs=1e-3,
+    ),
 }
 
 
-def resolve(preset: str) -> str:
-    """Give ONNX Runtime's name of a provider preset that is present on this machine.
+def resolve(preset: str) -> Preset:
+    """Give a preset whose provider is present on this machine.
 
     Raises:
         ProviderError: The preset does not exist, or this build of ONNX Runtime does not carry it.
     """
-    present = onnxruntime.get_available_providers()
-    there = ", ".join(name for name, provider in PRESETS.items() if provider in present)
+    there = ", ".join(name for name in PRESETS if _is_present(name))
     if preset not in PRESETS:
         raise ProviderError(f"provider {preset!r} is unknown, expected one of {', '.join(PRESETS)}; here: {there}")
-    if PRESETS[preset] not in present:
+    if not _is_present(preset):
         raise ProviderError(
-            f"provider {preset!r} ({PRESETS[preset]}) is not in this ONNX Runtime {onnxruntime.__version__}; "
+            f"provider {preset!r} ({PRESETS[preset].provider}) is not in this ONNX Runtime {onnxruntime.__version__}; "
             f"here: {there}"
         )
     return PRESETS[preset]
+
+
+def _is_present(name: str) -> bool:
+    preset = PRESETS[name]
+    if preset.library:
+        return importlib.util.find_spec(preset.library) is not None
+    return preset.provider in onnxruntime.get_available_providers()
+
+
+def check_options(preset: str, given: Options) -> None:
+    """Check options that a user has given.
+
+    Raises:
+        RequestError: The provider has no such option, or the option no such value.
+    """
+    known = PRESETS[preset].known
+    for name, value in given.items():
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise RequestError(f"provider {preset!r} has no option {name!r}; it has: {names}")
+        if known[name] and value not in known[name]:
+            raise RequestError(f"option {name} of provider {preset!r} is {value!r}, expected {', '.join(known[name])}")
+
+
+def add_provider(session_options: onnxruntime.SessionOptions, preset: Preset, options: Options) -> None:
+    """Put a provider, and none besides ONNX Runtime's own, into the options of a session.
+
+    Raises:
+        ProviderError: Its plug-in does not load or finds no device.
+    """
+    if not preset.library:
+        session_options.add_provider(preset.provider, dict(options))
+        return
+    library = importlib.import_module(preset.library)
+    try:
+        if not any(device.ep_name == preset.provider for device in onnxruntime.get_ep_devices()):
+            onnxruntime.register_execution_provider_library(preset.provider, library.get_library_path())
+    except Exception as error:  # ONNX Runtime raises many kinds, none of them public
+        raise ProviderError(f"{preset.library} {library.__version__} cannot be loaded: {error}") from error
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == preset.provider]
+    if not devices:
+        raise ProviderError(f"{preset.library} finds no device here that {preset.provider} runs on")
+    session_options.add_provider_for_devices(devices, dict(options))

@@ -6,11 +6,19 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.dense_graph import Arrays
 from molkv_runtime.record import Records
 from molkv_runtime.rope import Floats, rotary_tables, rotate
+
+
+class Numbers(NamedTuple):
+    """What a graph's floating-point inputs are made of."""
+
+    dtype: npt.DTypeLike = np.float32
+    hidden: float = -np.inf  # added to the scores of experts that are not seen
 
 
 class Part(NamedTuple):
@@ -20,6 +28,14 @@ class Part(NamedTuple):
     start: int  # its first position
     length: int
     follows: bool  # the part that was taken in last is the one before this one, of the same prompt
+    keep: int  # of so many last positions the logits are wanted
+    rows: int = 0  # positions that the graph computes, where that is more than length: the others are padding
+    writes: bool = True  # whether its keys and values go into the cache; if not, they are there already
+
+    @property
+    def computed(self) -> int:
+        """Positions that the graph computes."""
+        return max(self.length, self.rows)
 
 
 class ExpertWindow:
@@ -28,23 +44,28 @@ class ExpertWindow:
     Keys are rotated by their position once, when they enter.
     """
 
-    def __init__(self, config: ModelConfig, batch_size: int, max_length: int) -> None:
+    def __init__(self, config: ModelConfig, batch_size: int, max_length: int, numbers: Numbers) -> None:
         self._layers = config.layers_with_experts
         self._num_experts = config.num_experts
+        self._numbers = numbers
         self._window = min(config.expert_window, max_length)  # a shorter sequence never fills the ring
         self.block_length = self._window
         slots = (len(self._layers), batch_size, self._window, config.num_experts)
         # Zeros, not garbage: masked slots have weight 0, and 0 * NaN would still be NaN.
-        self._keys = np.zeros((*slots, config.expert_key_size), np.float32)
-        self._values = np.zeros((*slots, config.hidden_size), np.float32)
-        self._mask = np.full((batch_size, 1, self._window * config.num_experts), -np.inf, np.float32)
+        dtype, hidden = numbers.dtype, numbers.hidden
+        self._keys = np.zeros((*slots, config.expert_key_size), dtype)
+        self._values = np.zeros((*slots, config.hidden_size), dtype)
+        self._mask = np.full((batch_size, 1, self._window * config.num_experts), hidden, dtype)
         self._rotary: tuple[Floats, Floats] | None = None
         if config.expert_rope:
             self._rotary = rotary_tables(np.arange(max_length), config.expert_key_size, config.rope_theta)
         self.decode_inputs: Arrays = {"expert_mask": self._mask, **self._by_name(self._keys, self._values)}
-        empty = np.zeros((len(self._layers), 0), np.float32)
+        empty = np.zeros((len(self._layers), 0), dtype)
         self._memory = {"key": empty, "value": empty}  # of prefill's blocks, [L, any]
-        self._latest = self._keys[:, 0], self._values[:, 0]  # of the last part, its last W positions [L, W, N, size]
+        self._latest: tuple[Floats, ...] = (
+            self._keys[:, 0],
+            self._values[:, 0],
+        )  # of the last part, its last W positions [L, W, N, size]
         self._prefill_mask: tuple[tuple[int, int], Floats] = ((-1, -1), self._mask)
 
     def _by_name(self, keys: Floats, values: Floats) -> Arrays:
@@ -59,17 +80,17 @@ class ExpertWindow:
         """Take in a part of a prompt and give the graph's inputs for it, in memory that the next call uses again.
 
         The positions are cut into blocks of C = min(count, W); a block reads the R = C + W - 1 positions that any of
-        its own can see, so work and memory grow with count * W and not with its square.
+        its own can see, so work and memory grow with count * W and not with its square. A padded part is one block.
 
         Args:
-            part: Which positions; at most W, or a multiple of it.
+            part: Which positions; at most W, or a multiple of it, or padded.
             groups: Their records in float32, some at a time.
 
         Returns:
             expert_mask [blocks, C, R*N]; per layer expert_key [blocks, R*N, dk] and expert_value [blocks, R*N, d].
         """
-        block, before = min(part.length, self._window), self._window - 1
-        count = part.length // block
+        block, before = part.rows or min(part.length, self._window), self._window - 1
+        count = part.computed // block
         keys = self._blocks("key", self._keys, count, block + before)
         values = self._blocks("value", self._values, count, block + before)
         for ring, blocks, latest in zip((self._keys, self._values), (keys, values), self._latest, strict=True):
@@ -89,8 +110,9 @@ class ExpertWindow:
                         there = blocks[:, number, before + seen.start : before + seen.stop]
                         blocks[:, number + 1, seen.start - 1 : seen.stop - 1] = there
             done += len(records)
-        self._latest = keys[:, -1, block - 1 :], values[:, -1, block - 1 :]
-        return {"expert_mask": self._mask_of_blocks(part.start, part.length, block), **self._by_name(keys, values)}
+        last = part.length - (count - 1) * block  # positions in the last block
+        self._latest = tuple(rows[:, -1, last - 1 : last + before] for rows in (keys, values))
+        return {"expert_mask": self._mask_of_blocks(part.start, part.computed, block), **self._by_name(keys, values)}
 
     def finish(self, sequence: int, end: int) -> None:
         """Enter the last W positions before `end`, which the last part of a prompt reached, into the ring."""
@@ -117,7 +139,7 @@ class ExpertWindow:
         self._values[:, sequence, slot : slot + 1] = layers["value"]
         visible = min(position + 1, self._window) * self._num_experts
         self._mask[sequence, 0, :visible] = 0.0
-        self._mask[sequence, 0, visible:] = -np.inf
+        self._mask[sequence, 0, visible:] = self._numbers.hidden
 
     def _rotated(self, stored: Floats, start: int, out: Floats) -> None:
         """Rotate stored keys [L, T, N, dk] of the positions from start on."""
@@ -132,7 +154,7 @@ class ExpertWindow:
         rows, size = ring.shape[-2:]
         needed = count * reach * rows * size
         if self._memory[kind].shape[1] < needed:
-            self._memory[kind] = np.zeros((len(ring), needed), np.float32)
+            self._memory[kind] = np.zeros((len(ring), needed), self._numbers.dtype)
         return self._memory[kind][:, :needed].reshape(len(ring), count, reach, rows, size)
 
     def _runs(self, start: int, count: int) -> Iterator[tuple[slice, slice]]:
@@ -144,14 +166,14 @@ class ExpertWindow:
             yield slice(0, count - until_end), slice(until_end, count)
 
     def _mask_of_blocks(self, start: int, length: int, block: int) -> Floats:
-        """0 where t - W < j <= t and j >= 0 for position t and slot j, -inf elsewhere; [blocks, C, R*N]."""
+        """0 where t - W < j <= t and j >= 0 for position t and slot j, hidden elsewhere; [blocks, C, R*N]."""
         start = min(start, self._window)  # from there on, all of a window is behind it
         if self._prefill_mask[0] != (start, length):
             first = start + np.arange(0, length, block)[:, None, None]
             t = first + np.arange(block)[None, :, None]
             j = first + np.arange(block + self._window - 1)[None, None, :] - (self._window - 1)
             visible = (j >= 0) & (j <= t) & (j > t - self._window)
-            mask = np.where(visible, np.float32(0), np.float32(-np.inf))
+            mask = np.where(visible, 0.0, self._numbers.hidden).astype(self._numbers.dtype)
             self._prefill_mask = (start, length), np.repeat(mask, self._num_experts, axis=-1)
         return self._prefill_mask[1]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import onnx
 import onnx_ir as ir
@@ -15,10 +14,11 @@ import pytest
 from molkv_export.export import export
 from molkv_export.graph.build import build_graph
 from molkv_export.graph.linear import DenseFormat
+from molkv_export.graph.profiles import DTYPES, GraphOptions
 from molkv_export.graph.weights import source_names
 from molkv_runtime import Bundle
-from molkv_runtime.dense_graph import session_options
 from molkv_runtime.manifest import DenseDtype
+from molkv_runtime.session import session_options
 from tests.conftest import CONFIGS, random_model
 
 
@@ -52,7 +52,7 @@ def test_inputs_and_outputs_are_those_of_the_manifest(bundles: Callable[..., Pat
     bundle = Bundle(bundles("molkv"))
     model = ir.load(bundle.path / "model.onnx")
     info = bundle.graph()
-    for listed, found in ((info.inputs, model.graph.inputs), (info.outputs, model.graph.outputs)):
+    for listed, found in ((info.files[0].inputs, model.graph.inputs), (info.files[0].outputs, model.graph.outputs)):
         assert [(t.name, list(t.shape)) for t in listed] == [
             (v.name, [d if isinstance(d, int) else d.value for d in v.shape or ()]) for v in found
         ]
@@ -66,7 +66,7 @@ def test_weights_are_stored_outside_the_protobuf(bundles: Callable[..., Path]) -
     assert {value.const_value.location for value in weights if value.const_value} == {"model.onnx.data"}
 
 
-@pytest.mark.parametrize("dtype", get_args(DenseDtype))
+@pytest.mark.parametrize("dtype", DTYPES["cpu"])
 def test_every_large_product_is_in_the_format_asked_for(dtype: DenseDtype) -> None:
     config = CONFIGS["molkv-gated"]
     operators = Counter(node.op_type for node in build_graph(config, DenseFormat(dtype)).model.graph)
@@ -82,13 +82,13 @@ def test_every_large_product_is_in_the_format_asked_for(dtype: DenseDtype) -> No
     assert {kind: operators[kind] for kind in kinds if operators[kind]} == expected
 
 
-@pytest.mark.parametrize("dtype", get_args(DenseDtype))
+@pytest.mark.parametrize("dtype", DTYPES["cpu"])
 def test_what_onnx_runtime_runs_copies_no_cache_and_no_window(
     dtype: DenseDtype, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Its optimizer may add operators; what it runs in the end is what counts."""
-    export(checkpoints("molkv"), tmp_path / "bundle", dense_dtype=dtype)
-    options = session_options("cpu")
+    export(checkpoints("molkv"), tmp_path / "bundle", graph=GraphOptions(dtype))
+    options = session_options()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(str(tmp_path / "bundle" / "model.onnx"), options)
     graph = onnx.load(tmp_path / "optimized.onnx", load_external_data=False).graph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,14 +17,15 @@ from onnxscript import GraphBuilder
 
 from molkv_export.graph.build import IR_VERSION, OPSET
 from molkv_export.graph.linear import BLOCK_SIZES, DenseFormat, Linear
+from molkv_export.graph.profiles import DTYPES
 from molkv_export.parity.onnx_reference import MatMulIntegerToFloat
 from molkv_export.parity.stored_weights import stored_weight
 from molkv_runtime import RequestError
-from molkv_runtime.dense_graph import session_options
-from molkv_runtime.manifest import DenseDtype, GraphInfo
+from molkv_runtime.manifest import GraphInfo
 from molkv_runtime.rope import Floats
+from molkv_runtime.session import session_options
 
-FORMATS = [DenseFormat(dtype) for dtype in get_args(DenseDtype)]
+FORMATS = [DenseFormat(dtype) for dtype in DTYPES["cpu"]]
 FORMATS += [DenseFormat("int4", size) for size in BLOCK_SIZES]
 SIZES = [(96, 40), (256, 64), (32, 3)]
 
@@ -46,14 +47,16 @@ def _model(linear: Linear, weight: Floats) -> bytes:
 
 
 def _product(linear: Linear, weight: Floats, x: Floats) -> Floats:
-    session = onnxruntime.InferenceSession(_model(linear, weight), session_options("cpu"))
+    session = onnxruntime.InferenceSession(_model(linear, weight), session_options())
     found: Floats = session.run(None, {"x": x})[0]
     return found
 
 
 def _stored(weight: Floats, dense: DenseFormat, name: str = "up_proj.weight") -> Floats:
     graph = {"dense_dtype": dense.dtype, "kv_dtype": "float32", "block_size": dense.block_size}
-    info = msgspec.convert({"file": "", "data": "", "inputs": (), "outputs": (), **graph}, GraphInfo)
+    info = msgspec.convert(
+        {"files": (), "data": "", "golden": "", "context_length": 1, "expert_window": 0, **graph}, GraphInfo
+    )
     return stored_weight(name, torch.from_numpy(weight.T.copy()), info).numpy().T
 
 

@@ -17,6 +17,7 @@ from molkv_export.parity.reference import SourceModel
 from molkv_runtime import Bundle, BundleError
 from molkv_runtime.dense_graph import BoundCall
 from molkv_runtime.row_formats import RowDtype
+from molkv_runtime.session import CPU
 from tests.conftest import CONFIGS, replace_file
 from tests.molkv_export.parity.breaking import attribute
 from tests.molkv_export.parity.faults import FAULTS, Fault, examine
@@ -45,7 +46,7 @@ def test_there_are_enough_faults_of_every_kind() -> None:
 def _bisect(name: str, dtype: str, checkpoints: Callable[[str], Path], bundles: Callable[..., Path]) -> Bisection:
     with open_checkpoint(checkpoints(name)) as source:
         ids = np.random.default_rng(3).integers(0, source.config.vocab_size, 48)
-        return bisect(Bundle(bundles(name, dtype)), "cpu", SourceModel(source), ids)
+        return bisect(Bundle(bundles(name, dtype)), CPU, SourceModel(source), ids)
 
 
 @pytest.mark.parametrize("dtype", get_args(RowDtype))
@@ -109,7 +110,7 @@ def test_a_graph_whose_values_have_no_names_is_refused(stdlib_mini_bundle: Path,
             names[:] = ["other" if name == "layers.2.attention" else name for name in names]
     replace_file(bundle, "model.onnx", model.SerializeToString())
     with pytest.raises(BundleError, match=r"model.onnx: names no value 'layers.2.attention'.*export the model again"):
-        tapped.TappedGraph(Bundle(bundle), "cpu")
+        tapped.TappedGraph(Bundle(bundle), CPU)
 
 
 def test_a_fault_in_the_last_step_of_the_context_is_found(stdlib_mini_bundle: Path, tmp_path: Path) -> None:

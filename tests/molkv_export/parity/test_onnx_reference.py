@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from molkv_export.export import export
+from molkv_export.graph.profiles import GraphOptions
 from molkv_export.parity.runners import ONNX_REFERENCE, load_generator
 from molkv_export.parity.texts import Scope
 from molkv_export.parity.validate import ROUNDED, validate
 from molkv_runtime import Bundle
 from molkv_runtime.dense_graph import BoundCall
+from molkv_runtime.session import Target
 from tests.conftest import CONFIGS, STDLIB_MINI
 
 
@@ -27,14 +29,16 @@ def test_every_kind_of_model_runs_without_onnx_runtime(
 
     monkeypatch.setattr(BoundCall, "run", refuse)
     scope = Scope(sequences=1, continuations=2, new_tokens=4)
-    report = validate(bundles(name), checkpoints(name), scope=scope, provider="onnx-reference", with_bisection=True)
+    report = validate(
+        bundles(name), checkpoints(name), scope=scope, target=Target("onnx-reference"), with_bisection=True
+    )
     assert report.failures == []
     assert len([c for c in report.comparisons if c.reference == ROUNDED]) == 6
 
 
 @pytest.mark.parametrize(("dense_dtype", "kv_dtype"), [("int8", "float32"), ("int4", "float32"), ("float32", "int8")])
 def test_quantized_kernels_compute_what_their_operators_say(dense_dtype: Any, kv_dtype: Any, tmp_path: Path) -> None:
-    export(STDLIB_MINI, tmp_path / "bundle", dense_dtype=dense_dtype, kv_dtype=kv_dtype)
+    export(STDLIB_MINI, tmp_path / "bundle", graph=GraphOptions(dense_dtype, kv_dtype=kv_dtype))
     bundle, ids = Bundle(tmp_path / "bundle"), np.random.default_rng(0).integers(0, 4096, 70)
     found = []
     for provider in ("cpu", ONNX_REFERENCE):

@@ -18,6 +18,7 @@ import molkv_export.tables.store_writer
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.export import export
 from molkv_export.graph.linear import BlockwiseLinear, RowwiseInt8Linear
+from molkv_export.graph.profiles import GraphOptions
 from molkv_export.parity.greedy import GreedyResult
 from molkv_export.parity.texts import Scope
 from molkv_export.parity.validate import ROUNDED, TRAINED, Report, validate
@@ -60,7 +61,7 @@ def test_the_trained_model_passes_every_gate(dtype: Any, tmp_path: Path) -> None
 def test_a_bundle_of_every_kind_passes_with_rounded_weights(
     name: str, dtype: Any, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    export(checkpoints(name), tmp_path / "bundle", dense_dtype=dtype)
+    export(checkpoints(name), tmp_path / "bundle", graph=GraphOptions(dtype))
     report = validate(tmp_path / "bundle", checkpoints(name), scope=SMALL, with_bisection=True)
     assert report.failures == []
     trained, stored = (
@@ -73,7 +74,7 @@ def test_a_bundle_of_every_kind_passes_with_rounded_weights(
     ("dtype", "kv_dtype"), [("float16", "float32"), ("int8", "float32"), ("int4", "float32"), ("float32", "int8")]
 )
 def test_the_trained_model_passes_every_gate_with_rounded_weights(dtype: Any, kv_dtype: Any, tmp_path: Path) -> None:
-    export(STDLIB_MINI, tmp_path / "bundle", dense_dtype=dtype, kv_dtype=kv_dtype, experts_dtype="int8")
+    export(STDLIB_MINI, tmp_path / "bundle", graph=GraphOptions(dtype, kv_dtype=kv_dtype), experts_dtype="int8")
     report = validate(tmp_path / "bundle", STDLIB_MINI, scope=Scope(2, 4, 64), with_bisection=True)
     assert report.failures == []
     assert report.quality.metrics.kl_mean < report.gate.kl_mean / 2
@@ -89,7 +90,7 @@ def test_a_weight_that_was_rounded_wrongly_fails(dtype: Any, tmp_path: Path, mon
         return {**parts, "weight_scale": parts["weight_scale"] * np.float32(1.2)}
 
     monkeypatch.setattr(f"molkv_export.graph.linear.{encode.__qualname__}", wrong)
-    export(STDLIB_MINI, tmp_path / "bundle", dense_dtype=dtype)
+    export(STDLIB_MINI, tmp_path / "bundle", graph=GraphOptions(dtype))
     report = validate(tmp_path / "bundle", STDLIB_MINI, scope=Scope(1, 2, 32), with_bisection=True)
     assert any(failure.startswith("one-shot prefill (as stored): max abs") for failure in report.failures)
     assert selftest(tmp_path / "bundle").failures

@@ -1,0 +1,119 @@
+"""The profiles: which graphs a bundle can hold, and what can be chosen of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from molkv_export.graph.build import DenseGraph, build_graph
+from molkv_export.graph.linear import BLOCK_SIZES, DEFAULT_BLOCK_SIZE, DenseFormat
+from molkv_export.graph.static.build import build_static_graph
+from molkv_export.graph.static.modules import HalfModules, NnapiModules, QdqModules, StaticModules
+from molkv_export.profiles import CHUNK_LENGTHS, CONTEXT_LENGTH, PROFILES
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.errors import RequestError
+from molkv_runtime.manifest import DenseDtype, KVDtype
+
+DTYPES: dict[str, tuple[DenseDtype, ...]] = {
+    "cpu": ("float32", "float16", "int8", "int4"),
+    "coreml": ("float32", "float16"),
+    "nnapi": ("float32", "qdq-int8"),
+}
+_MODULES: dict[tuple[str, DenseDtype], type[StaticModules]] = {
+    ("coreml", "float32"): StaticModules,
+    ("coreml", "float16"): HalfModules,
+    ("nnapi", "float32"): NnapiModules,
+    ("nnapi", "qdq-int8"): QdqModules,
+}
+
+
+class GraphOptions(NamedTuple):
+    """What a user can choose of a graph."""
+
+    dense_dtype: DenseDtype = "float32"
+    block_size: int = DEFAULT_BLOCK_SIZE  # of int4
+    kv_dtype: KVDtype = "float32"
+    chunk_lengths: Sequence[int] = CHUNK_LENGTHS  # of static graphs; 1 is always there
+    context_length: int | None = None  # of static graphs; default the model's, but not more than CONTEXT_LENGTH
+    expert_window: int | None = None  # of static graphs; default the model's
+
+
+class GraphPlan(NamedTuple):
+    """The graphs of one profile, before they have weights."""
+
+    profile: str
+    config: ModelConfig  # with the context and the window of the graphs
+    dense: DenseFormat
+    graphs: dict[int, DenseGraph]  # by the length of a call; 0: any
+
+    @property
+    def weights(self) -> list[int]:
+        """Sizes of the large weights in float32, in bytes."""
+        return [4 * math.prod(linear.shape) for linear in self.graphs[min(self.graphs)].linears.values()]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights, which are stored once."""
+        return self.graphs[min(self.graphs)].nbytes
+
+
+def plan_graphs(config: ModelConfig, profile: str, options: GraphOptions) -> GraphPlan:
+    """Build the graphs of a profile for a model.
+
+    Raises:
+        RequestError: There is no such profile, or it cannot be had as asked.
+        ConfigError: The profile's operators do not take this model.
+    """
+    _check(config, profile, options)
+    dense = DenseFormat(options.dense_dtype, options.block_size, options.kv_dtype)
+    if profile == "cpu":
+        return GraphPlan(profile, config, dense, {0: build_graph(config, dense)})
+    modules = _MODULES[profile, options.dense_dtype]
+    kv_dtype: KVDtype = "float16" if options.dense_dtype == "float16" else "float32"
+    context = _context(config, options)
+    window = min(options.expert_window or config.expert_window, context)
+    config = msgspec.structs.replace(config, max_position_embeddings=context, expert_window=window)
+    lengths = sorted({1, *(n for n in options.chunk_lengths if n <= context or options.chunk_lengths != CHUNK_LENGTHS)})
+    graphs = {length: build_static_graph(config, modules(config, length), kv_dtype, length) for length in lengths}
+    return GraphPlan(profile, config, dense._replace(kv_dtype=kv_dtype), graphs)
+
+
+def _context(config: ModelConfig, options: GraphOptions) -> int:
+    return options.context_length or min(config.max_position_embeddings, CONTEXT_LENGTH)
+
+
+def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
+    if profile not in PROFILES:
+        raise RequestError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}")
+    if options.dense_dtype not in DTYPES[profile]:
+        raise RequestError(
+            f"dense_dtype is {options.dense_dtype!r}, expected one of {', '.join(DTYPES[profile])} in profile "
+            f"{profile}; other profiles can be added with --add-profile"
+        )
+    if options.block_size not in BLOCK_SIZES:
+        sizes = ", ".join(map(str, BLOCK_SIZES))
+        raise RequestError(
+            f"block_size is {options.block_size}, expected one of {sizes} (ONNX Runtime's quantizer has no others)"
+        )
+    kv_dtypes = ("float32", "int8") if profile == "cpu" else ("float32",)
+    if options.kv_dtype not in kv_dtypes:
+        raise RequestError(
+            f"kv_dtype is {options.kv_dtype!r}, expected {' or '.join(kv_dtypes)} in profile {profile}; the cache of a "
+            "static graph has the dtype that the graph computes in"
+        )
+    limits = {
+        "context_length": (options.context_length, config.max_position_embeddings),
+        "expert_window": (options.expert_window, config.expert_window if config.has_keys else 0),
+    }
+    for name, (asked, limit) in limits.items():
+        if asked is not None and not 0 < asked <= limit:
+            raise RequestError(f"{name} is {asked}, expected 1 to {limit}, the model's")
+    for length in options.chunk_lengths if profile != "cpu" else ():
+        if length < 1 or (length > _context(config, options) and options.chunk_lengths != CHUNK_LENGTHS):
+            raise RequestError(
+                f"chunk_lengths has {length}, expected lengths from 1 to the graph's context of "
+                f"{_context(config, options)}"
+            )

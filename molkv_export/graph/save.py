@@ -1,0 +1,106 @@
+"""Writing a profile's graphs into a bundle: an ONNX file for each length of a call, and one file with the weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnx_ir as ir
+
+from molkv_export.checkpoints import Checkpoint
+from molkv_export.graph.build import DenseGraph
+from molkv_export.graph.profiles import GraphPlan
+from molkv_export.graph.weights import attach_weights
+from molkv_runtime.golden import GOLDEN
+from molkv_runtime.manifest import GraphFile, GraphInfo
+
+_CACHE_KEY = "COREML_CACHE_KEY"  # metadata by which the CoreML provider tells models apart; at most 64 characters
+
+
+def save_graphs(
+    plan: GraphPlan,
+    source: Checkpoint,
+    folder: Path,
+    *,
+    scales: dict[str, npt.NDArray[Any]],
+    hashes: dict[str, str],
+    advance: Callable[[int], object],
+) -> GraphInfo:
+    """Write graphs and weights.
+
+    Args:
+        plan: The graphs.
+        source: Where their weights are.
+        folder: Where they are to go.
+        scales: What is in no checkpoint, by the name of the initializer; there may be more than a graph needs.
+        hashes: Of the checkpoint, by file.
+        advance: Told how many bytes of weights were written since the last time.
+    """
+    infix = "" if plan.profile == "cpu" else f".{plan.profile}"
+    data = f"model{infix}.data" if infix else "model.onnx.data"
+    files, stored = [], None
+    for length, graph in sorted(plan.graphs.items()):
+        name = f"model{infix}.{length}.onnx" if length else f"model{infix}.onnx"
+        if length:
+            graph.model.metadata_props[_CACHE_KEY] = _cache_key(plan, length, hashes)
+        attach_weights(graph, source, scales)
+        if stored is None:
+            _save(graph, folder / name, data, advance)
+            stored = _stored(folder / name)
+        else:
+            _share(graph, stored)
+            ir.save(graph.model, folder / name)
+        files.append(GraphFile(file=name, length=length, inputs=graph.inputs, outputs=graph.outputs))
+    return GraphInfo(
+        files=tuple(files),
+        data=data,
+        golden=GOLDEN if not infix else f"golden{infix}.safetensors",
+        dense_dtype=plan.dense.dtype,
+        kv_dtype=plan.dense.kv_dtype,
+        block_size=plan.dense.block_size if plan.dense.dtype == "int4" else 0,
+        context_length=plan.config.max_position_embeddings,
+        expert_window=plan.config.expert_window,
+    )
+
+
+def _save(graph: DenseGraph, path: Path, data: str, advance: Callable[[int], object]) -> None:
+    def report(tensor: ir.TensorProtocol, _info: ir.external_data.CallbackInfo) -> None:
+        advance(tensor.nbytes)
+
+    try:
+        ir.save(graph.model, path, external_data=data, callback=report)
+    except ir.serde.SerdeError as error:
+        raise _root_cause(error) from None
+    for name in (path.name, data):
+        (path.parent / name).chmod(0o644)  # external data is written as 0600
+
+
+def _stored(path: Path) -> dict[str, ir.TensorProtocol]:
+    """Give the weights of a graph that are outside of its file."""
+    values = ir.load(path).graph.initializers.values()
+    tensors = [value.const_value for value in values if isinstance(value.const_value, ir.ExternalTensor)]
+    return {tensor.name: tensor for tensor in tensors if tensor.name is not None}
+
+
+def _share(graph: DenseGraph, stored: dict[str, ir.TensorProtocol]) -> None:
+    """Let a graph read its weights from where another one has put them."""
+    for name, value in graph.model.graph.initializers.items():
+        if name in stored:  # constants of a length have names that tell it
+            value.const_value = stored[name]
+
+
+def _cache_key(plan: GraphPlan, length: int, hashes: dict[str, str]) -> str:
+    versions = [version(name) for name in ("molkv-export", "onnx_ir", "onnxscript")]
+    decides = [plan.profile, repr(plan.config), repr(plan.dense), str(length), *sorted(hashes.values()), *versions]
+    return hashlib.sha256("\n".join(decides).encode()).hexdigest()[:40]
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Find what onnx_ir wrapped: small tensors are read while it serializes, and reading can fail."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -1,0 +1,96 @@
+"""Causal self-attention over a KV cache that the host owns and a mask that it makes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir import Value
+from onnxscript import OpBuilder, nn
+
+from molkv_export.graph.linear import Linear
+from molkv_export.graph.static.number import Number
+from molkv_export.graph.static.rope import Rotary
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.interface import HIDDEN
+
+
+class StaticCache(NamedTuple):
+    """One layer's cache, and what all layers need of positions."""
+
+    past_key: Value  # [Hkv, head_dim, S]: transposed, so that the graph does not have to do that in every step
+    past_value: Value  # [Hkv, S, head_dim]
+    mask: Value  # [1, 1, S]: 0 where the cache holds a token, HIDDEN elsewhere
+    rotary: Rotary
+
+
+class _Heads(nn.Module):
+    """The heads of new positions."""
+
+    def __init__(self, config: ModelConfig, length: int, qkv_proj: nn.Module) -> None:
+        super().__init__()
+        self.config, self.length = config, length
+        self.qkv_proj = qkv_proj
+
+    def _heads(self, op: OpBuilder, x: Value, rotary: Rotary) -> tuple[Value, Value, Value]:
+        """Give query and key heads, rotated [T, H + Hkv, size], keys [Hkv, size, T] and values [Hkv, T, size]."""
+        query, key_value, size = self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim
+        heads = op.Reshape(self.qkv_proj(op, x), [self.length, query + 2 * key_value, size])
+        turned = rotary(op, op.Slice(heads, [0], [query + key_value], [1], [1]), size, last=2)
+        key = op.Transpose(op.Slice(turned, [query], [query + key_value], [1], [1]), perm=[1, 2, 0])
+        value = op.Slice(heads, [query + key_value], [query + 2 * key_value], [1], [1])
+        return turned, key, op.Transpose(value, perm=[1, 0, 2])
+
+
+class KeysAndValues(_Heads):
+    """The keys and values of new positions, for later ones to attend to."""
+
+    def forward(self, op: OpBuilder, x: Value, rotary: Rotary) -> tuple[Value, Value]:
+        """Give the keys [Hkv, head_dim, T] and values [Hkv, T, head_dim] of x [T, d]."""
+        _, key, value = self._heads(op, x, rotary)
+        return key, value
+
+
+class StaticAttention(_Heads):
+    """Grouped-query attention to the cache and to the new positions, whose scores share one Softmax.
+
+    The G query heads of a group stand beside each other as G*T rows of one head, since no compiler broadcasts a
+    product over heads; and the cache is not joined with the new keys and values, since that would copy it.
+    """
+
+    def __init__(self, config: ModelConfig, length: int, number: Number, qkv_proj: nn.Module, o_proj: Linear) -> None:
+        super().__init__(config, length, qkv_proj)
+        self.number = number
+        self.o_proj = o_proj
+
+    def forward(self, op: OpBuilder, x: Value, cache: StaticCache) -> tuple[Value, Value, Value]:
+        """Attend from x [T, d]; give the output [T, d] and the new keys and values."""
+        config, length = self.config, self.length
+        groups, size = config.num_key_value_heads, config.head_dim
+        heads = config.num_attention_heads // groups
+        turned, key, value = self._heads(op, x, cache.rotary)
+        query = op.Mul(op.Slice(turned, [0], [config.num_attention_heads], [1], [1]), self.number(op, size**-0.5))
+        query = op.Transpose(op.Reshape(query, [length, groups, heads, size]), perm=[1, 2, 0, 3])
+        query = op.Reshape(query, [groups, heads * length, size])
+        past = op.Add(op.MatMul(query, cache.past_key), cache.mask)
+        new = op.MatMul(query, key)
+        if length > 1:
+            new = op.Add(new, self._causal(op, heads))
+        weights = op.Softmax(op.Concat(past, new, axis=-1), axis=-1)
+        context = config.max_position_embeddings
+        out = op.Add(
+            op.MatMul(op.Slice(weights, [0], [context], [2], [1]), cache.past_value),
+            op.MatMul(op.Slice(weights, [context], [context + length], [2], [1]), value),
+        )
+        out = op.Transpose(op.Reshape(out, [groups, heads, length, size]), perm=[2, 0, 1, 3])
+        return self.o_proj(op, op.Reshape(out, [length, groups * heads * size])), key, value
+
+    def _causal(self, op: OpBuilder, heads: int) -> Value:
+        """Give the mask among the new positions [1, G*T, T], a constant; it hides padding, which comes last."""
+        name = f"causal_mask.{self.length}"
+        known: Value | None = op.builder.root.graph.initializers.get(name)
+        if known is not None:
+            return known
+        mask = np.triu(np.full((self.length, self.length), HIDDEN, self.number.dtype.numpy()), k=1)
+        return op.builder.root.initializer(ir.tensor(np.tile(mask, (heads, 1))[None], name=name), qualify=False)

@@ -1,0 +1,59 @@
+"""How a MoLKV layer attends to the key-value experts in its window."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from onnx_ir import Value
+from onnxscript import OpBuilder, nn
+
+from molkv_export.graph.linear import Linear
+from molkv_export.graph.static.norm import StaticRMSNorm
+from molkv_export.graph.static.number import Number
+from molkv_export.graph.static.rope import Rotary
+from molkv_runtime.config import ModelConfig
+
+
+class StaticMolkvInputs(NamedTuple):
+    """What the host prepares; R = T + W - 1 positions, of which each of the T sees W."""
+
+    key: Value  # [1, R*N, dk], rotated by the host
+    value: Value  # [1, R*N, d]
+    mask: Value  # [1, T, R*N]: 0 where a position sees the expert, HIDDEN where not
+    rotary: Rotary | None
+
+
+class StaticMolkvMixer(nn.Module):
+    """g_t * softmax(q_t . kk / sqrt(dk) + mask) v.
+
+    The first dimension, 1, is there for NNAPI, which takes no product of two matrices that are both computed.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        length: int,
+        number: Number,
+        query_proj: Linear,
+        query_norm: StaticRMSNorm | None,
+        gate: Linear | None,
+    ) -> None:
+        super().__init__()
+        self.config, self.length, self.number = config, length, number
+        self.query_proj = query_proj
+        self.query_norm = query_norm
+        self.gate = gate
+
+    def forward(self, op: OpBuilder, x: Value, experts: StaticMolkvInputs) -> tuple[Value, Value]:
+        """Attend from x [T, d]; gives [T, d] and the masked scores [1, T, R*N]."""
+        size = self.config.expert_key_size
+        query = self.query_proj(op, x)
+        if self.query_norm is not None:
+            query, _ = self.query_norm(op, query)
+        if experts.rotary is not None:
+            query = experts.rotary(op, query, size, last=1)
+        query = op.Reshape(op.Mul(query, self.number(op, size**-0.5)), [1, self.length, size])
+        scores = op.Add(op.MatMul(query, op.Transpose(experts.key, perm=[0, 2, 1])), experts.mask)
+        mixed = op.MatMul(op.Softmax(scores, axis=-1), experts.value)
+        out = op.Reshape(mixed, [self.length, self.config.hidden_size])
+        return out if self.gate is None else op.Mul(op.Sigmoid(self.gate(op, x)), out), scores

@@ -1,0 +1,46 @@
+"""What ONNX Runtime's CoreML provider takes with ModelFormat=MLProgram."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from molkv_export.lint import rules
+from molkv_export.lint.values import dims, is_constant
+
+MAX_RANK = 5
+DTYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+
+
+def reasons(node: ir.Node) -> Iterator[str]:
+    """Say what is wrong with a node whose shapes are known."""
+    yield from rules.dtypes(node, DTYPES)
+    match node.op_type:
+        case "MatMul":
+            yield from _matmul(node)
+        case "Gemm":
+            yield from rules.gemm(node)
+        case "Slice":
+            yield from rules.slice_steps(node)
+        case "Cast":
+            yield from _cast(node)
+
+
+def _matmul(node: ir.Node) -> Iterator[str]:
+    """The provider takes all, but CoreML's product of a vector is wrong, and broadcasting one costs copies."""
+    a, b = node.inputs
+    if a is None or b is None:
+        return
+    left, right = dims(a) or (), dims(b) or ()
+    if min(len(left), len(right)) < 2:
+        yield f"A and B have {len(left)} and {len(right)} dimensions, expected at least 2"
+    elif left[:-2] != right[:-2] and not is_constant(b):
+        yield f"A {list(left)} and B {list(right)} are computed, expected the same batch dimensions, or a constant B"
+
+
+def _cast(node: ir.Node) -> Iterator[str]:
+    """The provider takes a Cast only with the node before it."""
+    (value,) = node.inputs
+    if value is not None and value.producer() is None:
+        yield f"input {value.name} is an input of the graph or a constant, expected what a node computes"

@@ -1,0 +1,123 @@
+"""What a compiling provider is given: a graph that ONNX Runtime has rewritten first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+import onnx_ir as ir
+import onnxruntime
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+from molkv_runtime.errors import ProviderError
+from molkv_runtime.session import one_line
+
+# The CPU provider has no kernels for float16: it would put a Cast around every node, and take Softmax to pieces.
+# CoreML has them and sees neither. So ONNX Runtime is shown the graph one size up, and the result comes down again.
+_UP = {ir.DataType.FLOAT16: ir.DataType.FLOAT, ir.DataType.FLOAT: ir.DataType.DOUBLE}
+_DOWN = {wide: narrow for narrow, wide in _UP.items()}
+_SAME: dict[ir.DataType, ir.DataType] = {}
+
+_SMALL = 1024  # bytes; optimizers look into shapes, axes and single numbers, never into weights
+_ZEROS = "zeros"
+
+
+def what_is_seen(model_path: Path, disabled_optimizers: list[str]) -> onnx.ModelProto:
+    """Give a graph as it is after ONNX Runtime's basic optimizations, which come before any provider.
+
+    The weights of the result are not there, only their shapes: those of the file are not read.
+
+    Args:
+        model_path: The graph's file.
+        disabled_optimizers: Names of ONNX Runtime's optimizers, as for the session's configuration.
+
+    Raises:
+        ProviderError: ONNX Runtime refuses the graph.
+    """
+    with TemporaryDirectory(prefix="molkv-lint-") as name:
+        folder = Path(name)
+        model = ir.load(model_path)
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        halves = ir.DataType.FLOAT16 in {value.dtype for value in _values(model.graph)}
+        _leave_out_weights(model.graph, folder, _UP if halves else _SAME)
+        _change_types(model.graph, _UP if halves else _SAME)
+        ir.save(model, folder / "model.onnx")
+        try:
+            _optimize(folder / "model.onnx", folder / "seen.onnx", disabled_optimizers)
+        except Exception as error:  # ONNX Runtime raises many kinds, none of them public
+            raise ProviderError(f"{model_path}: ONNX Runtime refuses the graph: {one_line(error)}") from error
+        seen = ir.from_proto(onnx.load(folder / "seen.onnx", load_external_data=False))
+        _change_types(seen.graph, _DOWN if halves else _SAME)
+        return ir.to_proto(seen)
+
+
+def _optimize(source: Path, target: Path, disabled_optimizers: list[str]) -> None:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # it warns of every optimized graph that it is for this machine only
+    for key, value in {
+        "optimization.disable_specified_optimizers": ";".join(disabled_optimizers),
+        "session.optimized_model_external_initializers_file_name": target.with_suffix(".data").name,
+        "session.optimized_model_external_initializers_min_size_in_bytes": str(_SMALL),
+        "session.disable_prepacking": "1",
+    }.items():
+        options.add_session_config_entry(key, value)
+    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    computed = [value for node in graph for value in node.outputs]
+    return [*graph.inputs, *graph.initializers.values(), *computed]
+
+
+def _leave_out_weights(graph: ir.Graph, folder: Path, types: dict[ir.DataType, ir.DataType]) -> None:
+    """Let all weights be one file of zeros that takes no space on disk."""
+    largest = 0
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None:
+            continue
+        if tensor.nbytes <= _SMALL:
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.tensor(tensor.numpy().copy(), tensor.dtype, name=value.name)
+            continue
+        dtype = types.get(tensor.dtype, tensor.dtype)
+        size = tensor.size * dtype.bitwidth // 8
+        value.const_value = ir.ExternalTensor(
+            _ZEROS, 0, size, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=value.name or "", base_dir=folder
+        )
+        largest = max(largest, size)
+    with (folder / _ZEROS).open("wb") as file:
+        file.truncate(largest)
+
+
+def _change_types(graph: ir.Graph, types: dict[ir.DataType, ir.DataType]) -> None:
+    """Give every value the type that its own stands for."""
+    for value in _values(graph):
+        if value.dtype in types:
+            value.dtype = types[value.dtype]
+        value.const_value = _changed(value.const_value, types)
+    for node in graph:
+        to = node.attributes.get_int("to", 0)
+        if to in types:
+            node.attributes["to"] = ir.AttrInt64("to", types[ir.DataType(to)])
+
+
+def _changed(tensor: ir.TensorProtocol | None, types: dict[ir.DataType, ir.DataType]) -> ir.TensorProtocol | None:
+    if tensor is None or tensor.dtype not in types:
+        return tensor
+    dtype = types[tensor.dtype]
+    if isinstance(tensor, ir.ExternalTensor):
+        return ir.ExternalTensor(
+            tensor.location,
+            tensor.offset,
+            tensor.size * dtype.bitwidth // 8,
+            dtype,
+            shape=tensor.shape,
+            name=tensor.name or "",
+            base_dir=tensor.base_dir,
+        )
+    return ir.tensor(tensor.numpy().astype(dtype.numpy()), dtype, name=tensor.name)
