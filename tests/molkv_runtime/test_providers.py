@@ -1,14 +1,33 @@
-"""Providers are presets; an absent one is an error that says what is there."""
+"""Providers are presets; an absent one is an error that says what is there, a wrong one is refused."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
-from molkv_runtime import Generator, ProviderError
-from molkv_runtime.providers import resolve
+from molkv_runtime import Generator, ProviderError, RequestError, providers
+from molkv_runtime.dense_graph import BoundCall
+from molkv_runtime.providers import PRESETS, Preset, check_options, resolve
+from molkv_runtime.session import Placement, Target, describe_placements, session_options
+
+
+@pytest.fixture
+def preset(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Make up a preset of a provider that is here; what it may be off by is 0.01."""
+
+    def make(provider: str = "CPUExecutionProvider", **fields: Any) -> str:
+        made = Preset(provider, ("cpu",), known={"speed": ("slow", "fast"), "folder": ()}, max_abs=0.01, **fields)
+        monkeypatch.setitem(PRESETS, "made-up", made)  # type: ignore[arg-type]
+        return "made-up"
+
+    return make
 
 
 def test_cpu_is_always_there() -> None:
@@ -23,3 +42,129 @@ def test_an_absent_provider_is_an_error_that_lists_what_is_there(bundles: Callab
 def test_an_unknown_provider_is_an_error_that_lists_the_presets() -> None:
     with pytest.raises(ProviderError, match=r"'tpu' is unknown, expected one of cpu, .*; here: cpu"):
         resolve("tpu")
+
+
+def test_a_plug_in_that_is_not_installed_is_absent() -> None:
+    with pytest.raises(ProviderError, match=r"'qnn' \(QNNExecutionProvider\) is not in this ONNX Runtime"):
+        resolve("qnn")
+
+
+# --- options
+
+
+def test_presets_set_options_that_they_know() -> None:
+    for name, preset in PRESETS.items():
+        check_options(name, preset.options)
+        assert {preset.threads, preset.cache} - {""} <= set(preset.known), name
+
+
+def test_an_option_that_a_provider_does_not_know_is_refused(preset: Callable[..., str]) -> None:
+    with pytest.raises(RequestError, match=r"provider 'coreml' has no option 'Units'; it has: ModelFormat, MLCompute"):
+        check_options("coreml", {"Units": "ALL"})
+    with pytest.raises(RequestError, match=r"option MLComputeUnits of provider 'coreml' is 'TPU', expected ALL, CPUOn"):
+        check_options("coreml", {"MLComputeUnits": "TPU"})
+    with pytest.raises(RequestError, match=r"provider 'cpu' has no option 'speed'; it has: none"):
+        session_options(Target("cpu", {"speed": "fast"}))
+    assert session_options(Target(preset(), {"speed": "fast", "folder": "anything"}))
+
+
+def test_given_options_come_before_those_of_the_preset(
+    preset: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = preset(options={"speed": "slow"}, threads="workers", cache="folder", config={"session.intra_op.x": "0"})
+    taken: list[dict[str, str]] = []
+    monkeypatch.setattr(providers, "add_provider", lambda _session, _preset, options: taken.append(dict(options)))
+    options = session_options(Target(name, {"speed": "fast"}, threads=1), tmp_path / "cache")
+    assert taken == [{"speed": "fast", "workers": "1", "folder": str(tmp_path / "cache")}]
+    assert (tmp_path / "cache").is_dir()
+    assert options.intra_op_num_threads == 1
+    assert options.get_session_config_entry("session.intra_op.x") == "0"
+    session_options(Target(name, {"folder": "/elsewhere"}), tmp_path / "cache")
+    assert taken[-1]["folder"] == "/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--provider", "coreml"], "provider 'coreml' (CoreMLExecutionProvider) is not in this ONNX Runtime"),
+        (["--provider-option", "speed=fast"], "provider 'cpu' has no option 'speed'; it has: none"),
+        (["--provider-option", "speed"], "'speed' is not an option; expected one such as MLComputeUnits=ALL"),
+        (["--profile", "nnapi"], "has no graph for profile 'nnapi'; there: cpu. Add it with: molkv-export export"),
+    ],
+)
+def test_the_command_line_says_it_in_one_line(arguments: list[str], message: str, stdlib_mini_bundle: Path) -> None:
+    command = [sys.executable, "cli.py", "run", stdlib_mini_bundle, "--prompt", "def ", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+# --- where nodes run
+
+
+def test_placement_is_known_and_said(bundles: Callable[..., Path]) -> None:
+    placements = Generator(bundles("molkv")).placements
+    assert [(place.provider, place.partitions) for place in placements[0]] == [("CPUExecutionProvider", 0)]
+    assert placements[0][0].nodes > 30
+    said = describe_placements({1: [Placement("X", 9, 1), Placement("CPU", 2, 0)], 32: [Placement("X", 8, 2)]})
+    assert said == "calls of 1: 9 nodes on X in 1, 2 nodes on CPU; calls of 32: 8 nodes on X in 2"
+
+
+def test_nodes_that_run_elsewhere_are_an_error_where_the_provider_is_required(
+    preset: Callable[..., str], bundles: Callable[..., Path]
+) -> None:
+    name = preset("AzureExecutionProvider")  # it is in this build, and takes no node
+    assert Generator(bundles("molkv"), target=Target(name)).placements[0][0].provider == "CPUExecutionProvider"
+    with pytest.raises(ProviderError, match=r"leaves \d+ nodes to others \(\d+ MatMul, .*required to run on it"):
+        Generator(bundles("molkv"), target=Target(name, required=True))
+    assert Generator(bundles("molkv"), target=Target(preset(), required=True))
+
+
+# --- what is computed
+
+
+@pytest.mark.parametrize("error", [0.02, np.nan])
+def test_a_provider_that_computes_something_else_is_refused(
+    error: float, preset: Callable[..., str], bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = preset()
+    assert Generator(bundles("molkv"), target=name)
+    run, bind = BoundCall.run, BoundCall.__init__
+
+    def keep(self: Any, session: Any, inputs: Any, outputs: Any) -> None:
+        bind(self, session, inputs, outputs)
+        self.logits = outputs["logits"]
+
+    def wrong(self: Any) -> None:
+        run(self)
+        self.logits += np.float32(error)
+
+    monkeypatch.setattr(BoundCall, "__init__", keep)
+    monkeypatch.setattr(BoundCall, "run", wrong)
+    with pytest.raises(
+        ProviderError, match=r"'made-up' computes wrong numbers: .*expected at most 0.0101"
+    ):
+        Generator(bundles("molkv"), target=name)
+    assert Generator(bundles("molkv"))  # the CPU provider is what the tests hold to PyTorch
+    assert Generator(bundles("molkv"), target=name, verify_provider=False)
+
+
+def test_a_plug_in_is_registered_once_and_put_on_all_its_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered: list[tuple[str, str]] = []
+    devices: list[Any] = []
+
+    def register(name: str, path: str) -> None:
+        registered.append((name, path))
+        devices.append(SimpleNamespace(ep_name=name))
+
+    library = SimpleNamespace(get_library_path=lambda: "plug-in.so", __version__="2")
+    monkeypatch.setattr(providers.importlib, "import_module", lambda _name: library)
+    monkeypatch.setattr(providers.onnxruntime, "register_execution_provider_library", register)
+    monkeypatch.setattr(providers.onnxruntime, "get_ep_devices", lambda: devices)
+    added: list[Any] = []
+    session: Any = SimpleNamespace(add_provider_for_devices=lambda found, options: added.append((len(found), options)))
+    for _ in range(2):
+        providers.add_provider(session, PRESETS["qnn"], {"backend_type": "htp"})
+    assert registered == [("QNNExecutionProvider", "plug-in.so")]
+    assert added == [(1, {"backend_type": "htp"})] * 2

@@ -64,7 +64,7 @@ def session_options(target: Target = CPU, cache: Path | None = None) -> onnxrunt
     if preset.threads:
         chosen[preset.threads] = str(threads or cores)
         options.intra_op_num_threads = 1
-    if preset.cache and cache is not None:
+    if preset.cache and cache is not None and preset.cache not in target.options:
         cache.mkdir(parents=True, exist_ok=True)
         chosen[preset.cache] = str(cache)
     providers.add_provider(options, preset, chosen | dict(target.options))

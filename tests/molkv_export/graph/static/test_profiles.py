@@ -1,0 +1,272 @@
+"""Bundles with static graphs: they are the model, in every phase, on two evaluators, at every length of a prompt."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from molkv_export.checkpoints import open_checkpoint
+from molkv_export.export import add_profile, export
+from molkv_export.graph.profiles import GraphOptions
+from molkv_export.lint import lint, what_is_seen
+from molkv_export.parity.reference import SourceModel
+from molkv_export.parity.runners import ONNX_REFERENCE, load_generator
+from molkv_export.parity.texts import Scope
+from molkv_export.parity.validate import validate
+from molkv_runtime import Bundle, BundleError, CheckpointError, Generator, OutputError, RequestError, selftest
+from molkv_runtime.manifest import DenseDtype
+from molkv_runtime.session import Target
+from tests.conftest import CONFIGS, STDLIB_MINI
+
+LENGTHS = (1, 4, 7)
+VARIANTS: dict[str, tuple[str, DenseDtype]] = {
+    "coreml": ("coreml", "float32"),
+    "coreml-float16": ("coreml", "float16"),
+    "nnapi": ("nnapi", "float32"),
+    "nnapi-qdq-int8": ("nnapi", "qdq-int8"),
+}
+
+
+@pytest.fixture(scope="module")
+def static(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    root = tmp_path_factory.mktemp("static")
+
+    def bundle(name: str, variant: str) -> Path:
+        folder = root / f"{name}-{variant}"
+        if not folder.exists():
+            profile, dtype = VARIANTS[variant]
+            graph = GraphOptions(dtype, chunk_lengths=LENGTHS)
+            export(checkpoints(name), folder, profiles=[profile], graph=graph, experts_dtype="float32")
+        return folder
+
+    return bundle
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [(name, "coreml") for name in CONFIGS]
+    + [("molkv-plain", "nnapi"), ("mole", "nnapi")]
+    + [(name, variant) for name in ("molkv-gated", "mole") for variant in ("coreml-float16", "nnapi-qdq-int8")],
+)
+def test_every_phase_is_the_model(
+    name: str, variant: str, static: Callable[..., Path], checkpoints: Callable[[str], Path]
+) -> None:
+    scope = Scope(sequences=1, continuations=2, new_tokens=8)
+    report = validate(static(name, variant), checkpoints(name), scope=scope, with_bisection=True)
+    assert report.failures == []
+    assert selftest(static(name, variant)).failures == []
+
+
+@pytest.mark.parametrize("variant", ["coreml", "nnapi"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_onnx_reference_computes_the_model_with_operators_of_onnx_alone(
+    name: str,
+    variant: str,
+    static: Callable[..., Path],
+    checkpoints: Callable[[str], Path],
+    token_ids: np.ndarray[Any, Any],
+) -> None:
+    bundle = Bundle(static(name, variant))
+    state = load_generator(bundle, Target(ONNX_REFERENCE)).sequences()
+    ids = token_ids[:17]
+    found = [state.prefill(0, ids[:13], all_logits=True), *(state.decode(ids[t : t + 1]).copy() for t in range(13, 17))]
+    with open_checkpoint(checkpoints(name)) as source:
+        exact = SourceModel(source).logits(ids)
+    np.testing.assert_allclose(np.concatenate(found), exact, atol=5e-6)
+
+
+def test_float16_is_close_where_every_single_operator_rounds_to_it(
+    static: Callable[..., Path], checkpoints: Callable[[str], Path], token_ids: np.ndarray[Any, Any]
+) -> None:
+    bundle = Bundle(static("molkv-gated", "coreml-float16"))
+    state = load_generator(bundle, Target(ONNX_REFERENCE)).sequences()
+    found = [state.prefill(0, token_ids[:12], all_logits=True), state.decode(token_ids[12:13]).copy()]
+    with open_checkpoint(checkpoints("molkv-gated")) as source:
+        exact = SourceModel(source, bundle).logits(token_ids[:13])
+    np.testing.assert_allclose(np.concatenate(found), exact, atol=0.05)  # of logits with a spread of about 1
+
+
+@pytest.mark.parametrize("name", ["molkv", "mole"])
+def test_a_prompt_of_any_length_ends_in_the_same_logits(
+    name: str, static: Callable[..., Path], bundles: Callable[..., Path], token_ids: np.ndarray[Any, Any]
+) -> None:
+    fixed, dynamic = Generator(static(name, "coreml")), Generator(bundles(name))
+    states = fixed.sequences(2), dynamic.sequences(2)
+    for length in range(1, 24):
+        for state in states:
+            state.lengths[:] = 0
+            state.prefill(1, token_ids[40:45])  # another sequence, which must not be seen
+        first, second = (state.prefill(0, token_ids[:length]) for state in states)
+        np.testing.assert_allclose(first, second, atol=2e-5)
+        # And on, over the end of the prompt: by a prompt again, and by a step.
+        first, second = (state.prefill(0, token_ids[length : length + 9]) for state in states)
+        np.testing.assert_allclose(first, second, atol=2e-5)
+        first, second = (state.decode([3, 4]).copy() for state in states)
+        np.testing.assert_allclose(first, second, atol=2e-5)
+
+
+def test_a_prompt_is_cut_into_the_longest_calls_that_it_fills(static: Callable[..., Path]) -> None:
+    calls = Generator(static("molkv", "coreml")).sequences()._calls
+
+    def cut(length: int) -> list[tuple[int, int]]:
+        return [(part.length, part.computed) for part in calls.parts(0, 5, length, all_logits=False)]
+
+    assert cut(1) == [(1, 1)]
+    assert cut(2) == [(1, 1), (1, 1)]
+    assert cut(3) == [(2, 4), (1, 1)]
+    assert cut(8) == [(7, 7), (1, 1)]
+    assert cut(22) == [(7, 7), (7, 7), (7, 7), (1, 1)]
+    assert cut(13) == [(7, 7), (4, 4), (1, 1), (1, 1)]
+    assert cut(20) == [(7, 7), (7, 7), (4, 4), (1, 1), (1, 1)]
+    assert cut(18) == [(7, 7), (7, 7), (3, 4), (1, 1)]
+
+
+def test_a_prompt_that_fails_leaves_its_sequence_as_it_was(
+    static: Callable[..., Path], token_ids: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = Generator(static("molkv", "coreml"))
+    state, whole = generator.sequences(), generator.sequences()
+    state.prefill(0, token_ids[:9])
+    whole.prefill(0, token_ids[:9])
+    calls = []
+    prepare = state._calls.prepare
+
+    def fail_late(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise BundleError("a record is damaged")
+        return prepare(*arguments)
+
+    monkeypatch.setattr(state._calls, "prepare", fail_late)
+    with pytest.raises(BundleError, match="damaged"):
+        state.prefill(0, token_ids[20:40])
+    assert state.lengths[0] == 9
+    np.testing.assert_array_equal(state.decode(token_ids[9:10]), whole.decode(token_ids[9:10]))
+
+
+def test_sequences_in_a_batch_are_as_if_alone(static: Callable[..., Path]) -> None:
+    generator = Generator(static("molkv", "coreml"))
+    prompts = [[5, 17, 3], [42], list(range(20))]
+    batch: list[list[int]] = [[], [], []]
+    for token in generator.stream(prompts, max_new_tokens=9):
+        batch[token.sequence].append(token.id)
+    assert batch == [[token.id for token in generator.stream([prompt], max_new_tokens=9)] for prompt in prompts]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ["molkv", "mole"])
+def test_what_was_written_is_clean(name: str, variant: str, static: Callable[..., Path]) -> None:
+    bundle = Bundle(static(name, variant))
+    target: Any = VARIANTS[variant][0]
+    for file in bundle.graph().files:
+        path = bundle.path / file.file
+        for model in (onnx.load(path, load_external_data=False), what_is_seen(path, ["MatMulAddFusion"])):
+            found = lint(model, target)
+            assert (found.findings, found.partitions) == ([], 1)
+
+
+def test_weights_are_stored_once(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+    sizes = []
+    for lengths in ((1,), (1, 4, 7, 16)):
+        folder = tmp_path / str(len(lengths))
+        graph = GraphOptions(chunk_lengths=lengths)
+        manifest = export(checkpoints("molkv"), folder, profiles=["coreml"], graph=graph)
+        sizes.append(manifest.files[manifest.graphs["coreml"].data].size)
+        assert manifest.graphs["coreml"].lengths == list(lengths)
+    assert sizes[0] == sizes[1]
+
+
+def test_a_shorter_context_and_window_make_the_model_that_has_them(
+    checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    graph = GraphOptions(chunk_lengths=(4,), context_length=20, expert_window=3)
+    export(checkpoints("molkv"), tmp_path / "b", profiles=["nnapi"], graph=graph, experts_dtype="float32")
+    generator = Generator(tmp_path / "b")
+    assert (generator.config.max_position_embeddings, generator.config.expert_window) == (20, 3)
+    scope = Scope(sequences=1, continuations=1, new_tokens=4)
+    assert validate(tmp_path / "b", checkpoints("molkv"), scope=scope).failures == []
+    with pytest.raises(RequestError, match=r"max_length is 21, expected 1 to the model's context of 20"):
+        generator.sequences(max_length=21)
+
+
+# --- one profile more
+
+
+def test_a_profile_is_added_and_nothing_else_changes(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+    export(checkpoints("molkv"), tmp_path / "one")
+    both = export(checkpoints("molkv"), tmp_path / "both", profiles=["cpu", "coreml"])
+    before = (tmp_path / "one" / "model.onnx").stat().st_ino
+    added = add_profile(checkpoints("molkv"), tmp_path / "one", "coreml")
+    assert (added.graphs, added.files, added.store) == (both.graphs, both.files, both.store)
+    assert (tmp_path / "one" / "model.onnx").stat().st_ino == before  # no byte was copied
+    assert selftest(tmp_path / "one", profile="coreml").failures == []
+    assert selftest(tmp_path / "one").failures == []
+    with pytest.raises(OutputError, match=r"has profile 'coreml' already; pass --force to replace it"):
+        add_profile(checkpoints("molkv"), tmp_path / "one", "coreml")
+    graph = GraphOptions("float16", context_length=30)
+    again = add_profile(checkpoints("molkv"), tmp_path / "one", "coreml", graph=graph, force=True)
+    assert again.graphs["coreml"].context_length == 30
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {"manifest.json", *again.files}
+    assert selftest(tmp_path / "one", profile="coreml").failures == []
+
+
+def test_a_profile_of_another_checkpoint_is_not_added(
+    checkpoints: Callable[[str], Path], bundles: Callable[..., Path], tmp_path: Path
+) -> None:
+    shutil.copytree(bundles("molkv"), tmp_path / "bundle")
+    with pytest.raises(CheckpointError, match=r"give the checkpoint that the bundle was exported from"):
+        add_profile(checkpoints("molkv-square"), tmp_path / "bundle", "coreml")
+    assert selftest(tmp_path / "bundle").failures == []
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("profile", "options", "message"),
+    [
+        ("coreml", {"context_length": 49}, "context_length is 49, expected 1 to 48, the model's"),
+        ("coreml", {"context_length": 0}, "context_length is 0, expected 1 to 48, the model's"),
+        ("nnapi", {"expert_window": 6}, "expert_window is 6, expected 1 to 5, the model's"),
+        (
+            "coreml",
+            {"chunk_lengths": (0,)},
+            "chunk_lengths has 0, expected lengths from 1 to the graph's context",
+        ),
+        ("coreml", {"chunk_lengths": (1, 49)}, "chunk_lengths has 49, expected lengths from 1 to the graph's context"),
+        (
+            "coreml",
+            {"dense_dtype": "int4"},
+            "'int4', expected one of float32, float16 in profile coreml",
+        ),
+        ("nnapi", {"dense_dtype": "float16"}, "expected one of float32, qdq-int8 in profile nnapi"),
+        ("coreml", {"kv_dtype": "int8"}, "kv_dtype is 'int8', expected float32 in profile coreml"),
+        ("tpu", {}, "profile is 'tpu', expected one of cpu, coreml, nnapi"),
+    ],
+)
+def test_what_cannot_be_had_is_said_before_anything_is_written(
+    profile: str, options: dict[str, Any], message: str, checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        export(checkpoints("molkv"), tmp_path / "bundle", profiles=[profile], graph=GraphOptions(**options))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_profile_that_a_bundle_lacks_is_an_error_that_says_how_to_add_it(stdlib_mini_bundle: Path) -> None:
+    message = r"has no graph for profile 'coreml'; there: cpu. Add it with: .* --add-profile coreml"
+    with pytest.raises(BundleError, match=message):
+        Generator(stdlib_mini_bundle, profile="coreml")
+
+
+def test_the_trained_model_speaks_from_int8_and_float16(tmp_path: Path) -> None:
+    for profile, dtype in (("coreml", "float16"), ("nnapi", "qdq-int8")):
+        graph = GraphOptions(dtype)  # type: ignore[arg-type]
+        export(STDLIB_MINI, tmp_path / profile, profiles=[profile], graph=graph)
+        scope = Scope(sequences=2, continuations=2, new_tokens=32)
+        assert validate(tmp_path / profile, STDLIB_MINI, scope=scope).failures == []
