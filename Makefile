@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 CHECKPOINT := examples/stdlib-mini
 BUNDLE := demo/stdlib-mini.bundle
 
-.PHONY: setup demo test lint format bench-store bench-speed
+.PHONY: setup demo test lint format bench-store bench-speed test-openvino test-qnn
 
 setup: $(READY)
 
@@ -35,6 +35,37 @@ bench-speed: $(READY)  # keeps 35 GiB of models under demo/
 
 test: $(READY)
 	$(BIN)/pytest
+
+# Compilers of other makers, each in an environment of its own, since each brings its own ONNX Runtime.
+DRIVER := numpy tokenizers msgspec click rich
+QNN_EMULATOR := --provider-option htp_arch=75 --provider-option soc_model=57
+
+.venv-openvino/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-openvino
+	.venv-openvino/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(DRIVER)
+	.venv-openvino/bin/pip install --quiet --disable-pip-version-check onnxruntime-openvino==1.24.1
+	.venv-openvino/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+.venv-qnn/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-qnn
+	.venv-qnn/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(DRIVER) onnxruntime onnxruntime-qnn==2.7.0
+	.venv-qnn/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+demo/phone-%.bundle: $(READY)
+	rm -rf $@
+	$(BIN)/molkv-export export $(CHECKPOINT) $@ --profile $(firstword $(subst +, ,$*)) --dense-dtype $(lastword $(subst +, ,$*))
+
+PHONE := demo/phone-coreml+float32.bundle demo/phone-coreml+float16.bundle demo/phone-nnapi+float32.bundle demo/phone-nnapi+qdq-int8.bundle
+
+test-openvino: .venv-openvino/.ready $(PHONE)
+	@set -e; for bundle in $(PHONE); do .venv-openvino/bin/molkv-export selftest $$bundle --provider openvino --require-provider; done
+	.venv-openvino/bin/molkv-export run demo/phone-nnapi+float32.bundle --provider openvino --require-provider --prompt "class Queue:" --max-new-tokens 32
+
+test-qnn: .venv-qnn/.ready $(PHONE)  # Qualcomm's compiler and its emulator of a Snapdragon's NPU: minutes
+	@set -e; for bundle in $(PHONE); do .venv-qnn/bin/molkv-export selftest $$bundle --provider qnn $(QNN_EMULATOR) --require-provider; done
+	.venv-qnn/bin/molkv-export run demo/phone-nnapi+float32.bundle --provider qnn $(QNN_EMULATOR) --require-provider --prompt "class Queue:" --max-new-tokens 32
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from pathlib import Path
 
 import msgspec
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,18 +17,38 @@ from rich.text import Text
 from molkv_export.terminal import human_bytes
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
-from molkv_runtime.manifest import GraphInfo, Provenance, StoreInfo
+from molkv_runtime.manifest import GraphInfo, Manifest, Provenance, StoreInfo, TensorInfo
 from molkv_runtime.memory import cache_bytes, window_bytes
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """Bytes of a bundle, by where they are while it runs."""
+    """Bytes of a bundle, by where they are while its first profile runs."""
 
     ram_dense_weights: int  # the graph and its weights
     ram_kv_cache: int  # of one sequence over the whole context
     ram_expert_window: int  # of one sequence; 0 for MoLE and dense models
     storage_expert_store: int
     bytes_per_token: int  # read from storage for every new token
+
+
+class Acceptance(msgspec.Struct, frozen=True):
+    """What a provider for phones takes of a graph, by our rules (`lint`)."""
+
+    nodes: int
+    accepted: int
+    partitions: int  # subgraphs that it would compile
+    first_reason: str  # why a node is not taken; empty: all are
+
+
+class GraphCheck(msgspec.Struct, frozen=True):
+    """One graph of a profile."""
+
+    file: str
+    length: int  # positions of a call; 0: any
+    operators: dict[str, int]  # nodes by operator
+    bytes_in: int  # of all inputs of a call; 0: that depends on the call
+    bytes_out: int
+    targets: dict[str, Acceptance]
 
 
 class Inspection(msgspec.Struct, frozen=True):
@@ -37,6 +59,7 @@ class Inspection(msgspec.Struct, frozen=True):
     sizes: Sizes
     store: StoreInfo
     graphs: dict[str, GraphInfo]
+    checks: dict[str, list[GraphCheck]] | None  # by profile; None: ONNX's package is not installed
     files: dict[str, int]  # bytes
     provenance: Provenance
 
@@ -48,22 +71,24 @@ def inspect(path: Path) -> Inspection:
         BundleError: The folder is not a complete bundle.
     """
     bundle = Bundle(path)
-    manifest, config = bundle.manifest, bundle.config
+    manifest, config, graph = bundle.manifest, bundle.config, bundle.graph()
     sizes = {name: info.size for name, info in manifest.files.items()}
     shards = {shard.file for shard in manifest.store.shards}
     return Inspection(
         path=str(path),
         model=config,
         sizes=Sizes(
-            ram_dense_weights=sum(size for name, size in sizes.items() if name.startswith("model."))
-            * (2 if bundle.graph().dense_dtype == "float16" else 1),  # made float32 when it is loaded
-            ram_kv_cache=cache_bytes(config, config.max_position_embeddings, bundle.graph().kv_dtype),
+            ram_dense_weights=(sizes[graph.data] + sum(sizes[file.file] for file in graph.files))
+            # Weights in float16 are made float32 when they are loaded, unless the graph computes in it.
+            * (2 if graph.dense_dtype == "float16" and graph.kv_dtype != "float16" else 1),
+            ram_kv_cache=cache_bytes(config, config.max_position_embeddings, graph.kv_dtype),
             ram_expert_window=window_bytes(config, config.max_position_embeddings),
             storage_expert_store=sum(sizes[name] for name in shards),
             bytes_per_token=manifest.store.stride,
         ),
         store=manifest.store,
         graphs=manifest.graphs,
+        checks=_checks(path, manifest),
         files=sizes,
         provenance=manifest.provenance,
     )
@@ -100,6 +125,11 @@ def print_inspection(found: Inspection, console: Console) -> None:
     )
     for profile, graph in found.graphs.items():
         console.print(_graph_table(profile, graph))
+        if found.checks is not None:
+            for check in found.checks[profile]:
+                console.print(_pairs(f"operators and targets: {check.file}", _described(check)))
+    if found.checks is None:
+        console.print("\noperators and targets: pip install 'molkv-export[export]' to see them", markup=False)
     console.print(_pairs("files", {name: human_bytes(size) for name, size in sorted(found.files.items())}))
     made = found.provenance
     console.print(
@@ -114,6 +144,39 @@ def print_inspection(found: Inspection, console: Console) -> None:
     )
 
 
+def _checks(path: Path, manifest: Manifest) -> dict[str, list[GraphCheck]] | None:
+    try:
+        from molkv_export.lint.inspection import acceptance
+    except ModuleNotFoundError:
+        return None
+    checks: dict[str, list[GraphCheck]] = {}
+    for profile, graph in manifest.graphs.items():
+        bundle = Bundle(path, manifest, profile=profile)
+        checks[profile] = []
+        for file in graph.files:
+            operators, targets = acceptance(bundle.file(file.file))
+            taken, given = (sum(map(_nbytes, ts)) if file.length else 0 for ts in (file.inputs, file.outputs))
+            checks[profile].append(GraphCheck(file.file, file.length, operators, taken, given, targets))
+    return checks
+
+
+def _nbytes(tensor: TensorInfo) -> int:
+    return np.dtype(tensor.dtype).itemsize * math.prod(int(size) for size in tensor.shape)
+
+
+def _described(check: GraphCheck) -> dict[str, str]:
+    counts = sorted(check.operators.items(), key=lambda item: -item[1])
+    rows = {"operators": ", ".join(f"{count} {name}" for name, count in counts)}
+    if check.length:
+        rows["host to graph in a call"] = human_bytes(check.bytes_in)
+        rows["graph to host in a call"] = human_bytes(check.bytes_out)
+    for target, found in check.targets.items():
+        rows[target] = f"takes {found.accepted} of {found.nodes} nodes in {found.partitions} partition(s)"
+        if found.first_reason:
+            rows[target] += f"; the first that it does not take: {found.first_reason}"
+    return rows
+
+
 def _pairs(title: str, rows: dict[str, str]) -> Table:
     table = Table(title=Text(f"\n{title}"), title_justify="left", show_header=False, box=box.SIMPLE, show_edge=False)
     table.add_column()
@@ -124,7 +187,7 @@ def _pairs(title: str, rows: dict[str, str]) -> Table:
 
 
 def _graph_table(profile: str, graph: GraphInfo) -> Table:
-    file = graph.files[-1]
+    file = graph.files[0]
     title = f"\ngraph, profile {profile}: {file.file}, dense weights {graph.dense_dtype}"
     if graph.block_size:
         title += f" in blocks of {graph.block_size}"

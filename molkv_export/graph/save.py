@@ -89,7 +89,7 @@ def _stored(path: Path) -> dict[str, ir.TensorProtocol]:
 def _share(graph: DenseGraph, stored: dict[str, ir.TensorProtocol]) -> None:
     """Let a graph read its weights from where another one has put them."""
     for name, value in graph.model.graph.initializers.items():
-        if name in stored:  # constants of a length have names that tell it
+        if name in stored:
             value.const_value = stored[name]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-import onnx_ir as ir
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
@@ -13,7 +11,6 @@ from molkv_export.graph.linear import Linear
 from molkv_export.graph.static.number import Number
 from molkv_export.graph.static.rope import Rotary
 from molkv_runtime.config import ModelConfig
-from molkv_runtime.interface import HIDDEN
 
 
 class StaticCache(NamedTuple):
@@ -21,7 +18,7 @@ class StaticCache(NamedTuple):
 
     past_key: Value  # [Hkv, head_dim, S]: transposed, so that the graph does not have to do that in every step
     past_value: Value  # [Hkv, S, head_dim]
-    mask: Value  # [1, 1, S]: 0 where the cache holds a token, HIDDEN elsewhere
+    mask: Value  # [1, G*T, S+T]: 0 where a position sees what the cache holds or what is new, HIDDEN elsewhere
     rotary: Rotary
 
 
@@ -73,11 +70,9 @@ class StaticAttention(_Heads):
         query = op.Mul(op.Slice(turned, [0], [config.num_attention_heads], [1], [1]), self.number(op, size**-0.5))
         query = op.Transpose(op.Reshape(query, [length, groups, heads, size]), perm=[1, 2, 0, 3])
         query = op.Reshape(query, [groups, heads * length, size])
-        past = op.Add(op.MatMul(query, cache.past_key), cache.mask)
-        new = op.MatMul(query, key)
-        if length > 1:
-            new = op.Add(new, self._causal(op, heads))
-        weights = op.Softmax(op.Concat(past, new, axis=-1), axis=-1)
+        # The mask is added to both together: QNN's compiler forgets a constant that is added before a Concat.
+        scores = op.Concat(op.MatMul(query, cache.past_key), op.MatMul(query, key), axis=-1)
+        weights = op.Softmax(op.Add(scores, cache.mask), axis=-1)
         context = config.max_position_embeddings
         out = op.Add(
             op.MatMul(op.Slice(weights, [0], [context], [2], [1]), cache.past_value),
@@ -85,12 +80,3 @@ class StaticAttention(_Heads):
         )
         out = op.Transpose(op.Reshape(out, [groups, heads, length, size]), perm=[2, 0, 1, 3])
         return self.o_proj(op, op.Reshape(out, [length, groups * heads * size])), key, value
-
-    def _causal(self, op: OpBuilder, heads: int) -> Value:
-        """Give the mask among the new positions [1, G*T, T], a constant; it hides padding, which comes last."""
-        name = f"causal_mask.{self.length}"
-        known: Value | None = op.builder.root.graph.initializers.get(name)
-        if known is not None:
-            return known
-        mask = np.triu(np.full((self.length, self.length), HIDDEN, self.number.dtype.numpy()), k=1)
-        return op.builder.root.initializer(ir.tensor(np.tile(mask, (heads, 1))[None], name=name), qualify=False)

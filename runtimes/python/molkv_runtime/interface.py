@@ -81,7 +81,8 @@ def _static_inputs(config: ModelConfig, dtype: KVDtype, length: int) -> Tensors:
         "rotary_sin": (length, 1, size),
     }
     if computed_layers(config, length):
-        shapes["attention_mask"] = (1, 1, context)
+        group = config.num_attention_heads // heads
+        shapes["attention_mask"] = (1, group * length, context + length)
     if config.has_keys and layers:
         if config.expert_rope:
             shapes |= dict.fromkeys(("expert_rotary_cos", "expert_rotary_sin"), (length, config.expert_key_size))

@@ -43,7 +43,6 @@ class StaticCalls:
         heads = (config.num_hidden_layers, config.num_key_value_heads)
         self._keys = np.zeros((batch_size, *heads, config.head_dim, context), self._dtype)
         self._values = np.zeros((batch_size, *heads, context, config.head_dim), self._dtype)
-        self._mask = np.zeros((1, 1, context), self._dtype)
         self._rotary = self._rotary_rows("rotary", config.head_dim)
         if config.has_keys and config.expert_rope:
             self._rotary |= self._rotary_rows("expert_rotary", config.expert_key_size)
@@ -67,7 +66,8 @@ class StaticCalls:
         keys = np.zeros((*self._keys.shape[1:-1], length), self._dtype)
         values = np.zeros((*self._values.shape[1:3], length, config.head_dim), self._dtype)
         names = [(layer, f"{layer}.key", f"{layer}.value") for layer in range(config.num_hidden_layers)]
-        known: Arrays = {"attention_mask": self._mask, "logits": logits, **experts}
+        mask = self._causal_mask(length)
+        known: Arrays = {"attention_mask": mask, "logits": logits, **experts}
         for layer, key, value in names:
             known[f"past_key_values.{key}"] = self._keys[sequence, layer]
             known[f"past_key_values.{value}"] = self._values[sequence, layer]
@@ -79,7 +79,17 @@ class StaticCalls:
         }
         bound = [{tensor.name: {**known, **rows}[tensor.name] for tensor in tensors} for tensors in (inputs, outputs)]
         call = self._graph.bind(*bound)
-        return _StaticCall(call, rows, self._mask, (self._keys[sequence], keys), (self._values[sequence], values))
+        return _StaticCall(
+            call, rows, mask[..., :-length], (self._keys[sequence], keys), (self._values[sequence], values)
+        )
+
+    def _causal_mask(self, length: int) -> Floats:
+        """Make the mask [1, G*T, S+T] of which nothing in the cache is seen; it hides padding, which comes last."""
+        config = self._config
+        new = np.triu(np.full((length, length), HIDDEN), k=1)
+        past = np.full((length, config.max_position_embeddings), HIDDEN)
+        mask = np.concatenate([past, new], axis=1).astype(self._dtype)
+        return np.tile(mask, (config.num_attention_heads // config.num_key_value_heads, 1))[None]
 
     def parts(self, sequence: int, start: int, length: int, all_logits: bool) -> list[Part]:
         """Cut a prompt; with all_logits each position is asked for them behind the keys and values of the others."""
@@ -132,7 +142,7 @@ class _StaticCall:
     def __init__(
         self, call: Call, rows: Arrays, mask: Floats, keys: tuple[Floats, Floats], values: tuple[Floats, Floats]
     ) -> None:
-        self._call, self._rows, self._mask = call, rows, mask
+        self._call, self._rows, self._mask = call, rows, mask  # the mask of the cache
         self._keys, self._values = keys, values  # cache and new ones
 
     def place(self, start: int, length: int, embeds: Floats, rotary: Arrays, writes: bool) -> None:

@@ -1,0 +1,156 @@
+"""`python -m benchmarks.mobile`: export, lint, parity and step time of static profiles (tables for docs/mobile.md).
+
+Runs for stdlib-mini and for a model of the 160M class (random weights; 12 GiB of disk under demo/). OpenVINO and QNN
+are run where `make test-openvino` and `make test-qnn` have made their environments.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import msgspec
+import numpy as np
+
+from benchmarks.mobile.first_text import largest_difference
+from benchmarks.store.model import model_config, write_checkpoint
+from molkv_export.lint import lint, official_check, what_is_seen
+from molkv_export.parity.graphs import load_graphs
+from molkv_export.parity.onnx_reference import ReferenceGraph
+from molkv_runtime import Bundle, Generator
+
+_VARIANTS = [("coreml", "float32"), ("coreml", "float16"), ("nnapi", "float32"), ("nnapi", "qdq-int8")]
+_EMULATOR = ["htp_arch=75", "soc_model=57"]
+_ELSEWHERE = [("openvino", []), ("qnn", _EMULATOR)]
+_STEPS, _RUNS = 24, 5
+
+
+@click.command()
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("demo/bench-mobile"), show_default=True)
+@click.option("--qnn-minutes", type=int, default=10, show_default=True, help="When to give up on a graph in QNN.")
+@click.option("--only", type=click.Choice(["stdlib-mini", "160M"]), help="One of the models.")
+def main(folder: Path, qnn_minutes: int, only: str | None) -> None:
+    """Print the tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints = {"stdlib-mini": Path("examples/stdlib-mini"), "160M": folder / "160M-checkpoint"}
+    for name, checkpoint in checkpoints.items():
+        if only not in (None, name):
+            continue
+        if not checkpoint.exists():
+            write_checkpoint(msgspec.structs.replace(model_config(1), vocab_size=50_304), checkpoint)
+        print(f"\n## {name}\n\n| | seconds | peak RSS, MiB | added, MB |\n|---|---|---|---|")
+        bundle = folder / name
+        _export(checkpoint, bundle, "cpu", "float32")
+        rows = []
+        for profile, dtype in _VARIANTS:
+            _export(checkpoint, bundle, profile, dtype)
+            rows.append(_row(bundle, profile, dtype, 60 * qnn_minutes))
+            if dtype == "float32":
+                rows[-1] += f" {_ratio(bundle, profile)} |"
+            else:
+                rows[-1] += " |"
+        head = "nodes taken by our rules, partitions | ONNX Runtime's checker | CPU | onnx.reference | OpenVINO | QNN's emulator"
+        print(f"\n| graph | {head} | step, static / dynamic |\n|{'---|' * 8}")
+        print("\n".join(rows), flush=True)
+
+
+def _export(checkpoint: Path, bundle: Path, profile: str, dtype: str) -> None:
+    """Make a bundle, or add a profile to it, in a process of its own; print what it took."""
+    before = sum(path.stat().st_size for path in bundle.iterdir()) if bundle.exists() else 0
+    way = ["--profile", profile] if profile == "cpu" else ["--add-profile", profile]
+    command = [
+        sys.executable,
+        "cli.py",
+        "export",
+        str(checkpoint),
+        str(bundle),
+        *way,
+        "--dense-dtype",
+        dtype,
+        "--force",
+    ]
+    code = "import resource, subprocess, sys; rc = subprocess.run(sys.argv[1:]).returncode; " + (
+        "print('PEAK', rc, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - start
+    _, status, size = done.stdout.strip().splitlines()[-1].split()
+    if status != "0":
+        raise SystemExit(done.stderr)
+    info = Bundle(bundle, profile=profile).graph()
+    files = [info.data, info.golden, *(file.file for file in info.files)]
+    added = sum((bundle / name).stat().st_size for name in files) if before else _size(bundle)
+    print(f"| {profile}, {dtype} | {seconds:.1f} | {int(size) / 1024:.0f} | {added / 1e6:.1f} |", flush=True)
+
+
+def _size(bundle: Path) -> int:
+    return sum(path.stat().st_size for path in bundle.iterdir())
+
+
+def _row(folder: Path, profile: str, dtype: str, patience: int) -> str:
+    bundle = Bundle(folder, profile=profile)
+    ours, theirs = [], []
+    for file in bundle.graph().files:
+        target = "coreml" if profile == "coreml" else "nnapi"
+        found = lint(what_is_seen(folder / file.file, ["MatMulAddFusion"]), target)
+        ours.append(f"{found.accepted}/{found.nodes}, {found.partitions}")
+        checked = official_check(folder / file.file, target)
+        theirs.append(f"{checked.accepted}/{checked.nodes}, {checked.partitions}, {checked.verdict}")
+    differences = [largest_difference(Generator(bundle))[0]]
+    reference = ReferenceGraph(load_graphs(bundle), bundle.path)
+    differences.append(largest_difference(Generator(bundle, graph=reference))[0])
+    cells = [f"{difference:.1e}" for difference in differences]
+    cells += [_elsewhere(folder, profile, provider, options, patience) for provider, options in _ELSEWHERE]
+    return f"| {profile}, {dtype} | {'; '.join(ours)} | {'; '.join(theirs)} | {' | '.join(cells)} |"
+
+
+def _elsewhere(folder: Path, profile: str, provider: str, options: list[str], patience: int) -> str:
+    python = Path(f".venv-{provider}/bin/python")
+    if not python.exists():
+        return "-"
+    command = [str(python), "-m", "benchmarks.mobile.first_text", str(folder), profile, provider, *options]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=patience)
+    except subprocess.TimeoutExpired:
+        return f"more than {patience // 60} min"
+    if done.returncode:
+        return f"fails: {done.stderr.strip().splitlines()[-1][:120]}"
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return f"{found['difference']:.1e} ({found['placed'].replace(f'{provider}ExecutionProvider', '')})"
+
+
+def _ratio(folder: Path, profile: str) -> str:
+    """Compare decode steps and a prefill, run in turns in this process; medians."""
+    generators = [Generator(folder, profile=name) for name in (profile, "cpu")]
+    vocab, context = generators[0].config.vocab_size, generators[0].config.max_position_embeddings
+    ids = np.random.default_rng(0).integers(0, vocab, context)
+    said = []
+    for at in (context // 8, context - _STEPS):
+        states = [generator.sequences(max_length=context) for generator in generators]
+        times: list[list[float]] = [[], []]
+        prefills: list[list[float]] = [[], []]
+        for _ in range(_RUNS):
+            for index, state in enumerate(states):
+                state.lengths[:] = 0
+                start = time.perf_counter()
+                state.prefill(0, ids[:at])
+                prefills[index].append(time.perf_counter() - start)
+                for token in ids[at : at + _STEPS]:
+                    start = time.perf_counter()
+                    state.decode(np.array([token]))
+                    times[index].append(time.perf_counter() - start)
+        step, prefill = (
+            statistics.median(one[0][len(one[0]) // _RUNS :]) / statistics.median(one[1][len(one[1]) // _RUNS :])
+            for one in (times, prefills)
+        )
+        said.append(f"at {at}: step {step:.2f}, prefill {prefill:.2f}")
+    return "; ".join(said)
+
+
+main()

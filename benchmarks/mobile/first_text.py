@@ -1,0 +1,50 @@
+"""`python -m benchmarks.mobile.first_text BUNDLE PROFILE PROVIDER [NAME=VALUE ...]`: how far is a provider off?
+
+Runs the first golden text as a prompt and two steps behind it, in the environment of the provider, which has the driver
+and nothing else. Prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import numpy as np
+
+from molkv_runtime import Bundle, Generator
+from molkv_runtime.golden import read_golden
+from molkv_runtime.session import Target, describe_placements
+
+
+def largest_difference(generator: Generator) -> tuple[float, float]:
+    """Give the largest difference of a golden logit, and the seconds of the last step."""
+    text = read_golden(generator.bundle)[0]
+    ids, prompt = text.input_ids, len(text.input_ids) - 2
+    state = generator.sequences()
+    logits, spent = [state.prefill(0, ids[:prompt])], 0.0
+    for token in ids[prompt:]:
+        start = time.perf_counter()
+        logits.append(state.decode(np.array([token])).copy())
+        spent = time.perf_counter() - start
+    found = np.concatenate(logits)
+    positions = slice(prompt - 1, prompt + 2)
+    at_top = np.take_along_axis(found, text.top_ids[positions].astype(np.intp), axis=-1)
+    return float(np.abs(at_top - text.top_logits[positions]).max()), spent
+
+
+def main() -> None:
+    """Print what was found."""
+    folder, profile, provider, *options = sys.argv[1:]
+    pairs = dict(option.split("=", 1) for option in options)
+    start = time.perf_counter()
+    target = Target(provider, pairs, required=True)
+    generator = Generator(Bundle(folder, profile=profile), target=target, verify_provider=False)
+    loaded = time.perf_counter() - start
+    difference, step = largest_difference(generator)
+    placed = describe_placements(generator.placements)
+    print(json.dumps({"difference": difference, "placed": placed, "load": loaded, "step": step}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""What every target takes of a graph, in numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import onnx
+
+from molkv_export.inspect import Acceptance
+from molkv_export.lint.lint import lint
+from molkv_export.lint.tables import Target
+
+
+def acceptance(path: Path) -> tuple[dict[str, int], dict[str, Acceptance]]:
+    """Count the nodes of a graph by operator, and say what each target takes."""
+    model = onnx.load(path, load_external_data=False)
+    results = [lint(model, target) for target in get_args(Target)]
+    targets: dict[str, Acceptance] = {}
+    for found in results:
+        first = next((f"{finding.node} ({finding.operator}): {finding.reason}" for finding in found.findings), "")
+        targets[found.target] = Acceptance(found.nodes, found.accepted, found.partitions, first)
+    return results[0].operators, targets
