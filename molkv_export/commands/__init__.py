@@ -11,6 +11,7 @@ import click
 from molkv_export.commands.bench import bench_command
 from molkv_export.commands.export import export_command
 from molkv_export.commands.inspect import inspect_command
+from molkv_export.commands.package import package_command
 from molkv_export.commands.run import run_command
 from molkv_export.commands.selftest import selftest_command
 from molkv_export.commands.train import train_command
@@ -40,6 +41,7 @@ for _command in (
     bench_command,
     run_command,
     inspect_command,
+    package_command,
     train_command,
 ):
     cli.add_command(_command)

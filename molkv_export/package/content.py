@@ -1,0 +1,127 @@
+"""What goes into a package: a bundle cut down to one profile."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from molkv_export.atomic_folder import link_or_copy
+from molkv_export.package.limits import Limits
+from molkv_export.package.ort_format import convert_graphs
+from molkv_export.package.repack import cut_store, write_shards
+from molkv_export.terminal import human_bytes
+from molkv_runtime.bundle import Bundle
+from molkv_runtime.errors import BundleError, RequestError
+from molkv_runtime.graph_file import check_graph_file
+from molkv_runtime.hashing import file_sha256
+from molkv_runtime.manifest import NO_DIGEST, FileInfo, Manifest, read_manifest, write_manifest
+
+GraphFormat = Literal["onnx", "ort"]
+
+# What becomes part of program text, and is an asset to Android's build tools; a bundle is a stranger's.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Content:
+    """The files of a package while they are written, one kind after the other."""
+
+    def __init__(self, bundle: Bundle, folder: Path, limits: Limits, advance: Callable[[int], object]) -> None:
+        """Prepare.
+
+        Args:
+            bundle: Where they come from, open for the profile of the package.
+            folder: Where they go.
+            limits: What the app's store takes.
+            advance: Told the number of bytes after each piece.
+        """
+        self._bundle, self._folder, self._limits, self._advance = bundle, folder, limits, advance
+        self._files: dict[str, FileInfo] = {}
+        self._graph, self._store = bundle.graph(), bundle.manifest.store
+
+    def add_companions(self) -> None:
+        """Add what belongs to no graph and is not part of the store, and the golden vectors of the profile."""
+        manifest = self._bundle.manifest
+        others = {shard.file for shard in manifest.store.shards}
+        for graph in manifest.graphs.values():
+            others |= {graph.data, graph.golden, *(file.file for file in graph.files)}
+        for name in sorted((manifest.files.keys() - others) | {self._graph.golden}):
+            self._add(name)
+
+    def add_graphs(self) -> None:
+        """Add the profile's graphs and their weights."""
+        for path in self._graph_files():
+            self._add(path.name)
+        self._add(self._graph.data)
+
+    def add_ort_graphs(self, operators: Path) -> None:
+        """Add the profile's graphs in ONNX Runtime's own format, each with its weights; also write `operators`."""
+        self._bundle.file(self._graph.data)  # checks it
+        sources = self._graph_files()
+        targets = [self._folder / f"{source.stem}.ort" for source in sources]
+        convert_graphs(dict(zip(sources, targets, strict=True)), operators)
+        files = []
+        for file, target in zip(self._graph.files, targets, strict=True):
+            self._files[target.name] = FileInfo(size=target.stat().st_size, sha256=file_sha256(target))
+            self._check(target.name)
+            files.append(msgspec.structs.replace(file, file=target.name))
+        # There is no file of weights any more; the field has to name one that is there.
+        self._graph = msgspec.structs.replace(self._graph, files=tuple(files), data=files[0].file)
+
+    def add_store(self) -> None:
+        """Add the shards, as they are where they are small enough."""
+        sizes = {shard.file: self._bundle.manifest.files[shard.file].size for shard in self._store.shards}
+        if max(sizes.values()) <= min(self._limits.file, self._limits.pack):
+            for name in sizes:
+                self._add(name)
+            return
+        self._store = cut_store(self._store, self._bundle.config.vocab_size, self._limits.shard)
+        self._files |= write_shards(self._bundle, self._store, self._folder, self._advance)
+
+    def finish(self, command: str) -> Manifest:
+        """Write the manifest, which makes it a bundle."""
+        old = self._bundle.manifest
+        manifest = msgspec.structs.replace(
+            old,
+            graphs={self._bundle.profile: self._graph},
+            store=self._store,
+            files=dict(sorted(self._files.items())),
+            provenance=msgspec.structs.replace(old.provenance, command=f"{old.provenance.command}; {command}"),
+            sha256=NO_DIGEST,
+        )
+        write_manifest(manifest, self._folder)
+        return read_manifest(self._folder)
+
+    def _graph_files(self) -> list[Path]:
+        """Give the ONNX files after checking them: whoever loads one loads what it refers to."""
+        paths = [self._bundle.file(file.file) for file in self._graph.files]
+        for path in paths:
+            check_graph_file(path, self._graph.data)
+        return paths
+
+    def _add(self, name: str) -> None:
+        self._files[name] = self._bundle.manifest.files[name]
+        self._check(name)
+        link_or_copy(self._bundle.file(name), self._folder / name)
+        self._advance(self._files[name].size)
+
+    def _check(self, name: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise BundleError(f"{self._bundle.path}: has a file {name!r}, expected letters, digits, dots, - and _ only")
+        size, limit = self._files[name].size, min(self._limits.file, self._limits.pack)
+        if size > limit:
+            raise RequestError(
+                f"{self._bundle.path}: {name} has {size} bytes ({human_bytes(size)}), expected at most {limit} in a "
+                "package for this target; add the profile again with a smaller --dense-dtype"
+            )
+
+
+def total_bytes(bundle: Bundle) -> int:
+    """Give about as many bytes as `Content` will report."""
+    manifest, graph = bundle.manifest, bundle.graph()
+    names = {graph.data, graph.golden, *(file.file for file in graph.files)}
+    names |= {shard.file for shard in manifest.store.shards}
+    return sum(manifest.files[name].size for name in names)

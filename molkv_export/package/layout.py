@@ -1,0 +1,134 @@
+"""Where the files of a package are: in one folder (iOS), or spread over asset packs (Android)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from molkv_export.package.content import GraphFormat
+from molkv_export.package.limits import Limits, Target
+from molkv_export.terminal import human_bytes
+from molkv_runtime.errors import BundleError, RequestError
+from molkv_runtime.json_file import decode_json, read_bytes
+from molkv_runtime.manifest import MANIFEST, Manifest
+
+README = "README.md"
+DATA = "molkv-package.json"
+
+_PACKS = "asset-packs"
+_ASSETS = "src/main/assets/molkv"  # of a pack; in the app, the assets of all packs are one folder
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A folder that goes into the app as one: an asset pack (Android) or the bundle (iOS)."""
+
+    name: str
+    folder: str  # where its files are, from the package's folder
+    delivery: str  # of an asset pack: "install-time" or "fast-follow"; else empty
+    files: dict[str, int]  # bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(self.files.values())
+
+    @property
+    def build_file(self) -> str:
+        """Where the build file of an asset pack is, from the package's folder."""
+        return f"{_PACKS}/{self.name}/build.gradle.kts"
+
+
+class PackagedGraph(msgspec.Struct, frozen=True):
+    """A graph's file, with its weights if it holds them."""
+
+    file: str
+    length: int  # positions of a call
+    size: int  # bytes
+
+
+class PackageInfo(msgspec.Struct, frozen=True):
+    """What a package holds; it is written into it, too, as `molkv-package.json`."""
+
+    target: Target
+    profile: str
+    graph_format: GraphFormat
+    half: bool  # whether the graphs take and give float16
+    graphs: list[PackagedGraph]
+    parts: list[Part]
+    others: list[str]  # files that do not go into the app
+
+    @property
+    def size(self) -> int:
+        """Bytes that go into the app."""
+        return sum(part.size for part in self.parts)
+
+
+def one_folder(name: str, sizes: dict[str, int]) -> list[Part]:
+    """Put all files into a folder of this name."""
+    return [Part(name=name, folder=name, delivery="", files=sizes)]
+
+
+def check_total(bundle: Path, total: int, limits: Limits) -> None:
+    """Refuse before the work what no app can have.
+
+    Raises:
+        RequestError: It is more than the app's store takes.
+    """
+    limit = limits.upfront + limits.later
+    if total > limit:
+        raise RequestError(
+            f"{bundle}: the package would have {human_bytes(total)}, expected at most {human_bytes(limit)}, all that "
+            "the app's store takes; export with a smaller --experts-dtype"
+        )
+
+
+def asset_packs(sizes: dict[str, int], limits: Limits) -> list[Part]:
+    """Put files into asset packs, in their order.
+
+    The app can count on packs of the kind "install-time" from its first start on, and read their files in place, so all
+    are of that kind while the app's store takes it; "fast-follow" ones come when the app is installed already.
+    """
+    packs: list[dict[str, int]] = [{}]
+    for name, size in sizes.items():
+        if sum(packs[-1].values()) + size > limits.pack:
+            packs.append({})
+        packs[-1][name] = size
+    parts, total = [], 0
+    for number, files in enumerate(packs, start=1):
+        total += sum(files.values())
+        name = f"molkv_{number}"
+        delivery = "install-time" if total <= limits.upfront else "fast-follow"
+        parts.append(Part(name=name, folder=f"{_PACKS}/{name}/{_ASSETS}", delivery=delivery, files=files))
+    return parts
+
+
+def sizes_in_order(manifest: Manifest, folder: Path) -> dict[str, int]:
+    """Give the size of every file of a bundle: first the manifest, last the shards, without which a graph can load."""
+    shards = [shard.file for shard in manifest.store.shards]
+    names = [name for name in manifest.files if name not in shards]
+    sizes = {name: manifest.files[name].size for name in (*names, *shards)}
+    return {MANIFEST: (folder / MANIFEST).stat().st_size, **sizes}
+
+
+def place(parts: list[Part], content: Path, folder: Path) -> None:
+    """Move the files of a bundle to where they belong in a package."""
+    for part in parts:
+        target = folder / part.folder
+        target.mkdir(parents=True)
+        for name in part.files:
+            (content / name).rename(target / name)
+    content.rmdir()
+
+
+def is_package(folder: Path) -> bool:
+    """Tell whether a folder holds a package, and nothing else."""
+    path = folder / DATA
+    try:
+        info = decode_json(read_bytes(path, BundleError, ""), PackageInfo, path, BundleError)
+    except BundleError:
+        return False
+    known = {folder / name for name in info.others}
+    for part in info.parts:
+        known |= {folder / part.build_file, *(folder / part.folder / name for name in part.files)}
+    return {path for path in folder.rglob("*") if not path.is_dir()} <= known

@@ -1,0 +1,78 @@
+"""Graphs in ONNX Runtime's own format, which its minimal builds read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnxruntime
+
+from molkv_runtime.errors import ProviderError
+from molkv_runtime.session import one_line
+
+OPERATORS = "required_operators.config"
+
+# The NCHWc layout belongs to the processor that converts. The other one turns MatMul and Add into a Gemm whose bias is
+# computed, which compilers refuse. ONNX Runtime's own converter (`onnxruntime.tools.convert_onnx_models_to_ort`) makes
+# the same calls as this module, but has no way to turn that one off: its list of disabled optimizers takes the place of
+# ours.
+_WITHOUT = "NchwcTransformer;MatMulAddFusion"
+
+# In a process of its own, since the import sets up logging and sys.path for all, and takes PyTorch in where it is.
+_OPERATORS_PROGRAM = """
+import sys
+sys.modules["torch"] = None
+from pathlib import Path
+from onnxruntime.tools.ort_format_model import create_config_from_models
+create_config_from_models([Path(name) for name in sys.argv[2:]], Path(sys.argv[1]), False)
+"""
+
+
+def convert_graphs(graphs: dict[Path, Path], operators: Path) -> None:
+    """Convert ONNX files, so that a provider on the device may still compile whatever part of them it takes.
+
+    Args:
+        graphs: Which file to write for each ONNX file; its weights go into it.
+        operators: Where to write which operators a minimal build of ONNX Runtime needs.
+
+    Raises:
+        ProviderError: ONNX Runtime cannot convert a graph.
+        OSError: The disk is full, or fails.
+    """
+    with TemporaryDirectory(dir=operators.parent, prefix=".operators-") as temporary:
+        plain = {source: Path(temporary) / f"{number}.ort" for number, source in enumerate(graphs)}
+        for source, target in graphs.items():
+            # What is optimized in the app only ("save") is not in the file yet: the other one has its operators.
+            _convert(source, target, "save")
+            _convert(source, plain[source], "apply")
+        _write_operators([*graphs.values(), *plain.values()], operators)
+
+
+def _convert(source: Path, target: Path, optimizations: str) -> None:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised, too
+    options.optimized_model_filepath = str(target)
+    config = {
+        "session.save_model_format": "ORT",
+        "session.qdqisint8allowed": "1",  # as the converter sets it for ARM
+        "optimization.minimal_build_optimizations": optimizations,
+        "optimization.disable_specified_optimizers": _WITHOUT,
+    }
+    for name, value in config.items():
+        options.add_session_config_entry(name, value)
+    try:
+        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises many kinds, none of them public
+        raise ProviderError(f"{source}: ONNX Runtime cannot convert it: {one_line(error)}") from error
+
+
+def _write_operators(models: Iterable[Path], path: Path) -> None:
+    command = [sys.executable, "-c", _OPERATORS_PROGRAM, str(path), *map(str, models)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ProviderError(f"{path}: ONNX Runtime cannot list the operators: {done.stderr.strip().splitlines()[-1]}")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith("#")))  # they name our folders

@@ -1,0 +1,177 @@
+"""From a bundle to what goes into an app."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from molkv_export.atomic_folder import atomic_folder
+from molkv_export.package.content import Content, GraphFormat, total_bytes
+from molkv_export.package.layout import (
+    DATA,
+    README,
+    PackagedGraph,
+    PackageInfo,
+    asset_packs,
+    check_total,
+    is_package,
+    one_folder,
+    place,
+    sizes_in_order,
+)
+from molkv_export.package.limits import LIMITS, Limits, Target
+from molkv_export.package.ort_format import OPERATORS
+from molkv_export.package.readme import build_file, readme
+from molkv_export.terminal import byte_progress
+from molkv_runtime.bundle import Bundle
+from molkv_runtime.errors import BundleError, RequestError
+from molkv_runtime.interface import graph_interface
+from molkv_runtime.manifest import MANIFEST, Manifest
+from molkv_runtime.store import ExpertStore
+
+_PROFILES: dict[Target, str] = {"android": "nnapi", "ios": "coreml"}
+_DYNAMIC = "cpu"
+_CONTENT = "content"  # the bundle, until its files are moved to where they belong
+
+
+def package(
+    bundle: Path,
+    out: Path,
+    *,
+    target: Target,
+    profile: str = "",
+    graph_format: GraphFormat = "onnx",
+    force: bool = False,
+    limits: Limits | None = None,
+    console: Console | None = None,
+) -> PackageInfo:
+    """Lay out a bundle for an app.
+
+    Args:
+        bundle: Its folder.
+        out: Folder to write. It appears when it is complete, or not at all.
+        target: The kind of phone.
+        profile: Which of the bundle's static graphs; default nnapi for android, coreml for ios.
+        graph_format: "onnx", or ONNX Runtime's own, whose files hold the weights once for each length of a call.
+        force: Replace the folder if it exists and is a package.
+        limits: What the app's store takes; default what it is known to take.
+        console: Where progress is shown; default nowhere.
+
+    Raises:
+        BundleError: The bundle is not complete, is damaged, or lacks the profile.
+        OutputError: The folder exists, is being written by another process, or cannot be written.
+        ProviderError: ONNX Runtime cannot convert a graph.
+        RequestError: The profile is not for this target, or something is larger than the app's store takes.
+    """
+    limits = limits or LIMITS[target]
+    opened = _open(bundle, target, profile or _PROFILES[target])
+    _check_numbers(opened, target, graph_format)
+    _check_contents(opened)
+    check_total(bundle, total_bytes(opened), limits)
+    with atomic_folder(out, is_ours=is_package, force=force) as folder:
+        content = folder / _CONTENT
+        content.mkdir()
+        manifest = _write_content(opened, content, target, limits, graph_format, console)
+        sizes = sizes_in_order(manifest, content)
+        parts = asset_packs(sizes, limits) if target == "android" else one_folder(_folder_name(bundle), sizes)
+        place(parts, content, folder)
+        info = PackageInfo(
+            target=target,
+            profile=opened.profile,
+            graph_format=graph_format,
+            half=opened.graph().kv_dtype == "float16",
+            graphs=[
+                PackagedGraph(file=file.file, length=file.length, size=sizes[file.file])
+                for file in manifest.graphs[opened.profile].files
+            ],
+            parts=parts,
+            others=[README, DATA, *([OPERATORS] if graph_format == "ort" else [])],
+        )
+        for part in parts if target == "android" else ():
+            (folder / part.build_file).write_text(build_file(part), encoding="utf-8")
+        (folder / README).write_text(readme(manifest, info, limits), encoding="utf-8")
+        (folder / DATA).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
+        _sync(folder)
+    return info
+
+
+def _open(bundle: Path, target: Target, profile: str) -> Bundle:
+    if profile != _DYNAMIC:
+        opened = Bundle(bundle, profile=profile)
+        if opened.graph().is_static:
+            return opened
+    raise RequestError(
+        f"{bundle}: profile {profile} has dynamic shapes; expected one with fixed shapes for {target}, such as "
+        f"{_PROFILES[target]}"
+    )
+
+
+def _check_numbers(bundle: Bundle, target: Target, graph_format: GraphFormat) -> None:
+    if bundle.graph().kv_dtype != "float16":
+        return
+    where = f"{bundle.path}: profile {bundle.profile} computes in float16"
+    if target == "android":
+        raise RequestError(
+            f"{where}, expected float32 for android, whose providers lower the precision themselves; take profile nnapi"
+        )
+    if graph_format == "ort":
+        raise RequestError(
+            f"{where}, expected float32 for graph format ort: ONNX Runtime converts for its CPU provider, with casts "
+            "to float32 around every node; take graph format onnx"
+        )
+
+
+def _check_contents(bundle: Bundle) -> None:
+    """Check what the README says of graphs and records; files are checked when they are copied."""
+    graph = bundle.graph()
+    for file in graph.files:
+        if graph_interface(bundle.config, graph.kv_dtype, file.length) != (file.inputs, file.outputs):
+            raise BundleError(
+                f"{bundle.path / MANIFEST}: inputs and outputs of {file.file} are not those that the model's "
+                "configuration calls for"
+            )
+    ExpertStore(bundle).close()
+
+
+def _folder_name(bundle: Path) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", bundle.resolve().name)  # it becomes part of program text
+    return f"{name.removesuffix('.bundle')}.bundle"
+
+
+def _write_content(
+    bundle: Bundle,
+    folder: Path,
+    target: Target,
+    limits: Limits,
+    graph_format: GraphFormat,
+    console: Console | None,
+) -> Manifest:
+    total = total_bytes(bundle)
+    with byte_progress(console) as progress:
+        task = progress.add_task("files of the package", total=total)
+        content = Content(bundle, folder, limits, lambda count: progress.advance(task, count))
+        if graph_format == "onnx":
+            content.add_graphs()
+        else:
+            content.add_ort_graphs(folder.parent / OPERATORS)
+        content.add_companions()
+        content.add_store()
+        progress.update(task, completed=total)
+    # Without the names of folders around it: this goes into an app.
+    command = ["molkv-export", "package", bundle.path.resolve().name, "--target", target, "--profile", bundle.profile]
+    return content.finish(shlex.join([*command, "--graph-format", graph_format]))
+
+
+def _sync(folder: Path) -> None:
+    """Bring everything in a folder to the disk, before it gets its name."""
+    for path in folder.rglob("*"):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

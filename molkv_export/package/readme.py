@@ -1,0 +1,133 @@
+"""The README of a package, and the build files of its asset packs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jinja2
+
+from molkv_export.package.layout import PackageInfo, Part
+from molkv_export.package.limits import Limits
+from molkv_export.terminal import human_bytes
+from molkv_runtime.golden import max_abs
+from molkv_runtime.interface import HIDDEN
+from molkv_runtime.manifest import Manifest, TensorInfo
+from molkv_runtime.memory import cache_bytes, window_bytes
+from molkv_runtime.providers import PRESETS
+from molkv_runtime.row_formats import NF4_LEVELS, ROW_FORMATS
+from molkv_runtime.shard import shard_header
+
+_PROVIDERS = {"android": ("cpu", "xnnpack", "qnn", "nnapi"), "ios": ("cpu", "coreml")}
+
+
+class TensorRow(NamedTuple):
+    """The same input or output of some layers."""
+
+    name: str  # with {l} in the place of a layer
+    layers: list[int]
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class ShardRow(NamedTuple):
+    """A file of the store."""
+
+    file: str
+    first_id: int
+    records: int
+    start: int  # of the first record, in bytes
+    part: Part
+
+
+def readme(manifest: Manifest, info: PackageInfo, limits: Limits) -> str:
+    """Say how an app runs this package, with its own names, shapes and numbers."""
+    graph = manifest.graphs[info.profile]
+    config = graph.restrict(manifest.model)
+    exact = max_abs(graph)
+    return (
+        _environment()
+        .get_template(f"{info.target}.md")
+        .render(
+            manifest=manifest,
+            store=manifest.store,
+            info=info,
+            limits=limits,
+            graph=graph,
+            config=config,
+            chunks=graph.lengths[1:],
+            tables=[(file, tensor_rows(file.inputs), tensor_rows(file.outputs)) for file in graph.files],
+            shards=_shard_rows(manifest, info),
+            offsets=_offsets(manifest),
+            rows=ROW_FORMATS[manifest.store.dtype],
+            nf4_levels=[float(level) for level in NF4_LEVELS],
+            hidden=HIDDEN,
+            rotated=config.has_keys and config.expert_rope,
+            cache_bytes=cache_bytes(config, config.max_position_embeddings, graph.kv_dtype),
+            window_bytes=window_bytes(config, config.max_position_embeddings) // (2 if info.half else 1),
+            tolerances={name: exact + PRESETS[name].max_abs for name in _PROVIDERS[info.target]},
+            providers=PRESETS,
+            onnxruntime=_onnxruntime(manifest),
+        )
+    )
+
+
+def _onnxruntime(manifest: Manifest) -> str:
+    """Give the version that the graphs were made with, which becomes part of program text."""
+    found = manifest.provenance.tools.get("onnxruntime", "")
+    return found if re.fullmatch(r"[0-9]+(\.[0-9]+){1,3}", found) else "1.24.0"
+
+
+def build_file(part: Part) -> str:
+    """Give the `build.gradle.kts` of an asset pack."""
+    return _environment().get_template("build.gradle.kts").render(part=part)
+
+
+def _environment() -> jinja2.Environment:
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("molkv_export.package"),
+        autoescape=False,  # Markdown and program text
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    templates.filters.update(bytes=human_bytes, span=span, short=lambda x: f"{x:g}")
+    return templates
+
+
+def span(numbers: Iterable[int]) -> str:
+    """Name ascending numbers in short."""
+    found = list(numbers)
+    if len(found) > 2 and found == list(range(found[0], found[-1] + 1)):
+        return f"{found[0]} to {found[-1]}"
+    return ", ".join(map(str, found))
+
+
+def tensor_rows(tensors: Iterable[TensorInfo]) -> list[TensorRow]:
+    """List inputs or outputs, those of several layers together."""
+    found: dict[str, TensorRow] = {}
+    for tensor in tensors:
+        layer = re.search(r"\d+", tensor.name)
+        name = tensor.name.replace(layer[0], "{l}") if layer else tensor.name
+        row = found.setdefault(name, TensorRow(name, [], tensor.dtype, tensor.shape))
+        if layer:
+            row.layers.append(int(layer[0]))
+    return list(found.values())
+
+
+def _shard_rows(manifest: Manifest, info: PackageInfo) -> list[ShardRow]:
+    parts = {name: part for part in info.parts for name in part.files}
+    return [
+        ShardRow(shard.file, shard.first_id, shard.count, len(shard_header(shard, manifest.store)), parts[shard.file])
+        for shard in manifest.store.shards
+    ]
+
+
+def _offsets(manifest: Manifest) -> dict[str, list[int]]:
+    """Give where keys, scales and values stand in a record, in the order of the layers that have them."""
+    found: dict[str, list[int]] = {}
+    for field in manifest.store.fields:
+        found.setdefault(field.name.partition(".")[0], []).append(field.offset)
+    return found

@@ -1,0 +1,365 @@
+"""What goes into an app."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from click.testing import CliRunner
+
+from molkv_export.commands.package import package_command
+from molkv_export.export import export
+from molkv_export.graph.profiles import GraphOptions
+from molkv_export.package import LIMITS, Limits, package
+from molkv_export.package import repack as repacking
+from molkv_export.package.repack import cut_store
+from molkv_runtime import selftest
+from molkv_runtime.bundle import Bundle
+from molkv_runtime.errors import BundleError, OutputError, RequestError
+from molkv_runtime.manifest import MANIFEST, read_manifest
+from molkv_runtime.store import ExpertStore
+from molkv_runtime.verify import verify
+from tests.conftest import STDLIB_MINI, edit_manifest
+
+SMALL = Limits(file=6_000_000, pack=12_000_000, upfront=25_000_000, later=20_000_000)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained model for Android; one file of 22 MB holds its experts."""
+    folder = tmp_path_factory.mktemp("phone") / "stdlib-mini.bundle"
+    export(STDLIB_MINI, folder, profiles=["nnapi"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def phone(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Give a small bundle for phones by the name of its configuration. Tests must not change it."""
+    root = tmp_path_factory.mktemp("phones")
+
+    def bundle(name: str = "molkv", dense_dtype: Any = "float32") -> Path:
+        folder = root / f"{name}-{dense_dtype}.bundle"
+        if not folder.exists():
+            profiles = ["coreml"] if dense_dtype == "float16" else ["cpu", "coreml", "nnapi"]
+            graph = GraphOptions(dense_dtype, chunk_lengths=(1, 4, 16))
+            export(checkpoints(name), folder, profiles=profiles, graph=graph)
+        return folder
+
+    return bundle
+
+
+def assembled(packaged: Path, folder: Path) -> Path:
+    """Put the files of all asset packs into one folder, as they are in the app."""
+    folder.mkdir()
+    for path in packaged.glob("asset-packs/*/src/main/assets/molkv/*"):
+        shutil.copyfile(path, folder / path.name)
+    return folder
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_asset_packs_hold_a_bundle_of_one_profile_that_passes_its_selftest(
+    phone: Callable[..., Path], tmp_path: Path
+) -> None:
+    package(phone(), tmp_path / "out", target="android")
+    bundle = assembled(tmp_path / "out", tmp_path / "bundle")
+    assert list(read_manifest(bundle).graphs) == ["nnapi"]
+    assert verify(bundle).findings == []
+    result = selftest(bundle)
+    assert (result.profile, result.failures) == ("nnapi", [])
+
+
+def test_the_folder_for_ios_is_a_bundle_of_one_profile_that_passes_its_selftest(
+    phone: Callable[..., Path], tmp_path: Path
+) -> None:
+    info = package(phone(), tmp_path / "out", target="ios")
+    assert [part.name for part in info.parts] == ["molkv-float32.bundle"]
+    bundle = tmp_path / "out" / "molkv-float32.bundle"
+    assert list(read_manifest(bundle).graphs) == ["coreml"]
+    assert verify(bundle).findings == []
+    assert selftest(bundle).failures == []
+
+
+def test_a_profile_can_be_chosen(phone: Callable[..., Path], tmp_path: Path) -> None:
+    assert package(phone(), tmp_path / "out", target="android", profile="coreml").profile == "coreml"
+
+
+def test_a_store_is_cut_into_packs_within_the_limits_and_its_records_stay_the_same(
+    trained: Path, tmp_path: Path
+) -> None:
+    info = package(trained, tmp_path / "out", target="android", limits=SMALL)
+    assert [part.delivery for part in info.parts] == ["install-time", "install-time", "fast-follow"]
+    for part in info.parts:
+        folder = tmp_path / "out" / part.folder
+        assert {path.name: path.stat().st_size for path in folder.iterdir()} == part.files
+        assert sum(part.files.values()) <= SMALL.pack
+        assert max(part.files.values()) <= SMALL.file
+        build = (tmp_path / "out" / "asset-packs" / part.name / "build.gradle.kts").read_text()
+        assert f'packName.set("{part.name}")' in build
+        assert f'deliveryType.set("{part.delivery}")' in build
+    bundle = assembled(tmp_path / "out", tmp_path / "bundle")
+    assert MANIFEST in info.parts[0].files
+    assert len(read_manifest(bundle).store.shards) == 4
+    assert verify(bundle).findings == []
+    with ExpertStore(Bundle(trained)) as before, ExpertStore(Bundle(bundle)) as after:
+        ids = np.arange(before.vocab_size)
+        assert before.gather(ids).tobytes() == after.gather(ids).tobytes()
+
+
+def test_repacking_reads_a_little_at_a_time(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repacking, "_BYTES_AT_ONCE", 200_000)
+    reads = []
+    preadv = os.preadv
+
+    def counted(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        reads.append(sum(map(len, buffers)))
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", counted)
+    bundle = Bundle(trained)
+    store = cut_store(bundle.manifest.store, bundle.config.vocab_size, 5_000_000)
+    buffers = []
+    monkeypatch.setattr(
+        ExpertStore, "buffer", lambda self, count: buffers.append(count) or np.empty(count, self.record_dtype)
+    )
+    repacking.write_shards(bundle, store, tmp_path, lambda _: None)
+    assert buffers == [200_000 // store.stride]
+    assert sum(reads) == bundle.config.vocab_size * store.stride
+    assert max(reads) <= 200_000
+
+
+def test_large_shards_fill_a_pack_evenly() -> None:
+    assert LIMITS["android"].shard == 500_000_000
+
+
+def readme_tensors(readme: str) -> dict[str, list[tuple[str, str, list[int]]]]:
+    """Read the tables of a README: for each graph's file (direction, name, shape) of every tensor."""
+    found: dict[str, list[tuple[str, str, list[int]]]] = {}
+    for title, table in re.findall(r"^### .*position.*: `(.*)`\n\n((?:\|.*\n)+)", readme, re.MULTILINE):
+        found[title] = []
+        for way, name, layers, shape in re.findall(r"\| (in|out) \| `(.+?)` \| (.*?) \| \w+ \| \[(.*?)\]", table):
+            low, _, high = layers.partition(" to ")
+            numbers = range(int(low), int(high) + 1) if high else [int(n) for n in layers.split(", ") if n] or [0]
+            sizes = [int(size) for size in shape.split(", ")]
+            found[title] += [(way, name.replace("{l}", str(number)), sizes) for number in numbers]
+    return found
+
+
+@pytest.mark.parametrize("name", ["molkv", "molkv-some-layers", "mole", "dense"])
+@pytest.mark.parametrize("target", ["android", "ios"])
+def test_the_readme_names_every_input_and_output_with_its_shape(
+    name: str, target: Any, phone: Callable[..., Path], tmp_path: Path
+) -> None:
+    info = package(phone(name), tmp_path / "out", target=target)
+    readme = (tmp_path / "out" / "README.md").read_text()
+    tables = readme_tensors(readme)
+    assert list(tables) == [graph.file for graph in info.graphs]
+    for file, tensors in tables.items():
+        session = onnxruntime.InferenceSession(str(phone(name) / file))
+        real = [("in", t.name, t.shape) for t in session.get_inputs()]
+        real += [("out", t.name, t.shape) for t in session.get_outputs()]
+        assert sorted(tensors) == sorted(real)
+    assert "{%" not in readme
+    assert "has run on a device" in readme
+
+
+def test_the_readme_tells_offsets_and_tolerance(phone: Callable[..., Path], tmp_path: Path) -> None:
+    package(phone(), tmp_path / "out", target="ios")
+    readme = (tmp_path / "out" / "README.md").read_text()
+    store = read_manifest(phone()).store
+    for field in store.fields:
+        assert f"| {field.offset} | `{field.name}` | {field.dtype} | {list(field.shape)} |" in readme
+    assert f"* {store.stride}`" in readme
+    assert "| CoreML | 0.2501 |" in readme
+
+
+def test_no_file_holds_a_path_of_this_machine(trained: Path, tmp_path: Path) -> None:
+    package(trained, tmp_path / "out", target="android", graph_format="ort")
+    shards = {shard.file for shard in read_manifest(trained).store.shards}
+    for path in files(tmp_path / "out"):
+        if path.name not in shards:
+            content = path.read_bytes()
+            assert not any(str(folder).encode() in content for folder in (tmp_path, trained.parent, Path.home()))
+
+
+def feeds(session: onnxruntime.InferenceSession) -> dict[str, Any]:
+    generator = np.random.default_rng(0)
+    return {tensor.name: generator.standard_normal(tensor.shape, np.float32) for tensor in session.get_inputs()}
+
+
+def test_graphs_in_onnx_runtimes_own_format_compute_the_same(trained: Path, tmp_path: Path) -> None:
+    info = package(trained, tmp_path / "out", target="android", graph_format="ort")
+    bundle = assembled(tmp_path / "out", tmp_path / "bundle")
+    for file, graph in zip(Bundle(trained).graph().files, info.graphs, strict=True):
+        source = onnxruntime.InferenceSession(str(trained / file.file))
+        converted = onnxruntime.InferenceSession(str(bundle / graph.file))
+        assert [t.shape for t in converted.get_inputs()] == [t.shape for t in source.get_inputs()]
+        given = feeds(source)
+        for ours, theirs in zip(converted.run(None, given), source.run(None, given), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_graphs_in_onnx_runtimes_own_format_stand_in_an_honest_manifest(
+    phone: Callable[..., Path], tmp_path: Path
+) -> None:
+    info = package(phone(), tmp_path / "out", target="ios", graph_format="ort")
+    bundle = tmp_path / "out" / info.parts[0].folder
+    assert verify(bundle).findings == []
+    graph = read_manifest(bundle).graphs["coreml"]
+    assert [file.file for file in graph.files] == ["model.coreml.1.ort", "model.coreml.4.ort", "model.coreml.16.ort"]
+    assert not list(bundle.glob("*.onnx"))
+    assert not list(bundle.glob("model*.data"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*info.others, bundle.name])
+
+
+def test_a_minimal_build_is_told_its_operators_and_needs_no_gemm(phone: Callable[..., Path], tmp_path: Path) -> None:
+    package(phone(), tmp_path / "out", target="ios", graph_format="ort")
+    lines = (tmp_path / "out" / "required_operators.config").read_text().splitlines()
+    assert all(re.fullmatch(r"[\w.]+;\d+;[\w,]+", line) for line in lines)
+    operators = {name for line in lines for name in line.split(";")[2].split(",")}
+    assert {"MatMul", "Softmax", "ReduceMean"} <= operators
+    assert "Gemm" not in operators
+
+
+def test_a_package_is_replaced_only_when_asked_and_nothing_else_ever(
+    phone: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    package(phone(), out, target="android")
+    with pytest.raises(OutputError, match=r"out: exists already; pass --force to replace it"):
+        package(phone(), out, target="ios")
+    package(phone(), out, target="ios", force=True)
+    assert not (out / "asset-packs").exists()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds files that are not ours"):
+        package(phone(), out, target="ios", force=True)
+    with pytest.raises(OutputError, match="holds files that are not ours"):
+        package(phone(), phone(), target="ios", force=True)
+
+
+def test_a_profile_that_is_not_there_or_not_for_phones_is_refused(
+    phone: Callable[..., Path], bundles: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(BundleError, match=r"has no graph for profile 'nnapi'; there: cpu.*--add-profile nnapi"):
+        package(bundles("molkv"), tmp_path / "out", target="android")
+    with pytest.raises(RequestError, match=r"profile cpu has dynamic shapes; expected one with fixed shapes.*coreml"):
+        package(phone(), tmp_path / "out", target="ios", profile="cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_float16_is_refused_where_it_does_not_work(phone: Callable[..., Path], tmp_path: Path) -> None:
+    bundle = phone("molkv", "float16")
+    with pytest.raises(RequestError, match=r"computes in float16, expected float32 for android"):
+        package(bundle, tmp_path / "out", target="android", profile="coreml")
+    with pytest.raises(RequestError, match=r"computes in float16, expected float32 for graph format ort"):
+        package(bundle, tmp_path / "out", target="ios", graph_format="ort")
+    package(bundle, tmp_path / "out", target="ios")
+    assert "typealias Number = Float16" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (Limits(1000, 10**9, 10**9, 10**9), r"has \d+ bytes .*, expected at most 1000 .*smaller --dense-dtype"),
+        (Limits(10**9, 10**9, 1000, 1000), r"would have .*, expected at most 2.0 KiB, .*smaller --experts-dtype"),
+    ],
+)
+def test_what_the_apps_store_does_not_take_is_refused(
+    limits: Limits, message: str, phone: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        package(phone(), tmp_path / "out", target="android", limits=limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_has_to_hold_a_record(phone: Callable[..., Path]) -> None:
+    with pytest.raises(RequestError, match="files may have 5000 bytes, expected at least"):
+        cut_store(read_manifest(phone()).store, 97, 5000)
+
+
+@pytest.mark.parametrize("name", ["model.nnapi.data", "model.nnapi.4.onnx", "experts-00001-of-00001.safetensors"])
+def test_a_damaged_bundle_is_not_packaged(name: str, phone: Callable[..., Path], tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(phone(), bundle)
+    content = bytearray((bundle / name).read_bytes())
+    content[-1] ^= 1
+    (bundle / name).write_bytes(content)
+    for graph_format in ("onnx", "ort"):
+        with pytest.raises(BundleError, match=name):
+            package(bundle, tmp_path / "out", target="android", graph_format=graph_format)
+    assert list(tmp_path.iterdir()) == [bundle]
+
+
+def test_a_damaged_record_is_not_repacked(trained: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(trained, bundle)
+    path = bundle / "experts-00001-of-00001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"token id 4095\) fails its checksum"):
+        package(bundle, tmp_path / "out", target="android", limits=SMALL)
+
+
+@pytest.mark.parametrize("name", ['a"); evil("', "${evil}", ".hidden", "a b", "a\n"])
+def test_names_that_would_become_program_text_are_refused(
+    name: str, phone: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(phone(), bundle)
+    (bundle / name).write_text("x")
+    digest = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+    edit_manifest(bundle, lambda manifest: manifest["files"].update({name: {"size": 1, "sha256": digest}}))
+    with pytest.raises(BundleError, match="expected letters, digits, dots, - and _ only"):
+        package(bundle, tmp_path / "out", target="ios")
+
+
+def test_inputs_that_the_model_does_not_call_for_are_refused(phone: Callable[..., Path], tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(phone(), bundle)
+    edit_manifest(bundle, lambda m: m["graphs"]["coreml"]["files"][1]["inputs"][0].update(name="| evil |"))
+    with pytest.raises(BundleError, match=r"inputs and outputs of model.coreml.4.onnx are not those"):
+        package(bundle, tmp_path / "out", target="ios")
+
+
+def test_the_command_says_what_it_made(phone: Callable[..., Path], tmp_path: Path) -> None:
+    arguments = [str(phone()), str(tmp_path / "out"), "--target", "android", "--graph-format", "ort"]
+    done = CliRunner().invoke(package_command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert re.search(r"out: [\d.]+ [KM]iB for android, profile nnapi; README.md says how to run it", done.output)
+    assert re.search(r"molkv_1: \d+ files, [\d.]+ [KM]iB, install-time", done.output)
+    assert re.search(r"each graph holds its weights: model.nnapi.1.ort [\d.]+ KiB, model.nnapi.4.ort", done.output)
+
+
+def test_an_unknown_target_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(package_command, [str(tmp_path), str(tmp_path / "out"), "--target", "windows"])
+    assert done.exit_code == 2
+    assert "'windows' is not one of 'android', 'ios'" in done.output
+
+
+_WITHOUT_EXPORTER = """
+import sys
+for name in ("torch", "onnx", "onnxscript", "onnx_ir", "safetensors"):
+    sys.modules[name] = None  # as if it were not installed
+from molkv_export.commands.package import package_command
+package_command.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("graph_format", ["onnx", "ort"])
+def test_packaging_needs_neither_torch_nor_onnx(graph_format: str, phone: Callable[..., Path], tmp_path: Path) -> None:
+    arguments = [str(phone()), str(tmp_path / "out"), "--target", "ios", "--graph-format", graph_format]
+    command = [sys.executable, "-c", _WITHOUT_EXPORTER, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
