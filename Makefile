@@ -1,4 +1,5 @@
-# make demo · make test · make lint · make bench-store · make bench-speed          (all set up .venv by themselves; only Python 3.11+ and make are needed)
+# make demo · test · lint · format · bench-store · bench-speed · bench-mobile · test-openvino · test-qnn
+# (all set up .venv by themselves; only Python 3.11+ and make are needed)
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ READY := $(VENV)/.ready
 CHECKPOINT := examples/stdlib-mini
 BUNDLE := demo/stdlib-mini.bundle
 
-.PHONY: setup demo test lint format bench-store bench-speed test-openvino test-qnn
+.PHONY: setup demo test lint format bench-store bench-speed bench-mobile test-openvino test-qnn
 
 setup: $(READY)
 
@@ -32,6 +33,9 @@ bench-store: $(READY)  # writes up to 24 GiB under demo/ and removes them
 
 bench-speed: $(READY)  # keeps 35 GiB of models under demo/
 	$(BIN)/python -m benchmarks.speed --folder demo/bench-speed --figure docs/images/speed.png
+
+bench-mobile: $(READY)  # keeps 8 GiB under demo/; run test-openvino and test-qnn first, which set their compilers up
+	$(BIN)/python -m benchmarks.mobile --folder demo/bench-mobile
 
 test: $(READY)
 	$(BIN)/pytest

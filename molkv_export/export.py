@@ -91,7 +91,7 @@ def export(
             in these dtypes.
     """
     with open_checkpoint(checkpoint) as source:
-        plans = [plan_graphs(source.config, profile, graph) for profile in dict.fromkeys(profiles)]
+        plans = plan_graphs(source.config, profiles, graph)
         rows = row_source(source)
         store = plan_store(source.config, experts_dtype, shard_size)
         memory = plan_memory(rows, store, max_memory)
@@ -159,7 +159,7 @@ def add_profile(
     if profile in old.manifest.graphs and not force:
         raise OutputError(f"{bundle}: has profile {profile!r} already; pass --force to replace it")
     with open_checkpoint(checkpoint) as source:
-        plan = plan_graphs(source.config, profile, graph)
+        [plan] = plan_graphs(source.config, [profile], graph)
         check_source(old, source)
         with atomic_folder(bundle, is_ours=_is_bundle, force=True) as folder:
             known = old.manifest.files.keys() - _files_of(old.manifest.graphs.get(profile))

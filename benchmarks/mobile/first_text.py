@@ -14,7 +14,7 @@ import numpy as np
 
 from molkv_runtime import Bundle, Generator
 from molkv_runtime.golden import read_golden
-from molkv_runtime.session import Target, describe_placements
+from molkv_runtime.session import Target
 
 
 def largest_difference(generator: Generator) -> tuple[float, float]:
@@ -42,7 +42,10 @@ def main() -> None:
     generator = Generator(Bundle(folder, profile=profile), target=target, verify_provider=False)
     loaded = time.perf_counter() - start
     difference, step = largest_difference(generator)
-    placed = describe_placements(generator.placements)
+    placed = "; ".join(
+        " and ".join(f"{place.nodes} nodes in {place.partitions} partition" for place in places)
+        for places in generator.placements.values()
+    )
     print(json.dumps({"difference": difference, "placed": placed, "load": loaded, "step": step}))
 
 

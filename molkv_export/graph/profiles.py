@@ -60,13 +60,25 @@ class GraphPlan(NamedTuple):
         return self.graphs[min(self.graphs)].nbytes
 
 
-def plan_graphs(config: ModelConfig, profile: str, options: GraphOptions) -> GraphPlan:
-    """Build the graphs of a profile for a model.
+def plan_graphs(config: ModelConfig, profiles: Sequence[str], options: GraphOptions) -> list[GraphPlan]:
+    """Build the graphs of some profiles for a model.
 
     Raises:
-        RequestError: There is no such profile, or it cannot be had as asked.
-        ConfigError: The profile's operators do not take this model.
+        RequestError: There is no such profile, it cannot be had as asked, or what was asked for fits none of them.
+        ConfigError: A profile's operators do not take this model.
     """
+    if set(profiles) == {"cpu"}:
+        usual = GraphOptions()
+        for name in ("chunk_lengths", "context_length", "expert_window"):
+            if getattr(options, name) != getattr(usual, name):
+                raise RequestError(
+                    f"{name} is {getattr(options, name)}, but the graph of profile cpu takes any; it is for the static "
+                    "profiles coreml and nnapi"
+                )
+    return [_plan(config, profile, options) for profile in dict.fromkeys(profiles)]
+
+
+def _plan(config: ModelConfig, profile: str, options: GraphOptions) -> GraphPlan:
     _check(config, profile, options)
     dense = DenseFormat(options.dense_dtype, options.block_size, options.kv_dtype)
     if profile == "cpu":

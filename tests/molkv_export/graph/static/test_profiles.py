@@ -248,6 +248,7 @@ def test_a_profile_of_another_checkpoint_is_not_added(
         ("nnapi", {"dense_dtype": "float16"}, "expected one of float32, qdq-int8 in profile nnapi"),
         ("coreml", {"kv_dtype": "int8"}, "kv_dtype is 'int8', expected float32 in profile coreml"),
         ("tpu", {}, "profile is 'tpu', expected one of cpu, coreml, nnapi"),
+        ("cpu", {"context_length": 20}, "context_length is 20, but the graph of profile cpu takes any"),
     ],
 )
 def test_what_cannot_be_had_is_said_before_anything_is_written(

@@ -1,0 +1,66 @@
+"""What `inspect` says of graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from molkv_export.export import export
+from molkv_export.graph.profiles import GraphOptions
+from molkv_export.inspect import inspect, print_inspection
+from molkv_runtime import Generator
+from molkv_runtime.dense_graph import BoundCall
+
+
+@pytest.fixture(scope="module")
+def phone(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inspect") / "bundle"
+    export(checkpoints("molkv"), folder, profiles=["cpu", "nnapi"], graph=GraphOptions(chunk_lengths=(1, 4)))
+    return folder
+
+
+def test_static_graphs_are_taken_whole_and_the_dynamic_one_is_not(phone: Path) -> None:
+    found = inspect(phone)
+    assert found.checks is not None
+    assert [check.length for check in found.checks["nnapi"]] == [1, 4]
+    for check in found.checks["nnapi"]:
+        assert check.operators["Softmax"] in (4, 6)
+        for target in check.targets.values():
+            assert (target.nodes, target.partitions, target.first_reason) == (sum(check.operators.values()), 1, "")
+            assert target.accepted == target.nodes
+    [dynamic] = found.checks["cpu"]
+    assert (dynamic.bytes_in, dynamic.operators["GroupQueryAttention"]) == (0, 3)
+    assert dynamic.targets["coreml"].accepted < dynamic.targets["coreml"].nodes
+    assert "int64" in dynamic.targets["coreml"].first_reason
+
+
+def test_bytes_of_a_call_are_those_of_its_buffers(phone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: dict[int, tuple[int, ...]] = {}
+    bind = BoundCall.__init__
+
+    def measure(
+        self: BoundCall, session: object, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray]
+    ) -> None:
+        bind(self, session, inputs, outputs)
+        length = len(inputs["inputs_embeds"])
+        sizes[length] = tuple(sum(array.nbytes for array in arrays.values()) for arrays in (inputs, outputs))
+
+    monkeypatch.setattr(BoundCall, "__init__", measure)
+    Generator(phone, profile="nnapi").sequences().prefill(0, [1, 2, 3, 4, 5])
+    found = inspect(phone)
+    assert found.checks is not None
+    assert {check.length: (check.bytes_in, check.bytes_out) for check in found.checks["nnapi"]} == sizes
+
+
+def test_it_is_printed_for_people(phone: Path) -> None:
+    console = Console(width=200, record=True, file=StringIO())
+    print_inspection(inspect(phone), console)
+    text = console.export_text()
+    assert "graph, profile nnapi: model.nnapi.1.onnx" in text
+    assert "in 1 partition(s)" in text
+    assert "host to graph in a call" in text
