@@ -37,7 +37,7 @@ def atomic_folder(
         OutputError: `out` exists and is not to be replaced, another process writes it, its parent cannot be written,
             or the disk is full.
     """
-    partial = _sibling(out, "partial")
+    partial = partial_of(out)
     with _locked(partial, out):
         try:
             _recover(out)
@@ -91,6 +91,11 @@ def _recover(out: Path) -> None:
         old.rename(out)
     elif old.is_dir():
         shutil.rmtree(old)
+
+
+def partial_of(out: Path) -> Path:
+    """Name the folder in which `out` is written."""
+    return _sibling(out, "partial")
 
 
 def _sibling(out: Path, suffix: str) -> Path:

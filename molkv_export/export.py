@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from tokenizers import Tokenizer
 
-from molkv_export.atomic_folder import atomic_folder, link_or_copy
+from molkv_export.atomic_folder import atomic_folder, link_or_copy, partial_of
 from molkv_export.calibration import activation_scales, kv_scales
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
 from molkv_export.golden import calibration_texts, golden_ram, write_golden
@@ -158,10 +158,18 @@ def add_profile(
     old = Bundle(bundle)
     if profile in old.manifest.graphs and not force:
         raise OutputError(f"{bundle}: has profile {profile!r} already; pass --force to replace it")
+    if (partial_of(bundle) / JOURNAL).exists():
+        raise OutputError(
+            f"{partial_of(bundle)}: holds what is finished of an export to {bundle}; finish it by the same command, or "
+            "remove that folder"
+        )
     with open_checkpoint(checkpoint) as source:
         [plan] = plan_graphs(source.config, [profile], graph)
-        check_source(old, source)
+        with byte_progress(console) as progress:
+            check_source(old, source, _hash_checkpoint(source, progress))
         with atomic_folder(bundle, is_ours=_is_bundle, force=True) as folder:
+            if read_manifest(bundle).sha256 != old.manifest.sha256:  # until now others could write it
+                raise OutputError(f"{bundle}: was changed by another process meanwhile; run the command again")
             known = old.manifest.files.keys() - _files_of(old.manifest.graphs.get(profile))
             for name in known:
                 link_or_copy(bundle / name, folder / name)

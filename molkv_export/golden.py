@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,10 @@ def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
     graph = bundle.graph()
     model, limit = SourceModel(checkpoint, bundle), max_abs(graph)
     with ExpertStore(bundle) as store:
-        texts = [_golden_text(model, store, ids, new, 4 * limit) for ids, new in _texts(bundle.config, bundle.path)]
+        texts = [
+            _golden_text(model, store, ids, new, 4 * limit)
+            for ids, new in _texts(bundle.config, bundle.path, graph.lengths)
+        ]
     tensors = {
         f"texts.{index}.{field}": np.ascontiguousarray(array)
         for index, text in enumerate(texts)
@@ -60,11 +64,12 @@ def calibration_texts(config: ModelConfig, folder: Path) -> list[Ids]:
     return [ids for ids, _ in _texts(config, folder)]
 
 
-def _texts(config: ModelConfig, folder: Path) -> list[tuple[Ids, int]]:
+def _texts(config: ModelConfig, folder: Path, lengths: Sequence[int] = ()) -> list[tuple[Ids, int]]:
     """Choose texts, and how many tokens each is to be continued by.
 
     Some sentences (random ids, where there is no tokenizer) to be continued, and one text of random ids that is longer
-    than two expert windows (up to the context, and 4,096 tokens), so that a driver that treats its seam wrongly fails.
+    than two expert windows (up to the context, and 4,096 tokens), so that a driver that treats its seam wrongly fails,
+    and long enough for a piece that each static graph takes whole.
     """
     context = config.max_position_embeddings
     random = np.random.default_rng(0)
@@ -74,7 +79,8 @@ def _texts(config: ModelConfig, folder: Path) -> list[tuple[Ids, int]]:
         prompts = [np.array(tokenizer.encode(text).ids[:longest], np.int64) for text in _PROMPTS]
     else:
         prompts = [random.integers(0, config.vocab_size, longest - index) for index in range(min(4, longest - 1))]
-    long = random.integers(0, config.vocab_size, min(context, _LONGEST, max(128, 2 * window(config) + 64)))
+    long_enough = max(128, 2 * window(config) + 64, sum(length + 1 for length in lengths) + 2)
+    long = random.integers(0, config.vocab_size, min(context, _LONGEST, long_enough))
     texts = [(ids, min(_NEW_TOKENS, context - len(ids) + 1)) for ids in prompts if 0 < len(ids) <= context]
     return [*texts, (long, 0)]
 

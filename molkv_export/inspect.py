@@ -22,7 +22,7 @@ from molkv_runtime.memory import cache_bytes, window_bytes
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """Bytes of a bundle, by where they are while its first profile runs."""
+    """Bytes of a bundle, by where they are while one of its profiles runs."""
 
     ram_dense_weights: int  # the graph and its weights
     ram_kv_cache: int  # of one sequence over the whole context
@@ -71,26 +71,31 @@ def inspect(path: Path) -> Inspection:
         BundleError: The folder is not a complete bundle.
     """
     bundle = Bundle(path)
-    manifest, config, graph = bundle.manifest, bundle.config, bundle.graph()
-    sizes = {name: info.size for name, info in manifest.files.items()}
-    shards = {shard.file for shard in manifest.store.shards}
+    manifest = bundle.manifest
     return Inspection(
         path=str(path),
-        model=config,
-        sizes=Sizes(
-            ram_dense_weights=(sizes[graph.data] + sum(sizes[file.file] for file in graph.files))
-            # Weights in float16 are made float32 when they are loaded, unless the graph computes in it.
-            * (2 if graph.dense_dtype == "float16" and graph.kv_dtype != "float16" else 1),
-            ram_kv_cache=cache_bytes(config, config.max_position_embeddings, graph.kv_dtype),
-            ram_expert_window=window_bytes(config, config.max_position_embeddings),
-            storage_expert_store=sum(sizes[name] for name in shards),
-            bytes_per_token=manifest.store.stride,
-        ),
+        model=manifest.model,
+        sizes=sizes_of(bundle),
         store=manifest.store,
         graphs=manifest.graphs,
         checks=_checks(path, manifest),
-        files=sizes,
+        files={name: info.size for name, info in manifest.files.items()},
         provenance=manifest.provenance,
+    )
+
+
+def sizes_of(bundle: Bundle) -> Sizes:
+    """Give the sizes of a bundle in the profile that it was opened for."""
+    config, graph = bundle.config, bundle.graph()
+    sizes = {name: info.size for name, info in bundle.manifest.files.items()}
+    return Sizes(
+        ram_dense_weights=(sizes[graph.data] + sum(sizes[file.file] for file in graph.files))
+        # Weights in float16 are made float32 when they are loaded, unless the graph computes in it.
+        * (2 if graph.dense_dtype == "float16" and graph.kv_dtype != "float16" else 1),
+        ram_kv_cache=cache_bytes(config, config.max_position_embeddings, graph.kv_dtype),
+        ram_expert_window=window_bytes(config, config.max_position_embeddings),
+        storage_expert_store=sum(sizes[shard.file] for shard in bundle.manifest.store.shards),
+        bytes_per_token=bundle.manifest.store.stride,
     )
 
 
@@ -153,8 +158,9 @@ def _checks(path: Path, manifest: Manifest) -> dict[str, list[GraphCheck]] | Non
     for profile, graph in manifest.graphs.items():
         bundle = Bundle(path, manifest, profile=profile)
         checks[profile] = []
+        paths = bundle.graph_paths()
         for file in graph.files:
-            operators, targets = acceptance(bundle.file(file.file))
+            operators, targets = acceptance(paths[file.length])
             taken, given = (sum(map(_nbytes, ts)) if file.length else 0 for ts in (file.inputs, file.outputs))
             checks[profile].append(GraphCheck(file.file, file.length, operators, taken, given, targets))
     return checks

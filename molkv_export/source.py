@@ -7,14 +7,14 @@ from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import CheckpointError
 
 
-def check_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
-    """Compare a checkpoint's hashes with those that a bundle's manifest has.
+def check_source(bundle: Bundle, checkpoint: Checkpoint, hashes: dict[str, str]) -> None:
+    """Compare a checkpoint's hashes, by file, with those that a bundle's manifest has.
 
     Raises:
         CheckpointError: It is another one.
     """
     expected = bundle.manifest.provenance.source
-    for name, found in checkpoint.sha256().items():
+    for name, found in hashes.items():
         if expected.get(name) != found:
             raise CheckpointError(
                 f"{checkpoint.folder / name}: sha256 is {found[:12]}..., but {bundle.path} was made from "

@@ -126,7 +126,7 @@ def bench(
     prompts = _lengths(opened, "prompt", prompts, PROMPTS, least=1)
     contexts = _lengths(opened, "context", contexts, CONTEXTS, least=2)
     _check_request(batches, steps, runs, storage)
-    threads = target.threads or os.cpu_count() or 1
+    threads = (os.cpu_count() or 1) if target.threads is None else target.threads
     report_progress("loading")
     runner = _Runner(opened, target._replace(threads=threads), runs)
     for context in contexts:  # what does not fit into memory is found before work starts

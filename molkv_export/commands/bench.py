@@ -42,7 +42,7 @@ def bench_command(
     runs: int,
     storage: str,
     threads: int | None,
-    profile: str,
+    profile: str | None,
     provider: str,
     provider_options: tuple[tuple[str, str], ...],
     require_provider: bool,
@@ -71,7 +71,7 @@ def bench_command(
             runs=runs,
             storage=kinds[storage],
             target=Target(provider, dict(provider_options), require_provider, threads),
-            profile=profile,
+            profile=profile or "",
             report_progress=lambda what: status.update(f"measuring: {what}"),
         )
     print_bench(report, Console())

@@ -59,9 +59,8 @@ from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
 @click.option(
     "--chunk-lengths",
     type=Counts(),
-    default=",".join(map(str, CHUNK_LENGTHS)),
-    show_default=True,
-    help="Positions of a call, of static graphs: one graph each. 1 is always there.",
+    help="Positions of a call, of static graphs: one graph each; 1 is always there. "
+    f"[default: {','.join(map(str, CHUNK_LENGTHS))}]",
 )
 @click.option(
     "--context-length",
@@ -101,7 +100,7 @@ def export_command(
     dense_dtype: DenseDtype,
     block_size: int,
     kv_dtype: KVDtype,
-    chunk_lengths: tuple[int, ...],
+    chunk_lengths: tuple[int, ...] | None,
     context_length: int | None,
     expert_window: int | None,
     experts_dtype: RowDtype,

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from molkv_export.profiles import PROFILES
 from molkv_runtime.providers import PRESETS
 
 PATH = click.Path(path_type=Path)
@@ -67,7 +68,11 @@ class Assignments(click.ParamType[tuple[str, str]]):
 def provider_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say who computes: profile, provider, provider_options and require_provider."""
     options = [
-        click.option("--profile", default="", help="Which graph of BUNDLE. [default: what suits the provider best]"),
+        click.option(
+            "--profile",
+            type=click.Choice(PROFILES),
+            help="Which graph of BUNDLE. [default: what suits the provider best]",
+        ),
         click.option("--provider", default="cpu", show_default=True, help=f"Execution provider: {', '.join(PRESETS)}."),
         click.option(
             "--provider-option",

@@ -31,7 +31,7 @@ def run_command(
     top_k: int,
     top_p: float,
     seed: int,
-    profile: str,
+    profile: str | None,
     provider: str,
     provider_options: tuple[tuple[str, str], ...],
     require_provider: bool,
@@ -50,7 +50,7 @@ def run_command(
     generator = Generator(
         bundle,
         target=Target(provider, dict(provider_options), require_provider, threads),
-        profile=profile,
+        profile=profile or "",
         store_access="mmap" if use_mmap else "pread",
         verify_checksums=not no_checksums,
     )

@@ -21,7 +21,7 @@ from molkv_runtime.session import Target, describe_placements
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
 def selftest_command(
     bundle: Path,
-    profile: str,
+    profile: str | None,
     provider: str,
     provider_options: tuple[tuple[str, str], ...],
     require_provider: bool,
@@ -40,7 +40,7 @@ def selftest_command(
     with byte_progress(Console(stderr=True)) as progress:
         result = selftest(
             bundle,
-            profile=profile,
+            profile=profile or "",
             target=Target(provider, dict(provider_options), require_provider),
             advance=counter(progress, "checking files"),
         )

@@ -43,7 +43,7 @@ def validate_command(
     plot: Path | None,
     report_folder: Path | None,
     json_file: BinaryIO | None,
-    profile: str,
+    profile: str | None,
     provider: str,
     provider_options: tuple[tuple[str, str], ...],
     require_provider: bool,
@@ -82,7 +82,7 @@ def validate_command(
             text=text,
             scope=scope,
             target=Target(provider, dict(provider_options), require_provider),
-            profile=profile,
+            profile=profile or "",
             with_bisection=with_bisection or plot is not None or (report_folder is not None and against is None),
             report_progress=lambda what: status.update(f"comparing: {what}"),
         )

@@ -36,7 +36,7 @@ class GraphOptions(NamedTuple):
     dense_dtype: DenseDtype = "float32"
     block_size: int = DEFAULT_BLOCK_SIZE  # of int4
     kv_dtype: KVDtype = "float32"
-    chunk_lengths: Sequence[int] = CHUNK_LENGTHS  # of static graphs; 1 is always there
+    chunk_lengths: Sequence[int] | None = None  # of static graphs; 1 is always there; default CHUNK_LENGTHS that fit
     context_length: int | None = None  # of static graphs; default the model's, but not more than CONTEXT_LENGTH
     expert_window: int | None = None  # of static graphs; default the model's
 
@@ -68,9 +68,8 @@ def plan_graphs(config: ModelConfig, profiles: Sequence[str], options: GraphOpti
         ConfigError: A profile's operators do not take this model.
     """
     if set(profiles) == {"cpu"}:
-        usual = GraphOptions()
         for name in ("chunk_lengths", "context_length", "expert_window"):
-            if getattr(options, name) != getattr(usual, name):
+            if getattr(options, name) is not None:
                 raise RequestError(
                     f"{name} is {getattr(options, name)}, but the graph of profile cpu takes any; it is for the static "
                     "profiles coreml and nnapi"
@@ -88,7 +87,8 @@ def _plan(config: ModelConfig, profile: str, options: GraphOptions) -> GraphPlan
     context = _context(config, options)
     window = min(options.expert_window or config.expert_window, context)
     config = msgspec.structs.replace(config, max_position_embeddings=context, expert_window=window)
-    lengths = sorted({1, *(n for n in options.chunk_lengths if n <= context or options.chunk_lengths != CHUNK_LENGTHS)})
+    asked = [n for n in CHUNK_LENGTHS if n <= context] if options.chunk_lengths is None else options.chunk_lengths
+    lengths = sorted({1, *asked})
     graphs = {length: build_static_graph(config, modules(config, length), kv_dtype, length) for length in lengths}
     return GraphPlan(profile, config, dense._replace(kv_dtype=kv_dtype), graphs)
 
@@ -123,8 +123,8 @@ def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
     for name, (asked, limit) in limits.items():
         if asked is not None and not 0 < asked <= limit:
             raise RequestError(f"{name} is {asked}, expected 1 to {limit}, the model's")
-    for length in options.chunk_lengths if profile != "cpu" else ():
-        if length < 1 or (length > _context(config, options) and options.chunk_lengths != CHUNK_LENGTHS):
+    for length in options.chunk_lengths or () if profile != "cpu" else ():
+        if not 1 <= length <= _context(config, options):
             raise RequestError(
                 f"chunk_lengths has {length}, expected lengths from 1 to the graph's context of "
                 f"{_context(config, options)}"

@@ -10,12 +10,23 @@ import onnx
 from molkv_export.inspect import Acceptance
 from molkv_export.lint.lint import lint
 from molkv_export.lint.tables import Target
+from molkv_runtime.errors import BundleError, MolkvError
+from molkv_runtime.session import one_line
 
 
 def acceptance(path: Path) -> tuple[dict[str, int], dict[str, Acceptance]]:
-    """Count the nodes of a graph by operator, and say what each target takes."""
-    model = onnx.load(path, load_external_data=False)
-    results = [lint(model, target) for target in get_args(Target)]
+    """Count the nodes of a graph by operator, and say what each target takes.
+
+    Raises:
+        BundleError: It is not a graph that ONNX's package can read.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+        results = [lint(model, target) for target in get_args(Target)]
+    except MolkvError:
+        raise
+    except Exception as error:  # a stranger's graph can break the package in many ways
+        raise BundleError(f"{path}: ONNX's package cannot read it: {one_line(error)}") from error
     targets: dict[str, Acceptance] = {}
     for found in results:
         first = next((f"{finding.node} ({finding.operator}): {finding.reason}" for finding in found.findings), "")

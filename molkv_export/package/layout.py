@@ -83,6 +83,21 @@ def check_total(bundle: Path, total: int, limits: Limits) -> None:
         )
 
 
+def check_parts(bundle: Path, parts: list[Part], limits: Limits) -> None:
+    """Check again when it is known how the files fall into packs, and how large graphs are that hold their weights.
+
+    Raises:
+        RequestError: A kind of delivery gets more than the app's store takes.
+    """
+    check_total(bundle, sum(part.size for part in parts), limits)
+    later = sum(part.size for part in parts if part.delivery == "fast-follow")
+    if later > limits.later:
+        raise RequestError(
+            f"{bundle}: {human_bytes(later)} would have to come after the install, expected at most "
+            f"{human_bytes(limits.later)}; export with a smaller --experts-dtype"
+        )
+
+
 def asset_packs(sizes: dict[str, int], limits: Limits) -> list[Part]:
     """Put files into asset packs, in their order.
 

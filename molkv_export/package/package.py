@@ -18,6 +18,7 @@ from molkv_export.package.layout import (
     PackagedGraph,
     PackageInfo,
     asset_packs,
+    check_parts,
     check_total,
     is_package,
     one_folder,
@@ -29,9 +30,8 @@ from molkv_export.package.ort_format import OPERATORS
 from molkv_export.package.readme import build_file, readme
 from molkv_export.terminal import byte_progress
 from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import BundleError, RequestError
-from molkv_runtime.interface import graph_interface
-from molkv_runtime.manifest import MANIFEST, Manifest
+from molkv_runtime.errors import RequestError
+from molkv_runtime.manifest import Manifest
 from molkv_runtime.store import ExpertStore
 
 _PROFILES: dict[Target, str] = {"android": "nnapi", "ios": "coreml"}
@@ -79,6 +79,7 @@ def package(
         manifest = _write_content(opened, content, target, limits, graph_format, console)
         sizes = sizes_in_order(manifest, content)
         parts = asset_packs(sizes, limits) if target == "android" else one_folder(_folder_name(bundle), sizes)
+        check_parts(bundle, parts, limits)
         place(parts, content, folder)
         info = PackageInfo(
             target=target,
@@ -128,13 +129,7 @@ def _check_numbers(bundle: Bundle, target: Target, graph_format: GraphFormat) ->
 
 def _check_contents(bundle: Bundle) -> None:
     """Check what the README says of graphs and records; files are checked when they are copied."""
-    graph = bundle.graph()
-    for file in graph.files:
-        if graph_interface(bundle.config, graph.kv_dtype, file.length) != (file.inputs, file.outputs):
-            raise BundleError(
-                f"{bundle.path / MANIFEST}: inputs and outputs of {file.file} are not those that the model's "
-                "configuration calls for"
-            )
+    bundle.graph_paths()
     ExpertStore(bundle).close()
 
 

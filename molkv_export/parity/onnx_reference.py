@@ -14,7 +14,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from molkv_runtime.dense_graph import Arrays
+from molkv_runtime.dense_graph import Arrays, for_call
 from molkv_runtime.errors import BundleError
 from molkv_runtime.session import one_line
 
@@ -212,8 +212,7 @@ class ReferenceGraph:
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> ReferenceCall:
         """Bind buffers to all inputs and outputs."""
-        length = inputs["inputs_embeds"].shape[-2]
-        return ReferenceCall(self._evaluators[0 if 0 in self._evaluators else length], inputs, outputs)
+        return ReferenceCall(for_call(self._evaluators, inputs), inputs, outputs)
 
 
 class ReferenceCall:

@@ -10,6 +10,7 @@ from molkv_export.parity.onnx_reference import ReferenceGraph
 from molkv_export.parity.phases import Ids, Phase, one_shot_prefill
 from molkv_export.parity.reference import SourceModel
 from molkv_runtime.bundle import Bundle
+from molkv_runtime.errors import RequestError
 from molkv_runtime.generator import Generator
 from molkv_runtime.providers import resolve
 from molkv_runtime.rope import Floats
@@ -73,4 +74,6 @@ def load_generator(bundle: Bundle, target: Target) -> Generator:
     """
     if target.provider != ONNX_REFERENCE:
         return Generator(bundle, target=target, verify_provider=False)
+    if target.options or target.required:
+        raise RequestError(f"provider {ONNX_REFERENCE!r} has no options, and nodes run nowhere else")
     return Generator(bundle, graph=ReferenceGraph(load_graphs(bundle), bundle.path))

@@ -19,7 +19,7 @@ from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.runners import ONNX_REFERENCE
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
-from molkv_runtime.dense_graph import Arrays, BoundCall, Call, Graph
+from molkv_runtime.dense_graph import Arrays, BoundCall, Call, Graph, for_call
 from molkv_runtime.errors import BundleError
 from molkv_runtime.interface import HIDDEN
 from molkv_runtime.rope import Floats
@@ -75,7 +75,7 @@ class TappedGraph:
             BundleError: The graph was made by a version that did not name these values.
         """
         self._config, self._is_half = bundle.config, bundle.graph().kv_dtype == "float16"
-        self._is_static = bundle.graph().is_static and bundle.config.has_keys
+        self._hides_by_number = bundle.graph().is_static and bundle.config.has_keys
         graphs = load_graphs(bundle)
         step = min(graphs)  # static graphs for more positions give no logits, and only steps are compared
         names = [tap_name(branch, layer) for layer, branch in taps(self._config)]
@@ -120,7 +120,7 @@ class TappedGraph:
     def values(self) -> Values:
         """Give what was inside in all calls so far, which must have been about one sequence."""
         found = {name: _stack(parts) for name, parts in self._taken.items()}
-        if self._is_static:
+        if self._hides_by_number:
             for name in found:
                 if name.endswith(tap_name("expert_scores")):
                     found[name] = np.where(found[name] < HIDDEN / 2, np.float32(-np.inf), found[name])
@@ -138,8 +138,7 @@ class _Sessions:
         }
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> BoundCall:
-        length = inputs["inputs_embeds"].shape[-2]
-        return BoundCall(self._sessions[0 if 0 in self._sessions else length], inputs, outputs)
+        return BoundCall(for_call(self._sessions, inputs), inputs, outputs)
 
 
 class _TappedCall:

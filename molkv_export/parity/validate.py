@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
-from molkv_export.inspect import Sizes, inspect
+from molkv_export.inspect import Sizes, sizes_of
 from molkv_export.parity.bisect import Bisection, bisect
 from molkv_export.parity.gates import (
     QualityGate,
@@ -153,7 +153,7 @@ def validate(
         source = None
         if checkpoint is not None:
             source = stack.enter_context(open_checkpoint(checkpoint))
-            check_source(opened, source)
+            check_source(opened, source, source.sha256())
         generator = load_generator(opened, target)
         limit, placements = rounding_limit(opened, target.provider), describe_placements(generator.placements)
         texts = choose_texts(generator, text, scope)
@@ -195,7 +195,7 @@ def validate(
         kl=kl,
         worst=worst,
         bisection=bisection,
-        sizes=inspect(bundle).sizes,
+        sizes=sizes_of(opened),
         environment=_environment(opened),
     )
 
@@ -315,11 +315,16 @@ def _decoder(generator: Generator, texts: Texts) -> Callable[[list[int]], str]:
 
 def _check_comparable(bundle: Bundle, other: Bundle) -> None:
     for field in ("vocab_size", "max_position_embeddings"):
-        ours, theirs = getattr(bundle.config, field), getattr(other.config, field)
+        ours, theirs = getattr(bundle.manifest.model, field), getattr(other.manifest.model, field)
         if ours != theirs:
             raise RequestError(
                 f"{other.path}: {field} is {theirs}, expected {ours} as in {bundle.path}; give two bundles of one model"
             )
+    if other.config.max_position_embeddings < bundle.config.max_position_embeddings:
+        raise RequestError(
+            f"{other.path}: context_length of its profile {other.profile} is {other.config.max_position_embeddings}, "
+            f"expected at least {bundle.config.max_position_embeddings}; compare the other way round"
+        )
     tokenizers = [each.manifest.files.get(TOKENIZER) for each in (bundle, other)]
     if tokenizers[0] != tokenizers[1]:
         raise RequestError(

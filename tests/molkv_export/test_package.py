@@ -329,7 +329,7 @@ def test_inputs_that_the_model_does_not_call_for_are_refused(phone: Callable[...
     bundle = tmp_path / "bundle"
     shutil.copytree(phone(), bundle)
     edit_manifest(bundle, lambda m: m["graphs"]["coreml"]["files"][1]["inputs"][0].update(name="| evil |"))
-    with pytest.raises(BundleError, match=r"inputs and outputs of model.coreml.4.onnx are not those"):
+    with pytest.raises(BundleError, match=r"model.coreml.4.onnx: its inputs in the manifest are not those"):
         package(bundle, tmp_path / "out", target="ios")
 
 

@@ -74,13 +74,19 @@ def test_given_options_come_before_those_of_the_preset(
     name = preset(options={"speed": "slow"}, threads="workers", cache="folder", config={"session.intra_op.x": "0"})
     taken: list[dict[str, str]] = []
     monkeypatch.setattr(providers, "add_provider", lambda _session, _preset, options: taken.append(dict(options)))
-    options = session_options(Target(name, {"speed": "fast"}, threads=1), tmp_path / "cache")
-    assert taken == [{"speed": "fast", "workers": "1", "folder": str(tmp_path / "cache")}]
-    assert (tmp_path / "cache").is_dir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = session_options(Target(name, {"speed": "fast"}, threads=1), "0123" * 16)
+    folder = tmp_path / ".cache" / "molkv" / ("0123" * 8)
+    assert taken == [{"speed": "fast", "workers": "1", "folder": str(folder)}]
+    assert folder.is_dir()
     assert options.intra_op_num_threads == 1
     assert options.get_session_config_entry("session.intra_op.x") == "0"
-    session_options(Target(name, {"folder": "/elsewhere"}), tmp_path / "cache")
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    (tmp_path / "nobody").write_text("no folder")
+    session_options(Target(name, {"folder": "/elsewhere"}), "0123" * 16)
     assert taken[-1]["folder"] == "/elsewhere"
+    with pytest.raises(ProviderError, match=r"needs a folder for what it compiles, .*--provider-option folder=FOLDER"):
+        session_options(Target(name), "0123" * 16)
 
 
 @pytest.mark.parametrize(

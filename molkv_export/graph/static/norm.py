@@ -7,6 +7,8 @@ from onnxscript import OpBuilder, nn
 
 from molkv_export.graph.static.number import Number
 
+_SMALLEST = 2.0**-14  # float16's smallest normal number
+
 
 class StaticRMSNorm(nn.Module):
     """RMSNorm over the last dimension. By Div: CoreML's inverse, which Reciprocal becomes, adds 1e-4."""
@@ -31,11 +33,12 @@ class HalfRMSNorm(StaticRMSNorm):
 
     def _normed(self, op: OpBuilder, x: Value) -> Value:
         sizes = op.Max(x, op.Sub(self.number(op, 0.0), x))  # CoreML has no Abs
-        # float16's smallest normal number, so that a row of zeros stays one.
-        largest = op.Max(op.ReduceMax(sizes, [-1], keepdims=1), self.number(op, 2.0**-14))
+        largest = op.Max(op.ReduceMax(sizes, [-1], keepdims=1), self.number(op, _SMALLEST))
         scaled = op.Div(x, largest)
         eps = op.Div(op.Div(self.number(op, self.eps), largest), largest)
-        return op.Div(scaled, op.Sqrt(op.Add(_mean_square(op, scaled), eps)))
+        # Nothing but a row of zeros has a mean square below that, and eps may have become 0.
+        mean = op.Max(op.Add(_mean_square(op, scaled), eps), self.number(op, _SMALLEST))
+        return op.Div(scaled, op.Sqrt(mean))
 
 
 def _mean_square(op: OpBuilder, x: Value) -> Value:

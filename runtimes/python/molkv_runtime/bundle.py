@@ -10,8 +10,11 @@ from tokenizers import Tokenizer
 
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.errors import BundleError
+from molkv_runtime.graph_file import check_graph_file
 from molkv_runtime.hashing import file_sha256
+from molkv_runtime.interface import graph_interface
 from molkv_runtime.manifest import GraphInfo, Manifest, read_manifest
+from molkv_runtime.providers import PRESETS
 
 TOKENIZER = "tokenizer.json"
 
@@ -57,9 +60,11 @@ class Bundle:
     def _choose(self, profiles: Sequence[str], profile: str) -> str:
         there = list(self.manifest.graphs)
         if profile and profile not in there:
+            known = {name for preset in PRESETS.values() for name in preset.profiles}
+            add = f". Add it with: molkv-export export CHECKPOINT {self.path} --add-profile {profile}"
             raise BundleError(
-                f"{self.path}: has no graph for profile {profile!r}; there: {', '.join(there)}. "
-                f"Add it with: molkv-export export CHECKPOINT {self.path} --add-profile {profile}"
+                f"{self.path}: has no graph for profile {profile!r}; there: {', '.join(there)}"
+                f"{add if profile in known else ''}"
             )
         chosen = [profile] if profile else [name for name in profiles or there if name in there]
         if not chosen:
@@ -94,6 +99,25 @@ class Bundle:
         if found != (expected := self.manifest.files[name].sha256):
             raise BundleError(f"{path}: has sha256 {found[:12]}..., the manifest says {expected[:12]}...; export again")
         return path
+
+    def graph_paths(self) -> dict[int, Path]:
+        """Give the graphs of the profile by the length of a call (0: any), after checking all that can be checked.
+
+        Raises:
+            BundleError: A file is damaged, is not what it should be, or does not fit the model's configuration.
+        """
+        info, paths = self.graph(), {}
+        data = self.file(info.data).name
+        for file in info.files:
+            paths[file.length] = path = self.file(file.file)
+            check_graph_file(path, data)
+            wanted = graph_interface(self.config, info.kv_dtype, file.length)
+            for kind, listed, wants in zip(("inputs", "outputs"), (file.inputs, file.outputs), wanted, strict=True):
+                if listed != wants:
+                    raise BundleError(
+                        f"{path}: its {kind} in the manifest are not those that the model's configuration calls for"
+                    )
+        return paths
 
     def tokenizer(self) -> Tokenizer:
         """Load the tokenizer.

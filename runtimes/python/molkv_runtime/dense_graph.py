@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,6 @@ import onnxruntime
 
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import BundleError
-from molkv_runtime.graph_file import check_graph_file
-from molkv_runtime.interface import graph_interface
 from molkv_runtime.manifest import GraphFile
 from molkv_runtime.session import CPU, Placement, Target, one_line, open_session, placements, session_options
 
@@ -58,6 +57,14 @@ class BoundCall:
             raise BundleError(f"the dense graph fails: {one_line(error)}") from error
 
 
+Graphs = TypeVar("Graphs")
+
+
+def for_call(graphs: Mapping[int, Graphs], inputs: Arrays) -> Graphs:
+    """Choose, of graphs by the length of a call, the one for these inputs; 0 takes any length."""
+    return graphs[0 if 0 in graphs else inputs["inputs_embeds"].shape[-2]]
+
+
 class DenseGraph:
     """Sessions over the graphs of a bundle's profile, one for each length of a call."""
 
@@ -73,21 +80,17 @@ class DenseGraph:
             BundleError: A graph does not have the inputs and outputs that its configuration calls for.
             RequestError: There are more threads than cores, or the provider does not know an option.
         """
-        options = session_options(target, _cache_folder(bundle))
-        info = bundle.graph()
-        data = bundle.file(info.data)
+        options = session_options(target, bundle.manifest.sha256)
+        files = {file.length: file for file in bundle.graph().files}
         self._sessions = {}
-        for file in info.files:
-            path = bundle.file(file.file)
-            check_graph_file(path, data.name)
+        for length, path in bundle.graph_paths().items():
             session = open_session(path, options, target)
-            _check_interface(bundle, file, session, path)
-            self._sessions[file.length] = session
+            _check_interface(files[length], session, path)
+            self._sessions[length] = session
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> BoundCall:
         """Bind buffers to all inputs and outputs of the graph for as many positions as there are embeddings."""
-        length = inputs["inputs_embeds"].shape[-2]
-        return BoundCall(self._sessions[0 if 0 in self._sessions else length], inputs, outputs)
+        return BoundCall(for_call(self._sessions, inputs), inputs, outputs)
 
     @property
     def placements(self) -> dict[int, list[Placement]]:
@@ -95,22 +98,12 @@ class DenseGraph:
         return {length: placements(session) for length, session in self._sessions.items()}
 
 
-def _cache_folder(bundle: Bundle) -> Path:
-    """Give a folder for this bundle alone: of a provider's cache it depends on the bundle whether it is stale."""
-    return Path.home() / ".cache" / "molkv" / bundle.manifest.sha256[:32]
-
-
 _TYPES = {"float32": "float", "float16": "float16", "int64": "int64", "int32": "int32", "int8": "int8"}
 
 
-def _check_interface(bundle: Bundle, file: GraphFile, session: onnxruntime.InferenceSession, path: Path) -> None:
-    wanted = graph_interface(bundle.config, bundle.graph().kv_dtype, file.length)
+def _check_interface(file: GraphFile, session: onnxruntime.InferenceSession, path: Path) -> None:
     found = session.get_inputs(), session.get_outputs()
-    for kind, listed, wants, has in zip(("inputs", "outputs"), (file.inputs, file.outputs), wanted, found, strict=True):
-        if listed != wants:
-            raise BundleError(
-                f"{path}: its {kind} in the manifest are not those that the model's configuration calls for"
-            )
+    for kind, listed, has in zip(("inputs", "outputs"), (file.inputs, file.outputs), found, strict=True):
         if [(t.name, f"tensor({_TYPES[t.dtype]})", list(t.shape)) for t in listed] != [
             (t.name, t.type, t.shape) for t in has
         ]:

@@ -91,7 +91,7 @@ class Generator:
             path = self.bundle.file(GENERATION_CONFIG)
             self.generation_config = decode_json(path.read_bytes(), GenerationConfig, path, BundleError)
         if graph is None and target.provider != "cpu" and verify_provider:
-            probe(self.bundle, self.sequences(), target.provider)
+            probe(self.bundle, lambda length: self.sequences(max_length=length), target.provider)
 
     @property
     def placements(self) -> dict[int, list[Placement]]:

@@ -173,10 +173,11 @@ def _check_names(manifest: Manifest, path: Path) -> None:
         raise BundleError(f"{path}: graphs is empty, expected at least one profile")
     for profile, graph in manifest.graphs.items():
         lengths = graph.lengths
-        if not lengths or lengths != sorted(set(lengths)) or lengths[0] not in (0, 1) or (0 in lengths and lengths[1:]):
+        ascending = bool(lengths) and lengths == sorted(set(lengths)) and lengths[-1] <= graph.context_length
+        if not ascending or (lengths != [0] and lengths[0] != 1):
             raise BundleError(
                 f"{path}: graphs.{profile} has files for lengths {lengths[:9]}, expected one of any length (0), or "
-                "ascending ones from 1 on"
+                f"ascending ones from 1 to its context_length of {graph.context_length}"
             )
         _check_limits(manifest.model, graph, f"{path}: graphs.{profile}")
 
@@ -187,3 +188,11 @@ def _check_limits(model: ModelConfig, graph: GraphInfo, where: str) -> None:
         found, least = getattr(graph, name), 1 if limit else 0
         if not least <= found <= limit or (found != limit and not graph.is_static):
             raise BundleError(f"{where}: {name} is {found}, expected {limit}, the model's, or less in a static graph")
+    kinds = {"dense_dtype": (graph.dense_dtype, "qdq-int8"), "kv_dtype": (graph.kv_dtype, "float16")}
+    for name, (dtype, static_only) in kinds.items():
+        if dtype == static_only and not graph.is_static:
+            raise BundleError(f"{where}: {name} is {dtype}, expected another one in a graph of any length")
+    if graph.is_static and (graph.dense_dtype in ("int8", "int4") or graph.kv_dtype == "int8"):
+        raise BundleError(
+            f"{where}: dense_dtype {graph.dense_dtype} and kv_dtype {graph.kv_dtype} do not go with a static graph"
+        )

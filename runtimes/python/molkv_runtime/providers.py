@@ -168,13 +168,16 @@ def add_provider(session_options: onnxruntime.SessionOptions, preset: Preset, op
     if not preset.library:
         session_options.add_provider(preset.provider, dict(options))
         return
-    library = importlib.import_module(preset.library)
     try:
+        library = importlib.import_module(preset.library)
         if not any(device.ep_name == preset.provider for device in onnxruntime.get_ep_devices()):
             onnxruntime.register_execution_provider_library(preset.provider, library.get_library_path())
     except Exception as error:  # ONNX Runtime raises many kinds, none of them public
-        raise ProviderError(f"{preset.library} {library.__version__} cannot be loaded: {error}") from error
+        raise ProviderError(f"{preset.library} cannot be loaded: {error}") from error
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == preset.provider]
     if not devices:
         raise ProviderError(f"{preset.library} finds no device here that {preset.provider} runs on")
-    session_options.add_provider_for_devices(devices, dict(options))
+    try:
+        session_options.add_provider_for_devices(devices, dict(options))
+    except Exception as error:
+        raise ProviderError(f"{preset.provider} does not take the options {dict(options)}: {error}") from error

@@ -17,6 +17,7 @@ from molkv_runtime.rope import Floats
 from molkv_runtime.session import CPU, Placement, Target
 from molkv_runtime.verify import verify
 
+_BATCH_STEPS = 48  # of a text; their logits are in memory together
 _PIECE = 48  # positions whose logits are in memory at once; no multiple of usual windows
 
 
@@ -79,6 +80,7 @@ def selftest(
         generator = Generator(opened, target=target, verify_provider=False)
         limit = max_abs(opened.graph()) + preset.max_abs
         phases = [_run_phase(name, run, generator, texts, limit) for name, run in _PHASES.items()]
+        phases.append(_run_batch(generator, texts, limit))
         same, total = _greedy(generator, texts)
     except BundleError as error:
         return SelfTest(opened.profile, len(texts), [], 0, 0, {}, [*failures, str(error)])
@@ -90,9 +92,13 @@ def selftest(
 
 
 def _prefill(generator: Generator, text: GoldenText) -> Iterator[Floats]:
-    state = generator.sequences(max_length=len(text.input_ids))
-    for start in range(0, len(text.input_ids), _PIECE):
-        yield state.prefill(0, text.input_ids[start : start + _PIECE], all_logits=True)
+    state, start = generator.sequences(max_length=len(text.input_ids)), 0
+    # Static graphs first, each with a piece that it takes whole, and a token that is a step.
+    sizes = [length + 1 for length in reversed(generator.bundle.graph().lengths) if length > 1]
+    while start < len(text.input_ids):
+        size = sizes.pop(0) if sizes else _PIECE
+        yield state.prefill(0, text.input_ids[start : start + size], all_logits=True)
+        start += size
 
 
 def _decode(generator: Generator, text: GoldenText) -> Iterator[Floats]:
@@ -121,6 +127,21 @@ def _run_phase(name: str, run: _Phase, generator: Generator, texts: list[GoldenT
             same += int((found.max(axis=-1) - at_top[:, 0] <= limit).sum())
         positions += start
     return PhaseResult(name, positions, logit, projected, limit, same / positions)
+
+
+def _run_batch(generator: Generator, texts: list[GoldenText], limit: float) -> PhaseResult:
+    """Decode all texts together, from their first token to the end of each."""
+    state = generator.sequences(len(texts), max(len(text.input_ids) for text in texts))
+    found = [[state.prefill(index, text.input_ids[:1])] for index, text in enumerate(texts)]
+    ends = np.array([min(len(text.input_ids), _BATCH_STEPS) for text in texts])
+    while (active := state.lengths < ends).any():
+        places = np.minimum(state.lengths, ends - 1).tolist()
+        ids = [text.input_ids[at] for text, at in zip(texts, places, strict=True)]
+        logits = state.decode(ids, active)
+        for index in np.flatnonzero(active):
+            found[index].append(logits[index : index + 1].copy())
+    by_text = {id(text): rows for text, rows in zip(texts, found, strict=True)}
+    return _run_phase("decode in a batch", lambda _, text: iter(by_text[id(text)]), generator, texts, limit)
 
 
 def _greedy(generator: Generator, texts: list[GoldenText]) -> tuple[int, int]:

@@ -37,15 +37,15 @@ class Placement(NamedTuple):
 CPU = Target()
 
 
-def session_options(target: Target = CPU, cache: Path | None = None) -> onnxruntime.SessionOptions:
+def session_options(target: Target = CPU, model: str = "") -> onnxruntime.SessionOptions:
     """Make the options of a session.
 
     Args:
         target: Where the graph is to run.
-        cache: A folder of its own for this model, for what a provider has compiled.
+        model: What tells this model from others, for a folder with what a provider has compiled; empty: none.
 
     Raises:
-        ProviderError: The provider is not there.
+        ProviderError: The provider is not there, or there is no place for what it compiles.
         RequestError: It does not know an option, or there are more threads than cores.
     """
     cores = os.cpu_count() or 1
@@ -64,11 +64,23 @@ def session_options(target: Target = CPU, cache: Path | None = None) -> onnxrunt
     if preset.threads:
         chosen[preset.threads] = str(threads or cores)
         options.intra_op_num_threads = 1
-    if preset.cache and cache is not None and preset.cache not in target.options:
-        cache.mkdir(parents=True, exist_ok=True)
-        chosen[preset.cache] = str(cache)
+    if preset.cache and model and preset.cache not in target.options:
+        chosen[preset.cache] = _cache_folder(model, target.provider, preset.cache)
     providers.add_provider(options, preset, chosen | dict(target.options))
     return options
+
+
+def _cache_folder(model: str, provider: str, option: str) -> str:
+    """Make a folder for this model alone: of a provider's cache it depends on the model whether it is stale."""
+    try:
+        folder = Path.home() / ".cache" / "molkv" / model[:32]
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # there is no home
+        raise ProviderError(
+            f"provider {provider!r} needs a folder for what it compiles, and {Path('~/.cache/molkv')} cannot be made "
+            f"({error}); name one with --provider-option {option}=FOLDER"
+        ) from error
+    return str(folder)
 
 
 def open_session(

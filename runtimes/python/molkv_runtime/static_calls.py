@@ -86,9 +86,8 @@ class StaticCalls:
     def _causal_mask(self, length: int) -> Floats:
         """Make the mask [1, G*T, S+T] of which nothing in the cache is seen; it hides padding, which comes last."""
         config = self._config
-        new = np.triu(np.full((length, length), HIDDEN), k=1)
-        past = np.full((length, config.max_position_embeddings), HIDDEN)
-        mask = np.concatenate([past, new], axis=1).astype(self._dtype)
+        mask = np.full((length, config.max_position_embeddings + length), HIDDEN, self._dtype)
+        mask[:, -length:] = np.triu(mask[:, -length:], k=1)
         return np.tile(mask, (config.num_attention_heads // config.num_key_value_heads, 1))[None]
 
     def parts(self, sequence: int, start: int, length: int, all_logits: bool) -> list[Part]:
@@ -144,6 +143,8 @@ class _StaticCall:
     ) -> None:
         self._call, self._rows, self._mask = call, rows, mask  # the mask of the cache
         self._keys, self._values = keys, values  # cache and new ones
+        self._start = self._length = 0
+        self._writes = False
 
     def place(self, start: int, length: int, embeds: Floats, rotary: Arrays, writes: bool) -> None:
         """Set the positions; those that the graph computes beyond them repeat the last one's token."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -14,15 +18,23 @@ import pytest
 from molkv_export.checkpoints import open_checkpoint
 from molkv_export.export import add_profile, export
 from molkv_export.graph.profiles import GraphOptions
+from molkv_export.inspect import inspect
 from molkv_export.lint import lint, what_is_seen
 from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.runners import ONNX_REFERENCE, load_generator
 from molkv_export.parity.texts import Scope
 from molkv_export.parity.validate import validate
+from molkv_export.source import check_source
+from molkv_export.tables.resume import JOURNAL
 from molkv_runtime import Bundle, BundleError, CheckpointError, Generator, OutputError, RequestError, selftest
+from molkv_runtime.dense_graph import Arrays, Call, Graph
+from molkv_runtime.errors import MolkvError
 from molkv_runtime.manifest import DenseDtype
+from molkv_runtime.probe import probe
+from molkv_runtime.providers import PRESETS
 from molkv_runtime.session import Target
-from tests.conftest import CONFIGS, STDLIB_MINI
+from molkv_runtime.static_calls import StaticCalls
+from tests.conftest import CONFIGS, STDLIB_MINI, edit_manifest, random_model, replace_file, save_checkpoint
 
 LENGTHS = (1, 4, 7)
 VARIANTS: dict[str, tuple[str, DenseDtype]] = {
@@ -61,6 +73,25 @@ def test_every_phase_is_the_model(
     report = validate(static(name, variant), checkpoints(name), scope=scope, with_bisection=True)
     assert report.failures == []
     assert selftest(static(name, variant)).failures == []
+
+
+@pytest.mark.parametrize("variant", ["coreml", "coreml-float16"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_hidden_layers": 1}, {"expert_layers": (2,)}, {"expert_layers": (0, 1)}, {"expert_layers": ()}],
+    ids=["one layer", "the last", "all but the last", "none"],
+)
+@pytest.mark.parametrize("name", ["molkv", "mole"])
+def test_models_whose_longer_calls_need_few_inputs(
+    name: str, changes: dict[str, Any], variant: str, tmp_path: Path
+) -> None:
+    profile, dtype = VARIANTS[variant]
+    fields = {**msgspec.structs.asdict(CONFIGS[name]), "expert_layers": None, **changes}
+    config = msgspec.convert(fields, type(CONFIGS[name]))
+    save_checkpoint(random_model(config), tmp_path / "checkpoint")
+    graph = GraphOptions(dtype, chunk_lengths=LENGTHS)
+    export(tmp_path / "checkpoint", tmp_path / "bundle", profiles=[profile], graph=graph)
+    assert selftest(tmp_path / "bundle").failures == []
 
 
 @pytest.mark.parametrize("variant", ["coreml", "nnapi"])
@@ -195,6 +226,47 @@ def test_a_shorter_context_and_window_make_the_model_that_has_them(
         generator.sequences(max_length=21)
 
 
+# --- every graph is held to the golden vectors
+
+
+class _Lengths:
+    """A graph that notes the lengths of calls that are run."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph, self.seen = graph, set[int]()
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
+        call, run = self._graph.bind(inputs, outputs), self.seen.add
+        length = len(inputs["inputs_embeds"])
+        return cast(Call, SimpleNamespace(run=lambda: (run(length), call.run())))
+
+
+def test_selftest_and_probe_run_every_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = [1, 32, 64, 128]
+    graph = GraphOptions(chunk_lengths=lengths)
+    export(STDLIB_MINI, tmp_path / "bundle", profiles=["coreml"], graph=graph)
+    generator = Generator(tmp_path / "bundle")
+    generator.graph = graphs = _Lengths(generator.graph)
+    probe(generator.bundle, lambda length: generator.sequences(max_length=length), "cpu")
+    assert sorted(graphs.seen) == lengths
+    graphs.seen.clear()
+    # The package has a function of the module's name.
+    monkeypatch.setattr(sys.modules["molkv_runtime.selftest"], "Generator", lambda *_, **__: generator)
+    assert selftest(tmp_path / "bundle").failures == []
+    assert sorted(graphs.seen) == lengths
+
+
+def test_a_mixed_up_batch_is_found_even_where_a_provider_may_be_off(
+    static: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "coarse", PRESETS["cpu"]._replace(max_abs=1e-3))  # type: ignore[arg-type]
+    bundle = static("molkv", "coreml")
+    assert selftest(bundle, target=Target("coarse")).failures == []
+    decode = StaticCalls.decode
+    monkeypatch.setattr(StaticCalls, "decode", lambda self, *rest: np.roll(decode(self, *rest), 1, axis=0))
+    assert [failure[:17] for failure in selftest(bundle, target=Target("coarse")).failures] == ["decode in a batch"]
+
+
 # --- one profile more
 
 
@@ -216,6 +288,46 @@ def test_a_profile_is_added_and_nothing_else_changes(checkpoints: Callable[[str]
     assert selftest(tmp_path / "one", profile="coreml").failures == []
 
 
+def test_a_profile_is_not_added_to_a_bundle_that_changes_meanwhile(
+    checkpoints: Callable[[str], Path], bundles: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = shutil.copytree(bundles("molkv"), tmp_path / "bundle")
+
+    def another(*arguments: Any) -> None:
+        monkeypatch.undo()
+        check_source(*arguments)
+        add_profile(checkpoints("molkv"), bundle, "coreml")
+
+    monkeypatch.setattr("molkv_export.export.check_source", another)
+    with pytest.raises(OutputError, match=r"was changed by another process meanwhile; run the command again"):
+        add_profile(checkpoints("molkv"), bundle, "nnapi")
+    assert list(Bundle(bundle).manifest.graphs) == ["cpu", "coreml"]
+
+
+def test_a_profile_is_not_added_over_an_export_that_can_go_on(
+    checkpoints: Callable[[str], Path], bundles: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(bundles("molkv"), tmp_path / "bundle")
+    (tmp_path / ".bundle.partial").mkdir()
+    (tmp_path / ".bundle.partial" / JOURNAL).write_text("{}")
+    with pytest.raises(OutputError, match=r"holds what is finished of an export to .*; finish it by the same command"):
+        add_profile(checkpoints("molkv"), bundle, "coreml")
+    assert (tmp_path / ".bundle.partial" / JOURNAL).exists()
+
+
+def test_files_are_copied_where_they_cannot_be_linked(
+    checkpoints: Callable[[str], Path], bundles: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = shutil.copytree(bundles("molkv"), tmp_path / "bundle")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    add_profile(checkpoints("molkv"), bundle, "coreml")
+    assert selftest(bundle, profile="coreml").failures == []
+
+
 def test_a_profile_of_another_checkpoint_is_not_added(
     checkpoints: Callable[[str], Path], bundles: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -225,7 +337,55 @@ def test_a_profile_of_another_checkpoint_is_not_added(
     assert selftest(tmp_path / "bundle").failures == []
 
 
+def test_a_validation_is_about_one_profile_only(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+    graph = GraphOptions(context_length=30)
+    export(checkpoints("molkv"), tmp_path / "bundle", profiles=["cpu", "coreml"], graph=graph)
+    scope = Scope(sequences=1, continuations=1, new_tokens=4)
+    report = validate(tmp_path / "bundle", checkpoints("molkv"), scope=scope, profile="coreml")
+    assert (report.profile, report.failures) == ("coreml", [])
+    assert report.sizes.ram_kv_cache == 2 * 4 * 3 * 2 * 16 * 30
+    (tmp_path / "bundle" / "model.coreml.32.onnx").unlink(missing_ok=True)
+    path = tmp_path / "bundle" / "model.coreml.1.onnx"
+    path.write_bytes(bytes(path.stat().st_size))
+    report = validate(tmp_path / "bundle", checkpoints("molkv"), scope=scope, profile="cpu")
+    assert report.failures == []
+
+
 # --- bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"context_length": 10**9}, "context_length is 1000000000, expected 48, the model's, or less"),
+        ({"expert_window": 0}, "expert_window is 0, expected 5, the model's, or less in a static graph"),
+        ({"kv_dtype": "int8"}, "dense_dtype float32 and kv_dtype int8 do not go with a static graph"),
+        ({"context_length": 6}, r"has files for lengths \[1, 4, 7\], expected .* from 1 to its context_length of 6"),
+        ({"files": []}, r"has files for lengths \[\], expected one of any length \(0\), or ascending ones"),
+        ({"golden": "other"}, "'other' is used but not listed under files"),
+        ({"context_length": 20}, "its inputs in the manifest are not those that the model's configuration calls for"),
+    ],
+)
+def test_a_manifest_that_lies_about_static_graphs_is_refused(
+    change: dict[str, Any], message: str, static: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(static("molkv", "coreml"), tmp_path / "bundle")
+    edit_manifest(bundle, lambda manifest: manifest["graphs"]["coreml"].update(change))
+    for use in (Generator, inspect):
+        with pytest.raises(BundleError, match=message):
+            use(bundle)
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 100, b"", b"\x3a\x0b\x0a\x09\x22\x06MatMul\x0a\x01x"])
+def test_a_graph_that_is_none_is_refused(content: bytes, static: Callable[..., Path], tmp_path: Path) -> None:
+    bundle = shutil.copytree(static("molkv", "coreml"), tmp_path / "bundle")
+    replace_file(bundle, "model.coreml.4.onnx", content)
+    with pytest.raises(MolkvError, match=r"model.coreml.4.onnx"):
+        Generator(bundle)
+    try:
+        inspect(bundle)
+    except BundleError as error:
+        assert "\n" not in str(error)  # noqa: PT017
 
 
 @pytest.mark.parametrize(
