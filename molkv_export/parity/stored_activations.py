@@ -41,7 +41,8 @@ def round_activations(model: nn.Module, bundle: Bundle) -> None:
 def _roundings(graph: onnx.ModelProto) -> dict[str, Rounding]:
     """Give them by the name of a product and "input" or "output"."""
     tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
-    names = [name.removesuffix("_zero_point") for name in tensors if name.endswith("put_zero_point")]
+    ends = ("input_zero_point", "output_zero_point")
+    names = [name.removesuffix("_zero_point") for name in tensors if name.endswith(ends)]
     values = {
         name: [numpy_helper.to_array(tensors[f"{name}_{part}"]) for part in ("scale", "zero_point")] for name in names
     }

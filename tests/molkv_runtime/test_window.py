@@ -7,7 +7,7 @@ import pytest
 
 from molkv_runtime import ModelConfig
 from molkv_runtime.record import Records, record_dtype
-from molkv_runtime.window import ExpertWindow, Numbers, Part
+from molkv_runtime.window import ExpertWindow, InputFormat, Part
 
 CONFIG = ModelConfig(
     model_type="molkv",
@@ -57,7 +57,7 @@ def _expected(position: int) -> list[float]:
 @pytest.mark.parametrize("length", [1, 2, 4, 5, 10, 15])
 @pytest.mark.parametrize("group", [1, 2, 3, 7, 15])
 def test_prefill_shows_each_position_its_window_whatever_came_before(first: int, length: int, group: int) -> None:
-    window = ExpertWindow(CONFIG, 2, 64, Numbers())
+    window = ExpertWindow(CONFIG, 2, 64, InputFormat())
     for position in range(first):
         window.decode(1, position, _records(range(position, position + 1)))
     inputs = window.prefill(Part(1, first, length, follows=False, keep=0), _groups(first, length, group))
@@ -68,7 +68,7 @@ def test_prefill_shows_each_position_its_window_whatever_came_before(first: int,
 
 @pytest.mark.parametrize("prompt", [1, 3, 5, 10])
 def test_decode_shows_the_last_positions_after_any_prompt(prompt: int) -> None:
-    window = ExpertWindow(CONFIG, 2, 64, Numbers())
+    window = ExpertWindow(CONFIG, 2, 64, InputFormat())
     window.prefill(Part(0, 0, prompt, follows=False, keep=0), _groups(0, prompt, 4))
     window.finish(0, prompt)
     for position in range(prompt, prompt + 12):
@@ -78,7 +78,7 @@ def test_decode_shows_the_last_positions_after_any_prompt(prompt: int) -> None:
 
 
 def test_sequences_do_not_touch_each_other() -> None:
-    window = ExpertWindow(CONFIG, 2, 64, Numbers())
+    window = ExpertWindow(CONFIG, 2, 64, InputFormat())
     window.decode(0, 0, _records(range(7, 8)))
     assert not window.decode_inputs["expert_value.0"][1].any()
     assert np.isneginf(window.decode_inputs["expert_mask"][1]).all()
@@ -86,7 +86,7 @@ def test_sequences_do_not_touch_each_other() -> None:
 
 @pytest.mark.parametrize("parts", [(5, 5, 3), (10, 5, 1), (3, 3, 3), (1, 1, 1, 1), (15, 10), (2, 2)])
 def test_parts_that_follow_each_other_are_one_prompt(parts: tuple[int, ...]) -> None:
-    window, start = ExpertWindow(CONFIG, 2, 64, Numbers()), 2
+    window, start = ExpertWindow(CONFIG, 2, 64, InputFormat()), 2
     for position in range(start):
         window.decode(1, position, _records(range(position, position + 1)))
     for number, length in enumerate(parts):

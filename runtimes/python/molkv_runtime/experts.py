@@ -10,7 +10,7 @@ import numpy as np
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.dense_graph import Arrays
 from molkv_runtime.record import Records
-from molkv_runtime.window import ExpertWindow, Numbers, Part
+from molkv_runtime.window import ExpertWindow, InputFormat, Part
 
 
 class ExpertState(Protocol):
@@ -43,8 +43,8 @@ class PresentExperts:
 
     block_length = 1
 
-    def __init__(self, config: ModelConfig, batch_size: int, numbers: Numbers) -> None:
-        self._dtype = numbers.dtype
+    def __init__(self, config: ModelConfig, batch_size: int, inputs: InputFormat) -> None:
+        self._dtype = inputs.dtype
         self._names = [f"expert_value.{layer}" for layer in config.layers_with_experts]
         self._shape = (config.num_experts, config.hidden_size)
         self._values = np.zeros((len(self._names), batch_size, 1, *self._shape), self._dtype)
@@ -71,8 +71,10 @@ class PresentExperts:
             self._values[:, sequence, 0] = record["layers"]["value"][0]
 
 
-def expert_state(config: ModelConfig, batch_size: int, max_length: int, numbers: Numbers | None = None) -> ExpertState:
+def expert_state(
+    config: ModelConfig, batch_size: int, max_length: int, inputs: InputFormat | None = None
+) -> ExpertState:
     """Make the state that a model needs, for B sequences of at most max_length tokens; by default as `cpu` wants it."""
     if config.has_keys:
-        return ExpertWindow(config, batch_size, max_length, numbers or Numbers())
-    return PresentExperts(config, batch_size, numbers or Numbers())
+        return ExpertWindow(config, batch_size, max_length, inputs or InputFormat())
+    return PresentExperts(config, batch_size, inputs or InputFormat())

@@ -15,7 +15,7 @@ from molkv_runtime.interface import HIDDEN, graph_interface
 from molkv_runtime.manifest import KVDtype
 from molkv_runtime.record import Records
 from molkv_runtime.rope import Floats, rotary_tables
-from molkv_runtime.window import Numbers, Part
+from molkv_runtime.window import InputFormat, Part
 
 
 class StaticCalls:
@@ -39,7 +39,7 @@ class StaticCalls:
         self._dtype: npt.DTypeLike = kv_dtype
         self._interfaces = {length: graph_interface(config, kv_dtype, length) for length in lengths}
         context = config.max_position_embeddings
-        self._experts = expert_state(config, batch_size, context, Numbers(self._dtype, HIDDEN))
+        self._experts = expert_state(config, batch_size, context, InputFormat(self._dtype, HIDDEN))
         heads = (config.num_hidden_layers, config.num_key_value_heads)
         self._keys = np.zeros((batch_size, *heads, config.head_dim, context), self._dtype)
         self._values = np.zeros((batch_size, *heads, context, config.head_dim), self._dtype)
@@ -104,9 +104,8 @@ class StaticCalls:
         parts, at = [], 0
         while at < length:
             left = length - at
-            rows = max((n for n in self._lengths if n <= left), default=0) or min(
-                (n for n in self._lengths if left > 1), default=1
-            )
+            fitting = [n for n in self._lengths if n <= left]
+            rows = fitting[-1] if fitting else self._lengths[0] if self._lengths and left > 1 else 1
             parts.append(Part(sequence, start + at, min(rows, left), follows=at > 0, keep=0, rows=rows))
             at += rows
         return parts

@@ -14,7 +14,7 @@ from molkv_runtime.record import Records
 from molkv_runtime.rope import Floats, rotary_tables, rotate
 
 
-class Numbers(NamedTuple):
+class InputFormat(NamedTuple):
     """What a graph's floating-point inputs are made of."""
 
     dtype: npt.DTypeLike = np.float32
@@ -44,15 +44,15 @@ class ExpertWindow:
     Keys are rotated by their position once, when they enter.
     """
 
-    def __init__(self, config: ModelConfig, batch_size: int, max_length: int, numbers: Numbers) -> None:
+    def __init__(self, config: ModelConfig, batch_size: int, max_length: int, inputs: InputFormat) -> None:
         self._layers = config.layers_with_experts
         self._num_experts = config.num_experts
-        self._numbers = numbers
+        self._inputs = inputs
         self._window = min(config.expert_window, max_length)  # a shorter sequence never fills the ring
         self.block_length = self._window
         slots = (len(self._layers), batch_size, self._window, config.num_experts)
         # Zeros, not garbage: masked slots have weight 0, and 0 * NaN would still be NaN.
-        dtype, hidden = numbers.dtype, numbers.hidden
+        dtype, hidden = inputs.dtype, inputs.hidden
         self._keys = np.zeros((*slots, config.expert_key_size), dtype)
         self._values = np.zeros((*slots, config.hidden_size), dtype)
         self._mask = np.full((batch_size, 1, self._window * config.num_experts), hidden, dtype)
@@ -62,10 +62,8 @@ class ExpertWindow:
         self.decode_inputs: Arrays = {"expert_mask": self._mask, **self._by_name(self._keys, self._values)}
         empty = np.zeros((len(self._layers), 0), dtype)
         self._memory = {"key": empty, "value": empty}  # of prefill's blocks, [L, any]
-        self._latest: tuple[Floats, ...] = (
-            self._keys[:, 0],
-            self._values[:, 0],
-        )  # of the last part, its last W positions [L, W, N, size]
+        # Of the last part, its last W positions [L, W, N, size].
+        self._latest: tuple[Floats, ...] = (self._keys[:, 0], self._values[:, 0])
         self._prefill_mask: tuple[tuple[int, int], Floats] = ((-1, -1), self._mask)
 
     def _by_name(self, keys: Floats, values: Floats) -> Arrays:
@@ -139,7 +137,7 @@ class ExpertWindow:
         self._values[:, sequence, slot : slot + 1] = layers["value"]
         visible = min(position + 1, self._window) * self._num_experts
         self._mask[sequence, 0, :visible] = 0.0
-        self._mask[sequence, 0, visible:] = self._numbers.hidden
+        self._mask[sequence, 0, visible:] = self._inputs.hidden
 
     def _rotated(self, stored: Floats, start: int, out: Floats) -> None:
         """Rotate stored keys [L, T, N, dk] of the positions from start on."""
@@ -154,7 +152,7 @@ class ExpertWindow:
         rows, size = ring.shape[-2:]
         needed = count * reach * rows * size
         if self._memory[kind].shape[1] < needed:
-            self._memory[kind] = np.zeros((len(ring), needed), self._numbers.dtype)
+            self._memory[kind] = np.zeros((len(ring), needed), self._inputs.dtype)
         return self._memory[kind][:, :needed].reshape(len(ring), count, reach, rows, size)
 
     def _runs(self, start: int, count: int) -> Iterator[tuple[slice, slice]]:
@@ -173,7 +171,7 @@ class ExpertWindow:
             t = first + np.arange(block)[None, :, None]
             j = first + np.arange(block + self._window - 1)[None, None, :] - (self._window - 1)
             visible = (j >= 0) & (j <= t) & (j > t - self._window)
-            mask = np.where(visible, 0.0, self._numbers.hidden).astype(self._numbers.dtype)
+            mask = np.where(visible, 0.0, self._inputs.hidden).astype(self._inputs.dtype)
             self._prefill_mask = (start, length), np.repeat(mask, self._num_experts, axis=-1)
         return self._prefill_mask[1]
 
