@@ -18,7 +18,8 @@ def facts(report: BenchReport) -> list[str]:
     """Say what was run and what holds for all of it, one line each."""
     return [
         f"{report.bundle}: dense {report.dense_dtype}, experts {report.experts_dtype}; "
-        f"provider {report.provider}, {report.threads} threads; medians of {report.runs} runs",
+        f"profile {report.profile}, provider {report.provider} ({report.placements}), {report.threads} threads; "
+        f"medians of {report.runs} runs",
         f"dense weights {human_bytes(report.weights)}; peak RSS {human_bytes(report.peak_rss)} "
         f"({human_bytes(report.rss_before)} before the bundle was loaded)",
         f"memory bandwidth {report.bandwidth / 1e9:.1f} GB/s; 'limit' is the percentage reached of the tokens a second "

@@ -19,6 +19,7 @@ def print_report(report: Report, console: Console) -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     line(f"{report.bundle} (dense {report.dense_dtype}, experts {report.experts_dtype}) against {report.reference}")
+    line(f"profile {report.profile}, provider {report.provider}" + (report.placements and f": {report.placements}"))
     line(f"text: {report.text}")
     console.print(_table(report))
     for text in facts(report):

@@ -21,6 +21,7 @@ from molkv_export.bench.report import markdown
 from molkv_export.commands import cli
 from molkv_runtime import RequestError
 from molkv_runtime.dense_graph import BoundCall
+from molkv_runtime.session import Target
 from molkv_runtime.shard import OpenShard
 
 
@@ -87,8 +88,8 @@ def test_bytes_that_are_read_are_those_of_distinct_ids(bundles: Callable[..., Pa
         ({"batches": [10**9]}, r"1000000000 sequences of 48 tokens need [\d,]+ MiB of RAM"),
         ({"steps": 0}, "steps is 0, expected 1 or more"),
         ({"runs": 0}, "runs is 0, expected 1 or more"),
-        ({"threads": 10_000}, "threads is 10000, expected 1 to"),
-        ({"threads": 0}, "threads is 0, expected 1 to"),
+        ({"target": Target(threads=10_000)}, "threads is 10000, expected 1 to"),
+        ({"target": Target(threads=0)}, "threads is 0, expected 1 to"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_work_starts(
