@@ -39,7 +39,8 @@ class SourceModel(LookupExpertForCausalLM):
             bundle: How weights and activations are rounded, and which context and window there are; None is as trained.
         """
         graph = None if bundle is None else bundle.graph()
-        config = checkpoint.config if graph is None else graph.restrict(checkpoint.config)
+        # The shapes of a static graph show its context and window; what else a manifest says of them is not believed.
+        config = graph.restrict(checkpoint.config) if graph is not None and graph.is_static else checkpoint.config
         with torch.device("meta"):
             super().__init__(config, checkpoint.form)
         self._checkpoint = checkpoint

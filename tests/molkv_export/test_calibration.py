@@ -28,7 +28,7 @@ def test_codes_of_the_calibration_texts_use_their_range(
         state.prefill(0, ids)
         for kind in largest:
             layers = range(config.num_hidden_layers)
-            codes = np.stack([state._cache[f"{layer}.{kind}"][0, :, : len(ids)] for layer in layers])
+            codes = np.stack([state._calls._cache[f"{layer}.{kind}"][0, :, : len(ids)] for layer in layers])
             assert codes.dtype == np.int8
             found = np.abs(codes.astype(int)).max(axis=2)  # [L, Hkv, head_dim]
             largest[kind] = found if not largest[kind].size else np.maximum(largest[kind], found)

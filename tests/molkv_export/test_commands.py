@@ -67,7 +67,7 @@ def test_validate_exits_with_1_and_names_the_phase_when_a_gate_fails(
     bundles: Callable[..., Path], checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     bundle = shutil.copytree(bundles("molkv"), tmp_path / "bundle")
-    edit_manifest(bundle, lambda manifest: manifest["model"].update(expert_window=6))
+    edit_manifest(bundle, lambda m: (m["model"].update(expert_window=6), m["graphs"]["cpu"].update(expert_window=6)))
     done = _run("validate", bundle, "--checkpoint", checkpoints("molkv"), "--sequences", "1", "--new-tokens", "4")
     assert done.returncode == 1
     assert "FAIL step-by-step decode (as stored): max abs" in done.stdout
@@ -75,7 +75,9 @@ def test_validate_exits_with_1_and_names_the_phase_when_a_gate_fails(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["export", "validate", "verify", "selftest", "run", "inspect", "train"])
+@pytest.mark.parametrize(
+    "command", ["export", "validate", "verify", "selftest", "run", "inspect", "train", "package", "bench"]
+)
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
     done = _run(command, "--help")
     assert done.returncode == 0

@@ -184,7 +184,12 @@ def coarse_keys(records: Any) -> None:
 
 
 def told(**changes: Any) -> Apply:
-    return lambda bundle, _patch: edit_manifest(bundle, lambda manifest: manifest["model"].update(changes))
+    def edit(manifest: dict[str, Any]) -> None:
+        manifest["model"].update(changes)
+        for name in changes.keys() & {"expert_window"}:  # graphs have a copy
+            manifest["graphs"]["cpu"][name] = changes[name]
+
+    return lambda bundle, _patch: edit_manifest(bundle, edit)
 
 
 def see_the_future(_bundle: Path, patch: pytest.MonkeyPatch) -> None:

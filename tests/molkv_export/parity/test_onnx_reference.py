@@ -42,7 +42,7 @@ def test_quantized_kernels_compute_what_their_operators_say(dense_dtype: Any, kv
     bundle, ids = Bundle(tmp_path / "bundle"), np.random.default_rng(0).integers(0, 4096, 70)
     found = []
     for provider in ("cpu", ONNX_REFERENCE):
-        generator = load_generator(bundle, provider)
+        generator = load_generator(bundle, Target(provider))
         generator.sequences(1, 128, prefill_chunk=32).prefill(0, ids)  # no logits of the first chunks
         state = generator.sequences(1, 128)
         prefill = state.prefill(0, ids, all_logits=True)

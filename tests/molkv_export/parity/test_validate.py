@@ -133,7 +133,9 @@ def _edit_manifest(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
         original = molkv_export.export.Manifest
 
         def broken(**fields: Any) -> Any:
-            return original(**{**fields, "model": msgspec.structs.replace(fields["model"], **changes)})
+            model = msgspec.structs.replace(fields["model"], **changes)
+            graph = msgspec.structs.replace(fields["graphs"]["cpu"], expert_window=model.expert_window)
+            return original(**{**fields, "model": model, "graphs": {"cpu": graph}})
 
         patch.setattr(molkv_export.export, "Manifest", broken)
 
