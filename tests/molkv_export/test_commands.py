@@ -75,9 +75,7 @@ def test_validate_exits_with_1_and_names_the_phase_when_a_gate_fails(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "command", ["export", "validate", "verify", "selftest", "run", "inspect", "train", "package", "bench"]
-)
+@pytest.mark.parametrize("command", list(cli.commands))
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
     done = _run(command, "--help")
     assert done.returncode == 0
