@@ -49,7 +49,7 @@ def bench_command(
     json_file: BinaryIO | None,
     markdown_file: BinaryIO | None,
 ) -> None:
-    r"""Measure how fast BUNDLE runs on this machine. Needs no PyTorch and no checkpoint.
+    """Measure how fast BUNDLE runs on this machine. Needs no PyTorch and no checkpoint.
 
     Prefill and decode on random token ids, the share of each part, bytes read, memory, and how much of the memory
     bandwidth is used. docs/performance.md explains the numbers.

@@ -108,7 +108,7 @@ def export_command(
     max_memory: int,
     force: bool,
 ) -> None:
-    r"""Write a trained CHECKPOINT as a BUNDLE.
+    """Write a trained CHECKPOINT as a BUNDLE.
 
     CHECKPOINT is a folder with config.json and model.safetensors (and tokenizer files, if it has them), in training
     form or lookup form. BUNDLE appears when it is complete, or not at all. An export that was cut short is taken up by

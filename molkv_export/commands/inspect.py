@@ -16,7 +16,7 @@ from molkv_export.inspect import inspect, print_inspection
 @click.argument("bundle", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def inspect_command(bundle: Path, as_json: bool) -> None:
-    r"""Show what is in BUNDLE: sizes in RAM and on storage, graph inputs and outputs, dtypes, provenance.
+    """Show what is in BUNDLE: sizes in RAM and on storage, graph inputs and outputs, dtypes, provenance.
 
     \b
     Examples:

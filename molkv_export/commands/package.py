@@ -36,7 +36,7 @@ from molkv_export.terminal import human_bytes
 def package_command(
     bundle: Path, out: Path, target: Target, profile: str | None, graph_format: GraphFormat, force: bool
 ) -> None:
-    r"""Lay out BUNDLE for an app in the folder OUT, within the limits of the app's store.
+    """Lay out BUNDLE for an app in the folder OUT, within the limits of the app's store.
 
     OUT gets asset packs (android) or a folder for the app (ios), and a README with the calls that run this model. Needs
     no PyTorch. OUT appears when it is complete, or not at all.

@@ -39,7 +39,7 @@ def run_command(
     no_checksums: bool,
     threads: int | None,
 ) -> None:
-    r"""Generate text with BUNDLE. Needs no PyTorch.
+    """Generate text with BUNDLE. Needs no PyTorch.
 
     \b
     Examples:

@@ -27,7 +27,7 @@ def selftest_command(
     require_provider: bool,
     as_json: bool,
 ) -> None:
-    r"""Prove on this device that BUNDLE computes what the source model computed. Needs no PyTorch and no checkpoint.
+    """Prove on this device that BUNDLE computes what the source model computed. Needs no PyTorch and no checkpoint.
 
     Checks every byte against the manifest, then runs the golden vectors that PyTorch left in the bundle: prefill in
     chunks, step-by-step decode, greedy text in a batch. Exits with 1 if anything is different.

@@ -22,7 +22,7 @@ from molkv_runtime.config import read_config
 @click.option("--seed", type=int, default=0, show_default=True, help="Of initial weights and batches.")
 @click.option("--force", is_flag=True, help="Replace CHECKPOINT if it exists.")
 def train_command(config: Path, checkpoint: Path, force: bool, **options: float) -> None:
-    r"""Train a small model on Python's standard library and write it as CHECKPOINT.
+    """Train a small model on Python's standard library and write it as CHECKPOINT.
 
     CONFIG is a config.json. The run saves its state in CHECKPOINT.training every 100 steps; after an interrupt, the
     same command goes on from there.

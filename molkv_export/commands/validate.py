@@ -48,7 +48,7 @@ def validate_command(
     provider_options: tuple[tuple[str, str], ...],
     require_provider: bool,
 ) -> None:
-    r"""Show that BUNDLE is the model that was trained: run both, compare, and exit with 1 if a gate fails.
+    """Show that BUNDLE is the model that was trained: run both, compare, and exit with 1 if a gate fails.
 
     PyTorch runs the checkpoint; the host driver runs the bundle in every phase (one-shot and chunked prefill, decode,
     window wrap-around, mixed batches, the context's end) and writes greedy text. docs/parity.md explains the gates.

@@ -16,7 +16,7 @@ from molkv_runtime.verify import verify
 @click.command("verify")
 @click.argument("bundle", type=PATH)
 def verify_command(bundle: Path) -> None:
-    r"""Check every byte of BUNDLE against its manifest: nothing lost, nothing changed. Needs no PyTorch.
+    """Check every byte of BUNDLE against its manifest: nothing lost, nothing changed. Needs no PyTorch.
 
     Exits with 1 if something is damaged, and names the file, the record and the token id.
 

@@ -79,7 +79,10 @@ def test_validate_exits_with_1_and_names_the_phase_when_a_gate_fails(
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
     done = _run(command, "--help")
     assert done.returncode == 0
-    assert f"molkv-export {command} " in done.stdout.partition("Example")[2]
+    examples = done.stdout.partition("Example")[2].partition("Options:")[0].splitlines()[1:]
+    assert [line for line in examples if line.strip()]
+    for line in filter(str.strip, examples):  # each on a line of its own
+        assert line.startswith(f"    molkv-export {command} ")
     assert set(cli.commands) >= {command}
 
 
