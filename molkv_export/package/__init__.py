@@ -1,8 +1,11 @@
-"""Laying out a bundle for an app: within the limits of its store, and with a README for its programmers."""
+"""Laying out a bundle for an app: within the limits of its store, and with a README for its programmers.
+
+`package.py` has the function. It is not imported here: the command line looks into this package also where the language
+of the templates is not installed.
+"""
 
 from molkv_export.package.content import GraphFormat
 from molkv_export.package.layout import PackagedGraph, PackageInfo, Part
 from molkv_export.package.limits import LIMITS, Limits, Target
-from molkv_export.package.package import package
 
-__all__ = ["LIMITS", "GraphFormat", "Limits", "PackageInfo", "PackagedGraph", "Part", "Target", "package"]
+__all__ = ["LIMITS", "GraphFormat", "Limits", "PackageInfo", "PackagedGraph", "Part", "Target"]

@@ -19,8 +19,9 @@ from click.testing import CliRunner
 from molkv_export.commands.package import package_command
 from molkv_export.export import export
 from molkv_export.graph.profiles import GraphOptions
-from molkv_export.package import LIMITS, Limits, package
+from molkv_export.package import LIMITS, Limits
 from molkv_export.package import repack as repacking
+from molkv_export.package.package import package
 from molkv_export.package.repack import cut_store
 from molkv_runtime import selftest
 from molkv_runtime.bundle import Bundle
