@@ -72,7 +72,7 @@ def export(
     were finished are checked by their hashes and kept, and the bundle becomes the same, byte for byte.
 
     Args:
-        checkpoint: Folder with config.json and model.safetensors, in training or lookup form.
+        checkpoint: Folder with config.json and weights, in training or lookup form; see docs/checkpoints.md.
         bundle: Folder to write. It appears when it is complete, or not at all.
         profiles: What graphs it is to hold, of `graph.profiles.PROFILES`; the first is the bundle's default.
         graph: How graphs are made; the same for all profiles. Others can be added with `add_profile`.
@@ -101,7 +101,7 @@ def export(
                 journal, message = take_up(folder, _arguments(hashes, experts_dtype, shard_size))
                 if message:
                     progress.console.print(f"{bundle}: {message}", highlight=False, soft_wrap=True)
-                _copy_companions(checkpoint, folder, source.config.vocab_size)
+                _copy_companions(source, folder)
                 weights = [size for plan in plans for size in plan.weights]
                 needs = estimate(
                     rows,
@@ -274,9 +274,10 @@ def _is_bundle(folder: Path) -> bool:
     return {path.name for path in folder.iterdir()} <= {MANIFEST, *known}
 
 
-def _copy_companions(checkpoint: Path, folder: Path, vocab_size: int) -> None:
+def _copy_companions(source: Checkpoint, folder: Path) -> None:
+    vocab_size = source.config.vocab_size
     for name in COMPANIONS:
-        path = checkpoint / name
+        path = source.folder / name
         if not path.is_file():
             continue
         content = read_bytes(path, CheckpointError, "expected a readable file")
@@ -290,6 +291,9 @@ def _copy_companions(checkpoint: Path, folder: Path, vocab_size: int) -> None:
                     f"{path}: has {size} tokens, expected at most the model's vocab_size {vocab_size}"
                 )
         (folder / name).write_bytes(content)
+    # Like transformers, which takes these from config.json where the file is missing: without, a text would not end.
+    if source.generation and not (folder / GENERATION_CONFIG).exists():
+        (folder / GENERATION_CONFIG).write_bytes(msgspec.json.encode(source.generation))
 
 
 def _provenance(hashes: dict[str, str], command: str) -> Provenance:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import click
 import msgspec
 import numpy as np
 
+from benchmarks.exporting import export_measured
 from benchmarks.mobile.first_text import largest_difference
 from benchmarks.store.model import model_config, write_checkpoint
 from molkv_export.lint import lint, official_check, what_is_seen
@@ -64,30 +64,11 @@ def _export(checkpoint: Path, bundle: Path, profile: str, dtype: str) -> None:
     """Make a bundle, or add a profile to it, in a process of its own; print what it took."""
     before = sum(path.stat().st_size for path in bundle.iterdir()) if bundle.exists() else 0
     way = ["--profile", profile] if profile == "cpu" else ["--add-profile", profile]
-    command = [
-        sys.executable,
-        "cli.py",
-        "export",
-        str(checkpoint),
-        str(bundle),
-        *way,
-        "--dense-dtype",
-        dtype,
-        "--force",
-    ]
-    code = "import resource, subprocess, sys; rc = subprocess.run(sys.argv[1:]).returncode; " + (
-        "print('PEAK', rc, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    )
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - start
-    _, status, size = done.stdout.strip().splitlines()[-1].split()
-    if status != "0":
-        raise SystemExit(done.stderr)
+    cost = export_measured(checkpoint, bundle, *way, "--dense-dtype", dtype)
     info = Bundle(bundle, profile=profile).graph()
     files = [info.data, info.golden, *(file.file for file in info.files)]
     added = sum((bundle / name).stat().st_size for name in files) if before else _size(bundle)
-    print(f"| {profile}, {dtype} | {seconds:.1f} | {int(size) / 1024:.0f} | {added / 1e6:.1f} |", flush=True)
+    print(f"| {profile}, {dtype} | {cost.seconds:.1f} | {cost.peak_mib:.0f} | {added / 1e6:.1f} |", flush=True)
 
 
 def _size(bundle: Path) -> int:

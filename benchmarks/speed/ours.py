@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.speed import CONTEXT
 from benchmarks.store.driver_process import RecordsInRam
 from molkv_runtime import Bundle, ExpertStore, Generator, Sequences
+from molkv_runtime.session import Target
 
 
 class Driver:
@@ -17,7 +18,7 @@ class Driver:
     def __init__(self, folder: Path, threads: int, *, in_ram: bool) -> None:
         bundle = Bundle(folder)
         store = RecordsInRam(ExpertStore(bundle)) if in_ram else None
-        self._generator = Generator(bundle, threads=threads, store=store)
+        self._generator = Generator(bundle, target=Target(threads=threads), store=store)
         self._states: dict[int, Sequences] = {}
         self._batch = 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -66,12 +67,12 @@ class RandomRows:
         """Give embeddings."""
         return self._rows(self._embedding, start, stop)
 
-    def pieces(self, layer: int, start: int, stop: int) -> Iterator[Piece]:
+    def pieces(self, start: int, stop: int) -> Iterator[Piece]:
         """Give rows; those of another layer stand elsewhere in the pool."""
-        for first in range(start, stop, self.ids_at_once):
-            last = min(stop, first + self.ids_at_once)
-            yield Piece(first, "key", slice(None), self._rows(self._key, first + 97 * layer, last + 97 * layer))
-            yield Piece(first, "value", slice(None), self._rows(self._value, first + 97 * layer, last + 97 * layer))
+        for first, layer in product(range(start, stop, self.ids_at_once), self.config.layers_with_experts):
+            place = first + 97 * layer, min(stop, first + self.ids_at_once) + 97 * layer
+            yield Piece(layer, first, "key", slice(None), self._rows(self._key, *place))
+            yield Piece(layer, first, "value", slice(None), self._rows(self._value, *place))
 
     def _rows(self, pool: Tensor, start: int, stop: int) -> Tensor:
         at = start % (_POOL_ROWS - (stop - start) + 1)

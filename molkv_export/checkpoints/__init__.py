@@ -1,5 +1,6 @@
-"""Trained checkpoints in: one file per format."""
+"""Trained checkpoints in: one file per family."""
 
-from molkv_export.checkpoints.native import Checkpoint, open_checkpoint
+from molkv_export.checkpoints.checkpoint import EMBEDDING, LM_HEAD, Checkpoint
+from molkv_export.checkpoints.families import open_checkpoint
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["EMBEDDING", "LM_HEAD", "Checkpoint", "open_checkpoint"]

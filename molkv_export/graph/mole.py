@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import onnx_ir as ir
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
@@ -17,15 +18,20 @@ class MoleInputs(NamedTuple):
 
 
 class MoleMixer(nn.Module):
-    """sum_n softmax_n(n . r_n) v[i,n]."""
+    """sum_n softmax_n(n . r_n) v[i,n]; the softmax is in float32 whatever the graph computes in, as published."""
 
-    def __init__(self, router: Linear) -> None:
+    def __init__(self, router: Linear, dtype: ir.DataType = ir.DataType.FLOAT) -> None:
+        """Take the router and the type that the graph computes in."""
         super().__init__()
         self.router = router
+        self._dtype = dtype
 
     def forward(self, op: OpBuilder, x: Value, experts: MoleInputs) -> tuple[Value, Value]:
         """Mix for x [B, T, d]; gives [B, T, d] and the scores [B, T, N]. Static graphs have no B."""
         scores = self.router(op, x)
-        weights = op.Softmax(scores, axis=-1)
+        if self._dtype == ir.DataType.FLOAT:
+            weights = op.Softmax(scores, axis=-1)
+        else:
+            weights = op.Cast(op.Softmax(op.Cast(scores, to=ir.DataType.FLOAT), axis=-1), to=self._dtype)
         mixed = op.MatMul(op.Unsqueeze(weights, [-2]), experts.value)  # [B, T, 1, N] @ [B, T, N, d]
         return op.Squeeze(mixed, [-2]), scores

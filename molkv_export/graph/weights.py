@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from molkv_export.checkpoints import Checkpoint
-from molkv_export.checkpoints.native import EMBEDDING, LM_HEAD
+from molkv_export.checkpoints import EMBEDDING, LM_HEAD, Checkpoint
 from molkv_export.graph.build import DenseGraph
 from molkv_export.graph.linear import Linear
 

@@ -9,8 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from molkv_export.checkpoints import Checkpoint
-from molkv_export.checkpoints.native import EMBEDDING, LM_HEAD
+from molkv_export.checkpoints import EMBEDDING, LM_HEAD, Checkpoint
 from molkv_export.modeling import LookupExpertForCausalLM, Records
 from molkv_export.modeling.experts import ExpertNetworks, ExpertRows
 from molkv_export.parity.rounding import StoredRows, rounding_slack
@@ -46,7 +45,7 @@ class SourceModel(LookupExpertForCausalLM):
         self._checkpoint = checkpoint
         self._store: Store | None = None
         self._kept_ids, self._kept = torch.empty(0, dtype=torch.long), _no_records(checkpoint)
-        names = [name for name in checkpoint.tensor_names if ".experts." not in name and name != EMBEDDING]
+        names = [name for name in checkpoint.parameters if ".experts." not in name and name != EMBEDDING]
         sources = {name: name for name in names}
         if self.config.tie_word_embeddings:
             sources[LM_HEAD] = EMBEDDING
@@ -111,7 +110,7 @@ class SourceModel(LookupExpertForCausalLM):
 
     def _network_rows(self, layer: int, ids: Tensor, embedding: Tensor) -> ExpertRows:
         prefix = f"model.layers.{layer}.experts."
-        names = [name for name in self._checkpoint.tensor_names if name.startswith(prefix)]
+        names = [name for name in self._checkpoint.parameters if name.startswith(prefix)]
         with torch.device("meta"):
             networks = ExpertNetworks(self.config)
         state = {name.removeprefix(prefix): self._checkpoint.tensor(name) for name in names}

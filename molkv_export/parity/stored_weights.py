@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from molkv_export.checkpoints.native import LM_HEAD
+from molkv_export.checkpoints import LM_HEAD
 from molkv_runtime.manifest import GraphInfo
 
 _HEAD_BLOCK = 128

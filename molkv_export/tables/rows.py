@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from molkv_export.checkpoints import Checkpoint
-from molkv_export.checkpoints.native import EMBEDDING
+from molkv_export.checkpoints import EMBEDDING, Checkpoint
 from molkv_export.modeling.experts import ExpertNetworks
 from molkv_runtime.config import ModelConfig
 
@@ -21,6 +21,7 @@ _MOST_IDS = 4096
 class Piece(NamedTuple):
     """Rows of one layer for some ids: the keys or values of some of its experts."""
 
+    layer: int
     first_id: int
     name: str  # "key" or "value"
     experts: slice
@@ -42,8 +43,8 @@ class RowSource(Protocol):
     def embedding(self, start: int, stop: int) -> Tensor:
         """Give the input embeddings [ids, d] of token ids start to stop."""
 
-    def pieces(self, layer: int, start: int, stop: int) -> Iterator[Piece]:
-        """Give all rows of a layer for token ids start to stop; every expert's network is loaded once."""
+    def pieces(self, start: int, stop: int) -> Iterator[Piece]:
+        """Give all rows for token ids start to stop; every expert's network is loaded once."""
 
 
 def row_source(checkpoint: Checkpoint) -> RowSource:
@@ -67,14 +68,14 @@ class TableRows:
         """Read embeddings."""
         return self._checkpoint.tensor(EMBEDDING, start, stop)
 
-    def pieces(self, layer: int, start: int, stop: int) -> Iterator[Piece]:
-        """Read rows."""
+    def pieces(self, start: int, stop: int) -> Iterator[Piece]:
+        """Read rows; those of an id in all layers soon one after the other, since they may be neighbours in a file."""
         names = {"key": "keys", "value": "values"} if self.config.has_keys else {"value": "values"}
         for first in range(start, stop, self.ids_at_once):
             last = min(stop, first + self.ids_at_once)
-            for name, table in names.items():
+            for layer, (name, table) in product(self.config.layers_with_experts, names.items()):
                 rows = self._checkpoint.stored(f"model.layers.{layer}.experts.{table}", first, last)
-                yield Piece(first, name, slice(None), rows)
+                yield Piece(layer, first, name, slice(None), rows)
 
 
 class NetworkRows:
@@ -95,19 +96,23 @@ class NetworkRows:
         """Read embeddings."""
         return self._checkpoint.tensor(EMBEDDING, start, stop)
 
-    def pieces(self, layer: int, start: int, stop: int) -> Iterator[Piece]:
-        """Compute rows, expert by expert."""
+    def pieces(self, start: int, stop: int) -> Iterator[Piece]:
+        """Compute rows, layer by layer and expert by expert."""
+        for layer in self.config.layers_with_experts:
+            yield from self._layer(layer, start, stop)
+
+    def _layer(self, layer: int, start: int, stop: int) -> Iterator[Piece]:
         if self.config.has_keys:
             experts = self._load(layer, "norm.", "key_")
             for first, x in self._embeddings(start, stop):
                 key = experts.key(experts.norm(x))
                 assert key is not None
-                yield Piece(first, "key", slice(None), key)
+                yield Piece(layer, first, "key", slice(None), key)
         for index in range(self.config.num_experts):
             experts = self._load(layer, "norm.", f"networks.{index}.")
             for first, x in self._embeddings(start, stop):
                 value = experts.networks[index](experts.norm(x))
-                yield Piece(first, "value", slice(index, index + 1), value[:, None])
+                yield Piece(layer, first, "value", slice(index, index + 1), value[:, None])
 
     def _embeddings(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
         for first in range(start, stop, self.ids_at_once):
@@ -118,7 +123,7 @@ class NetworkRows:
         prefix = f"model.layers.{layer}.experts."
         with torch.device("meta"):
             experts = ExpertNetworks(self.config).requires_grad_(False)
-        names = [name for name in self._checkpoint.tensor_names if name.startswith(prefix)]
+        names = [name for name in self._checkpoint.parameters if name.startswith(prefix)]
         state = {
             name.removeprefix(prefix): self._checkpoint.tensor(name).requires_grad_(False)
             for name in names

@@ -149,16 +149,15 @@ def fill(records: Records, source: RowSource, dtype: RowDtype, start: int) -> No
         last = min(stop, first + source.ids_at_once)
         place = slice(first - start, last - start)
         _put(records["embedding"][place], source.embedding(first, last), plain, "embedding", first)
-    for index, layer in enumerate(source.config.layers_with_experts):
-        for piece in source.pieces(layer, start, stop):
-            place = slice(piece.first_id - start, piece.first_id - start + len(piece.rows))
-            rows = records["layers"][place, index]
-            name = f"expert_{piece.name} of layer {layer}"
-            if piece.name == "key":
-                _put(rows["key"][:, piece.experts], piece.rows, plain, name, piece.first_id)
-                continue
-            scale = rows["scale"][:, piece.experts] if "scale" in (rows.dtype.names or ()) else None
-            _put(rows["value"][:, piece.experts], piece.rows, dtype, name, piece.first_id, scale)
+    for piece in source.pieces(start, stop):
+        place = slice(piece.first_id - start, piece.first_id - start + len(piece.rows))
+        rows = records["layers"][place, source.config.layers_with_experts.index(piece.layer)]
+        name = f"expert_{piece.name} of layer {piece.layer}"
+        if piece.name == "key":
+            _put(rows["key"][:, piece.experts], piece.rows, plain, name, piece.first_id)
+            continue
+        scale = rows["scale"][:, piece.experts] if "scale" in (rows.dtype.names or ()) else None
+        _put(rows["value"][:, piece.experts], piece.rows, dtype, name, piece.first_id, scale)
 
 
 def _put(

@@ -20,7 +20,9 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
 from molkv_export.atomic_folder import atomic_folder, check_output
-from molkv_export.checkpoints.native import CONFIG, WEIGHTS, tensors_to_save
+from molkv_export.checkpoints.checkpoint import CONFIG
+from molkv_export.checkpoints.native import tensors_to_save
+from molkv_export.checkpoints.weights import WEIGHTS
 from molkv_export.modeling import LookupExpertForCausalLM
 from molkv_export.training.corpus import END_OF_TEXT, Corpus, encode, standard_library, train_tokenizer
 from molkv_export.training.evaluate import experts_silenced, mean_loss

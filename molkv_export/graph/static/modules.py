@@ -60,7 +60,7 @@ class StaticModules:
         """Make the mixer that the model has."""
         config = self._config
         if not config.has_keys:
-            return MoleMixer(self.small_linear(config.hidden_size, config.num_experts))
+            return MoleMixer(self.small_linear(config.hidden_size, config.num_experts), self.number.dtype)
         return StaticMolkvMixer(
             config,
             self._length,

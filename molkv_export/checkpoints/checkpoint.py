@@ -1,0 +1,172 @@
+"""An open checkpoint: the reference model's parameters by name, whatever names and files a family keeps them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from molkv_export.checkpoints.weights import Weights, row_width
+from molkv_export.modeling import Form, LookupExpertForCausalLM
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.errors import CheckpointError
+from molkv_runtime.hashing import file_sha256
+
+CONFIG = "config.json"
+LM_HEAD = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
+
+_COMPARED_ROWS = 4096
+
+
+class Place(NamedTuple):
+    """Where a parameter stands in a checkpoint."""
+
+    tensor: str  # the tensor's name in the files
+    shape: tuple[int, ...]  # of that tensor
+    first: int = 0  # number, in each row of the tensor, where the parameter's row begins
+
+
+class Family(Protocol):
+    """A way in which models are published: a module of this folder, named in `families.FAMILIES`."""
+
+    EXPECTED: str
+    """What config.json says in it, for a message."""
+
+    def matches(self, fields: Mapping[str, Any]) -> bool:
+        """Tell from the fields of config.json whether a checkpoint is one of this family."""
+
+    def open_folder(self, folder: Path) -> Checkpoint:
+        """Open a checkpoint of this family.
+
+        Raises:
+            ConfigError: config.json has an impossible value, or one that this family's reader does not honour.
+            CheckpointError: The weights are missing, damaged or unsafe, or do not fit config.json.
+        """
+
+
+class Checkpoint(AbstractContextManager["Checkpoint"]):
+    """An open checkpoint whose tensors are checked by name and shape, and by value when they are read."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: ModelConfig,
+        form: Form,
+        weights: Weights,
+        place: Callable[[str, tuple[int, ...]], Place],
+        generation: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Find every parameter of the reference model.
+
+        Args:
+            folder: The checkpoint's folder.
+            config: The model.
+            form: What its experts are.
+            weights: The tensors.
+            place: Where a parameter with a name and a shape is expected.
+            generation: What config.json says of generating, in the words of generation_config.json.
+
+        Raises:
+            CheckpointError: Weights and configuration do not fit together.
+        """
+        self.folder, self.config, self.form = folder, config, form
+        self.generation = generation or {}
+        self._weights = weights
+        self._shapes = parameter_shapes(config, form)
+        self._places = {name: place(name, shape) for name, shape in self._shapes.items()}
+        self._check()
+
+    def _check(self) -> None:
+        expected = {place.tensor: place.shape for place in self._places.values()}
+        found, path = set(self._weights.names), self._weights.path
+        if missing := sorted(expected.keys() - found):
+            why = f"{CONFIG}, where tie_word_embeddings is false" if missing[0] == LM_HEAD else CONFIG
+            raise CheckpointError(
+                f"{path}: tensor {missing[0]!r} is missing ({len(missing)} in all), "
+                f"expected {list(expected[missing[0]])} by {why}"
+            )
+        extra = sorted(found - expected.keys())
+        if self.config.tie_word_embeddings and LM_HEAD in extra:
+            self._check_tied()
+            extra.remove(LM_HEAD)
+        if extra:
+            raise CheckpointError(
+                f"{path}: tensor {extra[0]!r} is one that this {CONFIG} has no place for ({len(extra)} in all)"
+            )
+        for name, shape in expected.items():
+            self._weights.check(name, shape, CONFIG)
+
+    def _check_tied(self) -> None:
+        """Refuse a second copy of the embedding that is not one."""
+        place = self._places[EMBEDDING]
+        for name in (place.tensor, LM_HEAD):
+            self._weights.check(name, place.shape, CONFIG)
+        width = row_width(place.shape)
+        for start in range(0, place.shape[0], _COMPARED_ROWS):
+            stop = min(place.shape[0], start + _COMPARED_ROWS)
+            embedding, head = (self._weights.read(name, start, stop, 0, width) for name in (place.tensor, LM_HEAD))
+            if not torch.equal(embedding, head):
+                raise CheckpointError(
+                    f"{self._weights.path_of(LM_HEAD)}: tensor {LM_HEAD!r} is not {place.tensor!r}, expected the same "
+                    f"numbers by {CONFIG}, where tie_word_embeddings is true"
+                )
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names of all parameters, as the reference model has them."""
+        return list(self._places)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Give the shape of a parameter."""
+        return self._shapes[name]
+
+    def tensor(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Read rows start to stop (default: all) of a parameter as float32; errors as in `stored`."""
+        return self.stored(name, start, stop).float()
+
+    def stored(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Read rows start to stop (default: all) of a parameter in the dtype that the file has.
+
+        Raises:
+            CheckpointError: A value is NaN or infinite, or the file cannot be read.
+        """
+        place, shape = self._places[name], self._shapes[name]
+        stop = shape[0] if stop is None else stop
+        return self._weights.read(place.tensor, start, stop, place.first, row_width(shape)).reshape(-1, *shape[1:])
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that determine the model."""
+        return [self.folder / CONFIG, *self._weights.files]
+
+    def sha256(self, advance: Callable[[int], object] = lambda _: None) -> dict[str, str]:
+        """Hash the files that determine the model; `advance` is told the number of bytes after each piece."""
+        hashes = {}
+        for path in self.files:
+            try:
+                hashes[path.name] = file_sha256(path, advance)
+            except OSError as error:
+                raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        return hashes
+
+    def close(self) -> None:
+        """Close the files."""
+        self._weights.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def parameter_shapes(config: ModelConfig, form: Form) -> dict[str, tuple[int, ...]]:
+    """Give the shapes of the parameters that a checkpoint holds, by the reference model's names.
+
+    A tied LM head is not among them: it is the embedding.
+    """
+    with torch.device("meta"):
+        state = LookupExpertForCausalLM(config, form).state_dict()
+    tied = config.tie_word_embeddings
+    return {name: tuple(tensor.shape) for name, tensor in state.items() if not (tied and name == LM_HEAD)}

@@ -1,0 +1,34 @@
+"""Opening a checkpoint of whatever family it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from molkv_export.checkpoints import mole, native
+from molkv_export.checkpoints.checkpoint import CONFIG, Checkpoint, Family
+from molkv_runtime.errors import CheckpointError, ConfigError
+from molkv_runtime.json_file import decode_json, read_bytes
+
+FAMILIES: tuple[Family, ...] = (native, mole)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open a checkpoint folder and check it as far as names, shapes and dtypes go.
+
+    Raises:
+        ConfigError: config.json is missing, impossible, or of no family that is known here.
+        CheckpointError: The weights are missing, damaged or unsafe, or do not fit the configuration.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: is not a folder; expected one with {CONFIG} and model.safetensors")
+    path = folder / CONFIG
+    data = read_bytes(path, ConfigError, f"a checkpoint needs a {CONFIG}")
+    fields = decode_json(data, dict[str, Any], path, ConfigError)
+    for family in FAMILIES:
+        if family.matches(fields):
+            return family.open_folder(folder)
+    raise ConfigError(
+        f"{path}: architectures is {fields.get('architectures')} and model_type {fields.get('model_type')!r}, "
+        f"expected {' or '.join(family.EXPECTED for family in FAMILIES)}"
+    )
