@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from molkv_export.checkpoints.native import tensors_to_save
 from molkv_export.modeling import Form, LookupExpertForCausalLM
 from molkv_runtime import Bundle, ModelConfig
+from tests.molkv_export.checkpoints.published import published_config, training_tensors, write_folder
 
 FEW, MANY = 2_000, 200_000
 HIDDEN = 64
@@ -58,6 +59,43 @@ def _peak(code: str, *arguments: Path) -> int:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return int(done.stdout.split()[-1]) * 1024
+
+
+def _published(vocab_size: int, file: str, folder: Path) -> Path:
+    """Write a published MoLE whose experts of all layers are in one table."""
+    layers, experts = 4, 4
+    config = ModelConfig(
+        model_type="mole",
+        vocab_size=vocab_size,
+        hidden_size=HIDDEN,
+        intermediate_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        num_experts=experts,
+        hidden_act="gelu",
+    )
+    torch.manual_seed(0)
+    tensors = training_tensors(LookupExpertForCausalLM(config))
+    tensors = {name: t for name, t in tensors.items() if ".experts." not in name and "expert_layernorm" not in name}
+    tensors["model.moe_table.weight"] = torch.randn(vocab_size, layers * experts * HIDDEN).half()
+    write_folder(folder, published_config(config), tensors)
+    if file == "pytorch_model.bin":
+        torch.save(tensors, folder / file)
+        (folder / "model.safetensors").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_a_table_of_all_layers_is_streamed(file: str, tmp_path: Path) -> None:
+    few, many = (
+        _peak(_EXPORT, _published(size, file, tmp_path / f"{size}"), tmp_path / f"{size}.b") for size in (FEW, MANY)
+    )
+    lm_head = (MANY - FEW) * HIDDEN * 4
+    table = (tmp_path / str(MANY) / file).stat().st_size
+    beyond = many - few - lm_head
+    print(f"\n{file} of {table / MIB:.0f} MiB: peak RSS beyond the LM head's grows by {beyond / MIB:.0f} MiB")
+    assert beyond < MAX_MEMORY < table / 3
 
 
 @pytest.mark.parametrize("form", ["training", "lookup"])

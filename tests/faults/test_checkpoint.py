@@ -67,7 +67,7 @@ def test_training_and_lookup_form_mixed_are_refused(folder: Path, checkpoints: C
     _refused(folder, CheckpointError, "is missing")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+@pytest.mark.parametrize("name", ["model.bin", "model.pt"])
 def test_a_pickle_instead_of_safetensors_is_not_opened(name: str, folder: Path) -> None:
     tensors = load((folder / "model.safetensors").read_bytes())
     (folder / "model.safetensors").unlink()
@@ -99,7 +99,11 @@ def test_damaged_weights_are_refused(damage: Callable[[bytes], bytes], message: 
 
 def test_missing_weights_are_named(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    _refused(folder, CheckpointError, "model.safetensors: cannot be opened (No such file or directory)")
+    _refused(
+        folder,
+        CheckpointError,
+        "checkpoint: holds no weights, expected model.safetensors, model.safetensors.index.json or pytorch_model.bin",
+    )
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,255 @@
+"""Published folders that contradict themselves, ask for what we do not compute, or are not safe."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import load, save_file
+
+from molkv_export.export import export
+from molkv_runtime import CheckpointError, ConfigError, MolkvError
+from tests.conftest import CONFIGS, random_model
+from tests.molkv_export.checkpoints.published import (
+    Tensors,
+    published_config,
+    table_tensors,
+    training_tensors,
+    write_folder,
+)
+
+EXPERT = "model.layers.1.experts.2.up_proj.weight"
+TABLE = "model.moe_table.weight"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    model = random_model(msgspec.structs.replace(CONFIGS["mole"], expert_intermediate_size=48))
+    return write_folder(tmp_path / "mole", published_config(model.config), training_tensors(model))
+
+
+@pytest.fixture
+def table_folder(folder: Path) -> Path:
+    config = msgspec.structs.replace(CONFIGS["mole"], expert_intermediate_size=48)
+    tensors = table_tensors(_tensors(folder), config)
+    return write_folder(folder.with_name("table"), published_config(config), tensors)
+
+
+def _tensors(folder: Path) -> Tensors:
+    return load((folder / "model.safetensors").read_bytes())
+
+
+def _refused(folder: Path, kind: type[MolkvError], message: str) -> None:
+    before = sorted(folder.parent.iterdir())
+    with pytest.raises(kind) as caught:
+        export(folder, folder.parent / "bundle")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(folder.parent.iterdir()) == before  # nothing half-written
+
+
+def _set(folder: Path, **fields: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 'rope_scaling.type is "linear", expected "default"'),
+        ({"rope_scaling": {"factor": 2.0}}, "rope_scaling.factor is 2.0, a field of a scaled RoPE"),
+        ({"rope_scaling": "yarn"}, 'rope_scaling is "yarn", expected an object or null'),
+        ({"rope_parameters": {"rope_type": "yarn"}}, 'rope_parameters.rope_type is "yarn", expected "default"'),
+        ({"rope_parameters": {"rope_theta": 500.0}}, "rope_parameters.rope_theta is 500.0, but rope_theta is 10000.0"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, expected 1"),
+        ({"attention_bias": True}, "attention_bias is true, expected false"),
+        ({"mlp_bias": True}, "mlp_bias is true, expected false"),
+        ({"pretraining_tp": 2}, "pretraining_tp is 2, expected 1"),
+        ({"hidden_act": "gelu_new"}, 'hidden_act is "gelu_new", expected "silu" or "gelu"'),
+        ({"sliding_window": 64}, "sliding_window is 64, a field that is not known of MoLE"),
+        ({"num_experts": 0}, "num_experts is 0, expected 1 or more"),
+        ({"num_experts": None}, "missing required field `num_experts`"),
+        ({"num_experts": "3"}, "Expected `int`, got `str` - at `$.num_experts`"),
+        ({"num_key_value_heads": 3}, "num_attention_heads is 4, expected a multiple of num_key_value_heads (3)"),
+        ({"architectures": ["LlamaForCausalLM"]}, "architectures is ['LlamaForCausalLM'] and model_type 'llama', exp"),
+        ({"architectures": "MoleForCausalLM"}, 'expected model_type "molkv" or "mole" (ours) or architectures ["Mole'),
+    ],
+)
+def test_a_configuration_that_we_do_not_compute_is_refused(fields: dict[str, Any], message: str, folder: Path) -> None:
+    _set(folder, **fields)
+    _refused(folder, ConfigError, f"{folder / 'config.json'}: ")
+    _refused(folder, ConfigError, message)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.pop(EXPERT), f"tensor '{EXPERT}' is missing (1 in all), expected [48, 64] by config.json"),
+        (
+            lambda t: t.pop("lm_head.weight"),
+            "'lm_head.weight' is missing (1 in all), expected [97, 64] by config.json, wh",
+        ),
+        (
+            lambda t: t.update({"model.layers.0.mlp.gate_proj.weight": torch.ones(48, 64)}),
+            "gate_proj.weight' is one that",
+        ),
+        (lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}), "q_proj.bias' is one that"),
+        (
+            lambda t: t.update({"model.layers.3.router.weight": torch.ones(3, 64)}),
+            "layers.3.router.weight' is one that",
+        ),
+        (
+            lambda t: t.update({TABLE: torch.ones(97, 3 * 3 * 64)}),
+            f"holds '{TABLE}' (re-parameterized form) and 'model",
+        ),
+        (lambda t: t.update({EXPERT: t[EXPERT].T.contiguous()}), f"'{EXPERT}' has shape [64, 48], expected [48, 64]"),
+        (lambda t: t[EXPERT][0, 0].fill_(torch.nan), f"'{EXPERT}' holds NaN or infinite values"),
+    ],
+)
+def test_training_weights_that_do_not_fit_are_named(
+    edit: Callable[[Tensors], object], message: str, folder: Path
+) -> None:
+    tensors = _tensors(folder)
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    _refused(folder, CheckpointError, message)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            lambda t: t.update({TABLE: t[TABLE][:96].clone()}),
+            f"'{TABLE}' has shape [96, 576], expected [97, 576] by con",
+        ),
+        (lambda t: t.update({TABLE: t[TABLE][:, 64:].clone()}), f"'{TABLE}' has shape [97, 512], expected [97, 576]"),
+        (lambda t: t.pop("model.layers.0.router.weight"), "tensor 'model.layers.0.router.weight' is missing"),
+        (lambda t: t[TABLE][7, 300].fill_(torch.inf), f"'{TABLE}' holds NaN or infinite values"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_named(
+    edit: Callable[[Tensors], object], message: str, table_folder: Path
+) -> None:
+    tensors = _tensors(table_folder)
+    edit(tensors)
+    save_file(tensors, table_folder / "model.safetensors")
+    _refused(table_folder, CheckpointError, message)
+
+
+def test_a_tied_head_that_is_another_is_refused(folder: Path) -> None:
+    _set(folder, tie_word_embeddings=True)
+    _refused(folder, CheckpointError, "tensor 'lm_head.weight' is not 'model.embed_tokens.weight', expected the same")
+
+
+class _Harmful:
+    """What a hostile pickle would do when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self._path,)
+
+
+def _as_torch(folder: Path, content: object) -> Path:
+    (folder / "model.safetensors").unlink()
+    torch.save(content, folder / "pytorch_model.bin")
+    return folder / "pytorch_model.bin"
+
+
+def test_a_pickle_with_code_is_refused_and_does_not_run(folder: Path) -> None:
+    touched = folder / "touched"
+    _as_torch(folder, {**_tensors(folder), "extra": _Harmful(touched)})
+    _refused(folder, CheckpointError, "pytorch_model.bin: holds something else than tensors, which could run code")
+    assert not touched.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.ones(2)], "holds a list, expected a dict of tensors by name"),
+        ({}, "holds a dict, expected a dict of tensors by name"),
+        ({"step": 3}, "'step' is a int, expected a plain tensor"),
+        ({EXPERT: torch.ones(64, 48).T}, f"tensor '{EXPERT}' is a transposed or strided view"),
+        ({EXPERT: torch.ones(4, 4).to_sparse()}, f"'{EXPERT}' is a Tensor, expected a plain tensor"),
+        ({"model": {EXPERT: torch.ones(2)}}, "'model' is a dict, expected a plain tensor"),
+    ],
+)
+def test_a_torch_file_of_something_else_is_refused(content: object, message: str, folder: Path) -> None:
+    _as_torch(folder, content)
+    _refused(folder, CheckpointError, message)
+
+
+def test_other_dtypes_in_a_torch_file_are_refused(folder: Path) -> None:
+    _as_torch(folder, {name: tensor.double() for name, tensor in _tensors(folder).items()})
+    _refused(folder, CheckpointError, "has dtype torch.float64, expected one of F32, F16, BF16")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.999])
+def test_a_truncated_torch_file_is_refused(keep: float, folder: Path) -> None:
+    path = _as_torch(folder, _tensors(folder))
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    _refused(folder, CheckpointError, "pytorch_model.bin: is not what torch.save writes since PyTorch 1.6, or is trunc")
+
+
+def test_the_format_before_pytorch_1_6_is_refused(folder: Path) -> None:
+    tensors = _tensors(folder)
+    path = _as_torch(folder, {})
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+    _refused(folder, CheckpointError, "is not what torch.save writes since PyTorch 1.6")
+
+
+def test_a_compressed_torch_file_is_refused(folder: Path) -> None:
+    path = _as_torch(folder, _tensors(folder))
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
+    _refused(folder, CheckpointError, "is compressed; write it again with torch.save")
+
+
+def test_a_torch_file_without_its_pickle_is_refused(folder: Path) -> None:
+    path = _as_torch(folder, {})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("pytorch_model/data.pkl", pickle.dumps({"a": 1})[:-3])
+    _refused(folder, CheckpointError, "pytorch_model.bin: ")
+
+
+def _index(folder: Path, weight_map: dict[str, Any]) -> None:
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda m: m.update({EXPERT: "model-2.safetensors"}), "model-2.safetensors: cannot be opened"),
+        (lambda m: m.pop(EXPERT), f"holds tensor '{EXPERT}', which model.safetensors.index.json says is in no file"),
+        (
+            lambda m: m.update(more="model-1.safetensors"),
+            "weight_map says that 'more' is in model-1.safetensors, which d",
+        ),
+        (
+            lambda m: m.update({EXPERT: "../mole/model-1.safetensors"}),
+            "expected a file .safetensors in the same folder",
+        ),
+        (lambda m: m.update({EXPERT: "pytorch_model.bin"}), "expected a file .safetensors in the same folder"),
+        (lambda m: m.update({EXPERT: 3}), "Expected `str`, got `int`"),
+        (lambda m: m.clear(), "weight_map is empty"),
+    ],
+)
+def test_an_index_that_does_not_fit_its_files_is_refused(
+    edit: Callable[[dict[str, Any]], object], message: str, folder: Path
+) -> None:
+    weight_map: dict[str, Any] = dict.fromkeys(_tensors(folder), "model-1.safetensors")
+    edit(weight_map)
+    _index(folder, weight_map)
+    _refused(folder, CheckpointError, message)
