@@ -1,4 +1,4 @@
-# make demo · test · lint · format · bench-store · bench-speed · bench-mobile · test-openvino · test-qnn
+# make demo · test · lint · format · bench-store · bench-speed · bench-mobile · bench-mole · test-openvino · test-qnn
 # (all set up .venv by themselves; only Python 3.11+ and make are needed)
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 CHECKPOINT := examples/stdlib-mini
 BUNDLE := demo/stdlib-mini.bundle
 
-.PHONY: setup demo test lint format bench-store bench-speed bench-mobile test-openvino test-qnn
+.PHONY: setup demo test lint format bench-store bench-speed bench-mobile bench-mole test-openvino test-qnn
 
 setup: $(READY)
 
@@ -36,6 +36,9 @@ bench-speed: $(READY)  # keeps 35 GiB of models under demo/
 
 bench-mobile: $(READY)  # keeps 8 GiB under demo/; run test-openvino and test-qnn first, which set their compilers up
 	$(BIN)/python -m benchmarks.mobile --folder demo/bench-mobile
+
+bench-mole: $(READY)  # keeps 21 GiB under demo/
+	$(BIN)/python -m benchmarks.mole --folder demo/bench-mole
 
 test: $(READY)
 	$(BIN)/pytest

@@ -30,7 +30,7 @@ from molkv_export.tables.store_writer import write_store
 from molkv_export.terminal import byte_progress
 from molkv_runtime.bundle import TOKENIZER, Bundle
 from molkv_runtime.errors import BundleError, CheckpointError, OutputError
-from molkv_runtime.generator import GENERATION_CONFIG
+from molkv_runtime.generator import GENERATION_CONFIG, GenerationConfig
 from molkv_runtime.hashing import file_sha256
 from molkv_runtime.json_file import decode_json, read_bytes
 from molkv_runtime.manifest import (
@@ -290,10 +290,14 @@ def _copy_companions(source: Checkpoint, folder: Path) -> None:
                 raise CheckpointError(
                     f"{path}: has {size} tokens, expected at most the model's vocab_size {vocab_size}"
                 )
+        if name == GENERATION_CONFIG:
+            decode_json(content, GenerationConfig, path, CheckpointError)
         (folder / name).write_bytes(content)
     # Like transformers, which takes these from config.json where the file is missing: without, a text would not end.
     if source.generation and not (folder / GENERATION_CONFIG).exists():
-        (folder / GENERATION_CONFIG).write_bytes(msgspec.json.encode(source.generation))
+        content = msgspec.json.encode(source.generation)
+        decode_json(content, GenerationConfig, source.files[0], CheckpointError)
+        (folder / GENERATION_CONFIG).write_bytes(content)
 
 
 def _provenance(hashes: dict[str, str], command: str) -> Provenance:

@@ -110,14 +110,16 @@ def export_command(
 ) -> None:
     """Write a trained CHECKPOINT as a BUNDLE.
 
-    CHECKPOINT is a folder with config.json and model.safetensors (and tokenizer files, if it has them), in training
-    form or lookup form. BUNDLE appears when it is complete, or not at all. An export that was cut short is taken up by
+    CHECKPOINT is a folder with config.json and weights (and tokenizer files, if it has them): ours, in training form or
+    lookup form, or a MoLE as published, in training form or re-parameterized. Weights are model.safetensors,
+    pytorch_model.bin, or several files with an index. BUNDLE appears when it is complete, or not at all. An export that was cut short is taken up by
     the same command.
 
     \b
     Examples:
       molkv-export export examples/stdlib-mini stdlib-mini.bundle
       molkv-export export examples/stdlib-mini small.bundle --dense-dtype int4 --experts-dtype int8
+      molkv-export export MoLE-160M-4E mole.bundle
       molkv-export export my-model my-model.bundle --experts-dtype float32 --shard-size 512MiB
       molkv-export export my-model phone.bundle --profile coreml --dense-dtype float16 --context-length 512
       molkv-export export my-model my-model.bundle --add-profile nnapi

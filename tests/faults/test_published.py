@@ -143,6 +143,13 @@ def test_a_table_that_does_not_fit_is_named(
     _refused(table_folder, CheckpointError, message)
 
 
+def test_an_end_of_text_that_is_no_token_id_is_refused(folder: Path) -> None:
+    _set(folder, eos_token_id="</s>")
+    _refused(folder, CheckpointError, "config.json: Expected `int | array | null`, got `str` - at `$.eos_token_id`")
+    (folder / "generation_config.json").write_text('{"eos_token_id": 0.5}')
+    _refused(folder, CheckpointError, "generation_config.json: Expected `int | array | null`, got `float`")
+
+
 def test_a_tied_head_that_is_another_is_refused(folder: Path) -> None:
     _set(folder, tie_word_embeddings=True)
     _refused(folder, CheckpointError, "tensor 'lm_head.weight' is not 'model.embed_tokens.weight', expected the same")
