@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
-from molkv_export.export import export
-from molkv_runtime import CheckpointError, ConfigError, MolkvError
+from molkv_runtime import CheckpointError, ConfigError
 from tests.conftest import STDLIB_MINI
+from tests.faults.refusal import refused
 
 Edit = Callable[[dict[str, torch.Tensor]], object]
 
@@ -27,15 +27,6 @@ def _rewrite(folder: Path, edit: Edit) -> None:
     tensors = load((folder / "model.safetensors").read_bytes())
     edit(tensors)
     save_file(tensors, folder / "model.safetensors")
-
-
-def _refused(folder: Path, kind: type[MolkvError], message: str) -> None:
-    before = sorted(folder.parent.iterdir())
-    with pytest.raises(kind) as caught:
-        export(folder, folder.parent / "bundle")
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert sorted(folder.parent.iterdir()) == before  # nothing half-written
 
 
 ROUTER = "model.layers.1.expert_mixer.query_proj.weight"
@@ -57,14 +48,14 @@ EXPERT = "model.layers.2.experts.networks.1.up_proj.weight"
 )
 def test_a_tensor_that_does_not_fit_is_named(edit: Edit, message: str, folder: Path) -> None:
     _rewrite(folder, edit)
-    _refused(folder, CheckpointError, message)
+    refused(folder, CheckpointError, message)
 
 
-def test_training_and_lookup_form_mixed_are_refused(folder: Path, checkpoints: Callable[[str], Path]) -> None:
+def test_training_and_lookup_form_mixed_arerefused(folder: Path, checkpoints: Callable[[str], Path]) -> None:
     tables = load((checkpoints("molkv/lookup") / "model.safetensors").read_bytes())
     name = "model.layers.0.experts.values"
     _rewrite(folder, lambda t: t.update({name: tables[name]}))
-    _refused(folder, CheckpointError, "is missing")
+    refused(folder, CheckpointError, "is missing")
 
 
 @pytest.mark.parametrize("name", ["model.bin", "model.pt"])
@@ -72,12 +63,12 @@ def test_a_pickle_instead_of_safetensors_is_not_opened(name: str, folder: Path) 
     tensors = load((folder / "model.safetensors").read_bytes())
     (folder / "model.safetensors").unlink()
     torch.save(tensors, folder / name)
-    _refused(folder, CheckpointError, f"{name}: is a pickle, which can run code when it is opened; convert it")
+    refused(folder, CheckpointError, f"{name}: is a pickle, which can run code when it is opened; convert it")
 
 
 def test_a_pickle_under_a_safetensors_name_is_not_opened(folder: Path) -> None:
     torch.save(load((folder / "model.safetensors").read_bytes()), folder / "model.safetensors")
-    _refused(folder, CheckpointError, "model.safetensors: is a pickle renamed to .safetensors")
+    refused(folder, CheckpointError, "model.safetensors: is a pickle renamed to .safetensors")
 
 
 @pytest.mark.parametrize(
@@ -91,15 +82,15 @@ def test_a_pickle_under_a_safetensors_name_is_not_opened(folder: Path) -> None:
         (lambda data: data.replace(b'"dtype"', b'"dtybe"', 1), "its safetensors header is damaged"),
     ],
 )
-def test_damaged_weights_are_refused(damage: Callable[[bytes], bytes], message: str, folder: Path) -> None:
+def test_damaged_weights_arerefused(damage: Callable[[bytes], bytes], message: str, folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    _refused(folder, CheckpointError, message)
+    refused(folder, CheckpointError, message)
 
 
 def test_missing_weights_are_named(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    _refused(
+    refused(
         folder,
         CheckpointError,
         "checkpoint: holds no weights, expected model.safetensors, model.safetensors.index.json or pytorch_model.bin",
@@ -107,31 +98,31 @@ def test_missing_weights_are_named(folder: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    _refused(tmp_path / "nowhere", CheckpointError, "nowhere: is not a folder; expected one with config.json")
+    refused(tmp_path / "nowhere", CheckpointError, "nowhere: is not a folder; expected one with config.json")
 
 
-def test_a_configuration_for_another_model_is_refused(folder: Path) -> None:
+def test_a_configuration_for_another_model_isrefused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_experts": 4}))
-    _refused(folder, CheckpointError, "expected")
+    refused(folder, CheckpointError, "expected")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"{", "tokenizer.json: is not a tokenizer ("), (None, "tokenizer.json: has 4096 tokens, expected at most")],
 )
-def test_a_tokenizer_that_does_not_fit_is_refused(content: bytes | None, message: str, folder: Path) -> None:
+def test_a_tokenizer_that_does_not_fit_isrefused(content: bytes | None, message: str, folder: Path) -> None:
     (folder / "tokenizer.json").write_bytes(content or (STDLIB_MINI / "tokenizer.json").read_bytes())
-    _refused(folder, CheckpointError, message)
+    refused(folder, CheckpointError, message)
 
 
-def test_weights_that_are_a_folder_are_refused(folder: Path) -> None:
+def test_weights_that_are_a_folder_arerefused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").mkdir()
-    _refused(folder, CheckpointError, "model.safetensors: cannot be read (Is a directory)")
+    refused(folder, CheckpointError, "model.safetensors: cannot be read (Is a directory)")
 
 
-def test_a_head_dim_that_the_attention_operator_does_not_take_is_refused(folder: Path) -> None:
+def test_a_head_dim_that_the_attention_operator_does_not_take_isrefused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "head_dim": 8}))
 
@@ -141,4 +132,4 @@ def test_a_head_dim_that_the_attention_operator_does_not_take_is_refused(folder:
                 tensors[name] = (tensor[:, :32] if "o_proj" in name else tensor[: len(tensor) // 2]).contiguous()
 
     _rewrite(folder, halve)
-    _refused(folder, ConfigError, "head_dim is 8, expected a multiple of 16")
+    refused(folder, ConfigError, "head_dim is 8, expected a multiple of 16")

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
-from molkv_export.export import export
-from molkv_runtime import CheckpointError, ConfigError, MolkvError
+from molkv_runtime import CheckpointError, ConfigError
 from tests.conftest import CONFIGS, random_model
+from tests.faults.refusal import refused
 from tests.molkv_export.checkpoints.published import (
     Tensors,
     published_config,
@@ -46,15 +46,6 @@ def _tensors(folder: Path) -> Tensors:
     return load((folder / "model.safetensors").read_bytes())
 
 
-def _refused(folder: Path, kind: type[MolkvError], message: str) -> None:
-    before = sorted(folder.parent.iterdir())
-    with pytest.raises(kind) as caught:
-        export(folder, folder.parent / "bundle")
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert sorted(folder.parent.iterdir()) == before  # nothing half-written
-
-
 def _set(folder: Path, **fields: Any) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
@@ -82,10 +73,10 @@ def _set(folder: Path, **fields: Any) -> None:
         ({"architectures": "MoleForCausalLM"}, 'expected model_type "molkv" or "mole" (ours) or architectures ["Mole'),
     ],
 )
-def test_a_configuration_that_we_do_not_compute_is_refused(fields: dict[str, Any], message: str, folder: Path) -> None:
+def test_a_configuration_that_we_do_not_compute_isrefused(fields: dict[str, Any], message: str, folder: Path) -> None:
     _set(folder, **fields)
-    _refused(folder, ConfigError, f"{folder / 'config.json'}: ")
-    _refused(folder, ConfigError, message)
+    refused(folder, ConfigError, f"{folder / 'config.json'}: ")
+    refused(folder, ConfigError, message)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +110,7 @@ def test_training_weights_that_do_not_fit_are_named(
     tensors = _tensors(folder)
     edit(tensors)
     save_file(tensors, folder / "model.safetensors")
-    _refused(folder, CheckpointError, message)
+    refused(folder, CheckpointError, message)
 
 
 @pytest.mark.parametrize(
@@ -140,19 +131,19 @@ def test_a_table_that_does_not_fit_is_named(
     tensors = _tensors(table_folder)
     edit(tensors)
     save_file(tensors, table_folder / "model.safetensors")
-    _refused(table_folder, CheckpointError, message)
+    refused(table_folder, CheckpointError, message)
 
 
-def test_an_end_of_text_that_is_no_token_id_is_refused(folder: Path) -> None:
+def test_an_end_of_text_that_is_no_token_id_isrefused(folder: Path) -> None:
     _set(folder, eos_token_id="</s>")
-    _refused(folder, CheckpointError, "config.json: Expected `int | array | null`, got `str` - at `$.eos_token_id`")
+    refused(folder, CheckpointError, "config.json: Expected `int | array | null`, got `str` - at `$.eos_token_id`")
     (folder / "generation_config.json").write_text('{"eos_token_id": 0.5}')
-    _refused(folder, CheckpointError, "generation_config.json: Expected `int | array | null`, got `float`")
+    refused(folder, CheckpointError, "generation_config.json: Expected `int | array | null`, got `float`")
 
 
-def test_a_tied_head_that_is_another_is_refused(folder: Path) -> None:
+def test_a_tied_head_that_is_another_isrefused(folder: Path) -> None:
     _set(folder, tie_word_embeddings=True)
-    _refused(folder, CheckpointError, "tensor 'lm_head.weight' is not 'model.embed_tokens.weight', expected the same")
+    refused(folder, CheckpointError, "tensor 'lm_head.weight' is not 'model.embed_tokens.weight', expected the same")
 
 
 class _Harmful:
@@ -174,7 +165,7 @@ def _as_torch(folder: Path, content: object) -> Path:
 def test_a_pickle_with_code_is_refused_and_does_not_run(folder: Path) -> None:
     touched = folder / "touched"
     _as_torch(folder, {**_tensors(folder), "extra": _Harmful(touched)})
-    _refused(folder, CheckpointError, "pytorch_model.bin: holds something else than tensors, which could run code")
+    refused(folder, CheckpointError, "pytorch_model.bin: holds something else than tensors, which could run code")
     assert not touched.exists()
 
 
@@ -189,45 +180,45 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(folder: Path) -> None:
         ({"model": {EXPERT: torch.ones(2)}}, "'model' is a dict, expected a plain tensor"),
     ],
 )
-def test_a_torch_file_of_something_else_is_refused(content: object, message: str, folder: Path) -> None:
+def test_a_torch_file_of_something_else_isrefused(content: object, message: str, folder: Path) -> None:
     _as_torch(folder, content)
-    _refused(folder, CheckpointError, message)
+    refused(folder, CheckpointError, message)
 
 
-def test_other_dtypes_in_a_torch_file_are_refused(folder: Path) -> None:
+def test_other_dtypes_in_a_torch_file_arerefused(folder: Path) -> None:
     _as_torch(folder, {name: tensor.double() for name, tensor in _tensors(folder).items()})
-    _refused(folder, CheckpointError, "has dtype torch.float64, expected one of F32, F16, BF16")
+    refused(folder, CheckpointError, "has dtype torch.float64, expected one of F32, F16, BF16")
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.999])
-def test_a_truncated_torch_file_is_refused(keep: float, folder: Path) -> None:
+def test_a_truncated_torch_file_isrefused(keep: float, folder: Path) -> None:
     path = _as_torch(folder, _tensors(folder))
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    _refused(folder, CheckpointError, "pytorch_model.bin: is not what torch.save writes since PyTorch 1.6, or is trunc")
+    refused(folder, CheckpointError, "pytorch_model.bin: is not what torch.save writes since PyTorch 1.6, or is trunc")
 
 
-def test_the_format_before_pytorch_1_6_is_refused(folder: Path) -> None:
+def test_the_format_before_pytorch_1_6_isrefused(folder: Path) -> None:
     tensors = _tensors(folder)
     path = _as_torch(folder, {})
     torch.save(tensors, path, _use_new_zipfile_serialization=False)
-    _refused(folder, CheckpointError, "is not what torch.save writes since PyTorch 1.6")
+    refused(folder, CheckpointError, "is not what torch.save writes since PyTorch 1.6")
 
 
-def test_a_compressed_torch_file_is_refused(folder: Path) -> None:
+def test_a_compressed_torch_file_isrefused(folder: Path) -> None:
     path = _as_torch(folder, _tensors(folder))
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, part in parts.items():
             archive.writestr(name, part)
-    _refused(folder, CheckpointError, "is compressed; write it again with torch.save")
+    refused(folder, CheckpointError, "is compressed; write it again with torch.save")
 
 
-def test_a_torch_file_without_its_pickle_is_refused(folder: Path) -> None:
+def test_a_torch_file_without_its_pickle_isrefused(folder: Path) -> None:
     path = _as_torch(folder, {})
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("pytorch_model/data.pkl", pickle.dumps({"a": 1})[:-3])
-    _refused(folder, CheckpointError, "pytorch_model.bin: ")
+    refused(folder, CheckpointError, "pytorch_model.bin: ")
 
 
 def _index(folder: Path, weight_map: dict[str, Any]) -> None:
@@ -253,10 +244,10 @@ def _index(folder: Path, weight_map: dict[str, Any]) -> None:
         (lambda m: m.clear(), "weight_map is empty"),
     ],
 )
-def test_an_index_that_does_not_fit_its_files_is_refused(
+def test_an_index_that_does_not_fit_its_files_isrefused(
     edit: Callable[[dict[str, Any]], object], message: str, folder: Path
 ) -> None:
     weight_map: dict[str, Any] = dict.fromkeys(_tensors(folder), "model-1.safetensors")
     edit(weight_map)
     _index(folder, weight_map)
-    _refused(folder, CheckpointError, message)
+    refused(folder, CheckpointError, message)
