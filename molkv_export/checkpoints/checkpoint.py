@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -137,6 +137,24 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         place, shape = self._places[name], self._shapes[name]
         stop = shape[0] if stop is None else stop
         return self._weights.read(place.tensor, start, stop, place.first, row_width(shape)).reshape(-1, *shape[1:])
+
+    def stored_together(self, names: Sequence[str], start: int, stop: int) -> Iterator[torch.Tensor]:
+        """Read the same rows of several parameters, as `stored` does; what one tensor holds of them in one read."""
+        shared: dict[str, torch.Tensor] = {}
+        for name in names:
+            place, shape = self._places[name], self._shapes[name]
+            if row_width(shape) == row_width(place.shape):
+                yield self.stored(name, start, stop)
+                continue
+            if place.tensor not in shared:
+                rows = self._weights.read(place.tensor, start, stop, 0, row_width(place.shape))
+                shared = {place.tensor: rows.view(stop - start, -1)}
+            rows = shared[place.tensor][:, place.first : place.first + row_width(shape)]
+            yield rows.reshape(-1, *shape[1:])
+
+    def row_bytes(self, name: str) -> int:
+        """Give the bytes of a row of the tensor that holds a parameter, and maybe others."""
+        return self._weights.entry(self._places[name].tensor).row_bytes
 
     @property
     def files(self) -> list[Path]:

@@ -100,8 +100,6 @@ class Weights:
         if size == entry.row_bytes:
             file.read_into([buffer] if buffer else [], offset)
         else:
-            # What is read now is a part of what will be read of these rows.
-            file.announce(entry.start + start * entry.row_bytes, (stop - start) * entry.row_bytes)
             for row in range(stop - start):
                 file.read_into([buffer[row * size : (row + 1) * size]], offset + row * entry.row_bytes)
         # Smallest and largest number tell it, NaN included, and need no copy.

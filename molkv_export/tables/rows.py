@@ -14,6 +14,7 @@ from molkv_export.modeling.experts import ExpertNetworks
 from molkv_runtime.config import ModelConfig
 
 _TABLE_BYTES = 8 * 1024 * 1024  # of a table's piece, as float32
+_READ_BYTES = 32 * 1024 * 1024  # of a tensor that holds the tables of several layers
 _ACTIVATION_BYTES = 16 * 1024 * 1024  # of a network, for a piece
 _MOST_IDS = 4096
 
@@ -60,21 +61,27 @@ class TableRows:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.config = checkpoint.config
         self._checkpoint = checkpoint
-        row = checkpoint.config.hidden_size * max(1, checkpoint.config.num_experts)
-        self.ids_at_once = max(1, min(_MOST_IDS, _TABLE_BYTES // (4 * row)))
-        self.working_bytes = 5 * _TABLE_BYTES  # as read, as float32, and what quantizing makes of them
+        tables = {"key": "keys", "value": "values"} if self.config.has_keys else {"value": "values"}
+        self._tables = {
+            (layer, name): f"model.layers.{layer}.experts.{table}"
+            for layer, (name, table) in product(self.config.layers_with_experts, tables.items())
+        }
+        row = self.config.hidden_size * max(1, self.config.num_experts)
+        widest = max(map(checkpoint.row_bytes, self._tables.values()), default=1)
+        self.ids_at_once = max(1, min(_MOST_IDS, _TABLE_BYTES // (4 * row), _READ_BYTES // widest))
+        # As read, as float32, and what quantizing makes of them.
+        self.working_bytes = self.ids_at_once * widest + 4 * _TABLE_BYTES
 
     def embedding(self, start: int, stop: int) -> Tensor:
         """Read embeddings."""
         return self._checkpoint.tensor(EMBEDDING, start, stop)
 
     def pieces(self, start: int, stop: int) -> Iterator[Piece]:
-        """Read rows; those of an id in all layers soon one after the other, since they may be neighbours in a file."""
-        names = {"key": "keys", "value": "values"} if self.config.has_keys else {"value": "values"}
+        """Read rows, of some ids in all layers before other ids: a tensor may hold all layers, row by row."""
         for first in range(start, stop, self.ids_at_once):
             last = min(stop, first + self.ids_at_once)
-            for layer, (name, table) in product(self.config.layers_with_experts, names.items()):
-                rows = self._checkpoint.stored(f"model.layers.{layer}.experts.{table}", first, last)
+            found = self._checkpoint.stored_together(list(self._tables.values()), first, last)
+            for (layer, name), rows in zip(self._tables, found, strict=True):
                 yield Piece(layer, first, name, slice(None), rows)
 
 
