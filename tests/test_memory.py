@@ -63,7 +63,7 @@ def _peak(code: str, *arguments: Path) -> int:
 
 def _published(vocab_size: int, file: str, folder: Path) -> Path:
     """Write a published MoLE whose experts of all layers are in one table."""
-    layers, experts = 4, 4
+    layers, experts = 3, 4
     config = ModelConfig(
         model_type="mole",
         vocab_size=vocab_size,

@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import torch
 
 from molkv_export.checkpoints.weights import Weights, row_width
 from molkv_export.modeling import Form, LookupExpertForCausalLM
 from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import CheckpointError
+from molkv_runtime.errors import CheckpointError, ConfigError
 from molkv_runtime.hashing import file_sha256
 
 CONFIG = "config.json"
@@ -39,8 +40,8 @@ class Family(Protocol):
     def matches(self, fields: Mapping[str, Any]) -> bool:
         """Tell from the fields of config.json whether a checkpoint is one of this family."""
 
-    def open_folder(self, folder: Path) -> Checkpoint:
-        """Open a checkpoint of this family.
+    def open_folder(self, folder: Path, fields: Mapping[str, Any]) -> Checkpoint:
+        """Open a checkpoint of this family, whose config.json has these fields.
 
         Raises:
             ConfigError: config.json has an impossible value, or one that this family's reader does not honour.
@@ -76,9 +77,30 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         self.folder, self.config, self.form = folder, config, form
         self.generation = generation or {}
         self._weights = weights
-        self._shapes = parameter_shapes(config, form)
+        self._check_count()
+        self._shapes = self._parameter_shapes()
         self._places = {name: place(name, shape) for name, shape in self._shapes.items()}
         self._check()
+
+    def _check_count(self) -> None:
+        """Refuse impossible numbers before a model is made of them."""
+        layers, experts = self.config.num_hidden_layers, self.config.num_experts if self.form == "training" else 0
+        found = len(self._weights.names)
+        if layers + experts * len(self.config.layers_with_experts) > found:
+            raise CheckpointError(
+                f"{self._weights.path}: holds {found} tensors, too few for num_hidden_layers {layers} and num_experts "
+                f"{self.config.num_experts} of {CONFIG}"
+            )
+
+    def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Give the shapes of what a checkpoint holds by the reference model's names; a tied LM head is no tensor."""
+        try:
+            with torch.device("meta"):
+                state = LookupExpertForCausalLM(self.config, self.form).state_dict()
+        except RuntimeError as error:
+            raise CheckpointError(f"{self.folder / CONFIG}: no memory could hold such a model") from error
+        tied = self.config.tie_word_embeddings
+        return {name: tuple(tensor.shape) for name, tensor in state.items() if not (tied and name == LM_HEAD)}
 
     def _check(self) -> None:
         expected = {place.tensor: place.shape for place in self._places.values()}
@@ -140,17 +162,16 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
 
     def stored_together(self, names: Sequence[str], start: int, stop: int) -> Iterator[torch.Tensor]:
         """Read the same rows of several parameters, as `stored` does; what one tensor holds of them in one read."""
-        shared: dict[str, torch.Tensor] = {}
+        held, held_rows = "", torch.empty(0)
         for name in names:
             place, shape = self._places[name], self._shapes[name]
             if row_width(shape) == row_width(place.shape):
                 yield self.stored(name, start, stop)
                 continue
-            if place.tensor not in shared:
-                rows = self._weights.read(place.tensor, start, stop, 0, row_width(place.shape))
-                shared = {place.tensor: rows.view(stop - start, -1)}
-            rows = shared[place.tensor][:, place.first : place.first + row_width(shape)]
-            yield rows.reshape(-1, *shape[1:])
+            if place.tensor != held:
+                held = place.tensor
+                held_rows = self._weights.read(held, start, stop, 0, row_width(place.shape)).view(stop - start, -1)
+            yield held_rows[:, place.first : place.first + row_width(shape)].reshape(-1, *shape[1:])
 
     def row_bytes(self, name: str) -> int:
         """Give the bytes of a row of the tensor that holds a parameter, and maybe others."""
@@ -179,12 +200,9 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         self.close()
 
 
-def parameter_shapes(config: ModelConfig, form: Form) -> dict[str, tuple[int, ...]]:
-    """Give the shapes of the parameters that a checkpoint holds, by the reference model's names.
-
-    A tied LM head is not among them: it is the embedding.
-    """
-    with torch.device("meta"):
-        state = LookupExpertForCausalLM(config, form).state_dict()
-    tied = config.tie_word_embeddings
-    return {name: tuple(tensor.shape) for name, tensor in state.items() if not (tied and name == LM_HEAD)}
+def model_config(fields: Mapping[str, Any], path: Path) -> ModelConfig:
+    """Check the fields of a model's configuration, which are from the file `path`."""
+    try:
+        return msgspec.convert(fields, ModelConfig)
+    except ValueError as error:  # msgspec's and ConfigError are ValueErrors
+        raise ConfigError(f"{path}: {error}") from error

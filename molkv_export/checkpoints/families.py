@@ -8,7 +8,7 @@ from typing import Any
 from molkv_export.checkpoints import mole, native
 from molkv_export.checkpoints.checkpoint import CONFIG, Checkpoint, Family
 from molkv_runtime.errors import CheckpointError, ConfigError
-from molkv_runtime.json_file import decode_json, read_bytes
+from molkv_runtime.json_file import decode_json, read_bytes, shown
 
 FAMILIES: tuple[Family, ...] = (native, mole)
 
@@ -21,14 +21,15 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: The weights are missing, damaged or unsafe, or do not fit the configuration.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: is not a folder; expected one with {CONFIG} and model.safetensors")
+        raise CheckpointError(f"{folder}: is not a folder; expected one with {CONFIG} and weights")
     path = folder / CONFIG
     data = read_bytes(path, ConfigError, f"a checkpoint needs a {CONFIG}")
     fields = decode_json(data, dict[str, Any], path, ConfigError)
     for family in FAMILIES:
         if family.matches(fields):
-            return family.open_folder(folder)
+            return family.open_folder(folder, fields)
     raise ConfigError(
-        f"{path}: architectures is {fields.get('architectures')} and model_type {fields.get('model_type')!r}, "
+        f"{path}: architectures is {shown(fields.get('architectures'))} and model_type is "
+        f"{shown(fields.get('model_type'))}, "
         f"expected {' or '.join(family.EXPECTED for family in FAMILIES)}"
     )

@@ -7,19 +7,16 @@ the published files say "silu" and do not mean it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from molkv_export.checkpoints.checkpoint import CONFIG, Checkpoint, Place
+from molkv_export.checkpoints.checkpoint import CONFIG, Checkpoint, Place, model_config
 from molkv_export.checkpoints.weights import Weights, row_width
 from molkv_export.modeling import Form
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.errors import CheckpointError, ConfigError
-from molkv_runtime.json_file import decode_json, read_bytes
+from molkv_runtime.json_file import shown
 
 EXPECTED = 'architectures ["MoleForCausalLM"] (published MoLE)'
 
@@ -52,7 +49,7 @@ _SILENT = {
 }
 
 
-# Fields that our configuration has under the same name and with the same default.
+# Fields that our configuration has under the same name, with the same default where Llama's has one.
 _TAKEN = {
     "vocab_size",
     "hidden_size",
@@ -75,7 +72,11 @@ _HONOURED: dict[str, tuple[Any, ...]] = {
     "pretraining_tp": (1,),  # others sum in another order
     "partial_rotary_factor": (1, 1.0),
 }
-_ROPE = {"rope_type": ("default",), "type": ("default",), "partial_rotary_factor": (1, 1.0)}
+_ROPE = {
+    "rope_type": ("default",),
+    "type": ("default",),
+    "partial_rotary_factor": _HONOURED["partial_rotary_factor"],
+}
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
@@ -83,15 +84,15 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return fields.get("architectures") == ["MoleForCausalLM"]
 
 
-def open_folder(folder: Path) -> Checkpoint:
+def open_folder(folder: Path, fields: Mapping[str, Any]) -> Checkpoint:
     """See `Family`."""
     path = folder / CONFIG
-    found = decode_json(read_bytes(path, ConfigError, ""), dict[str, Any], path, ConfigError)
     # null is Hugging Face's way of not saying anything.
-    fields = {name: value for name, value in found.items() if value is not None}
-    config, weights = _config(fields, path), Weights(folder)
+    said = {name: value for name, value in fields.items() if value is not None}
+    config = _config(said, path)
+    generation = _generation(said, config.vocab_size, path)
+    weights = Weights(folder)
     form = _form(weights)
-    generation = {name: fields[name] for name in _GENERATION if name in fields}
     return Checkpoint(folder, config, form, weights, lambda name, shape: _place(name, shape, config), generation)
 
 
@@ -103,25 +104,31 @@ def _config(fields: dict[str, Any], path: Path) -> ModelConfig:
             _check_honoured(name, value, _HONOURED[name], path)
         elif name not in _TAKEN | _SILENT:
             raise ConfigError(
-                f"{path}: {name} is {value!r}, a field that is not known of MoLE and may change what it computes; "
+                f"{path}: {name} is {shown(value)}, a field that is not known of MoLE and may change what it computes; "
                 "remove it if it does not"
             )
     taken = {name: value for name, value in fields.items() if name in _TAKEN}
-    try:
-        config = msgspec.convert(
-            {**taken, **_rope_theta(fields, path), "model_type": "mole", "hidden_act": "gelu"}, ModelConfig
-        )
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if config.num_experts < 1:
-        raise ConfigError(f"{path}: num_experts is {config.num_experts}, expected 1 or more")
-    return config
+    for name in ("num_experts", "num_key_value_heads", "head_dim"):
+        if taken.get(name) == 0:  # which means something else in our own configuration
+            raise ConfigError(f"{path}: {name} is 0, expected 1 or more")
+    return model_config({**taken, **_rope_theta(fields, path), "model_type": "mole", "hidden_act": "gelu"}, path)
+
+
+def _generation(fields: dict[str, Any], vocab_size: int, path: Path) -> dict[str, Any]:
+    """Take what generation_config.json says where there is one."""
+    found = {name: fields[name] for name in _GENERATION if name in fields}
+    for name, value in found.items():
+        least = -1 if name == "pad_token_id" else 0
+        for token in value if isinstance(value, list) else [value]:
+            if type(token) is not int or not least <= token < vocab_size:
+                raise ConfigError(f"{path}: {name} is {shown(value)}, expected token ids from 0 to {vocab_size - 1}")
+    return found
 
 
 def _check_honoured(name: str, value: Any, honoured: tuple[Any, ...], path: Path) -> None:
     if not any(type(value) is type(known) and value == known for known in honoured):
         raise ConfigError(
-            f"{path}: {name} is {json.dumps(value)}, expected {' or '.join(map(json.dumps, honoured))}: "
+            f"{path}: {name} is {shown(value)}, expected {' or '.join(map(shown, honoured))}: "
             "models with anything else cannot be exported"
         )
 
@@ -132,16 +139,17 @@ def _rope_theta(fields: dict[str, Any], path: Path) -> dict[str, Any]:
     for name in ("rope_scaling", "rope_parameters"):
         rope = fields.get(name, {})
         if not isinstance(rope, dict):
-            raise ConfigError(f"{path}: {name} is {json.dumps(rope)}, expected an object or null")
+            raise ConfigError(f"{path}: {name} is {shown(rope)}, expected an object or null")
         for key, value in rope.items():
             full = f"{name}.{key}"
             if key == "rope_theta":
                 if said.setdefault("rope_theta", value) != value:
-                    raise ConfigError(f"{path}: {full} is {value}, but rope_theta is {said['rope_theta']}")
+                    other = shown(said["rope_theta"])
+                    raise ConfigError(f"{path}: {full} is {shown(value)}, but rope_theta is {other}")
             elif key in _ROPE:
                 _check_honoured(full, value, _ROPE[key], path)
             else:
-                raise ConfigError(f"{path}: {full} is {json.dumps(value)}, a field of a scaled RoPE, expected none")
+                raise ConfigError(f"{path}: {full} is {shown(value)}, a field of a scaled RoPE, expected none")
     return said
 
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from molkv_export.checkpoints.checkpoint import CONFIG, LM_HEAD, Checkpoint, Place
+from molkv_export.checkpoints.checkpoint import CONFIG, LM_HEAD, Checkpoint, Place, model_config
 from molkv_export.checkpoints.weights import Weights
 from molkv_export.modeling import Form, LookupExpertForCausalLM
-from molkv_runtime.config import read_config
 
-EXPECTED = 'model_type "molkv" or "mole" (ours)'
+EXPECTED = 'model_type "molkv" or "mole" without architectures (ours)'
 
 
 def tensors_to_save(model: LookupExpertForCausalLM) -> dict[str, torch.Tensor]:
@@ -24,11 +23,11 @@ def tensors_to_save(model: LookupExpertForCausalLM) -> dict[str, torch.Tensor]:
 
 def matches(fields: Mapping[str, Any]) -> bool:
     """See `Family`."""
-    return "architectures" not in fields
+    return fields.get("architectures") is None and fields.get("model_type") in (None, "molkv", "mole")
 
 
-def open_folder(folder: Path) -> Checkpoint:
+def open_folder(folder: Path, fields: Mapping[str, Any]) -> Checkpoint:
     """See `Family`."""
-    config, weights = read_config(folder / CONFIG), Weights(folder)
+    config, weights = model_config(fields, folder / CONFIG), Weights(folder)
     form: Form = "lookup" if any(name.endswith(".experts.values") for name in weights.names) else "training"
     return Checkpoint(folder, config, form, weights, Place)

@@ -2,21 +2,30 @@
 
 Such a file is a zip archive: a pickle that names tensors, and their bytes, which are stored as they are. The pickle is
 read with `weights_only`, on the device "meta", so that nothing but names, shapes and places comes into RAM; bytes are
-read like those of a safetensors file.
+read like those of a safetensors file. A stranger's file is looked through before PyTorch sees it.
 """
 
 from __future__ import annotations
 
-import pickle
+import pickletools
+import re
+import struct
+import warnings
 import zipfile
 from pathlib import Path
 
 import torch
 
 from molkv_runtime.errors import CheckpointError
-from molkv_runtime.tensor_file import TensorEntry, TensorFile
+from molkv_runtime.tensor_file import MAX_HEADER_BYTES, TensorEntry, TensorFile
 
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+# All that a pickle of plain tensors asks for; `weights_only` allows more, some of which takes any amount of memory.
+_GLOBALS = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch [A-Za-z0-9]+Storage|torch device"
+)
+_LOCAL_HEADER = 30  # bytes of a part's header in a zip archive, before its name
+_SMALL = 16  # bytes of a part that says one thing
 _WRITE_AGAIN = "write it again with torch.save, or as safetensors"
 
 
@@ -29,60 +38,75 @@ class TorchFile(TensorFile):
         Raises:
             CheckpointError: The file is missing, damaged, or holds something else than a dict of plain tensors.
         """
+        self._storages: dict[int, int] = {}  # size by place of all parts of the archive, bytes
         super().__init__(path, CheckpointError)
 
     def _read_header(self) -> dict[str, TensorEntry]:
-        _check_archive(self.path)
         try:
-            found = torch.load(self.path, map_location="meta", weights_only=True)
-        except pickle.UnpicklingError as cause:
+            self._look_through()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = torch.load(self.path, map_location="meta", weights_only=True)
+        except CheckpointError:
+            raise
+        except Exception as cause:  # what a damaged archive makes zipfile and PyTorch raise is not documented
+            reason = (str(cause).splitlines() or [type(cause).__name__])[0]
             raise CheckpointError(
-                f"{self.path}: holds something else than tensors, which could run code when it is opened; "
-                "save the state_dict alone"
+                f"{self.path}: is not what torch.save writes since PyTorch 1.6, or is truncated ({reason}); "
+                f"{_WRITE_AGAIN}"
             ) from cause
-        except Exception as cause:  # what a damaged archive makes PyTorch raise is not documented
-            raise CheckpointError(f"{self.path}: cannot be read by torch.load ({_first_line(cause)})") from cause
         if not isinstance(found, dict) or not found:
             raise CheckpointError(f"{self.path}: holds a {type(found).__name__}, expected a dict of tensors by name")
-        return {str(name): self._entry_of(str(name), tensor) for name, tensor in found.items()}
+        return {name: self._entry_of(name, tensor) for name, tensor in found.items()}
 
-    def _entry_of(self, name: str, tensor: object) -> TensorEntry:
-        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+    def _look_through(self) -> None:
+        """Refuse what PyTorch would read otherwise than by place, and what it should not read of a stranger's."""
+        with zipfile.ZipFile(self.path) as archive, self.path.open("rb") as file:
+            parts = sorted(archive.infolist(), key=lambda part: part.header_offset)
+            keys = [part.filename.rpartition("/data/")[2] for part in parts if "/data/" in part.filename]
+            if keys != [str(number) for number in range(len(keys))]:
+                raise CheckpointError(f"{self.path}: its parts are not in the order of torch.save; {_WRITE_AGAIN}")
+            for part in parts:
+                if part.compress_type != zipfile.ZIP_STORED or part.flag_bits & 1:
+                    raise CheckpointError(
+                        f"{self.path}: its part {part.filename!r} is compressed or encrypted; {_WRITE_AGAIN}"
+                    )
+                file.seek(part.header_offset)
+                header = file.read(_LOCAL_HEADER)
+                name, extra = struct.unpack("<HH", header[-4:])
+                self._storages[part.header_offset + _LOCAL_HEADER + name + extra] = part.file_size
+                self._check_part(archive, part)
+
+    def _check_part(self, archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> None:
+        kind = part.filename.rpartition("/")[2]
+        if kind in ("byteorder", ".storage_alignment"):
+            said = archive.read(part) if part.file_size < _SMALL else b""
+            if not (said == b"little" or (kind != "byteorder" and re.fullmatch(rb"[1-9]\d*", said))):
+                raise CheckpointError(f"{self.path}: its part {part.filename!r} is {said!r}; {_WRITE_AGAIN}")
+        elif kind == "data.pkl":
+            if part.file_size > MAX_HEADER_BYTES:
+                raise CheckpointError(f"{self.path}: its part {part.filename!r} is {part.file_size} bytes large")
+            for operation, argument, _ in pickletools.genops(archive.read(part)):
+                asked = str(argument) if operation.name == "GLOBAL" else operation.name
+                if operation.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not _GLOBALS.fullmatch(asked):
+                    raise CheckpointError(
+                        f"{self.path}: asks for {asked!r}, which could run code when it is opened, expected nothing "
+                        "but plain tensors; save the state_dict alone"
+                    )
+
+    def _entry_of(self, name: object, tensor: object) -> TensorEntry:
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise CheckpointError(f"{self.path}: {name!r} is a {type(tensor).__name__}, expected a plain tensor")
-        if not tensor.is_contiguous():
+        if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
             raise CheckpointError(
-                f"{self.path}: tensor {name!r} is a transposed or strided view; save its .contiguous()"
+                f"{self.path}: tensor {name!r} is a transposed, strided or negated view; save its .contiguous()"
             )
-        storage_start = tensor.untyped_storage()._checkpoint_offset
-        if storage_start is None:
+        # PyTorch computes places from the order of parts and their alignment; only the archive knows where they are.
+        storage = tensor.untyped_storage()
+        start, size = storage._checkpoint_offset, tensor.nelement() * tensor.itemsize
+        first = int(tensor.storage_offset()) * tensor.itemsize
+        if start is None or self._storages.get(start) != storage.nbytes() or first + size > storage.nbytes():
             raise CheckpointError(
-                f"{self.path}: PyTorch {torch.__version__} does not say where tensors stand; "
-                "update it, or convert the file to safetensors"
+                f"{self.path}: the bytes of tensor {name!r} are not where torch.save puts them; {_WRITE_AGAIN}"
             )
-        start = storage_start + int(tensor.storage_offset()) * tensor.itemsize
-        size = tensor.nelement() * tensor.itemsize
-        if start + size > self.size():
-            raise CheckpointError(f"{self.path}: tensor {name!r} ends behind the end of the file; is it truncated?")
-        return TensorEntry(_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), start, size)
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse what PyTorch would read otherwise than by place: old formats, compressed parts, foreign byte order."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()
-            packed = [part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED]
-            orders = [archive.read(part) for part in parts if part.filename.endswith("/byteorder")]
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as cause:
-        raise CheckpointError(
-            f"{path}: is not what torch.save writes since PyTorch 1.6, or is truncated ({_first_line(cause)}); "
-            f"{_WRITE_AGAIN}"
-        ) from cause
-    if packed:
-        raise CheckpointError(f"{path}: its part {packed[0]!r} is compressed; {_WRITE_AGAIN}")
-    if any(order != b"little" for order in orders):
-        raise CheckpointError(f"{path}: is from a big-endian machine; {_WRITE_AGAIN} on another")
-
-
-def _first_line(cause: Exception) -> str:
-    return (str(cause).splitlines() or [type(cause).__name__])[0]
+        return TensorEntry(_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), start + first, size)

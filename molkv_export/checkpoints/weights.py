@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -15,10 +17,11 @@ from molkv_runtime.tensor_file import TensorEntry, TensorFile
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_TORCH_WEIGHTS = "pytorch_model.bin"
 _TORCH_INDEX = "pytorch_model.bin.index.json"
+_NAMES = (WEIGHTS, INDEX, "pytorch_model.bin", _TORCH_INDEX)
 _OTHER_PICKLES = ("model.bin", "model.pt", "model.pth", "checkpoint.pt")
 
+_FILE_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -37,8 +40,8 @@ class Weights:
         Raises:
             CheckpointError: There are none, they are damaged or unsafe, or an index does not fit its files.
         """
-        names = (WEIGHTS, INDEX, _TORCH_WEIGHTS, _TORCH_INDEX)
-        found = [folder / name for name in names if (folder / name).exists()]
+        # A link to nowhere is an error, not a reason to take what comes next.
+        found = [folder / name for name in _NAMES if os.path.lexists(folder / name)]
         if not found:
             raise _no_weights(folder)
         self.path = found[0]
@@ -51,7 +54,8 @@ class Weights:
             _check_index(self.path, places, opened)
         else:
             opened = {self.path.name: _open(self.path)}
-        self._files = {name: file for file in opened.values() for name in file.entries}
+        self._opened = list(opened.values())
+        self._files = {name: file for file in self._opened for name in file.entries}
 
     @property
     def names(self) -> list[str]:
@@ -111,7 +115,7 @@ class Weights:
 
     def close(self) -> None:
         """Close the files."""
-        for file in self._files.values():
+        for file in self._opened:
             file.close()
 
 
@@ -127,13 +131,13 @@ def _no_weights(folder: Path) -> CheckpointError:
                 f"{folder / name}: is a pickle, which can run code when it is opened; "
                 f"convert it to {WEIGHTS} with safetensors.torch.save_file"
             )
-    return CheckpointError(f"{folder}: holds no weights, expected {WEIGHTS}, {INDEX} or {_TORCH_WEIGHTS}")
+    return CheckpointError(f"{folder}: holds no weights, expected {' or '.join(_NAMES)}")
 
 
 def _open(path: Path) -> TensorFile:
     if path.suffix == ".bin":
         return TorchFile(path)
-    if path.is_file():
+    if path.is_file() and os.access(path, os.R_OK):
         with path.open("rb") as file:
             start = file.read(9)
         # A safetensors file opens with a length, which can be any bytes, and a brace; pickles do not.
@@ -151,9 +155,10 @@ def _read_index(path: Path) -> dict[str, str]:
     ).weight_map
     suffix = ".bin" if path.name == _TORCH_INDEX else ".safetensors"
     for tensor, name in places.items():
-        if Path(name).name != name or not name.endswith(suffix):
+        if not _FILE_NAME.fullmatch(name) or not name.endswith(suffix):
             raise CheckpointError(
-                f"{path}: weight_map says that {tensor!r} is in {name!r}, expected a file {suffix} in the same folder"
+                f"{path}: weight_map says that {tensor!r} is in {name[:80]!r}, expected a file {suffix} in the same "
+                "folder, named with letters, digits, '.', '_' and '-'"
             )
     if not places:
         raise CheckpointError(f"{path}: weight_map is empty, expected the name of a file for every tensor")

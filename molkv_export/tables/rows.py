@@ -14,7 +14,7 @@ from molkv_export.modeling.experts import ExpertNetworks
 from molkv_runtime.config import ModelConfig
 
 _TABLE_BYTES = 8 * 1024 * 1024  # of a table's piece, as float32
-_READ_BYTES = 32 * 1024 * 1024  # of a tensor that holds the tables of several layers
+_READ_BYTES = 16 * 1024 * 1024  # of a tensor that holds the tables of several layers
 _ACTIVATION_BYTES = 16 * 1024 * 1024  # of a network, for a piece
 _MOST_IDS = 4096
 
@@ -34,8 +34,8 @@ class RowSource(Protocol):
 
     config: ModelConfig
     ids_at_once: int
-    """Pieces hold the rows of so many ids. It must depend on the model alone, since the last bits of a matrix product
-    can depend on its size, and an export must give the same bytes whatever memory it was given."""
+    """Pieces hold the rows of so many ids. It must depend on the checkpoint alone, since the last bits of a matrix
+    product can depend on its size, and an export must give the same bytes whatever memory it was given."""
     working_bytes: int
     """RAM that making pieces takes, beyond the records'."""
     loads_networks: bool
@@ -70,7 +70,8 @@ class TableRows:
         widest = max(map(checkpoint.row_bytes, self._tables.values()), default=1)
         self.ids_at_once = max(1, min(_MOST_IDS, _TABLE_BYTES // (4 * row), _READ_BYTES // widest))
         # As read, as float32, and what quantizing makes of them.
-        self.working_bytes = self.ids_at_once * widest + 4 * _TABLE_BYTES
+        # What is read of several layers at once is still in use when the next is read.
+        self.working_bytes = 2 * self.ids_at_once * widest + 4 * _TABLE_BYTES
 
     def embedding(self, start: int, stop: int) -> Tensor:
         """Read embeddings."""

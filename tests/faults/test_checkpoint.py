@@ -51,7 +51,7 @@ def test_a_tensor_that_does_not_fit_is_named(edit: Edit, message: str, folder: P
     refused(folder, CheckpointError, message)
 
 
-def test_training_and_lookup_form_mixed_arerefused(folder: Path, checkpoints: Callable[[str], Path]) -> None:
+def test_training_and_lookup_form_mixed_are_refused(folder: Path, checkpoints: Callable[[str], Path]) -> None:
     tables = load((checkpoints("molkv/lookup") / "model.safetensors").read_bytes())
     name = "model.layers.0.experts.values"
     _rewrite(folder, lambda t: t.update({name: tables[name]}))
@@ -82,7 +82,7 @@ def test_a_pickle_under_a_safetensors_name_is_not_opened(folder: Path) -> None:
         (lambda data: data.replace(b'"dtype"', b'"dtybe"', 1), "its safetensors header is damaged"),
     ],
 )
-def test_damaged_weights_arerefused(damage: Callable[[bytes], bytes], message: str, folder: Path) -> None:
+def test_damaged_weights_are_refused(damage: Callable[[bytes], bytes], message: str, folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(damage(path.read_bytes()))
     refused(folder, CheckpointError, message)
@@ -93,7 +93,7 @@ def test_missing_weights_are_named(folder: Path) -> None:
     refused(
         folder,
         CheckpointError,
-        "checkpoint: holds no weights, expected model.safetensors, model.safetensors.index.json or pytorch_model.bin",
+        "checkpoint: holds no weights, expected model.safetensors or model.safetensors.index.json or pytorch_model.bin",
     )
 
 
@@ -101,7 +101,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", CheckpointError, "nowhere: is not a folder; expected one with config.json")
 
 
-def test_a_configuration_for_another_model_isrefused(folder: Path) -> None:
+def test_a_configuration_for_another_model_is_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_experts": 4}))
     refused(folder, CheckpointError, "expected")
@@ -111,18 +111,18 @@ def test_a_configuration_for_another_model_isrefused(folder: Path) -> None:
     ("content", "message"),
     [(b"{", "tokenizer.json: is not a tokenizer ("), (None, "tokenizer.json: has 4096 tokens, expected at most")],
 )
-def test_a_tokenizer_that_does_not_fit_isrefused(content: bytes | None, message: str, folder: Path) -> None:
+def test_a_tokenizer_that_does_not_fit_is_refused(content: bytes | None, message: str, folder: Path) -> None:
     (folder / "tokenizer.json").write_bytes(content or (STDLIB_MINI / "tokenizer.json").read_bytes())
     refused(folder, CheckpointError, message)
 
 
-def test_weights_that_are_a_folder_arerefused(folder: Path) -> None:
+def test_weights_that_are_a_folder_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").mkdir()
     refused(folder, CheckpointError, "model.safetensors: cannot be read (Is a directory)")
 
 
-def test_a_head_dim_that_the_attention_operator_does_not_take_isrefused(folder: Path) -> None:
+def test_a_head_dim_that_the_attention_operator_does_not_take_is_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "head_dim": 8}))
 

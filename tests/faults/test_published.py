@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
-from molkv_runtime import CheckpointError, ConfigError
+from molkv_runtime import CheckpointError, ConfigError, MolkvError
 from tests.conftest import CONFIGS, random_model
 from tests.faults.refusal import refused
 from tests.molkv_export.checkpoints.published import (
@@ -66,14 +67,21 @@ def _set(folder: Path, **fields: Any) -> None:
         ({"hidden_act": "gelu_new"}, 'hidden_act is "gelu_new", expected "silu" or "gelu"'),
         ({"sliding_window": 64}, "sliding_window is 64, a field that is not known of MoLE"),
         ({"num_experts": 0}, "num_experts is 0, expected 1 or more"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads is 0, expected 1 or more"),
+        ({"head_dim": 0}, "head_dim is 0, expected 1 or more"),
+        ({"max_position_embeddings": 2**31 - 1}, "max_position_embeddings is 2147483647, expected at most 16777216"),
+        ({"a\nb": "\x1b[2J" + 200 * "x"}, 'a\\nb is "\\u001b[2Jxxx'),
         ({"num_experts": None}, "missing required field `num_experts`"),
         ({"num_experts": "3"}, "Expected `int`, got `str` - at `$.num_experts`"),
         ({"num_key_value_heads": 3}, "num_attention_heads is 4, expected a multiple of num_key_value_heads (3)"),
-        ({"architectures": ["LlamaForCausalLM"]}, "architectures is ['LlamaForCausalLM'] and model_type 'llama', exp"),
-        ({"architectures": "MoleForCausalLM"}, 'expected model_type "molkv" or "mole" (ours) or architectures ["Mole'),
+        (
+            {"architectures": ["LlamaForCausalLM"]},
+            'architectures is ["LlamaForCausalLM"] and model_type is "llama", exp',
+        ),
+        ({"architectures": "MoleForCausalLM"}, '"mole" without architectures (ours) or architectures ["Mole'),
     ],
 )
-def test_a_configuration_that_we_do_not_compute_isrefused(fields: dict[str, Any], message: str, folder: Path) -> None:
+def test_a_configuration_that_we_do_not_compute_is_refused(fields: dict[str, Any], message: str, folder: Path) -> None:
     _set(folder, **fields)
     refused(folder, ConfigError, f"{folder / 'config.json'}: ")
     refused(folder, ConfigError, message)
@@ -134,14 +142,54 @@ def test_a_table_that_does_not_fit_is_named(
     refused(table_folder, CheckpointError, message)
 
 
-def test_an_end_of_text_that_is_no_token_id_isrefused(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_experts": 10**8}, "tensors, too few for num_hidden_layers 3 and num_experts 100000000 of config.json"),
+        ({"num_hidden_layers": 65536}, "tensors, too few for num_hidden_layers 65536 and num_experts 3 of config.json"),
+        (
+            {
+                "hidden_size": 2**31 - 2,
+                "num_attention_heads": 2**30,
+                "num_key_value_heads": 2**30,
+                "head_dim": 2**31 - 2,
+            },
+            "config.json: no memory could hold such a model",
+        ),
+    ],
+)
+def test_impossible_sizes_are_refused_at_once(fields: dict[str, Any], message: str, folder: Path) -> None:
+    _set(folder, **fields)
+    refused(folder, CheckpointError, message)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pytorch_model.bin"])
+def test_a_pipe_is_not_waited_for(name: str, folder: Path) -> None:
+    if name == "pytorch_model.bin":
+        (folder / "model.safetensors").unlink()
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    refused(folder, MolkvError, "it is a device or a pipe")
+
+
+def test_a_link_to_nowhere_is_not_passed_over(folder: Path) -> None:
+    torch.save(_tensors(folder), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("nowhere")
+    refused(folder, CheckpointError, "model.safetensors: cannot be opened (No such file or directory)")
+
+
+def test_an_end_of_text_that_is_no_token_id_is_refused(folder: Path) -> None:
     _set(folder, eos_token_id="</s>")
-    refused(folder, CheckpointError, "config.json: Expected `int | array | null`, got `str` - at `$.eos_token_id`")
+    refused(folder, ConfigError, 'config.json: eos_token_id is "</s>", expected token ids from 0 to 96')
+    _set(folder, eos_token_id=[0, 97])
+    refused(folder, ConfigError, "config.json: eos_token_id is [0, 97], expected token ids from 0 to 96")
+    _set(folder, eos_token_id=0)
     (folder / "generation_config.json").write_text('{"eos_token_id": 0.5}')
     refused(folder, CheckpointError, "generation_config.json: Expected `int | array | null`, got `float`")
 
 
-def test_a_tied_head_that_is_another_isrefused(folder: Path) -> None:
+def test_a_tied_head_that_is_another_is_refused(folder: Path) -> None:
     _set(folder, tie_word_embeddings=True)
     refused(folder, CheckpointError, "tensor 'lm_head.weight' is not 'model.embed_tokens.weight', expected the same")
 
@@ -165,7 +213,7 @@ def _as_torch(folder: Path, content: object) -> Path:
 def test_a_pickle_with_code_is_refused_and_does_not_run(folder: Path) -> None:
     touched = folder / "touched"
     _as_torch(folder, {**_tensors(folder), "extra": _Harmful(touched)})
-    refused(folder, CheckpointError, "pytorch_model.bin: holds something else than tensors, which could run code")
+    refused(folder, CheckpointError, "which could run code when it is opened, expected nothing but plain tensors")
     assert not touched.exists()
 
 
@@ -175,46 +223,87 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(folder: Path) -> None:
         ([torch.ones(2)], "holds a list, expected a dict of tensors by name"),
         ({}, "holds a dict, expected a dict of tensors by name"),
         ({"step": 3}, "'step' is a int, expected a plain tensor"),
-        ({EXPERT: torch.ones(64, 48).T}, f"tensor '{EXPERT}' is a transposed or strided view"),
-        ({EXPERT: torch.ones(4, 4).to_sparse()}, f"'{EXPERT}' is a Tensor, expected a plain tensor"),
+        ({EXPERT: torch.ones(64, 48).T}, f"tensor '{EXPERT}' is a transposed, strided or negated view"),
+        (
+            {EXPERT: torch.ones(4, 4).to_sparse()},
+            "asks for 'torch._utils _rebuild_sparse_tensor', which could run code",
+        ),
         ({"model": {EXPERT: torch.ones(2)}}, "'model' is a dict, expected a plain tensor"),
     ],
 )
-def test_a_torch_file_of_something_else_isrefused(content: object, message: str, folder: Path) -> None:
+def test_a_torch_file_of_something_else_is_refused(content: object, message: str, folder: Path) -> None:
     _as_torch(folder, content)
     refused(folder, CheckpointError, message)
 
 
-def test_other_dtypes_in_a_torch_file_arerefused(folder: Path) -> None:
+def test_other_dtypes_in_a_torch_file_are_refused(folder: Path) -> None:
     _as_torch(folder, {name: tensor.double() for name, tensor in _tensors(folder).items()})
     refused(folder, CheckpointError, "has dtype torch.float64, expected one of F32, F16, BF16")
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.999])
-def test_a_truncated_torch_file_isrefused(keep: float, folder: Path) -> None:
+def test_a_truncated_torch_file_is_refused(keep: float, folder: Path) -> None:
     path = _as_torch(folder, _tensors(folder))
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
     refused(folder, CheckpointError, "pytorch_model.bin: is not what torch.save writes since PyTorch 1.6, or is trunc")
 
 
-def test_the_format_before_pytorch_1_6_isrefused(folder: Path) -> None:
+def test_the_format_before_pytorch_1_6_is_refused(folder: Path) -> None:
     tensors = _tensors(folder)
     path = _as_torch(folder, {})
     torch.save(tensors, path, _use_new_zipfile_serialization=False)
     refused(folder, CheckpointError, "is not what torch.save writes since PyTorch 1.6")
 
 
-def test_a_compressed_torch_file_isrefused(folder: Path) -> None:
+def test_a_compressed_torch_file_is_refused(folder: Path) -> None:
     path = _as_torch(folder, _tensors(folder))
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, part in parts.items():
             archive.writestr(name, part)
-    refused(folder, CheckpointError, "is compressed; write it again with torch.save")
+    refused(folder, CheckpointError, "is compressed or encrypted; write it again with torch.save")
 
 
-def test_a_torch_file_without_its_pickle_isrefused(folder: Path) -> None:
+def _rewrite_archive(path: Path, edit: Callable[[dict[str, bytes]], dict[str, bytes]]) -> None:
+    """Write the parts of an archive as zipfile does, without PyTorch's alignment."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, part in edit(parts).items():
+            archive.writestr(name, part)
+
+
+def _with_part(kind: str, content: bytes) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
+    return lambda parts: {name: content if name.endswith(kind) else part for name, part in parts.items()}
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda parts: parts, "are not where torch.save puts them; write it again"),
+        (lambda parts: dict(reversed(parts.items())), "its parts are not in the order of torch.save; write it again"),
+        (_with_part("/data/3", b"1234"), "are not where torch.save puts them; write it again"),
+        (_with_part("byteorder", b"big"), "byteorder' is b'big'"),
+        (_with_part(".storage_alignment", b"0"), ".storage_alignment' is b'0'"),
+        (_with_part("byteorder", bytes(100)), "byteorder' is b''"),
+        (_with_part("data.pkl", pickle.dumps({"a": bytearray(9)}, 2)), "asks for '"),
+    ],
+)
+def test_an_archive_that_was_tampered_with_is_refused(
+    edit: Callable[[dict[str, bytes]], dict[str, bytes]], message: str, folder: Path
+) -> None:
+    _rewrite_archive(_as_torch(folder, _tensors(folder)), edit)
+    refused(folder, CheckpointError, message)
+
+
+def test_a_negated_view_is_refused(folder: Path) -> None:
+    tensors = _tensors(folder)
+    _as_torch(folder, {**tensors, EXPERT: torch._neg_view(tensors[EXPERT])})
+    refused(folder, CheckpointError, "is a transposed, strided or negated view; save its .contiguous()")
+
+
+def test_a_torch_file_without_its_pickle_is_refused(folder: Path) -> None:
     path = _as_torch(folder, {})
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("pytorch_model/data.pkl", pickle.dumps({"a": 1})[:-3])
@@ -240,11 +329,13 @@ def _index(folder: Path, weight_map: dict[str, Any]) -> None:
             "expected a file .safetensors in the same folder",
         ),
         (lambda m: m.update({EXPERT: "pytorch_model.bin"}), "expected a file .safetensors in the same folder"),
+        (lambda m: m.update({EXPERT: "a\0.safetensors"}), "expected a file .safetensors in the same folder"),
+        (lambda m: m.update({EXPERT: 300 * "x" + ".safetensors"}), "expected a file .safetensors in the same folder"),
         (lambda m: m.update({EXPERT: 3}), "Expected `str`, got `int`"),
         (lambda m: m.clear(), "weight_map is empty"),
     ],
 )
-def test_an_index_that_does_not_fit_its_files_isrefused(
+def test_an_index_that_does_not_fit_its_files_is_refused(
     edit: Callable[[dict[str, Any]], object], message: str, folder: Path
 ) -> None:
     weight_map: dict[str, Any] = dict.fromkeys(_tensors(folder), "model-1.safetensors")

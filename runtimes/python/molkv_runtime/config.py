@@ -75,6 +75,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 _MAX_LAYERS = 65_536
+_MAX_POSITIONS = 2**24  # a table of rotations is as long
 
 
 def _check_sizes(config: ModelConfig) -> None:
@@ -97,6 +98,10 @@ def _check_sizes(config: ModelConfig) -> None:
             raise ConfigError(f"{name} is {getattr(config, name)}, expected a number above 0")
     if config.num_hidden_layers > _MAX_LAYERS:
         raise ConfigError(f"num_hidden_layers is {config.num_hidden_layers}, expected at most {_MAX_LAYERS}")
+    if config.max_position_embeddings > _MAX_POSITIONS:
+        raise ConfigError(
+            f"max_position_embeddings is {config.max_position_embeddings}, expected at most {_MAX_POSITIONS}"
+        )
     if not 0 <= config.num_experts < 2**31:
         raise ConfigError(f"num_experts is {config.num_experts}, expected 0 (a dense model) or more")
 

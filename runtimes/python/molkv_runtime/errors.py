@@ -19,6 +19,10 @@ from __future__ import annotations
 class MolkvError(Exception):
     """Base of all errors that a user can cause."""
 
+    def __init__(self, message: str) -> None:
+        # Names and values in it come from files, and could hold line breaks or what steers a terminal.
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+
 
 class ConfigError(MolkvError, ValueError):
     """A model configuration is incomplete or contradicts itself."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import stat
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -11,6 +13,8 @@ import msgspec
 from molkv_runtime.errors import MolkvError
 
 T = TypeVar("T")
+
+_SHOWN = 80  # characters
 
 
 def decode_json(data: bytes, kind: type[T], path: Path, error: type[MolkvError]) -> T:
@@ -44,9 +48,27 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+def check_regular(path: Path) -> None:
+    """Refuse devices and pipes, which may have no end, or no beginning.
+
+    Raises:
+        OSError: The path is one, or is not there.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a device or a pipe")
+
+
+def shown(value: object) -> str:
+    """Give a value out of such a file as JSON, for a message, cut short."""
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 def read_bytes(path: Path, error: type[MolkvError], hint: str) -> bytes:
     """Read a whole file; `hint` says what was expected there."""
     try:
+        check_regular(path)
         return path.read_bytes()
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror}); {hint}") from cause

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molkv_runtime.errors import MolkvError
-from molkv_runtime.json_file import decode_json
+from molkv_runtime.json_file import check_regular, decode_json
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -56,6 +56,7 @@ class TensorFile:
         self.metadata: dict[str, str] = {}
         self._error = error
         try:
+            check_regular(path)
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as cause:
             raise error(f"{path}: cannot be opened ({cause.strerror})") from cause
