@@ -1,0 +1,47 @@
+"""What a family has to say for its checkpoints to be exported: names of tensors, and what config.json means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from safetensors.torch import load, save_file
+
+from molkv_export.checkpoints import Checkpoint, families
+from molkv_export.checkpoints.checkpoint import CONFIG, Place, model_config
+from molkv_export.checkpoints.weights import Weights
+from molkv_export.export import export
+from molkv_runtime import ConfigError
+
+
+def _open(folder: Path, fields: Mapping[str, Any]) -> Checkpoint:
+    config = model_config({name: value for name, value in fields.items() if name != "architectures"}, folder / CONFIG)
+    return Checkpoint(folder, config, "training", Weights(folder), lambda name, shape: Place(f"net.{name}", shape))
+
+
+def test_a_third_family_is_a_module_and_its_name_in_the_list(
+    checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, folder = checkpoints("molkv"), tmp_path / "third"
+    folder.mkdir()
+    fields = {**json.loads((source / CONFIG).read_text()), "architectures": ["Third"]}
+    (folder / CONFIG).write_text(json.dumps(fields))
+    tensors = load((source / "model.safetensors").read_bytes())
+    save_file({f"net.{name}": tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    with pytest.raises(ConfigError, match=r'architectures is \["Third"\] and model_type is "molkv", expected'):
+        export(folder, tmp_path / "bundle")
+    third = SimpleNamespace(
+        EXPECTED='architectures ["Third"]',
+        matches=lambda fields: fields.get("architectures") == ["Third"],
+        open_folder=_open,
+    )
+    monkeypatch.setattr(families, "FAMILIES", (*families.FAMILIES, third))
+    found, expected = export(folder, tmp_path / "bundle"), export(source, tmp_path / "ours")
+    assert found.model == expected.model
+    assert [found.files[shard.file].sha256 for shard in found.store.shards] == [
+        expected.files[shard.file].sha256 for shard in expected.store.shards
+    ]
