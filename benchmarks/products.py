@@ -30,7 +30,10 @@ class _DynamicLinear(RowwiseInt8Linear):
     """One scale for all activations of a call."""
 
     def forward(self, op: OpBuilder, x: Value) -> Value:
-        return op.DynamicQuantizeMatMul(x, self.weight, self.weight_scale, _domain="com.microsoft", _version=1)
+        product: Value = op.DynamicQuantizeMatMul(
+            x, self.weight, self.weight_scale, _domain="com.microsoft", _version=1
+        )
+        return product
 
 
 def main() -> None:
@@ -84,9 +87,9 @@ class _Contender:
         builder.add_output(total, "y")
         for name, value in graph.initializers.items():
             if value.const_value is None:
-                part, _, index = name.rpartition(".")
+                part, _, number = name.rpartition(".")
                 array = parts[part].copy()
-                array.flat[0] = int(index)  # ONNX Runtime would notice that they are the same, and compute it once
+                array.flat[0] = int(number)  # ONNX Runtime would notice that they are the same, and compute it once
                 value.const_value = ir.tensor(array, name=name)
         model = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION)).SerializeToString()
         self._session = onnxruntime.InferenceSession(model, session_options(Target(threads=os.cpu_count())))

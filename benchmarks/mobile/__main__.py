@@ -19,12 +19,18 @@ import numpy as np
 from benchmarks.exporting import export_measured
 from benchmarks.mobile.first_text import largest_difference
 from benchmarks.store.model import model_config, write_checkpoint
-from molkv_export.lint import lint, official_check, what_is_seen
+from molkv_export.lint import Target, lint, official_check, what_is_seen
 from molkv_export.parity.graphs import load_graphs
 from molkv_export.parity.onnx_reference import ReferenceGraph
 from molkv_runtime import Bundle, Generator
+from molkv_runtime.manifest import DenseDtype
 
-_VARIANTS = [("coreml", "float32"), ("coreml", "float16"), ("nnapi", "float32"), ("nnapi", "qdq-int8")]
+_VARIANTS: list[tuple[Target, DenseDtype]] = [
+    ("coreml", "float32"),
+    ("coreml", "float16"),
+    ("nnapi", "float32"),
+    ("nnapi", "qdq-int8"),
+]
 _EMULATOR = ["htp_arch=75", "soc_model=57"]
 _ELSEWHERE = [("openvino", []), ("qnn", _EMULATOR)]
 _STEPS, _RUNS = 24, 5
@@ -75,14 +81,13 @@ def _size(bundle: Path) -> int:
     return sum(path.stat().st_size for path in bundle.iterdir())
 
 
-def _row(folder: Path, profile: str, dtype: str, patience: int) -> str:
+def _row(folder: Path, profile: Target, dtype: DenseDtype, patience: int) -> str:
     bundle = Bundle(folder, profile=profile)
     ours, theirs = [], []
     for file in bundle.graph().files:
-        target = "coreml" if profile == "coreml" else "nnapi"
-        found = lint(what_is_seen(folder / file.file, ["MatMulAddFusion"]), target)
+        found = lint(what_is_seen(folder / file.file, ["MatMulAddFusion"]), profile)
         ours.append(f"{found.accepted}/{found.nodes}, {found.partitions}")
-        checked = official_check(folder / file.file, target)
+        checked = official_check(folder / file.file, profile)
         theirs.append(f"{checked.accepted}/{checked.nodes}, {checked.partitions}, {checked.verdict}")
     differences = [largest_difference(Generator(bundle))[0]]
     reference = ReferenceGraph(load_graphs(bundle), bundle.path)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -17,6 +17,7 @@ from benchmarks.speed.figure import Bar, draw
 from benchmarks.speed.models import DTYPES, bundle, configs, make_bundles
 from molkv_export.bench.machine import memory_bandwidth
 from molkv_export.commands.options import PATH
+from molkv_runtime.manifest import DenseDtype
 from molkv_runtime.memory import cache_bytes, window_bytes
 
 PREFILL = Task("prefill", 1024)
@@ -26,6 +27,7 @@ BATCH = Task("decode", 512, 8)
 
 _HERE = Path(__file__).parent
 _Results = dict[tuple[str, Task], Result]
+_ByDtype = Mapping[DenseDtype, _Results]
 
 
 @click.command()
@@ -89,12 +91,12 @@ def _genai(folder: Path) -> Path:
         requirements = _HERE / "genai-requirements.txt"
         subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True, stdout=sys.stderr)
         tokenizer = _HERE.parents[1] / "examples" / "stdlib-mini" / "tokenizer.json"
-        script = [python, _HERE / "genai_model.py", folder, tokenizer, "fp32", "int4"]
+        script: list[str | Path] = [python, _HERE / "genai_model.py", folder, tokenizer, "fp32", "int4"]
         subprocess.run(script, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return folder
 
 
-def _rates(results: dict[str, _Results], others: _Results) -> list[str]:
+def _rates(results: _ByDtype, others: _Results) -> list[str]:
     lines = ["| | prefill 1,024 | decode at 128 | at 512 | at 1,024 |", "|---|---|---|---|---|"]
     for dtype, found in results.items():
         for name in ("dense", "mole", "molkv", "ram"):
@@ -108,7 +110,7 @@ def _rates(results: dict[str, _Results], others: _Results) -> list[str]:
     return lines
 
 
-def _ratios(results: dict[str, _Results], others: _Results) -> list[str]:
+def _ratios(results: _ByDtype, others: _Results) -> list[str]:
     lines = ["| | float32 | int8 | int4 |", "|---|---|---|---|"]
 
     def row(title: str, first: str, second: str, task: Task) -> None:
@@ -138,7 +140,7 @@ def _ratios(results: dict[str, _Results], others: _Results) -> list[str]:
     return lines
 
 
-def _memory(folder: Path, results: dict[str, _Results]) -> list[str]:
+def _memory(folder: Path, results: _ByDtype) -> list[str]:
     config = configs()["molkv"]
     lines = ["| | peak RSS | dense weights | KV cache | window | the rest |", "|---|---|---|---|---|---|"]
     for dtype, found in results.items():
@@ -149,7 +151,7 @@ def _memory(folder: Path, results: dict[str, _Results]) -> list[str]:
     return lines
 
 
-def _bandwidth(folder: Path, results: dict[str, _Results], bandwidth: float) -> list[str]:
+def _bandwidth(folder: Path, results: _ByDtype, bandwidth: float) -> list[str]:
     lines = ["| decode at 512 | float32 | int8 | int4 |", "|---|---|---|---|"]
     for name in ("dense", "molkv"):
         cells = []
@@ -166,7 +168,7 @@ def _weights(folder: Path, name: str, dtype: str) -> int:
     return (bundle(folder, name, dtype) / "model.onnx.data").stat().st_size
 
 
-def _bars(results: dict[str, _Results], others: _Results) -> list[Bar]:
+def _bars(results: _ByDtype, others: _Results) -> list[Bar]:
     bars = [
         Bar(
             f"{_TITLES[name]}, {dtype}",

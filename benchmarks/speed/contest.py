@@ -6,7 +6,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -67,7 +67,7 @@ class _Contender:
 
 
 def contest(
-    commands: dict[str, Sequence[str | Path]], tasks: dict[Task, Sequence[str]], runs: int
+    commands: Mapping[str, Sequence[str | Path]], tasks: Mapping[Task, Sequence[str]], runs: int
 ) -> dict[tuple[str, Task], Result]:
     """Let contenders do tasks in turns.
 

@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 from benchmarks.speed import CONTEXT
 from molkv_export.checkpoints import open_checkpoint
+from molkv_export.modeling.attention import Attention
+from molkv_export.modeling.decoder import DecoderLayer
+from molkv_export.modeling.molkv import MolkvMixer
 from molkv_export.modeling.rope import rotate
 from molkv_export.parity.reference import SourceModel
 
@@ -27,7 +30,7 @@ class Eager:
         self._table = torch.empty(
             c.vocab_size, c.num_hidden_layers, c.num_experts, c.expert_key_size + c.hidden_size, dtype=torch.float16
         )
-        for rows in self._table.split(2048):
+        for rows in torch.split(self._table, 2048):
             rows.copy_(torch.randn(rows.shape))
         self._cache = torch.zeros(c.num_hidden_layers, 2, CONTEXT, c.num_attention_heads, c.head_dim)
         self._window = torch.zeros(c.num_hidden_layers, CONTEXT + c.expert_window, c.num_experts, self._table.shape[-1])
@@ -56,6 +59,8 @@ class Eager:
         x = self._embedding[ids].float()
         visible = torch.arange(end) <= positions[:, None]
         for index, layer in enumerate(self._model.model.layers):
+            assert isinstance(layer, DecoderLayer)
+            assert isinstance(layer.expert_mixer, MolkvMixer)
             x = x + self._attend(layer.self_attn, layer.input_layernorm(x), index, positions, visible)
             n = layer.post_attention_layernorm(x)
             x = x + layer.mlp(n) + self._mix(layer.expert_mixer, n, index, rows[:, index], positions)
@@ -63,7 +68,7 @@ class Eager:
         logits: Tensor = self._model.lm_head(self._model.model.norm(x[-1:]))
         return logits
 
-    def _attend(self, attention: torch.nn.Module, x: Tensor, index: int, positions: Tensor, visible: Tensor) -> Tensor:
+    def _attend(self, attention: Attention, x: Tensor, index: int, positions: Tensor, visible: Tensor) -> Tensor:
         c, end = self._config, int(positions[-1]) + 1
         parts = (attention.q_proj, attention.k_proj, attention.v_proj)
         query, key, value = (part(x).view(len(x), -1, c.head_dim) for part in parts)
@@ -72,9 +77,10 @@ class Eager:
         query = rotate(query, positions[:, None], c.rope_theta).transpose(0, 1)
         keys, values = (cache.transpose(0, 1) for cache in self._cache[index, :, :end])
         out: Tensor = F.scaled_dot_product_attention(query, keys, values, attn_mask=visible)
-        return attention.o_proj(out.transpose(0, 1).flatten(1))
+        projected: Tensor = attention.o_proj(out.transpose(0, 1).flatten(1))
+        return projected
 
-    def _mix(self, mixer: torch.nn.Module, n: Tensor, index: int, rows: Tensor, positions: Tensor) -> Tensor:
+    def _mix(self, mixer: MolkvMixer, n: Tensor, index: int, rows: Tensor, positions: Tensor) -> Tensor:
         c, window = self._config, self._config.expert_window
         first, end = max(0, int(positions[0]) - window + 1), int(positions[-1]) + 1
         dk = c.expert_key_size
@@ -82,6 +88,7 @@ class Eager:
         self._window[index, positions, :, dk:] = rows[..., dk:]
         seen = torch.arange(first, end)
         mask = (seen <= positions[:, None]) & (seen > positions[:, None] - window)
+        assert mixer.query_norm is not None
         query = rotate(mixer.query_norm(mixer.query_proj(n)), positions, c.rope_theta)
         experts = self._window[index, first:end].flatten(0, 1)
         return F.scaled_dot_product_attention(

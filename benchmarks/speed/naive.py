@@ -57,8 +57,10 @@ def _graph(config: ModelConfig) -> DenseGraph:
     )
     layers = []
     for layer in range(config.num_hidden_layers):
-        shape = ["b", config.num_key_value_heads, "m", config.head_dim]
-        past = [builder.input(f"past_key_values.{layer}.{kind}", ir.DataType.FLOAT, shape) for kind in ("key", "value")]
+        shape: list[int | str] = ["b", config.num_key_value_heads, "m", config.head_dim]
+        past_key, past_value = (
+            builder.input(f"past_key_values.{layer}.{kind}", ir.DataType.FLOAT, shape) for kind in ("key", "value")
+        )
         key = _rows(op, f"keys.{layer}", config, config.expert_key_size, ids["window_ids"])
         key = op.RotaryEmbedding(
             key,
@@ -72,7 +74,8 @@ def _graph(config: ModelConfig) -> DenseGraph:
             op.Reshape(part, op.Constant(value_ints=[0, -1, size]))
             for part, size in ((key, config.expert_key_size), (value, config.hidden_size))
         )
-        layers.append(LayerInputs(KVCache(*past, lengths, total), MolkvInputs(key, value, mask, ids["position_ids"])))
+        cache = KVCache(past_key, past_value, lengths, total)
+        layers.append(LayerInputs(cache, MolkvInputs(key, value, mask, ids["position_ids"])))
     embedding = op.Cast(op.Gather(_table(op, "embedding", config, config.hidden_size), ids["input_ids"]), to=1)
     decoder = LookupExpertForCausalLM(config, CpuModules(config, FLOAT32))
     logits, presents = decoder(op, embedding, layers, last)
@@ -87,13 +90,14 @@ def _graph(config: ModelConfig) -> DenseGraph:
 
 
 def _rows(op: OpBuilder, name: str, config: ModelConfig, size: int, ids: Value) -> Value:
-    return op.Cast(op.Gather(_table(op, name, config, config.num_experts * size), ids), to=1)
+    rows: Value = op.Cast(op.Gather(_table(op, name, config, config.num_experts * size), ids), to=1)
+    return rows
 
 
 def _table(op: OpBuilder, name: str, config: ModelConfig, size: int) -> Value:
     shape = (config.vocab_size, size)
 
-    def read() -> ir.Tensor:
+    def read() -> ir.TensorProtocol:
         random = np.random.default_rng(0).standard_normal((512, size), np.float32).astype(np.float16)
         return ir.Tensor(np.resize(random, shape), name=name)
 

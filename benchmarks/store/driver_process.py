@@ -8,29 +8,40 @@ import time
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from molkv_export.bench.page_cache import drop
 from molkv_runtime import Generator
 from molkv_runtime.record import Records
-from molkv_runtime.store import Gathering, Ids
+from molkv_runtime.row_formats import RowDtype
+from molkv_runtime.store import Gathering, Ids, Store
 
 
 class RecordsInRam:
     """An expert store whose records are all in RAM."""
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
+        self.vocab_size = store.vocab_size
+        self.value_dtype: RowDtype = store.value_dtype
         self._records = store.buffer(store.vocab_size)
         for start in range(0, store.vocab_size, 4096):
             stop = min(store.vocab_size, start + 4096)
             store.gather(np.arange(start, stop), self._records[start:])
         self._bytes = self._records.view(np.uint8).reshape(len(self._records), -1)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+    def buffer(self, count: int) -> Records:
+        """Allocate memory for some records."""
+        return self._store.buffer(count)
 
-    def gather(self, ids: Ids, out: Records) -> Records:
+    def check_ids(self, ids: npt.NDArray[Any]) -> None:
+        """Check that these are token ids."""
+        self._store.check_ids(ids)
+
+    def gather(self, ids: Ids, out: Records | None = None) -> Records:
         """Copy records."""
+        if out is None:
+            out = self.buffer(len(ids))
         rows = out.view(np.uint8).reshape(len(out), -1)
         np.take(self._bytes, ids, axis=0, out=rows[: len(ids)], mode="clip")
         return out[: len(ids)]
@@ -47,7 +58,7 @@ def main() -> None:
     generator = Generator(bundle)
     paths = [generator.bundle.path / shard.file for shard in generator.bundle.manifest.store.shards]
     if mode == "ram":
-        generator.store = RecordsInRam(generator.store)  # type: ignore[assignment]
+        generator.store = RecordsInRam(generator.store)
         drop(paths)
     state = generator.sequences(max_length=1024)
     vocab_size = generator.config.vocab_size

@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from molkv_export.bench.page_cache import cached, drop
 from molkv_runtime.bundle import Bundle
-from molkv_runtime.shard import RECORDS
+from molkv_runtime.shard import RECORDS, Access
 from molkv_runtime.store import READ_THREADS, ExpertStore
 
 Ids = npt.NDArray[np.int64]
@@ -52,7 +52,7 @@ class Shards:
 
 
 @contextmanager
-def _driver(bundle: Bundle, access: Any) -> Iterator[Gather]:
+def _driver(bundle: Bundle, access: Access) -> Iterator[Gather]:
     with ExpertStore(bundle, access=access) as store:
         buffer = store.buffer(max(PROMPTS))
         buffer.view(np.uint8)[:] = 0  # the first touch of memory is not what is measured
