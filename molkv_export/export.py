@@ -12,7 +12,6 @@ import msgspec
 import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
-from tokenizers import Tokenizer
 
 from molkv_export.atomic_folder import atomic_folder, link_or_copy, partial_of
 from molkv_export.calibration import activation_scales, kv_scales
@@ -28,7 +27,7 @@ from molkv_export.tables.resume import JOURNAL, Journal, take_up
 from molkv_export.tables.rows import RowSource, row_source
 from molkv_export.tables.store_writer import write_store
 from molkv_export.terminal import byte_progress
-from molkv_runtime.bundle import TOKENIZER, Bundle
+from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import BundleError, CheckpointError, OutputError
 from molkv_runtime.generator import GENERATION_CONFIG, GenerationConfig
 from molkv_runtime.hashing import file_sha256
@@ -46,6 +45,7 @@ from molkv_runtime.manifest import (
     write_manifest,
 )
 from molkv_runtime.row_formats import RowDtype
+from molkv_runtime.tokenizer import TOKENIZER, open_tokenizer
 
 DEFAULT_SHARD_SIZE = 1024**3
 DEFAULT_MAX_MEMORY = 1024**3
@@ -282,10 +282,7 @@ def _copy_companions(source: Checkpoint, folder: Path) -> None:
             continue
         content = read_bytes(path, CheckpointError, "expected a readable file")
         if name == TOKENIZER:
-            try:
-                size = Tokenizer.from_buffer(content).get_vocab_size()
-            except Exception as error:  # the library raises nothing more precise
-                raise CheckpointError(f"{path}: is not a tokenizer ({error})") from error
+            size = open_tokenizer(content, path, CheckpointError).get_vocab_size()
             if size > vocab_size:
                 raise CheckpointError(
                     f"{path}: has {size} tokens, expected at most the model's vocab_size {vocab_size}"

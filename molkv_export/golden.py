@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
-from tokenizers import Tokenizer
 
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.parity.metrics import top_ids
 from molkv_export.parity.phases import Ids, window
 from molkv_export.parity.reference import SourceModel
-from molkv_runtime.bundle import TOKENIZER, Bundle
+from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
+from molkv_runtime.errors import BundleError
 from molkv_runtime.golden import TOP, VERSION, VERSION_KEY, GoldenText, Projection, max_abs
 from molkv_runtime.store import ExpertStore, Store
+from molkv_runtime.tokenizer import TOKENIZER, open_tokenizer
 
 _PROMPTS = (
     "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n    return",
@@ -74,8 +75,8 @@ def _texts(config: ModelConfig, folder: Path, lengths: Sequence[int] = ()) -> li
     context = config.max_position_embeddings
     random = np.random.default_rng(0)
     longest = max(2, min(_PROMPT_TOKENS, context - _NEW_TOKENS))
-    if (folder / TOKENIZER).exists():
-        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    if (path := folder / TOKENIZER).exists():
+        tokenizer = open_tokenizer(path.read_bytes(), path, BundleError)
         prompts = [np.array(tokenizer.encode(text).ids[:longest], np.int64) for text in _PROMPTS]
     else:
         prompts = [random.integers(0, config.vocab_size, longest - index) for index in range(min(4, longest - 1))]

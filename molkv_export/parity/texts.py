@@ -9,9 +9,9 @@ import numpy as np
 
 from molkv_export.parity.phases import Ids, window
 from molkv_export.training.corpus import standard_library
-from molkv_runtime.bundle import TOKENIZER
 from molkv_runtime.errors import RequestError
 from molkv_runtime.generator import Generator
+from molkv_runtime.tokenizer import TOKENIZER
 
 _LENGTH = 512  # of a text, where the model's context is longer and its window is not
 

@@ -33,11 +33,12 @@ from molkv_export.parity.runners import DriverRunner, Runner, SourceRunner, load
 from molkv_export.parity.texts import Scope, Texts, choose_texts
 from molkv_export.parity.worst import WorstPosition, WorstPositions
 from molkv_export.source import check_source
-from molkv_runtime.bundle import TOKENIZER, Bundle
+from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import RequestError
 from molkv_runtime.generator import Generator
 from molkv_runtime.rope import Floats
 from molkv_runtime.session import CPU, Target, describe_placements
+from molkv_runtime.tokenizer import TOKENIZER
 
 TRAINED = "as trained"
 ROUNDED = "as stored"

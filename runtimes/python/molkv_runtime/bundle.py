@@ -13,10 +13,10 @@ from molkv_runtime.errors import BundleError
 from molkv_runtime.graph_file import check_graph_file
 from molkv_runtime.hashing import file_sha256
 from molkv_runtime.interface import graph_interface
+from molkv_runtime.json_file import read_bytes
 from molkv_runtime.manifest import GraphInfo, Manifest, read_manifest
 from molkv_runtime.providers import PRESETS
-
-TOKENIZER = "tokenizer.json"
+from molkv_runtime.tokenizer import TOKENIZER, open_tokenizer
 
 
 class Bundle:
@@ -128,7 +128,4 @@ class Bundle:
         if TOKENIZER not in self.manifest.files:
             raise BundleError(f"{self.path}: carries no {TOKENIZER}, so it takes token ids only")
         path = self.file(TOKENIZER)
-        try:
-            return Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises nothing more precise
-            raise BundleError(f"{path}: is not a tokenizer ({error})") from error
+        return open_tokenizer(read_bytes(path, BundleError, "expected a tokenizer"), path, BundleError)
