@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from molkv_export.training.corpus import standard_library
-from molkv_runtime import BundleError, ExpertStore, Generator, RequestError, Sampling
+from molkv_runtime import BundleError, ExpertStore, Generator, ProviderError, RequestError, Sampling, Sequences
 from molkv_runtime.dense_graph import BoundCall
 from molkv_runtime.session import Target
 from tests.conftest import STDLIB_MINI, random_model
@@ -102,7 +102,7 @@ def test_stop_tokens_come_from_the_bundle(stdlib_mini_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ([], "there is no prompt"),
+        ([], "prompts is empty, expected a list of prompts, at least one"),
         ([[1], []], "the prompt has 0 tokens, expected 1 to 48"),
         ([list(range(49))], "the prompt has 49 tokens, expected 1 to 48"),
         ([[1, 97]], "token id 97 is outside the vocabulary, expected 0 to 96"),
@@ -114,7 +114,73 @@ def test_impossible_prompts_are_refused(generator: Generator, prompts: list[list
         list(generator.stream(prompts))
 
 
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("def ", "prompts is a str, expected a list of prompts"),
+        (5, "prompts is a int, expected a list of prompts"),
+        ([1, 2], "a prompt is int, expected a list of token ids"),
+        (["def "], "a prompt is str, expected a list of token ids"),
+        ([[[1, 2]]], r"a prompt is an array of shape \[1, 2\], expected a list"),
+        ([[1, [2, 3]]], "a prompt is not a list of token ids"),
+        ([[1.0]], "token ids have dtype float64, expected integers"),
+        ([[2**70]], "token ids have dtype object, expected integers"),
+        ([[True]], "token ids have dtype bool, expected integers"),
+        ([None], "a prompt is NoneType, expected a list of token ids"),
+    ],
+)
+def test_what_is_no_list_of_prompts_is_refused(generator: Generator, prompts: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        generator.stream(prompts)
+
+
+def test_arrays_are_prompts(generator: Generator) -> None:
+    prompts = [[1, 2, 3], [40, 50, 60]]
+    wanted = list(generator.stream(prompts, max_new_tokens=4))
+    for dtype in (np.int64, np.int32, np.uint8):
+        arrays = np.array(prompts, dtype)
+        assert list(generator.stream(arrays, max_new_tokens=4)) == wanted
+        assert list(generator.stream(list(arrays), max_new_tokens=np.int64(4))) == wanted  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("def ", "prompts is a str, expected a list of texts"),
+        ([], "prompts is empty, expected a list of texts"),
+        ([[1, 2]], "a prompt is a list, expected a text; `stream` takes token ids"),
+        ([b"def "], "a prompt is a bytes, expected a text"),
+        (["\ud800"], "holds bytes that are not text, expected UTF-8"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(stdlib_mini_bundle: Path, prompts: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        Generator(stdlib_mini_bundle).stream_text(prompts)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, seed=1)])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_no_numbers_name_the_position(
+    generator: Generator, sampling: Sampling, wrong: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = Sequences.decode
+
+    def broken_decode(state: Sequences, *arguments: Any) -> Any:
+        logits = decode(state, *arguments)
+        if state.lengths[1] == 5:
+            logits[1, 33] = wrong
+        return logits
+
+    monkeypatch.setattr(Sequences, "decode", broken_decode)
+    tokens = generator.stream([[1], [2, 3]], max_new_tokens=10, sampling=sampling)
+    with pytest.raises(ProviderError, match=rf"position 5 of sequence 1: the logit of token id 33 is {wrong}"):
+        list(tokens)
+
+
 def test_impossible_options_are_refused(generator: Generator) -> None:
+    for count in (None, 1.5, "3", True):
+        with pytest.raises(RequestError, match=f"max_new_tokens is {count!r}, expected 1 or more"):
+            generator.stream([[1]], max_new_tokens=count)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="max_new_tokens is 0, expected 1 or more"):
         generator.stream([[1]], max_new_tokens=0)
     with pytest.raises(RequestError, match="max_length is 49, expected 1 to the model's context of 48"):
@@ -156,6 +222,9 @@ def test_wrong_arguments_change_nothing(generator: Generator) -> None:
         lambda: state.prefill(-1, [1]),
         lambda: state.prefill(0, [1.5]),
         lambda: state.prefill(0, [*range(20), 97]),
+        lambda: state.prefill("0", [1]),  # type: ignore[arg-type]
+        lambda: state.prefill(0, [[1]]),
+        lambda: state.decode([1, 2], [True]),  # type: ignore[arg-type]
     ):
         with pytest.raises(RequestError):
             call()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -42,8 +44,21 @@ def test_draws_follow_the_probabilities() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"seed": -1}],
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"temperature": "0.5"},
+        {"temperature": None},
+        {"top_k": -1},
+        {"top_k": 2.5},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_p": None},
+        {"seed": -1},
+        {"seed": None},
+        {"seed": 1.0},
+    ],
 )
-def test_impossible_options_are_refused(options: dict[str, float]) -> None:
+def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match=f"{next(iter(options))} is .* expected"):
-        Sampling(**options)  # type: ignore[arg-type]
+        Sampling(**options)

@@ -17,7 +17,7 @@ import molkv_runtime.window
 from molkv_export.checkpoints import open_checkpoint
 from molkv_export.golden import write_golden
 from molkv_export.parity.reference import SourceModel
-from molkv_runtime import Bundle, BundleError, Generator, ProviderError, selftest
+from molkv_runtime import Bundle, BundleError, Generator, ProviderError, Sequences, selftest
 from molkv_runtime.golden import GOLDEN, PROJECTIONS, Projection, read_golden
 from molkv_runtime.session import Target
 from tests.conftest import CONFIGS, STDLIB_MINI, edit_manifest, replace_file
@@ -36,6 +36,18 @@ def test_a_sound_bundle_passes_in_every_format(name: str, dtype: str, bundles: C
     assert [phase.top1_agreement for phase in result.phases] == [1, 1, 1]
     assert all(phase.max_abs_logit < phase.limit / 2 for phase in result.phases)
     assert result.greedy_identical == result.greedy_tokens
+
+
+def test_logits_that_are_no_numbers_fail_in_every_phase(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = Sequences.decode
+    monkeypatch.setattr(Sequences, "decode", lambda *arguments: decode(*arguments) * np.float32("nan"))
+    result = selftest(bundle)
+    assert [failure.partition(":")[0] for failure in result.failures[:2]] == [
+        "step-by-step decode",
+        "decode in a batch",
+    ]
+    assert "greedy text: position" in result.failures[2]
+    assert (result.greedy_identical, result.greedy_tokens) == (0, selftest(bundle).greedy_tokens)
 
 
 def test_the_trained_model_passes_and_its_vectors_are_small(bundle: Path) -> None:

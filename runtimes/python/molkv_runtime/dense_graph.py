@@ -13,6 +13,7 @@ import onnxruntime
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import BundleError
 from molkv_runtime.manifest import GraphFile
+from molkv_runtime.process import InOneProcess
 from molkv_runtime.session import CPU, Placement, Target, one_line, open_session, placements, session_options
 
 Arrays = dict[str, npt.NDArray[np.generic]]
@@ -65,7 +66,7 @@ def for_call(graphs: Mapping[int, Graphs], inputs: Arrays) -> Graphs:
     return graphs[0 if 0 in graphs else inputs["inputs_embeds"].shape[-2]]
 
 
-class DenseGraph:
+class DenseGraph(InOneProcess):
     """Sessions over the graphs of a bundle's profile, one for each length of a call."""
 
     def __init__(self, bundle: Bundle, target: Target = CPU) -> None:
@@ -80,6 +81,7 @@ class DenseGraph:
             BundleError: A graph does not have the inputs and outputs that its configuration calls for.
             RequestError: There are more threads than cores, or the provider does not know an option.
         """
+        super().__init__()
         options = session_options(target, bundle.manifest.sha256)
         files = {file.length: file for file in bundle.graph().files}
         self._sessions = {}
@@ -90,6 +92,7 @@ class DenseGraph:
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> BoundCall:
         """Bind buffers to all inputs and outputs of the graph for as many positions as there are embeddings."""
+        self.check_process()
         return BoundCall(for_call(self._sessions, inputs), inputs, outputs)
 
     @property

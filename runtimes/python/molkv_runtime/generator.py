@@ -9,20 +9,23 @@ from typing import Literal, NamedTuple
 import msgspec
 import numpy as np
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
+from molkv_runtime.arguments import list_of, token_ids, whole_number
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.dense_graph import DenseGraph, Graph
-from molkv_runtime.errors import BundleError, RequestError
+from molkv_runtime.errors import BundleError, ProviderError, RequestError
 from molkv_runtime.json_file import decode_json
 from molkv_runtime.probe import probe
+from molkv_runtime.process import InOneProcess
 from molkv_runtime.providers import resolve
+from molkv_runtime.rope import Floats
 from molkv_runtime.sampling import Sampler, Sampling
 from molkv_runtime.sequences import Sequences
 from molkv_runtime.session import CPU, Placement, Target
 from molkv_runtime.shard import Access
-from molkv_runtime.store import ExpertStore, Store
+from molkv_runtime.store import ExpertStore, Ids, Store
+from molkv_runtime.tokenizer import TextStream
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -47,8 +50,11 @@ class GenerationConfig(msgspec.Struct, frozen=True):
         return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
 
 
-class Generator:
-    """A bundle, ready to generate."""
+class Generator(InOneProcess):
+    """A bundle, ready to generate.
+
+    Several threads may use one Generator at the same time. Other processes open the bundle themselves.
+    """
 
     def __init__(
         self,
@@ -78,6 +84,7 @@ class Generator:
             BundleError: The bundle is incomplete or damaged, or has no graph for the provider.
             ProviderError: The provider is not there, leaves nodes to others, or computes something else.
         """
+        super().__init__()
         target = Target(target) if isinstance(target, str) else target
         if not isinstance(bundle, Bundle):
             bundle = Bundle(bundle, profiles=resolve(target.provider).profiles, profile=profile)
@@ -90,6 +97,11 @@ class Generator:
         if GENERATION_CONFIG in self.bundle.manifest.files:
             path = self.bundle.file(GENERATION_CONFIG)
             self.generation_config = decode_json(path.read_bytes(), GenerationConfig, path, BundleError)
+            if wrong := [stop for stop in self.generation_config.stop_ids if not 0 <= stop < self.config.vocab_size]:
+                raise BundleError(
+                    f"{path}: eos_token_id is {wrong[0]}, expected token ids from 0 to {self.config.vocab_size - 1}; "
+                    "export the model again"
+                )
         if graph is None and target.provider != "cpu" and verify_provider:
             probe(self.bundle, lambda length: self.sequences(max_length=length), target.provider)
 
@@ -139,27 +151,25 @@ class Generator:
         Raises:
             RequestError: A prompt is empty, too long, or holds an id outside the vocabulary.
         """
-        if max_new_tokens < 1:
-            raise RequestError(f"max_new_tokens is {max_new_tokens}, expected 1 or more")
-        if not prompts:
-            raise RequestError("there is no prompt, expected at least one")
+        whole_number("max_new_tokens", max_new_tokens, 1)
+        ids = [token_ids("a prompt", prompt) for prompt in list_of("prompts", "prompts", prompts)]
         context = self.config.max_position_embeddings
-        for prompt in prompts:
+        for prompt in ids:
             if not 0 < len(prompt) <= context:
                 raise RequestError(
                     f"the prompt has {len(prompt)} tokens, expected 1 to {context} (the model's context)"
                 )
-            self.store.check_ids(np.asarray(prompt))
+            self.store.check_ids(prompt)
         stops = self.generation_config.stop_ids if stop_ids is None else stop_ids
-        samplers = [(sampling or Sampling()).sampler(index) for index in range(len(prompts))]
-        longest = max(map(len, prompts))
-        state = self.sequences(len(prompts), min(context, longest + max_new_tokens))
-        return self._steps(state, prompts, max_new_tokens, samplers, stops)
+        samplers = [(sampling or Sampling()).sampler(index) for index in range(len(ids))]
+        longest = max(map(len, ids))
+        state = self.sequences(len(ids), min(context, longest + max_new_tokens))
+        return self._steps(state, ids, max_new_tokens, samplers, stops)
 
     def _steps(
         self,
         state: Sequences,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Ids],
         max_new_tokens: int,
         samplers: Sequence[Sampler],
         stops: frozenset[int],
@@ -169,7 +179,7 @@ class Generator:
         tokens = np.zeros(len(prompts), np.int64)
         for count in range(1, max_new_tokens + 1):
             for index in np.flatnonzero(active).tolist():
-                tokens[index] = samplers[index](logits[index])
+                tokens[index] = _choose(samplers[index], logits[index], index, int(state.lengths[index]))
                 full = count == max_new_tokens or state.lengths[index] >= state.max_length
                 finish: Literal["stop", "length"] | None = "length" if full else None
                 if int(tokens[index]) in stops:
@@ -185,26 +195,40 @@ class Generator:
     ) -> Iterator[tuple[int, str]]:
         """Continue texts together; gives (index of the prompt, piece) as soon as a piece is whole characters.
 
-        The prompt is not repeated, and the end-of-text token is not shown.
+        The prompt is not repeated; special tokens and the token that ends a text are not shown.
 
         Raises:
             RequestError: A prompt is empty or too long.
             BundleError: The bundle carries no tokenizer.
         """
-        for prompt in prompts:
+        texts = list_of("texts", "prompts", prompts)
+        for prompt in texts:
+            if not isinstance(prompt, str):
+                raise RequestError(f"a prompt is a {type(prompt).__name__}, expected a text; `stream` takes token ids")
             if not prompt.isascii() and prompt.encode(errors="ignore").decode() != prompt:
                 raise RequestError(f"the prompt {prompt[:20]!r} holds bytes that are not text, expected UTF-8")
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(prompts))]
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
         tokens = self.stream(ids, max_new_tokens=max_new_tokens, sampling=sampling)
-        return self._pieces(tokens, [DecodeStream(ids=prompt, skip_special_tokens=True) for prompt in ids])
-
-    def _pieces(self, tokens: Iterator[Token], decoders: list[DecodeStream]) -> Iterator[tuple[int, str]]:
-        for token in tokens:
-            piece = decoders[token.sequence].step(self.tokenizer, token.id)
-            if piece:
-                yield token.sequence, piece
+        return _pieces(tokens, [TextStream(self.tokenizer, prompt) for prompt in ids])
 
     def text(self, prompt: str, *, max_new_tokens: int = 128, sampling: Sampling | None = None) -> Iterator[str]:
         """Continue one text, piece by piece; see `stream_text`."""
         pieces = self.stream_text([prompt], max_new_tokens=max_new_tokens, sampling=sampling)
         return (piece for _, piece in pieces)
+
+
+def _choose(sampler: Sampler, logits: Floats, sequence: int, position: int) -> int:
+    try:
+        return sampler(logits)
+    except ProviderError as error:
+        raise ProviderError(f"position {position} of sequence {sequence}: {error}") from error
+
+
+def _pieces(tokens: Iterator[Token], streams: list[TextStream]) -> Iterator[tuple[int, str]]:
+    for token in tokens:
+        stream = streams[token.sequence]
+        piece = "" if token.finish == "stop" else stream.push(token.id)
+        if token.finish is not None:
+            piece += stream.finish()
+        if piece:
+            yield token.sequence, piece

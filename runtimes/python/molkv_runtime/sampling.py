@@ -4,23 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
-from molkv_runtime.errors import RequestError
+from molkv_runtime.arguments import whole_number
+from molkv_runtime.errors import ProviderError, RequestError
 from molkv_runtime.rope import Floats
 
 Sampler = Callable[[Floats], int]
 
 
 def greedy(logits: Floats) -> int:
-    """Choose the likeliest token of logits [vocab_size]."""
+    """Choose the likeliest token of logits [vocab_size].
+
+    Raises:
+        ProviderError: A logit is NaN or infinite.
+    """
+    _check_finite(logits)
     return int(logits.argmax())
+
+
+def _check_finite(logits: Floats) -> None:
+    if not np.isfinite(logits).all():
+        wrong = int(np.flatnonzero(~np.isfinite(logits))[0])
+        raise ProviderError(
+            f"the logit of token id {wrong} is {logits[wrong]}, expected a finite number; the weights are damaged or "
+            "the provider computes wrong numbers: see `molkv-export selftest`"
+        )
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. Temperature 0 is greedy; top_k 0 and top_p 1 keep every token."""
+    """How tokens are drawn. Temperature 0 is greedy; top_k 0 and top_p 1 keep every token.
+
+    Raises:
+        RequestError: A field has an impossible value.
+    """
 
     temperature: float = 0.0
     top_k: int = 0
@@ -28,21 +48,24 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise RequestError(f"temperature is {self.temperature}, expected 0 (greedy) or more")
-        if self.top_k < 0:
-            raise RequestError(f"top_k is {self.top_k}, expected 0 (off) or more")
-        if not 0 < self.top_p <= 1:
-            raise RequestError(f"top_p is {self.top_p}, expected more than 0 and at most 1")
-        if self.seed < 0:
-            raise RequestError(f"seed is {self.seed}, expected 0 or more")
+        if not (isinstance(self.temperature, Real) and 0 <= self.temperature < float("inf")):
+            raise RequestError(f"temperature is {self.temperature!r}, expected 0 (greedy) or more")
+        whole_number("top_k", self.top_k, 0, " (off)")
+        if not (isinstance(self.top_p, Real) and 0 < self.top_p <= 1):
+            raise RequestError(f"top_p is {self.top_p!r}, expected more than 0 and at most 1")
+        whole_number("seed", self.seed, 0)
 
     def sampler(self, sequence: int = 0) -> Sampler:
         """Make a sampler for one sequence; what it draws does not depend on the other sequences of a batch."""
         if self.temperature == 0:
             return greedy
         generator = np.random.default_rng([self.seed, sequence])
-        return lambda logits: int(generator.choice(len(logits), p=self.probabilities(logits)))
+
+        def draw(logits: Floats) -> int:
+            _check_finite(logits)
+            return int(generator.choice(len(logits), p=self.probabilities(logits)))
+
+        return draw
 
     def probabilities(self, logits: Floats) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Give the distribution [vocab_size] that is drawn from: temperature, then top-k, then top-p."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 
+from molkv_runtime.arguments import token_ids, whole_number
 from molkv_runtime.calls import Calls
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.dense_graph import Graph
@@ -14,6 +17,7 @@ from molkv_runtime.dynamic_calls import DynamicCalls
 from molkv_runtime.errors import RequestError
 from molkv_runtime.manifest import KVDtype
 from molkv_runtime.memory import available_memory, cache_bytes, window_bytes
+from molkv_runtime.process import InOneProcess
 from molkv_runtime.record import Records
 from molkv_runtime.record_decoder import GROUP, RecordDecoder
 from molkv_runtime.rope import Floats
@@ -22,8 +26,11 @@ from molkv_runtime.store import Ids, Store
 from molkv_runtime.window import Part
 
 
-class Sequences:
-    """B sequences, each with its KV cache and its experts, all in buffers that are allocated and bound once."""
+class Sequences(InOneProcess):
+    """B sequences, each with its KV cache and its experts, all in buffers that are allocated and bound once.
+
+    One thread at a time may use them; several threads need `Sequences` each, which may share one graph and one store.
+    """
 
     def __init__(
         self,
@@ -54,13 +61,15 @@ class Sequences:
             RequestError: max_length is more than the model's context, a size is not positive, or there is not enough
                 RAM.
         """
+        super().__init__()
         context = config.max_position_embeddings
-        self.max_length = context if max_length is None else max_length
-        if not 0 < self.max_length <= context:
+        self.max_length = context if max_length is None else whole_number("max_length", max_length, 1)
+        if self.max_length > context:
             raise RequestError(f"max_length is {max_length}, expected 1 to the model's context of {context} tokens")
-        for name, value in (("batch_size", batch_size), ("prefill_chunk", prefill_chunk)):
-            if value is not None and value < 1:
-                raise RequestError(f"{name} is {value}, expected 1 or more")
+        whole_number("batch_size", batch_size, 1)
+        if prefill_chunk is not None:
+            whole_number("prefill_chunk", prefill_chunk, 1)
+        self._in_use = threading.Lock()
         self._store = store
         allocated = context if lengths[0] else self.max_length
         _check_memory(config, batch_size, allocated, kv_dtype)
@@ -86,14 +95,29 @@ class Sequences:
             Logits of the last position [1, vocab_size], or with all_logits of every position [n, vocab_size].
 
         Raises:
-            RequestError: There are no ids, too many for max_length, or one is outside the vocabulary.
+            RequestError: There are no ids, too many for max_length, or one is outside the vocabulary; or another thread
+                or process uses these sequences.
         """
-        tokens = np.asarray(ids)
-        if not 0 <= sequence < len(self.lengths):
+        tokens = token_ids("the prompt", ids)
+        if whole_number("sequence", sequence, 0) >= len(self.lengths):
             raise RequestError(f"sequence is {sequence}, expected 0 to {len(self.lengths) - 1}")
-        if tokens.ndim != 1 or len(tokens) == 0:
+        if len(tokens) == 0:
             raise RequestError("the prompt is empty, expected at least one token")
         self._store.check_ids(tokens)
+        with self._used_alone():
+            return self._prefill(sequence, tokens, all_logits)
+
+    @contextmanager
+    def _used_alone(self) -> Iterator[None]:
+        self.check_process()
+        if not self._in_use.acquire(blocking=False):
+            raise RequestError("these Sequences are in use by another thread; make Sequences for each thread")
+        try:
+            yield
+        finally:
+            self._in_use.release()
+
+    def _prefill(self, sequence: int, tokens: Ids, all_logits: bool) -> Floats:
         room = self.max_length - int(self.lengths[sequence])
         if len(tokens) > room:
             raise RequestError(
@@ -140,16 +164,23 @@ class Sequences:
             Logits [B, vocab_size], in a buffer that the next step overwrites.
 
         Raises:
-            RequestError: A sequence is full, or an id is outside the vocabulary.
+            RequestError: A sequence is full, an id is outside the vocabulary, or another thread or process uses these
+                sequences.
         """
-        tokens = np.asarray(ids)
+        tokens = token_ids("ids", ids)
         if tokens.shape != self.lengths.shape:
             raise RequestError(
                 f"there are {tokens.size} token ids, expected one for each of {len(self.lengths)} sequences"
             )
+        with self._used_alone():
+            return self._decode(tokens, active)
+
+    def _decode(self, tokens: Ids, active: npt.NDArray[np.bool_] | None) -> Floats:
         # Plain numbers, not arrays: behind a step of the graph nothing of numpy is in the caches any more.
         lengths = self.lengths.tolist()
-        going = [True] * len(lengths) if active is None else active.tolist()
+        going = [True] * len(lengths) if active is None else np.asarray(active, bool).tolist()
+        if len(going) != len(lengths):
+            raise RequestError(f"active has {len(going)} values, expected one for each of {len(lengths)} sequences")
         if any(goes and length >= self.max_length for goes, length in zip(going, lengths, strict=True)):
             raise RequestError(f"a sequence has reached max_length ({self.max_length} tokens) and cannot go on")
         records = self._decoder.decode(self._store.gather(tokens, self._records))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import BundleError, RequestError
 from molkv_runtime.manifest import MANIFEST, Shard
+from molkv_runtime.process import InOneProcess
 from molkv_runtime.record import Records, checked_record_dtype, record_bytes
 from molkv_runtime.row_formats import RowDtype
 from molkv_runtime.shard import Access, OpenShard
@@ -92,7 +93,7 @@ class Store(Protocol):
         """Check that these are token ids."""
 
 
-class ExpertStore(AbstractContextManager["ExpertStore"]):
+class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
     """The open shards of a bundle. Nothing of them stays in RAM beyond what the operating system caches."""
 
     def __init__(self, bundle: Bundle, *, access: Access = "pread", verify_checksums: bool = True) -> None:
@@ -106,6 +107,7 @@ class ExpertStore(AbstractContextManager["ExpertStore"]):
         Raises:
             BundleError: A shard is damaged or does not fit the manifest.
         """
+        super().__init__()
         info = bundle.manifest.store
         source = str(bundle.path / MANIFEST)
         self.record_dtype = checked_record_dtype(bundle.config, info, source)
@@ -166,6 +168,7 @@ class ExpertStore(AbstractContextManager["ExpertStore"]):
         return Gathering(out, reads, repeats, sources[repeats], [])
 
     def _start(self, gathering: Gathering) -> Gathering:
+        self.check_process()
         reads = gathering.reads
         threads = min(READ_THREADS, -(-len(reads) // _READS_PER_THREAD))
         # Every thread takes reads from all over the file, so that early and late ones run side by side.
