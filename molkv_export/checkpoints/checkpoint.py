@@ -10,17 +10,20 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import torch
 
+from molkv_export.checkpoints.extras import follows_from_config, other_prefix
 from molkv_export.checkpoints.weights import Weights, row_width
 from molkv_export.modeling import Form, LookupExpertForCausalLM
 from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import CheckpointError, ConfigError
+from molkv_runtime.errors import CheckpointError, ConfigError, MolkvError
 from molkv_runtime.hashing import file_sha256
+from molkv_runtime.json_file import shown
 
 CONFIG = "config.json"
 LM_HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
 
 _COMPARED_ROWS = 4096
+_GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 class Place(NamedTuple):
@@ -76,6 +79,8 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         """
         self.folder, self.config, self.form = folder, config, form
         self.generation = generation or {}
+        self.states = dict(weights.states)
+        """The files that determine the model, as they were just before they were read."""
         self._weights = weights
         self._check_count()
         self._shapes = self._parameter_shapes()
@@ -105,16 +110,23 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
     def _check(self) -> None:
         expected = {place.tensor: place.shape for place in self._places.values()}
         found, path = set(self._weights.names), self._weights.path
+        for name in sorted(
+            expected.keys() & found
+        ):  # a quantized checkpoint has other tensors, too: first things first
+            self._weights.check_dtype(name)
         if missing := sorted(expected.keys() - found):
+            embedding = self._places[EMBEDDING].tensor
             why = f"{CONFIG}, where tie_word_embeddings is false" if missing[0] == LM_HEAD else CONFIG
             raise CheckpointError(
                 f"{path}: tensor {missing[0]!r} is missing ({len(missing)} in all), "
                 f"expected {list(expected[missing[0]])} by {why}"
+                + (other_prefix(embedding, found) if embedding in missing else "")
             )
         extra = sorted(found - expected.keys())
         if self.config.tie_word_embeddings and LM_HEAD in extra:
             self._check_tied()
             extra.remove(LM_HEAD)
+        extra = [name for name in extra if not follows_from_config(name, self._weights, self.config, CONFIG)]
         if extra:
             raise CheckpointError(
                 f"{path}: tensor {extra[0]!r} is one that this {CONFIG} has no place for ({len(extra)} in all)"
@@ -177,20 +189,32 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         """Give the bytes of a row of the tensor that holds a parameter, and maybe others."""
         return self._weights.entry(self._places[name].tensor).row_bytes
 
+    def reads_as(self, other: Checkpoint) -> bool:
+        """Tell whether another one has the same model in the same places, as far as can be told without the values."""
+        return all(
+            mine == theirs
+            for mine, theirs in (
+                (self.config, other.config),
+                (self.form, other.form),
+                (self.generation, other.generation),
+                (self._places, other._places),
+                (self._weights.places, other._weights.places),
+            )
+        )
+
     @property
     def files(self) -> list[Path]:
         """The files that determine the model."""
-        return [self.folder / CONFIG, *self._weights.files]
+        return [self.folder / CONFIG, *self._weights.states]
 
     def sha256(self, advance: Callable[[int], object] = lambda _: None) -> dict[str, str]:
         """Hash the files that determine the model; `advance` is told the number of bytes after each piece."""
-        hashes = {}
-        for path in self.files:
-            try:
-                hashes[path.name] = file_sha256(path, advance)
-            except OSError as error:
-                raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-        return hashes
+        config = self.folder / CONFIG
+        try:
+            hashes = {config: file_sha256(config, advance), **self._weights.sha256(advance)}
+        except OSError as error:
+            raise CheckpointError(f"{error.filename or self.folder}: cannot be read ({error.strerror})") from error
+        return {path.name: digest for path, digest in hashes.items()}
 
     def close(self) -> None:
         """Close the files."""
@@ -206,3 +230,31 @@ def model_config(fields: Mapping[str, Any], path: Path) -> ModelConfig:
         return msgspec.convert(fields, ModelConfig)
     except ValueError as error:  # msgspec's and ConfigError are ValueErrors
         raise ConfigError(f"{path}: {error}") from error
+
+
+def generation_fields(fields: Mapping[str, Any], vocab_size: int, path: Path) -> dict[str, Any]:
+    """Return what a config.json (the file `path`) says of generating, in the words of generation_config.json.
+
+    Raises:
+        ConfigError: A value is no token id.
+    """
+    found = {name: fields[name] for name in _GENERATION if fields.get(name) is not None}
+    for name, value in found.items():
+        check_token_ids(name, value, -1 if name == "pad_token_id" else 0, vocab_size, path, ConfigError)
+    return found
+
+
+def without_generation(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config.json that are about the model."""
+    return {name: value for name, value in fields.items() if name not in _GENERATION}
+
+
+def check_token_ids(name: str, value: object, least: int, vocab_size: int, path: Path, error: type[MolkvError]) -> None:
+    """Check a field that holds a token id, or a list of some.
+
+    Raises:
+        error: It holds something else than whole numbers from `least` to `vocab_size` - 1, or nothing.
+    """
+    ids = value if isinstance(value, list) else [value]
+    if not ids or any(type(token) is not int or not least <= token < vocab_size for token in ids):
+        raise error(f"{path}: {name} is {shown(value)}, expected token ids from 0 to {vocab_size - 1}")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from molkv_export.checkpoints import mole, native
 from molkv_export.checkpoints.checkpoint import CONFIG, Checkpoint, Family
+from molkv_export.checkpoints.files import file_state, refuse_pointer
+from molkv_export.checkpoints.foreign import foreign_format
+from molkv_export.checkpoints.weights import find_weights
 from molkv_runtime.errors import CheckpointError, ConfigError
 from molkv_runtime.json_file import decode_json, read_bytes, shown
 
@@ -23,11 +27,17 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: is not a folder; expected one with {CONFIG} and weights")
     path = folder / CONFIG
+    if not os.path.lexists(path) and find_weights(folder) is None and (error := foreign_format(folder)):
+        raise error
+    refuse_pointer(path)
+    state = file_state(path)
     data = read_bytes(path, ConfigError, f"a checkpoint needs a {CONFIG}")
     fields = decode_json(data, dict[str, Any], path, ConfigError)
     for family in FAMILIES:
         if family.matches(fields):
-            return family.open_folder(folder, fields)
+            checkpoint = family.open_folder(folder, fields)
+            checkpoint.states[path] = state
+            return checkpoint
     raise ConfigError(
         f"{path}: architectures is {shown(fields.get('architectures'))} and model_type is "
         f"{shown(fields.get('model_type'))}, "

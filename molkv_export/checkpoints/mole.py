@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from molkv_export.checkpoints.checkpoint import CONFIG, Checkpoint, Place, model_config
+from molkv_export.checkpoints.checkpoint import (
+    CONFIG,
+    Checkpoint,
+    Place,
+    generation_fields,
+    model_config,
+    without_generation,
+)
 from molkv_export.checkpoints.weights import Weights, row_width
 from molkv_export.modeling import Form
 from molkv_runtime.config import ModelConfig
@@ -26,7 +33,6 @@ _RENAMED = (
     (".experts.networks.", ".experts."),
     (".expert_mixer.router.", ".router."),
 )
-_GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Fields that say nothing about what is computed for a token.
 _SILENT = {
     "_attn_implementation",
@@ -45,7 +51,6 @@ _SILENT = {
     "torch_dtype",
     "transformers_version",
     "use_cache",
-    *_GENERATION,
 }
 
 
@@ -89,8 +94,8 @@ def open_folder(folder: Path, fields: Mapping[str, Any]) -> Checkpoint:
     path = folder / CONFIG
     # null is Hugging Face's way of not saying anything.
     said = {name: value for name, value in fields.items() if value is not None}
-    config = _config(said, path)
-    generation = _generation(said, config.vocab_size, path)
+    config = _config(without_generation(said), path)
+    generation = generation_fields(said, config.vocab_size, path)
     weights = Weights(folder)
     form = _form(weights)
     return Checkpoint(folder, config, form, weights, lambda name, shape: _place(name, shape, config), generation)
@@ -112,17 +117,6 @@ def _config(fields: dict[str, Any], path: Path) -> ModelConfig:
         if taken.get(name) == 0:  # which means something else in our own configuration
             raise ConfigError(f"{path}: {name} is 0, expected 1 or more")
     return model_config({**taken, **_rope_theta(fields, path), "model_type": "mole", "hidden_act": "gelu"}, path)
-
-
-def _generation(fields: dict[str, Any], vocab_size: int, path: Path) -> dict[str, Any]:
-    """Take what generation_config.json says where there is one."""
-    found = {name: fields[name] for name in _GENERATION if name in fields}
-    for name, value in found.items():
-        least = -1 if name == "pad_token_id" else 0
-        for token in value if isinstance(value, list) else [value]:
-            if type(token) is not int or not least <= token < vocab_size:
-                raise ConfigError(f"{path}: {name} is {shown(value)}, expected token ids from 0 to {vocab_size - 1}")
-    return found
 
 
 def _check_honoured(name: str, value: Any, honoured: tuple[Any, ...], path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Our own family: config.json is a `ModelConfig`, tensors are named as the reference model names them."""
+"""Our own family: config.json is a `ModelConfig`, tensors are named as the reference model names them.
+
+As in Hugging Face's, config.json may also name the token ids of generation_config.json.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,15 @@ from typing import Any
 
 import torch
 
-from molkv_export.checkpoints.checkpoint import CONFIG, LM_HEAD, Checkpoint, Place, model_config
+from molkv_export.checkpoints.checkpoint import (
+    CONFIG,
+    LM_HEAD,
+    Checkpoint,
+    Place,
+    generation_fields,
+    model_config,
+    without_generation,
+)
 from molkv_export.checkpoints.weights import Weights
 from molkv_export.modeling import Form, LookupExpertForCausalLM
 
@@ -28,6 +39,9 @@ def matches(fields: Mapping[str, Any]) -> bool:
 
 def open_folder(folder: Path, fields: Mapping[str, Any]) -> Checkpoint:
     """See `Family`."""
-    config, weights = model_config(fields, folder / CONFIG), Weights(folder)
+    path = folder / CONFIG
+    config = model_config(without_generation(fields), path)
+    generation = generation_fields(fields, config.vocab_size, path)
+    weights = Weights(folder)
     form: Form = "lookup" if any(name.endswith(".experts.values") for name in weights.names) else "training"
-    return Checkpoint(folder, config, form, weights, Place)
+    return Checkpoint(folder, config, form, weights, Place, generation)

@@ -24,6 +24,7 @@ _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _GLOBALS = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch [A-Za-z0-9]+Storage|torch device"
 )
+_OTHER_DTYPE = "torch._utils _rebuild_tensor_v3"  # of float8 and others that came to PyTorch late
 _LOCAL_HEADER = 30  # bytes of a part's header in a zip archive, before its name
 _SMALL = 16  # bytes of a part that says one thing
 _WRITE_AGAIN = "write it again with torch.save, or as safetensors"
@@ -86,8 +87,18 @@ class TorchFile(TensorFile):
         elif kind == "data.pkl":
             if part.file_size > MAX_HEADER_BYTES:
                 raise CheckpointError(f"{self.path}: its part {part.filename!r} is {part.file_size} bytes large")
-            for operation, argument, _ in pickletools.genops(archive.read(part)):
+            operations = pickletools.genops(archive.read(part))
+            for operation, argument, _ in operations:
                 asked = str(argument) if operation.name == "GLOBAL" else operation.name
+                if asked == _OTHER_DTYPE:
+                    names = (str(argument).removeprefix("torch ") for _, argument, _ in operations)
+                    dtype = next(
+                        (name for name in names if isinstance(getattr(torch, name, 0), torch.dtype)), "unknown"
+                    )
+                    raise CheckpointError(
+                        f"{self.path}: holds a tensor of dtype {dtype}, expected one of "
+                        f"{', '.join(sorted(_NAMES.values()))}"
+                    )
                 if operation.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not _GLOBALS.fullmatch(asked):
                     raise CheckpointError(
                         f"{self.path}: asks for {asked!r}, which could run code when it is opened, expected nothing "

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import torch
 
+from molkv_export.checkpoints.files import FileState, file_state, refuse_pointer
+from molkv_export.checkpoints.foreign import foreign_format
 from molkv_export.checkpoints.torch_file import TorchFile
 from molkv_runtime.errors import CheckpointError
+from molkv_runtime.hashing import file_sha256
 from molkv_runtime.json_file import decode_json, read_bytes
 from molkv_runtime.tensor_file import TensorEntry, TensorFile
 
@@ -19,7 +23,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _TORCH_INDEX = "pytorch_model.bin.index.json"
 _NAMES = (WEIGHTS, INDEX, "pytorch_model.bin", _TORCH_INDEX)
-_OTHER_PICKLES = ("model.bin", "model.pt", "model.pth", "checkpoint.pt")
+_WRAPPERS = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataParallel put before every name
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -40,35 +44,57 @@ class Weights:
         Raises:
             CheckpointError: There are none, they are damaged or unsafe, or an index does not fit its files.
         """
-        # A link to nowhere is an error, not a reason to take what comes next.
-        found = [folder / name for name in _NAMES if os.path.lexists(folder / name)]
-        if not found:
-            raise _no_weights(folder)
-        self.path = found[0]
-        self.files = [self.path]
-        """The files that determine the tensors."""
+        found = find_weights(folder)
+        if found is None:
+            raise foreign_format(folder) or CheckpointError(
+                f"{folder}: holds no weights, expected {' or '.join(_NAMES)}"
+            )
+        self.path = found
+        self.states: dict[Path, FileState | None] = {self.path: file_state(self.path)}
+        """The files that determine the tensors, as they were just before they were read."""
         if self.path.name in (INDEX, _TORCH_INDEX):
             places = _read_index(self.path)
-            opened = {name: _open(folder / name) for name in sorted(set(places.values()))}
-            self.files += [file.path for file in opened.values()]
+            paths = [folder / name for name in sorted(set(places.values()))]
+            self.states |= {path: file_state(path) for path in paths}
+            opened = {path.name: _open(path) for path in paths}
             _check_index(self.path, places, opened)
         else:
             opened = {self.path.name: _open(self.path)}
         self._opened = list(opened.values())
-        self._files = {name: file for file in self._opened for name in file.entries}
+        prefix = _wrapping([name for file in self._opened for name in file.entries])
+        self._files = {
+            name.removeprefix(prefix): (file, entry) for file in self._opened for name, entry in file.entries.items()
+        }
+
+    @property
+    def places(self) -> dict[str, tuple[Path, TensorEntry]]:
+        """Where all tensors stand, by name."""
+        return {name: (file.path, entry) for name, (file, entry) in self._files.items()}
 
     @property
     def names(self) -> list[str]:
-        """Names of all tensors."""
+        """Names of all tensors, without what wrappers of the model have put before every one of them."""
         return list(self._files)
 
     def path_of(self, name: str) -> Path:
         """Name the file that holds a tensor."""
-        return self._files[name].path
+        return self._files[name][0].path
 
     def entry(self, name: str) -> TensorEntry:
         """Say where a tensor stands in its file."""
-        return self._files[name].entries[name]
+        return self._files[name][1]
+
+    def check_dtype(self, name: str) -> None:
+        """Check the dtype of a tensor.
+
+        Raises:
+            CheckpointError: It is one that is not read.
+        """
+        dtype = self.entry(name).dtype
+        if dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{self.path_of(name)}: tensor {name!r} has dtype {dtype}, expected one of {', '.join(sorted(_DTYPES))}"
+            )
 
     def check(self, name: str, shape: tuple[int, ...], why: str) -> None:
         """Check shape and dtype of a tensor; `why` says who expects the shape.
@@ -81,10 +107,7 @@ class Weights:
             raise CheckpointError(
                 f"{path}: tensor {name!r} has shape {list(entry.shape)}, expected {list(shape)} by {why}"
             )
-        if entry.dtype not in _DTYPES:
-            raise CheckpointError(
-                f"{path}: tensor {name!r} has dtype {entry.dtype}, expected one of {', '.join(_DTYPES)}"
-            )
+        self.check_dtype(name)
 
     def read(self, name: str, start: int, stop: int, first: int, width: int) -> torch.Tensor:
         """Read a part of rows start to stop of a tensor: `width` numbers each, from number `first` on.
@@ -95,7 +118,7 @@ class Weights:
         Raises:
             CheckpointError: A value is NaN or infinite, or the file cannot be read.
         """
-        file, entry = self._files[name], self.entry(name)
+        file, entry = self._files[name]
         dtype = _DTYPES[entry.dtype]
         size = width * dtype.itemsize
         out = torch.empty((stop - start) * width, dtype=dtype)
@@ -113,6 +136,17 @@ class Weights:
             )
         return out
 
+    def sha256(self, advance: Callable[[int], object]) -> dict[Path, str]:
+        """Hash the files. Those with tensors are hashed as they are open, whatever has taken their names since.
+
+        Raises:
+            OSError: A file cannot be read.
+        """
+        opened = {file.path: file for file in self._opened}
+        return {
+            path: opened[path].sha256(advance) if path in opened else file_sha256(path, advance) for path in self.states
+        }
+
     def close(self) -> None:
         """Close the files."""
         for file in self._opened:
@@ -124,17 +158,22 @@ def row_width(shape: tuple[int, ...]) -> int:
     return math.prod(shape[1:])
 
 
-def _no_weights(folder: Path) -> CheckpointError:
-    for name in _OTHER_PICKLES:
-        if (folder / name).exists():
-            return CheckpointError(
-                f"{folder / name}: is a pickle, which can run code when it is opened; "
-                f"convert it to {WEIGHTS} with safetensors.torch.save_file"
-            )
-    return CheckpointError(f"{folder}: holds no weights, expected {' or '.join(_NAMES)}")
+def find_weights(folder: Path) -> Path | None:
+    """Return the first that there is of the files that Hugging Face looks for; None: there is none."""
+    # A link to nowhere is an error, not a reason to take what comes next.
+    return next((folder / name for name in _NAMES if os.path.lexists(folder / name)), None)
+
+
+def _wrapping(names: list[str]) -> str:
+    """Return what wrappers have put before every name."""
+    prefix = ""
+    while names and (wrapper := next((w for w in _WRAPPERS if all(n.startswith(prefix + w) for n in names)), "")):
+        prefix += wrapper
+    return prefix
 
 
 def _open(path: Path) -> TensorFile:
+    refuse_pointer(path)
     if path.suffix == ".bin":
         return TorchFile(path)
     if path.is_file() and os.access(path, os.R_OK):
@@ -150,6 +189,7 @@ def _open(path: Path) -> TensorFile:
 
 
 def _read_index(path: Path) -> dict[str, str]:
+    refuse_pointer(path)
     places = decode_json(
         read_bytes(path, CheckpointError, "expected an index of weight files"), _Index, path, CheckpointError
     ).weight_map

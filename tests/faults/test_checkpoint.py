@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
+from molkv_export.checkpoints import open_checkpoint
 from molkv_runtime import CheckpointError, ConfigError
 from tests.conftest import STDLIB_MINI
 from tests.faults.refusal import refused
@@ -39,7 +40,7 @@ EXPERT = "model.layers.2.experts.networks.1.up_proj.weight"
         (lambda t: t.pop(EXPERT), f"tensor '{EXPERT}' is missing (1 in all), expected [24, 64] by config.json"),
         (lambda t: t.update(extra=torch.ones(2)), "tensor 'extra' is one that this config.json has no place for"),
         (lambda t: t.update({ROUTER: t[ROUTER].T.contiguous()}), f"'{ROUTER}' has shape [64, 8], expected [8, 64]"),
-        (lambda t: t.update({ROUTER: t[ROUTER].long()}), f"'{ROUTER}' has dtype I64, expected one of F32, F16, BF16"),
+        (lambda t: t.update({ROUTER: t[ROUTER].long()}), f"'{ROUTER}' has dtype I64, expected one of BF16, F16, F32"),
         (lambda t: t[ROUTER][0].fill_(torch.nan), f"'{ROUTER}' holds NaN or infinite values"),
         (lambda t: t[EXPERT][3, 1].fill_(torch.inf), f"'{EXPERT}' holds NaN or infinite values"),
         (lambda t: t["model.embed_tokens.weight"][96, 0].fill_(-torch.inf), "embed_tokens.weight' holds NaN or inf"),
@@ -109,7 +110,10 @@ def test_a_configuration_for_another_model_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"{", "tokenizer.json: is not a tokenizer ("), (None, "tokenizer.json: has 4096 tokens, expected at most")],
+    [
+        (b"{", "tokenizer.json: is not a tokenizer ("),
+        (None, "tokenizer.json: has 4096 tokens, expected at most"),
+    ],
 )
 def test_a_tokenizer_that_does_not_fit_is_refused(content: bytes | None, message: str, folder: Path) -> None:
     (folder / "tokenizer.json").write_bytes(content or (STDLIB_MINI / "tokenizer.json").read_bytes())
@@ -133,3 +137,58 @@ def test_a_head_dim_that_the_attention_operator_does_not_take_is_refused(folder:
 
     _rewrite(folder, halve)
     refused(folder, ConfigError, "head_dim is 8, expected a multiple of 16")
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"],
+)
+def test_a_pointer_of_git_lfs_is_called_so(name: str, folder: Path) -> None:
+    if name.startswith(("model", "pytorch")):
+        (folder / "model.safetensors").unlink()
+    (folder / name).write_text(POINTER)
+    refused(folder, CheckpointError, f"{name}: is a pointer of Git LFS, not the file itself; run `git lfs pull`")
+
+
+def test_a_shard_that_is_a_pointer_of_git_lfs_is_called_so(folder: Path) -> None:
+    (folder / "model.safetensors").write_text(POINTER)
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    index = {"weight_map": {"model.norm.weight": "model-1.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(folder, CheckpointError, "model-1.safetensors: is a pointer of Git LFS")
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("adapter_model.safetensors", "is a LoRA adapter, not a model; merge it into its base model first"),
+        ("adapter_model.bin", "is a LoRA adapter, not a model; merge it into its base model first"),
+        ("consolidated.00.pth", "is in the format of the model's authors (Meta's, Mistral's), not Hugging Face's"),
+        ("consolidated.safetensors", "is in the format of the model's authors (Meta's, Mistral's), not Hugging Face's"),
+        ("tf_model.h5", "holds TensorFlow's weights; load them with from_tf=True"),
+        ("flax_model.msgpack", "holds Flax's weights; load them with from_flax=True"),
+        ("small-Q4_K_M.gguf", "is llama.cpp's format, mostly quantized; give the checkpoint that it was made from"),
+        ("decoder.onnx", "is a graph that was exported already; give the checkpoint that it was made from"),
+        (
+            "model-00001-of-00002.safetensors",
+            "is not a name that is read; name it model.safetensors if it holds the wh",
+        ),
+        ("checkpoint.pt", "is a pickle, which can run code when it is opened; convert it to model.safetensors"),
+    ],
+)
+def test_weights_of_another_format_are_explained(name: str, message: str, with_config: bool, folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    if not with_config:
+        (folder / "config.json").unlink()
+    refused(folder, CheckpointError, f"{name}: {message}")
+
+
+def test_other_files_beside_weights_do_not_matter(folder: Path) -> None:
+    for name in ("tf_model.h5", "adapter_model.bin", "decoder.onnx", "original.gguf"):
+        (folder / name).write_bytes(b"not read")
+    with open_checkpoint(folder) as checkpoint:
+        assert [path.name for path in checkpoint.files] == ["config.json", "model.safetensors"]

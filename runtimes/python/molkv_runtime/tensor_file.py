@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from molkv_runtime.errors import MolkvError
+from molkv_runtime.hashing import file_sha256
 from molkv_runtime.json_file import check_regular, decode_json
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+ITEM_BYTES = {
+    **{"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2},
+    **dict.fromkeys(("I8", "U8", "BOOL"), 1),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
+}
 
 
 class TensorEntry(NamedTuple):
@@ -87,7 +93,9 @@ class TensorFile:
         begin, end = item.data_offsets
         item_bytes = ITEM_BYTES.get(item.dtype)
         if item_bytes is None:
-            raise self._error(f"{self.path}: tensor {name!r} has dtype {item.dtype}, expected one of {set(ITEM_BYTES)}")
+            raise self._error(
+                f"{self.path}: tensor {name!r} has dtype {item.dtype}, expected one of {', '.join(sorted(ITEM_BYTES))}"
+            )
         size = item_bytes
         for dimension in item.shape:
             size *= dimension
@@ -136,6 +144,10 @@ class TensorFile:
         """Tell the operating system what will be read next, so that it asks the disk for that, at once and no more."""
         if hasattr(os, "posix_fadvise"):  # not on macOS
             os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_WILLNEED)
+
+    def sha256(self, advance: Callable[[int], object] = lambda _: None) -> str:
+        """Hash the file that is open, whatever has taken its name since; arguments and result as in `file_sha256`."""
+        return file_sha256(self._fd, advance)
 
     def close(self) -> None:
         """Close the file; it also closes when this object is collected."""
