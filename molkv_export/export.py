@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from rich.progress import Progress
 from molkv_export.atomic_folder import atomic_folder, link_or_copy, partial_of
 from molkv_export.calibration import activation_scales, kv_scales
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
+from molkv_export.companions import Companions
 from molkv_export.golden import calibration_texts, golden_ram, write_golden
 from molkv_export.graph.linear import FLOAT32
 from molkv_export.graph.profiles import GraphOptions, GraphPlan, plan_graphs
 from molkv_export.graph.save import save_graphs
 from molkv_export.needs import estimate
-from molkv_export.source import check_source
+from molkv_export.source import HashedSource, check_source
 from molkv_export.tables.plan import plan_memory, plan_store
 from molkv_export.tables.resume import JOURNAL, Journal, take_up
 from molkv_export.tables.rows import RowSource, row_source
@@ -29,7 +31,6 @@ from molkv_export.tables.store_writer import write_store
 from molkv_export.terminal import byte_progress
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import BundleError, CheckpointError, OutputError
-from molkv_runtime.generator import GENERATION_CONFIG, GenerationConfig
 from molkv_runtime.hashing import file_sha256
 from molkv_runtime.json_file import decode_json, read_bytes
 from molkv_runtime.manifest import (
@@ -45,12 +46,10 @@ from molkv_runtime.manifest import (
     write_manifest,
 )
 from molkv_runtime.row_formats import RowDtype
-from molkv_runtime.tokenizer import TOKENIZER, open_tokenizer
 
 DEFAULT_SHARD_SIZE = 1024**3
 DEFAULT_MAX_MEMORY = 1024**3
 DEFAULT_GRAPH = GraphOptions()
-COMPANIONS = (TOKENIZER, "tokenizer_config.json", GENERATION_CONFIG)
 
 
 def export(
@@ -85,23 +84,27 @@ def export(
         console: Where progress is shown; default nowhere.
 
     Raises:
-        ConfigError, CheckpointError: The checkpoint is not sound.
+        ConfigError, CheckpointError: The checkpoint is not sound, or changes while it is read.
         OutputError: The folder exists, is being written by another process, or cannot be written.
         RequestError: A profile cannot be had so, shard_size or max_memory is too small, or the model cannot be stored
             in these dtypes.
     """
     with open_checkpoint(checkpoint) as source:
+        companions = Companions(source)
         plans = plan_graphs(source.config, profiles, graph)
         rows = row_source(source)
         store = plan_store(source.config, experts_dtype, shard_size)
         memory = plan_memory(rows, store, max_memory)
         with atomic_folder(bundle, is_ours=_is_bundle, force=force, journal=JOURNAL) as folder:
             with byte_progress(console) as progress:
-                hashes = _hash_checkpoint(source, progress)
+                hashed = _hash_checkpoint(source, progress)
+                hashes, check = hashed.hashes, partial(_check_unchanged, hashed, companions, folder)
                 journal, message = take_up(folder, _arguments(hashes, experts_dtype, shard_size))
                 if message:
                     progress.console.print(f"{bundle}: {message}", highlight=False, soft_wrap=True)
-                _copy_companions(source, folder)
+                for warning in companions.warnings:
+                    progress.console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
+                companions.write(folder)
                 weights = [size for plan in plans for size in plan.weights]
                 needs = estimate(
                     rows,
@@ -116,7 +119,7 @@ def export(
                 )
                 progress.console.print(str(needs), highlight=False, soft_wrap=True)
                 graphs = {plan.profile: _write_graphs(plan, source, folder, hashes, progress) for plan in plans}
-                _write_store(rows, store, memory.slab_ids, folder, journal, progress, needs.store)
+                _write_store(rows, store, memory.slab_ids, folder, journal, check, progress, needs.store)
             manifest = Manifest(
                 schema_version=SCHEMA_VERSION,
                 model=source.config,
@@ -125,7 +128,9 @@ def export(
                 files=_file_infos(folder, journal.shards),
                 provenance=_provenance(hashes, command),
             )
-            return _finish(source, folder, manifest, list(graphs), console)
+            manifest = _finish(source, folder, manifest, list(graphs), console)
+            check()
+            return manifest
 
 
 def add_profile(
@@ -150,7 +155,7 @@ def add_profile(
         console: Where progress is shown; default nowhere.
 
     Raises:
-        CheckpointError: The checkpoint is another one, or not sound.
+        CheckpointError: The checkpoint is another one, not sound, or changes while it is read.
         BundleError: The bundle is not complete.
         OutputError: The bundle has the profile, or cannot be written.
         RequestError: The profile cannot be had so.
@@ -166,7 +171,8 @@ def add_profile(
     with open_checkpoint(checkpoint) as source:
         [plan] = plan_graphs(source.config, [profile], graph)
         with byte_progress(console) as progress:
-            check_source(old, source, _hash_checkpoint(source, progress))
+            hashed = _hash_checkpoint(source, progress)
+        check_source(old, source, hashed.hashes)
         with atomic_folder(bundle, is_ours=_is_bundle, force=True) as folder:
             if read_manifest(bundle).sha256 != old.manifest.sha256:  # until now others could write it
                 raise OutputError(f"{bundle}: was changed by another process meanwhile; run the command again")
@@ -183,7 +189,9 @@ def add_profile(
                 provenance=msgspec.structs.replace(made, command=f"{made.command}; {command}"),
                 sha256=NO_DIGEST,
             )
-            return _finish(source, folder, manifest, [profile], console)
+            manifest = _finish(source, folder, manifest, [profile], console)
+            hashed.check()
+            return manifest
 
 
 def _files_of(graph: GraphInfo | None) -> set[str]:
@@ -220,11 +228,19 @@ def _write_graphs(
 
 
 def _write_store(
-    rows: RowSource, store: StoreInfo, slab_ids: int, folder: Path, journal: Journal, progress: Progress, total: int
+    rows: RowSource,
+    store: StoreInfo,
+    slab_ids: int,
+    folder: Path,
+    journal: Journal,
+    check: Callable[[], None],
+    progress: Progress,
+    total: int,
 ) -> None:
     task = progress.add_task("expert store", total=total)
 
     def finish(name: str, info: FileInfo) -> None:
+        check()  # the journal names shards that were made from what was hashed, and no others
         journal.shards[name] = info
         journal.save(folder)
 
@@ -248,9 +264,19 @@ def _file_infos(folder: Path, known: dict[str, FileInfo]) -> dict[str, FileInfo]
     return dict(sorted(infos.items()))
 
 
-def _hash_checkpoint(source: Checkpoint, progress: Progress) -> dict[str, str]:
+def _hash_checkpoint(source: Checkpoint, progress: Progress) -> HashedSource:
     task = progress.add_task("checkpoint's hash", total=sum(path.stat().st_size for path in source.files))
-    return source.sha256(lambda count: progress.advance(task, count))
+    return HashedSource(source, lambda count: progress.advance(task, count))
+
+
+def _check_unchanged(hashed: HashedSource, companions: Companions, folder: Path) -> None:
+    """Check that the checkpoint is what it was at the start; else nothing that was made of it is kept."""
+    try:
+        hashed.check()
+        companions.check()
+    except CheckpointError:
+        (folder / JOURNAL).unlink(missing_ok=True)
+        raise
 
 
 def _arguments(hashes: dict[str, str], experts_dtype: RowDtype, shard_size: int) -> dict[str, str]:
@@ -272,29 +298,6 @@ def _is_bundle(folder: Path) -> bool:
     except BundleError:
         return False
     return {path.name for path in folder.iterdir()} <= {MANIFEST, *known}
-
-
-def _copy_companions(source: Checkpoint, folder: Path) -> None:
-    vocab_size = source.config.vocab_size
-    for name in COMPANIONS:
-        path = source.folder / name
-        if not path.is_file():
-            continue
-        content = read_bytes(path, CheckpointError, "expected a readable file")
-        if name == TOKENIZER:
-            size = open_tokenizer(content, path, CheckpointError).get_vocab_size()
-            if size > vocab_size:
-                raise CheckpointError(
-                    f"{path}: has {size} tokens, expected at most the model's vocab_size {vocab_size}"
-                )
-        if name == GENERATION_CONFIG:
-            decode_json(content, GenerationConfig, path, CheckpointError)
-        (folder / name).write_bytes(content)
-    # Like transformers, which takes these from config.json where the file is missing: without, a text would not end.
-    if source.generation and not (folder / GENERATION_CONFIG).exists():
-        content = msgspec.json.encode(source.generation)
-        decode_json(content, GenerationConfig, source.files[0], CheckpointError)
-        (folder / GENERATION_CONFIG).write_bytes(content)
 
 
 def _provenance(hashes: dict[str, str], command: str) -> Provenance:

@@ -1,10 +1,51 @@
-"""Is a checkpoint the one that a bundle was made from?"""
+"""Is a checkpoint the one that a bundle was made from, and does it stay so while it is read?"""
 
 from __future__ import annotations
 
-from molkv_export.checkpoints import Checkpoint
+from collections.abc import Callable
+
+from molkv_export.checkpoints import Checkpoint, open_checkpoint
+from molkv_export.checkpoints.files import changed, file_state
 from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import CheckpointError
+from molkv_runtime.errors import CheckpointError, MolkvError
+
+
+class HashedSource:
+    """A checkpoint and the hashes of the bytes that it is read from."""
+
+    def __init__(self, checkpoint: Checkpoint, advance: Callable[[int], object] = lambda _: None) -> None:
+        """Hash the files of an open checkpoint; `advance` is told the number of bytes after each piece."""
+        self._checkpoint = checkpoint
+        self._states = dict(checkpoint.states)
+        self._error: CheckpointError | None = None
+        self.hashes = checkpoint.sha256(advance)
+        """SHA-256 by file."""
+
+    def check(self) -> None:
+        """Check that no file has changed since the checkpoint was opened.
+
+        Files that were only touched, or replaced by ones with the same bytes, have not: what looks changed is opened
+        and hashed again.
+
+        Raises:
+            CheckpointError: One has; what was read may be of both.
+        """
+        if self._error is not None:
+            raise self._error
+        states = {path: file_state(path) for path in self._states}
+        different = [path for path, state in states.items() if state != self._states[path]]
+        if not different:
+            return
+        error = changed(different[0])
+        try:
+            with open_checkpoint(self._checkpoint.folder) as now:
+                same = now.reads_as(self._checkpoint) and now.sha256() == self.hashes
+        except MolkvError:
+            same = False
+        if not same:
+            self._error = error
+            raise error
+        self._states = states
 
 
 def check_source(bundle: Bundle, checkpoint: Checkpoint, hashes: dict[str, str]) -> None:

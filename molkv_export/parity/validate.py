@@ -32,7 +32,7 @@ from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.runners import DriverRunner, Runner, SourceRunner, load_generator, open_bundle
 from molkv_export.parity.texts import Scope, Texts, choose_texts
 from molkv_export.parity.worst import WorstPosition, WorstPositions
-from molkv_export.source import check_source
+from molkv_export.source import HashedSource, check_source
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import RequestError
 from molkv_runtime.generator import Generator
@@ -139,7 +139,7 @@ def validate(
         report_progress: Told in words what is being done.
 
     Raises:
-        CheckpointError: The checkpoint is not the one that the bundle was made from.
+        CheckpointError: The checkpoint is not the one that the bundle was made from, or changes while it is read.
         RequestError: The text is too short, the bundles are of different models, or not one of checkpoint and against
             was given.
     """
@@ -151,10 +151,11 @@ def validate(
     with ExitStack() as stack:
         report_progress("loading")
         opened = open_bundle(bundle, target, profile)
-        source = None
+        source = hashed = None
         if checkpoint is not None:
             source = stack.enter_context(open_checkpoint(checkpoint))
-            check_source(opened, source, source.sha256())
+            hashed = HashedSource(source)
+            check_source(opened, source, hashed.hashes)
         generator = load_generator(opened, target)
         limit, placements = rounding_limit(opened, target.provider), describe_placements(generator.placements)
         texts = choose_texts(generator, text, scope)
@@ -178,6 +179,8 @@ def validate(
             report_progress("layer by layer")
             del generator  # its weights: the graph is loaded once more
             bisection = bisect(opened, target, measure.model, texts.sequences[0])
+        if hashed is not None:
+            hashed.check()
     return Report(
         bundle=str(bundle),
         reference=str(checkpoint or against),

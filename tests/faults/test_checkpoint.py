@@ -112,7 +112,7 @@ def test_a_configuration_for_another_model_is_refused(folder: Path) -> None:
     ("content", "message"),
     [
         (b"{", "tokenizer.json: is not a tokenizer ("),
-        (None, "tokenizer.json: has 4096 tokens, expected at most"),
+        (None, "tokenizer.json: its highest token id is 4095, expected at most 96"),
     ],
 )
 def test_a_tokenizer_that_does_not_fit_is_refused(content: bytes | None, message: str, folder: Path) -> None:
@@ -144,7 +144,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab29
 
 @pytest.mark.parametrize(
     "name",
-    ["config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"],
+    ["config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "tokenizer.json"],
 )
 def test_a_pointer_of_git_lfs_is_called_so(name: str, folder: Path) -> None:
     if name.startswith(("model", "pytorch")):

@@ -186,7 +186,7 @@ def test_an_end_of_text_that_is_no_token_id_is_refused(folder: Path) -> None:
     refused(folder, ConfigError, "config.json: eos_token_id is [0, 97], expected token ids from 0 to 96")
     _set(folder, eos_token_id=0)
     (folder / "generation_config.json").write_text('{"eos_token_id": 0.5}')
-    refused(folder, CheckpointError, "generation_config.json: Expected `int | array | null`, got `float`")
+    refused(folder, CheckpointError, "generation_config.json: eos_token_id is 0.5, expected token ids from 0 to 96")
 
 
 def test_a_tied_head_that_is_another_is_refused(folder: Path) -> None:

@@ -1,0 +1,139 @@
+"""What travels beside the weights: the tokenizer, and the ids that end a text, so that drivers look nothing up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from molkv_export.checkpoints import Checkpoint
+from molkv_export.checkpoints.checkpoint import check_token_ids
+from molkv_export.checkpoints.files import changed, file_state, refuse_pointer
+from molkv_runtime.errors import CheckpointError
+from molkv_runtime.generator import GENERATION_CONFIG
+from molkv_runtime.json_file import decode_json, read_bytes, shown
+from molkv_runtime.tokenizer import TOKENIZER, open_tokenizer
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+_NAMES = (TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG)
+_OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model", "vocab.txt")
+_END = "eos_token_id"
+
+
+class Companions:
+    """The companions of a checkpoint, read as soon as it is opened: they belong to the weights that it has then."""
+
+    def __init__(self, source: Checkpoint) -> None:
+        """Read and check them.
+
+        Raises:
+            CheckpointError: A file cannot be read, does not fit the model, or names an impossible end of texts.
+        """
+        self._source = source
+        self._paths = {name: source.folder / name for name in _NAMES}
+        self._states = {name: file_state(path) for name, path in self._paths.items()}
+        self._read = {name: _content(path) for name, path in self._paths.items()}
+        self.warnings: list[str] = []
+        """What a user should know, a line each."""
+        self._tokenizer = self._open_tokenizer()
+        self._warn_of_files()
+        self.files = {name: content for name, content in self._read.items() if content is not None}
+        """What the bundle is to hold, by name."""
+        content = self._generation_config()
+        if content is not None:
+            self.files[GENERATION_CONFIG] = content
+
+    def write(self, folder: Path) -> None:
+        """Write them into a bundle."""
+        for name, content in self.files.items():
+            (folder / name).write_bytes(content)
+
+    def check(self) -> None:
+        """Check that they are what they were when they were read.
+
+        Raises:
+            CheckpointError: One has another content, is gone, or is new.
+        """
+        for name, path in self._paths.items():
+            if file_state(path) != self._states[name] and _content(path) != self._read[name]:
+                raise changed(path)
+
+    def _open_tokenizer(self) -> Tokenizer | None:
+        content, path = self._read[TOKENIZER], self._paths[TOKENIZER]
+        if content is None:
+            return None
+        tokenizer = open_tokenizer(content, path, CheckpointError)
+        # A vocabulary can have holes, and what stands before every text need not be in it.
+        ids = [*tokenizer.get_vocab().values(), *tokenizer.encode("").ids]
+        highest, vocab_size = max(ids, default=0), self._source.config.vocab_size
+        if highest >= vocab_size:
+            raise CheckpointError(
+                f"{path}: its highest token id is {highest}, expected at most {vocab_size - 1}, since vocab_size in "
+                f"config.json is {vocab_size}; give the tokenizer that the model was trained with"
+            )
+        return tokenizer
+
+    def _warn_of_files(self) -> None:
+        for name, path in self._paths.items():
+            if path.is_symlink() and self._read[name] is None:
+                self.warnings.append(
+                    f"{path}: is a link that leads to no file, so the bundle goes without; restore the file or remove "
+                    "the link"
+                )
+        others = [name for name in _OTHER_TOKENIZERS if (self._source.folder / name).exists()]
+        if others and self._tokenizer is None:
+            self.warnings.append(
+                f"{self._source.folder}: has {' and '.join(others)} but no {TOKENIZER}, so the bundle takes token ids "
+                "only; write one with transformers: AutoTokenizer.from_pretrained(FOLDER, use_fast=True)"
+                ".save_pretrained(FOLDER)"
+            )
+
+    def _generation_config(self) -> bytes | None:
+        """Return the content of the bundle's generation_config.json, which names the ids that end a text."""
+        content, path = self._read[GENERATION_CONFIG], self._paths[GENERATION_CONFIG]
+        vocab_size = self._source.config.vocab_size
+        # Like transformers, which takes these from config.json where the file is missing.
+        fields = dict(self._source.generation)
+        if content is not None:
+            fields = decode_json(content, dict[str, Any], path, CheckpointError)
+        if fields.get(_END) is not None:
+            check_token_ids(_END, fields[_END], 0, vocab_size, path, CheckpointError)
+        else:
+            end = self._source.generation.get(_END)
+            if end is None:
+                end = self._end_token()
+            if end is not None:
+                fields[_END], content = end, None
+        return content if content is not None or not fields else json.dumps(fields, separators=(",", ":")).encode()
+
+    def _end_token(self) -> int | None:
+        """Return the id of the token that tokenizer_config.json names; None, with a warning: there is none."""
+        content, path = self._read[TOKENIZER_CONFIG], self._paths[TOKENIZER_CONFIG]
+        token, why = None, ""
+        if content is not None:
+            token = decode_json(content, dict[str, Any], path, CheckpointError).get("eos_token")
+            token = token.get("content") if isinstance(token, dict) else token
+        if token is not None:
+            if not isinstance(token, str):
+                raise CheckpointError(
+                    f"{path}: eos_token is {shown(token)}, expected a token, or an object with content"
+                )
+            found = self._tokenizer.token_to_id(token) if self._tokenizer is not None else None
+            if found is not None:
+                return int(found)
+            why = f" ({TOKENIZER_CONFIG} names {shown(token)}, which {TOKENIZER} does not have)"
+        self.warnings.append(
+            f"{self._source.folder}: names no token that ends a text{why}, so texts end only at the length that is "
+            f"asked for; put {_END} into {GENERATION_CONFIG}"
+        )
+        return None
+
+
+def _content(path: Path) -> bytes | None:
+    """Read a file; None if there is none, or a link to nowhere."""
+    if file_state(path) is None:
+        return None
+    refuse_pointer(path)
+    return read_bytes(path, CheckpointError, "expected a readable file")
