@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,8 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from molkv_export.terminal import human_bytes
-from molkv_runtime.bundle import Bundle
+from molkv_runtime.bundle import TOKENIZER, Bundle
 from molkv_runtime.config import ModelConfig
+from molkv_runtime.errors import BundleError
+from molkv_runtime.generator import GENERATION_CONFIG
+from molkv_runtime.json_file import decode_json, read_bytes
 from molkv_runtime.manifest import GraphInfo, Manifest, Provenance, StoreInfo, TensorInfo
 from molkv_runtime.memory import cache_bytes, window_bytes
 
@@ -62,6 +66,7 @@ class Inspection(msgspec.Struct, frozen=True):
     checks: dict[str, list[GraphCheck]] | None  # by profile; None: ONNX's package is not installed
     files: dict[str, int]  # bytes
     provenance: Provenance
+    warnings: list[str]  # what this bundle lacks for generating text
 
 
 def inspect(path: Path) -> Inspection:
@@ -81,6 +86,7 @@ def inspect(path: Path) -> Inspection:
         checks=_checks(path, manifest),
         files={name: info.size for name, info in manifest.files.items()},
         provenance=manifest.provenance,
+        warnings=_warnings(bundle),
     )
 
 
@@ -103,6 +109,8 @@ def print_inspection(found: Inspection, console: Console) -> None:
     """Print what was found for people."""
     config, store, sizes = found.model, found.store, found.sizes
     console.print(Text(found.path, style="bold"))
+    for warning in found.warnings:
+        console.print(Text(f"warning: {warning}"), soft_wrap=True)
     console.print(_pairs("model", {k: str(v) for k, v in msgspec.structs.asdict(config).items() if v is not None}))
     console.print(
         _pairs(
@@ -147,6 +155,23 @@ def print_inspection(found: Inspection, console: Console) -> None:
             },
         )
     )
+
+
+def _warnings(bundle: Bundle) -> list[str]:
+    found = []
+    if TOKENIZER not in bundle.manifest.files:
+        found.append(f"has no {TOKENIZER}, so it takes token ids only")
+    end = None
+    if GENERATION_CONFIG in bundle.manifest.files:
+        path = bundle.file(GENERATION_CONFIG)
+        content = read_bytes(path, BundleError, "expected a readable file")
+        end = decode_json(content, dict[str, Any], path, BundleError).get("eos_token_id")
+    if end is None:
+        found.append(
+            f"has no eos_token_id in {GENERATION_CONFIG}, so texts end only at the length that is asked for; put it "
+            "into the checkpoint's and export again"
+        )
+    return found
 
 
 def _checks(path: Path, manifest: Manifest) -> dict[str, list[GraphCheck]] | None:
