@@ -16,13 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from molkv_export.terminal import human_bytes
-from molkv_runtime.bundle import TOKENIZER, Bundle
+from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.errors import BundleError
 from molkv_runtime.generator import GENERATION_CONFIG
 from molkv_runtime.json_file import decode_json, read_bytes
 from molkv_runtime.manifest import GraphInfo, Manifest, Provenance, StoreInfo, TensorInfo
 from molkv_runtime.memory import cache_bytes, window_bytes
+from molkv_runtime.tokenizer import TOKENIZER
 
 
 class Sizes(msgspec.Struct, frozen=True):
