@@ -1,95 +1,214 @@
-"""Looking into an ONNX file before ONNX Runtime loads it: which other files would it read, does it hold loops?
+"""Checking an ONNX file before ONNX Runtime, which crashes on some, loads it.
 
-ONNX's own package is too large for a device, and of its format (protobuf) only the nesting of messages is needed here.
+ONNX's own package is too large for a device, and of its checks few are needed here: what a dense graph may hold is a
+closed list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import re
 from pathlib import Path
+from typing import Any
 
 from molkv_runtime.errors import BundleError
 from molkv_runtime.json_file import read_bytes
+from molkv_runtime.operators import OPERATORS, OPSETS, AttributeType
+from molkv_runtime.protobuf import Field, Schema, UnknownFieldError, decode
 
-# Message -> number of a field -> the message that it holds (onnx.proto, IR version 10).
-_NESTED: dict[str, dict[int, str]] = {
-    "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
-    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
-    "Node": {5: "Attribute"},
-    "Attribute": {5: "Tensor", 6: "Subgraph", 10: "Tensor", 11: "Subgraph", 22: "SparseTensor", 23: "SparseTensor"},
-    "SparseTensor": {1: "Tensor", 2: "Tensor"},
-    "Tensor": {13: "ExternalData"},
+# The fields of ONNX that a dense graph has (onnx.proto, IR version 10); metadata and types are not looked into.
+_SCHEMA: Schema = {
+    "Model": {
+        1: Field("ir_version", "int"),
+        2: Field("producer_name"),
+        7: Field("graph", "Graph"),
+        8: Field("opset_import", "Opset", repeated=True),
+        14: Field("metadata_props", repeated=True),
+    },
+    "Opset": {1: Field("domain"), 2: Field("version", "int")},
+    "Graph": {
+        1: Field("node", "Node", repeated=True),
+        2: Field("name"),
+        5: Field("initializer", "Tensor", repeated=True),
+        11: Field("input", "Value", repeated=True),
+        12: Field("output", "Value", repeated=True),
+        13: Field("value_info", repeated=True),
+    },
+    "Node": {
+        1: Field("input", repeated=True),
+        2: Field("output", repeated=True),
+        3: Field("name"),
+        4: Field("op_type"),
+        5: Field("attribute", "Attribute", repeated=True),
+        7: Field("domain"),
+        9: Field("metadata_props", repeated=True),
+    },
+    "Attribute": {
+        1: Field("name"),
+        2: Field("f", "float"),
+        3: Field("i", "int"),
+        4: Field("s"),
+        5: Field("t", "Tensor"),
+        8: Field("ints", "int", repeated=True),
+        20: Field("type", "int"),
+    },
+    "Tensor": {
+        1: Field("dims", "int", repeated=True),
+        2: Field("data_type", "int"),
+        8: Field("name"),
+        9: Field("raw_data"),
+        13: Field("external_data", "Entry", repeated=True),
+        14: Field("data_location", "int"),
+    },
+    "Value": {1: Field("name"), 2: Field("type")},
+    "Entry": {1: Field("key"), 2: Field("value")},
 }
-_REFUSED = {
-    "Subgraph": "a loop or a branch",
-    "Function": "a function of its own",
-    "TrainingInfo": "instructions for training",
+_NAMED_FIELDS = {
+    ("Attribute", 6): "a loop or a branch",
+    ("Attribute", 11): "a loop or a branch",
+    ("Model", 20): "instructions for training",
+    ("Model", 25): "a function of its own",
+    ("Graph", 15): "a sparse tensor",
 }
-_KEY, _VALUE = 1, 2  # fields of ExternalData
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
+_ATTRIBUTES: dict[AttributeType, tuple[int, str]] = {  # the number of the type, the field with the value
+    "float": (1, "f"),
+    "int": (2, "i"),
+    "string": (3, "s"),
+    "tensor": (4, "t"),
+    "ints": (7, "ints"),
+}
+_ITEM_SIZES = {1: 4, 2: 1, 3: 1, 7: 8, 10: 2}  # float32, uint8, int8, int64, float16
+_EXTERNAL = 1  # data_location
+_LARGEST_INT = 2**31 - 1  # some operators of ONNX Runtime put dimensions and attributes into 32 bits
+
+
+class _GraphError(Exception):
+    """A graph is not one that a driver should load; the message lacks the file's name."""
 
 
 def check_graph_file(path: Path, data_file: str) -> None:
-    """Check that a graph keeps all its weights in one file beside it, and does nothing but compute straight on.
+    """Check that a graph consists of the operators that dense graphs have, and keeps its weights in one file beside it.
 
     Args:
         path: The ONNX file.
         data_file: Name of the file with its weights.
 
     Raises:
-        BundleError: It is not ONNX, refers to another file, or holds loops, branches or functions.
+        BundleError: It is not ONNX, holds what no dense graph has, uses names that nothing defines, or refers to data
+            that is not in that file.
     """
     content = memoryview(read_bytes(path, BundleError, "expected an ONNX file"))
+    data = path.with_name(data_file)
     try:
-        for message, data in _messages("Model", content):
-            if message in _REFUSED:
-                raise BundleError(f"{path}: holds {_REFUSED[message]}, which a dense graph has no use for")
-            if message == "ExternalData":
-                entry = {number: bytes(value) for number, value in _fields(data)}
-                if entry.get(_KEY) == b"location" and entry.get(_VALUE) != data_file.encode():
-                    location = entry.get(_VALUE, b"").decode(errors="replace")[:100]
-                    raise BundleError(f"{path}: keeps weights in {location!r}, expected {data_file!r} beside it")
-    except (ValueError, IndexError, RecursionError) as error:
+        _check_model(decode(_SCHEMA, "Model", content), data_file, data.stat().st_size)
+    except UnknownFieldError as error:
+        what = _NAMED_FIELDS.get((error.message, error.number), str(error))
+        raise BundleError(f"{path}: holds {what}, which a dense graph has no use for") from error
+    except (ValueError, IndexError, KeyError) as error:
         raise BundleError(f"{path}: is not an ONNX file") from error
+    except OSError as error:
+        raise BundleError(f"{data}: cannot be read ({error.strerror})") from error
+    except _GraphError as error:
+        raise BundleError(f"{path}: {error}; export again") from error
 
 
-def _messages(message: str, data: memoryview) -> Iterator[tuple[str, memoryview]]:
-    """Give all messages inside a message, outer ones first."""
-    yield message, data
-    nested = _NESTED.get(message, {})
-    for number, value in _fields(data) if nested else ():
-        if number in nested:
-            yield from _messages(nested[number], value)
+def _check_model(model: dict[str, Any], data_file: str, data_size: int) -> None:
+    opsets = [(_text(entry, "domain"), entry["version"]) for entry in model.get("opset_import", [])]
+    if len(dict(opsets)) < len(opsets) or "" not in dict(opsets) or not OPSETS.items() >= set(opsets):
+        raise _GraphError(f"its operator sets are {str(opsets)[:100]}, expected some of {dict(OPSETS)}")
+    graph = model["graph"]
+    tensors = graph.get("initializer", [])
+    for tensor in tensors:
+        _check_tensor(tensor, data_file, data_size)
+    defined: set[str] = set()
+    _define(defined, [_text(value, "name") for value in (*graph.get("input", []), *tensors)])
+    for node in graph.get("node", []):
+        _check_node(node, data_file, data_size)
+        _check_defined(defined, [name for value in node.get("input", []) if (name := _decoded(value))])
+        _define(defined, [name for value in node["output"] if (name := _decoded(value))])
+    _check_defined(defined, [_text(value, "name") for value in graph.get("output", [])])
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Give number and content of the fields that hold bytes; step over those that hold numbers."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        kind = tag & 7
-        if kind == _BYTES:
-            size, at = _varint(data, at)
-            if size > len(data) - at:
-                raise ValueError("a field is longer than its message")
-            yield tag >> 3, data[at : at + size]
-            at += size
-        elif kind == _VARINT:
-            _, at = _varint(data, at)
-        elif kind in (_FIXED64, _FIXED32):
-            at += 8 if kind == _FIXED64 else 4
-        else:
-            raise ValueError("a field has an unknown kind")
+def _define(defined: set[str], names: list[str]) -> None:
+    for name in names:
+        if not name or name in defined:
+            raise _GraphError(f"defines {_shown(name)} twice" if name else "defines a value without a name")
+        defined.add(name)
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """Read a number of 7 bits a byte; give it and the place behind it."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-        if shift > 63:
-            raise ValueError("a number is longer than 64 bits")
+def _check_defined(defined: set[str], names: list[str]) -> None:
+    for name in names:
+        if name not in defined:
+            raise _GraphError(f"uses {_shown(name)}, which nothing before it defines")
+
+
+def _check_node(node: dict[str, Any], data_file: str, data_size: int) -> None:
+    kind = _text(node, "domain"), _text(node, "op_type")
+    where = f"node {_shown(_text(node, 'name'))}"
+    operator = OPERATORS.get(kind)
+    if operator is None:
+        domain = f" of {_shown(kind[0])}" if kind[0] else ""
+        raise _GraphError(f"{where} is a {_shown(kind[1])}{domain}, which is not an operator of dense graphs")
+    for field, allowed in (("input", operator.inputs), ("output", operator.outputs)):
+        found = "".join("x" if len(name) else "-" for name in node.get(field, []))
+        if found not in allowed:
+            expected = " or ".join(sorted(allowed)) or "none"
+            raise _GraphError(
+                f"{where} ({kind[1]}) has the {field}s {found[:30] or 'none'}, expected {expected} (x: there, -: empty)"
+            )
+    attributes = node.get("attribute", [])
+    for attribute in attributes:
+        name = _text(attribute, "name")
+        if name not in operator.attributes or not _is_sound(attribute, operator.attributes[name]):
+            raise _GraphError(f"{where} ({kind[1]}) has an attribute {_shown(name)} that no dense graph has there")
+        if "t" in attribute:
+            _check_tensor(attribute["t"], data_file, data_size)
+    if len({_text(attribute, "name") for attribute in attributes}) < len(attributes):
+        raise _GraphError(f"{where} ({kind[1]}) has an attribute twice")
+
+
+def _is_sound(attribute: dict[str, Any], wanted: AttributeType) -> bool:
+    """Tell whether an attribute has a value of the type that is wanted, no other value, and no huge integer."""
+    number, field = _ATTRIBUTES[wanted]
+    values = attribute.keys() - {"name", "type"}
+    integers = [attribute.get("i", 0), *attribute.get("ints", [])]
+    return attribute["type"] == number and values == {field} and all(-1 <= n <= _LARGEST_INT for n in integers)
+
+
+def _check_tensor(tensor: dict[str, Any], data_file: str, data_size: int) -> None:
+    name = _shown(_text(tensor, "name"))
+    entries = [(_text(entry, "key"), _text(entry, "value")) for entry in tensor.get("external_data", [])]
+    external = dict(entries)
+    if external.get("location", data_file) != data_file:
+        raise _GraphError(f"keeps weights in {_shown(external['location'])}, expected {data_file!r} beside it")
+    dims, kind = tensor.get("dims", []), tensor.get("data_type")
+    if kind not in _ITEM_SIZES or not all(0 <= dim <= _LARGEST_INT for dim in dims):
+        raise _GraphError(f"tensor {name} has the data type {kind} and the shape {str(dims)[:100]}, which cannot be")
+    size = math.prod(dims) * _ITEM_SIZES[kind]
+    if "data_location" not in tensor and not entries:
+        if len(tensor.get("raw_data", b"")) != size:
+            raise _GraphError(f"tensor {name} has {len(tensor.get('raw_data', b''))} bytes, expected {size}")
+        return
+    offset, length = _number(external.get("offset", "")), _number(external.get("length", ""))
+    fits = offset >= 0 and length == size and offset + length <= data_size
+    if not fits or len(entries) != 3 or "raw_data" in tensor or tensor.get("data_location") != _EXTERNAL:
+        raise _GraphError(
+            f"tensor {name} is at {str(entries)[:200]}, expected {size} bytes of the {data_size} of {data_file}"
+        )
+
+
+def _number(text: str) -> int:
+    """Read a decimal number of at most 18 digits; anything else is -1."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else -1
+
+
+def _text(message: dict[str, Any], field: str) -> str:
+    return _decoded(message.get(field, b""))
+
+
+def _decoded(value: memoryview | bytes) -> str:
+    return bytes(value).decode()
+
+
+def _shown(text: str) -> str:
+    return repr(text[:100])

@@ -1,0 +1,81 @@
+"""The operators that dense graphs are made of: a closed list, which `docs/bundle-format.md` repeats.
+
+ONNX Runtime trusts some kernels to get what their specification asks for, and crashes where they do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+AttributeType = Literal["float", "int", "string", "tensor", "ints"]
+Domain = Literal["", "com.microsoft"]
+_MICROSOFT: Domain = "com.microsoft"
+
+OPSETS: Mapping[str, int] = MappingProxyType({"": 22, _MICROSOFT: 1})
+
+
+class Operator(NamedTuple):
+    """How nodes of one operator may look.
+
+    Inputs and outputs are written with a sign for each: `x` has a name, `-` is empty.
+    """
+
+    inputs: frozenset[str]
+    outputs: frozenset[str]
+    attributes: Mapping[str, AttributeType]  # no others are allowed; any may be absent
+
+
+def _operator(inputs: str, outputs: str = "x", **attributes: AttributeType) -> Operator:
+    return Operator(frozenset(inputs.split(" ")), frozenset(outputs.split(" ")), MappingProxyType(attributes))
+
+
+OPERATORS: Mapping[tuple[str, str], Operator] = MappingProxyType(
+    {
+        ("", "Abs"): _operator("x"),
+        ("", "Add"): _operator("xx"),
+        ("", "Cast"): _operator("x", to="int"),
+        ("", "CastLike"): _operator("xx"),
+        ("", "Concat"): _operator("xx xxx", axis="int"),
+        ("", "Constant"): _operator("", value="tensor", value_float="float", value_ints="ints"),
+        ("", "DequantizeLinear"): _operator("xxx"),
+        ("", "Div"): _operator("xx"),
+        ("", "Exp"): _operator("x"),
+        ("", "Gelu"): _operator("x", approximate="string"),
+        ("", "MatMul"): _operator("xx"),
+        ("", "Max"): _operator("xx"),
+        ("", "Mul"): _operator("xx"),
+        ("", "QuantizeLinear"): _operator("xxx"),
+        ("", "ReduceMax"): _operator("xx", keepdims="int"),
+        ("", "ReduceMean"): _operator("xx", keepdims="int"),
+        ("", "Relu"): _operator("x"),
+        ("", "Reshape"): _operator("xx"),
+        ("", "Shape"): _operator("x", end="int", start="int"),
+        ("", "Sigmoid"): _operator("x"),
+        ("", "SimplifiedLayerNormalization"): _operator("xx", axis="int", epsilon="float", stash_type="int"),
+        ("", "Slice"): _operator("xxxx xxxxx"),
+        ("", "Softmax"): _operator("x", axis="int"),
+        ("", "Sqrt"): _operator("x"),
+        ("", "Squeeze"): _operator("xx"),
+        ("", "Sub"): _operator("xx"),
+        ("", "Transpose"): _operator("x", perm="ints"),
+        ("", "Unsqueeze"): _operator("xx"),
+        (_MICROSOFT, "GroupQueryAttention"): _operator(
+            "x--xxxxxx x--xxxxxx---xx",
+            "xxx",
+            do_rotary="int",
+            k_quant_type="string",
+            kv_cache_bit_width="int",
+            kv_num_heads="int",
+            num_heads="int",
+            v_quant_type="string",
+        ),
+        (_MICROSOFT, "MatMulIntegerToFloat"): _operator("xxxxx"),
+        (_MICROSOFT, "MatMulNBits"): _operator(
+            "xxx", K="int", N="int", accuracy_level="int", bits="int", block_size="int"
+        ),
+        (_MICROSOFT, "RotaryEmbedding"): _operator("xxxx", num_heads="int"),
+        (_MICROSOFT, "SkipSimplifiedLayerNormalization"): _operator("xxx", "xxxx", epsilon="float"),
+    }
+)
