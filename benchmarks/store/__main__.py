@@ -14,13 +14,13 @@ from benchmarks.store.drive import drive_benchmark
 from benchmarks.store.model import model_config, write_checkpoint
 from benchmarks.store.read import read_benchmark
 from benchmarks.store.write import write_benchmark
-from molkv_export.commands.options import PATH, ByteSize
+from molkv_export.commands.options import PATH, byte_size
 from molkv_export.export import export
 
 
 @click.command()
 @click.option("--folder", type=PATH, required=True, help="Where to work; it needs three times the size.")
-@click.option("--size", type=ByteSize(), default="8GiB", show_default=True, help="Of the store.")
+@click.option("--size", type=byte_size, metavar="SIZE", default="8GiB", show_default=True, help="Of the store.")
 @click.option("--runs", default=3, show_default=True, help="Of each measurement.")
 @click.option("--keep", is_flag=True, help="Keep checkpoint and bundle for the next time.")
 def main(folder: Path, size: int, runs: int, keep: bool) -> None:

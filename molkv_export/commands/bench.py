@@ -11,15 +11,21 @@ from rich.console import Console
 
 from molkv_export.bench.measure import CONTEXTS, PROMPTS, Storage, bench
 from molkv_export.bench.report import markdown, print_bench
-from molkv_export.commands.options import PATH, Counts, provider_options
+from molkv_export.commands.options import PATH, counts, provider_options
 from molkv_runtime.session import Target
 
 
 @click.command("bench")
 @click.argument("bundle", type=PATH)
-@click.option("--prompts", type=Counts(), help=f"Lengths of prompts. [default: of {PROMPTS}, those that fit]")
-@click.option("--contexts", type=Counts(), help=f"Lengths at which decode ends. [default: of {CONTEXTS}]")
-@click.option("--batches", type=Counts(), default="1", show_default=True, help="Sequences that decode together.")
+@click.option(
+    "--prompts", type=counts, metavar="NUMBERS", help=f"Lengths of prompts. [default: of {PROMPTS}, those that fit]"
+)
+@click.option(
+    "--contexts", type=counts, metavar="NUMBERS", help=f"Lengths at which decode ends. [default: of {CONTEXTS}]"
+)
+@click.option(
+    "--batches", type=counts, metavar="NUMBERS", default="1", show_default=True, help="Sequences that decode together."
+)
 @click.option("--steps", type=int, default=64, show_default=True, help="Decode steps of a run.")
 @click.option("--runs", type=int, default=3, show_default=True, help="Of each measurement; medians are shown.")
 @click.option(

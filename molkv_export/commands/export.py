@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from molkv_export.commands.options import PATH, ByteSize, Counts
+from molkv_export.commands.options import PATH, byte_size, counts
 from molkv_export.profiles import CHUNK_LENGTHS, CONTEXT_LENGTH, PROFILES
 from molkv_runtime.manifest import DenseDtype, KVDtype
 from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
@@ -58,7 +58,8 @@ from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
 )
 @click.option(
     "--chunk-lengths",
-    type=Counts(),
+    type=counts,
+    metavar="NUMBERS",
     help="Positions of a call, of static graphs: one graph each; 1 is always there. "
     f"[default: {','.join(map(str, CHUNK_LENGTHS))}]",
 )
@@ -80,11 +81,17 @@ from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
     help="Of the experts' values. Embeddings and keys are float16, unless this is float32.",
 )
 @click.option(
-    "--shard-size", type=ByteSize(), default="1GiB", show_default=True, help="Largest size of one file of the store."
+    "--shard-size",
+    type=byte_size,
+    metavar="SIZE",
+    default="1GiB",
+    show_default=True,
+    help="Largest size of one file of the store.",
 )
 @click.option(
     "--max-memory",
-    type=ByteSize(),
+    type=byte_size,
+    metavar="SIZE",
     default="1GiB",
     show_default=True,
     help="RAM for writing the store, beyond the libraries. The bundle does not depend on it.",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from molkv_export.commands import cli
-from molkv_export.commands.options import ByteSize
+from molkv_export.commands.options import byte_size
 from tests.conftest import STDLIB_MINI, edit_manifest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -130,7 +130,7 @@ def test_prompts_that_are_empty_or_too_long_are_one_line(stdlib_mini_bundle: Pat
     ("text", "size"), [("1048576", 2**20), ("1MiB", 2**20), ("1 GiB", 2**30), ("500MB", 500_000_000), ("2k", 2000)]
 )
 def test_sizes(text: str, size: int) -> None:
-    assert ByteSize().convert(text, None, None) == size
+    assert byte_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "1.5GiB", "-1", "1TB", "1b2", "1i"])
