@@ -5,15 +5,20 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import numpy.typing as npt
+import onnx_ir
+import onnxruntime
+import onnxscript
+import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from molkv_export import __version__
 from molkv_export.atomic_folder import atomic_folder, link_or_copy, partial_of
 from molkv_export.calibration import activation_scales, kv_scales
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
@@ -281,7 +286,7 @@ def _check_unchanged(hashed: HashedSource, companions: Companions, folder: Path)
 
 def _arguments(hashes: dict[str, str], experts_dtype: RowDtype, shard_size: int) -> dict[str, str]:
     """Name all that decides on the bytes of the store, in the words of the command line."""
-    versions = {name: version(name) for name in ("molkv-export", "torch")}
+    versions = {"molkv-export": __version__, "torch": str(torch.__version__)}
     return {**hashes, "--experts-dtype": experts_dtype, "--shard-size": str(shard_size), **versions}
 
 
@@ -301,9 +306,10 @@ def _is_bundle(folder: Path) -> bool:
 
 
 def _provenance(hashes: dict[str, str], command: str) -> Provenance:
-    packages = ("molkv-export", "torch", "onnx_ir", "onnxscript", "onnxruntime", "numpy")
+    packages = (torch, onnx_ir, onnxscript, onnxruntime, np)
+    versions = {package.__name__: str(package.__version__) for package in packages}
     return Provenance(
         command=command,
-        tools={"python": platform.python_version(), **{name: version(name) for name in packages}},
+        tools={"python": platform.python_version(), "molkv-export": __version__, **versions},
         source=hashes,
     )

@@ -8,6 +8,7 @@ from types import FrameType
 
 import click
 
+from molkv_export import __version__
 from molkv_export.commands.bench import bench_command
 from molkv_export.commands.export import export_command
 from molkv_export.commands.inspect import inspect_command
@@ -24,7 +25,7 @@ _INTERRUPTED = 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="molkv-export")
+@click.version_option(__version__)
 def cli() -> None:
     """Put lookup-expert language models (MoLE, MoLKV) on devices.
 

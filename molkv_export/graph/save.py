@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 import onnx_ir as ir
+import onnxscript
 
+from molkv_export import __version__
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.graph.build import DenseGraph
 from molkv_export.graph.profiles import GraphPlan
@@ -94,7 +95,7 @@ def _share(graph: DenseGraph, stored: dict[str, ir.TensorProtocol]) -> None:
 
 
 def _cache_key(plan: GraphPlan, length: int, hashes: dict[str, str]) -> str:
-    versions = [version(name) for name in ("molkv-export", "onnx_ir", "onnxscript")]
+    versions = [__version__, ir.__version__, onnxscript.__version__]
     decides = [plan.profile, repr(plan.config), repr(plan.dense), str(length), *sorted(hashes.values()), *versions]
     return hashlib.sha256("\n".join(decides).encode()).hexdigest()[:40]
 

@@ -6,13 +6,16 @@ import os
 import platform
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import onnx
+import onnxruntime
+import torch
 
+from molkv_export import __version__
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
 from molkv_export.inspect import Sizes, sizes_of
 from molkv_export.parity.bisect import Bisection, bisect
@@ -246,10 +249,11 @@ def _quality_judge(gate: QualityGate | None) -> Callable[[Metrics], str]:
 
 
 def _environment(bundle: Bundle) -> dict[str, str]:
-    packages = ("molkv-export", "torch", "onnx", "onnxruntime", "numpy")
+    packages = (torch, onnx, onnxruntime, np)
+    versions = [f"{package.__name__} {package.__version__}" for package in packages]
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
-        "here": ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]),
+        "here": ", ".join([f"python {platform.python_version()}", f"molkv-export {__version__}", *versions]),
         "exported by": bundle.manifest.provenance.command,
         "exported with": ", ".join(f"{k} {v}" for k, v in bundle.manifest.provenance.tools.items()),
     }
