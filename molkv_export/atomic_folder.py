@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import errno
-import fcntl
+import logging
 import os
 import shutil
+import stat
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from molkv_export.durable import sync
 from molkv_runtime.errors import OutputError
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_UNLOCKED = "cannot be locked here, so do not write to it from two processes at once"
+_UNSYNCED = "files cannot be forced to this disk, so check them after a power cut"
+_LOG = logging.getLogger(__name__)  # warnings go to stderr, unless the program has other plans
 
 
 @contextmanager
@@ -23,8 +34,9 @@ def atomic_folder(
 ) -> Iterator[Path]:
     """Give a sibling of `out`, `.NAME.partial`, to write into; on success it becomes `out`.
 
-    It is locked while it is written. Where the work fails or is interrupted it vanishes, unless there is something in
-    it to go on with; so it can hold what an earlier attempt has left.
+    It is locked while it is written; what the system cannot do of that is logged as one warning. Where the work fails
+    or is interrupted it vanishes, unless there is something in it to go on with; so it can hold what an earlier attempt
+    has left.
 
     Args:
         out: The folder to make.
@@ -38,8 +50,12 @@ def atomic_folder(
             or the disk is full.
     """
     partial = partial_of(out)
-    with _locked(partial, out):
+    with _locked(partial, out) as lacks:
         try:
+            if not sync(partial):
+                lacks.append(_UNSYNCED)
+            if lacks:
+                _LOG.warning("%s: %s", out, "; ".join(lacks))
             _recover(out)
             check_output(out, is_ours=is_ours, force=force)
             if not _is_resumable(partial, journal):
@@ -62,26 +78,41 @@ def atomic_folder(
 
 
 @contextmanager
-def _locked(partial: Path, out: Path) -> Iterator[None]:
-    """Make a folder and hold it; the lock is the kernel's, so that it ends with the process, however that ends."""
+def _locked(partial: Path, out: Path) -> Iterator[list[str]]:
+    """Make a folder and hold it; the lock is the kernel's, so that it ends with the process, however that ends.
+
+    Gives what to warn of: nothing, where the folder is locked.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir(exist_ok=True)
-        descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if not stat.S_ISDIR(partial.lstat().st_mode):  # a link would lead to files of others
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW) if fcntl else None
     except OSError as error:
         raise OutputError(f"{out.parent}: cannot be written ({error.strerror})") from error
+    if descriptor is None:
+        yield [_UNLOCKED]
+        return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lacks = _lock(descriptor)
         # Who held it until now may have published or removed it.
-        free = partial.exists() and os.path.samestat(os.fstat(descriptor), partial.stat())
-    except BlockingIOError:
-        free = False
-    try:
-        if not free:
+        if lacks is None or not (partial.exists() and os.path.samestat(os.fstat(descriptor), partial.stat())):
             raise OutputError(f"{out}: is being written by another process; wait for it or choose another folder")
-        yield
+        yield lacks
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> list[str] | None:
+    """Lock a folder; return what to warn of, or None if another process holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except OSError:  # many network disks lock no folders; each kind has an errno of its own
+        return [_UNLOCKED]
+    return []
 
 
 def _recover(out: Path) -> None:
@@ -149,20 +180,12 @@ def _is_resumable(partial: Path, journal: str) -> bool:
 def _publish(new: Path, out: Path, journal: str) -> None:
     # The disk gets the contents before it gets the name, so that not even a power cut shows an incomplete folder.
     for path in (*new.iterdir(), new):
-        _sync(path)
+        sync(path)
     if journal:
         (new / journal).unlink(missing_ok=True)
     old = _sibling(out, "old")
     if out.exists():
         out.rename(old)
     new.rename(out)
-    _sync(out.parent)
+    sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import shutil
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+from molkv_export.durable import sync
 from molkv_export.tables.plan import SLABS, Memory, shard_bytes
 from molkv_export.tables.rows import RowSource
 from molkv_export.tables.store_writer import write_store
@@ -118,6 +118,6 @@ def _dense_seconds(size: int, folder: Path) -> float:
     start = time.perf_counter()
     with (folder / _PROBE).open("wb", buffering=0) as file:
         file.write(data)
-        os.fsync(file.fileno())
+        sync(file.fileno())
     hashlib.sha256(data)
     return (time.perf_counter() - start) * size / len(data) if data else 0.0

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _BYTES = 256 * 1024 * 1024  # several times the largest cache
 _TRIALS = 8
@@ -32,9 +36,11 @@ def memory_bandwidth(threads: int) -> float:
 
 
 def peak_rss() -> int:
-    """Give the largest resident size of this process so far, in bytes."""
+    """Return the largest resident size of this process so far, in bytes; 0 where the system does not tell."""
     if _STATUS.exists():  # what getrusage says on Linux goes back to the process that started this one
-        status = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+        status = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines())
         return 1024 * int(status["VmHWM"].split()[0])
+    if resource is None:
+        return 0
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size if sys.platform == "darwin" else 1024 * size

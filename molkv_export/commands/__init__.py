@@ -50,8 +50,10 @@ for _command in (
 
 def main() -> None:
     """Run the command line; whatever a user can cause ends in one line and a non-zero exit status."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup has it ignored
+            signal.signal(number, _terminate)
     try:
         sys.exit(cli.main(standalone_mode=False))
     except MolkvError as error:

@@ -35,7 +35,7 @@ def supported_operators(target: Target) -> frozenset[str]:
     """
     name = TABLES[target]
     try:
-        text = (resources.files(_PACKAGE) / name).read_text()
+        text = (resources.files(_PACKAGE) / name).read_text(encoding="utf-8")
     except (ModuleNotFoundError, FileNotFoundError) as error:
         raise MissingExtraError(
             f"{_PACKAGE} has no {name}, the table of operators that {target} takes; install onnxruntime 1.24 or later"

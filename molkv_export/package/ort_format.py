@@ -74,5 +74,6 @@ def _write_operators(models: Iterable[Path], path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ProviderError(f"{path}: ONNX Runtime cannot list the operators: {done.stderr.strip().splitlines()[-1]}")
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(line for line in lines if not line.startswith("#")))  # they name our folders
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = "".join(line for line in lines if not line.startswith("#"))  # comments name our folders
+    path.write_text(kept, encoding="utf-8")

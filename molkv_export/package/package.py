@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +10,7 @@ import msgspec
 from rich.console import Console
 
 from molkv_export.atomic_folder import atomic_folder
+from molkv_export.durable import sync
 from molkv_export.package.content import Content, GraphFormat, total_bytes
 from molkv_export.package.layout import (
     DATA,
@@ -97,7 +97,8 @@ def package(
             (folder / part.build_file).write_text(build_file(part), encoding="utf-8")
         (folder / README).write_text(readme(manifest, info, limits), encoding="utf-8")
         (folder / DATA).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
-        _sync(folder)
+        for path in folder.rglob("*"):  # before it gets its name
+            sync(path)
     return info
 
 
@@ -160,13 +161,3 @@ def _write_content(
     # Without the names of folders around it: this goes into an app.
     command = ["molkv-export", "package", bundle.path.resolve().name, "--target", target, "--profile", bundle.profile]
     return content.finish(shlex.join([*command, "--graph-format", graph_format]))
-
-
-def _sync(folder: Path) -> None:
-    """Bring everything in a folder to the disk, before it gets its name."""
-    for path in folder.rglob("*"):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

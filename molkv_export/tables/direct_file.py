@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import mmap
 import os
 from pathlib import Path
@@ -12,7 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_DIRECT = getattr(os, "O_DIRECT", 0)  # Linux has it
+from molkv_export.durable import sync
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_DIRECT = getattr(os, "O_DIRECT", 0) if fcntl else 0  # Linux has it
 _BLOCK = 4096  # no disk asks for a larger alignment
 
 
@@ -46,10 +51,8 @@ class DirectFile:
             try:
                 self._switch(True)
                 return self._file.write(data[:blocks])
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-                self._possible = False  # not on this file system
+            except OSError:
+                self._possible = False  # not on this file system; if the disk is full, the write below says so
         self._switch(False)
         return self._file.write(data)
 
@@ -61,7 +64,7 @@ class DirectFile:
 
     def sync(self) -> int:
         """Bring everything to the disk, and give the file's size."""
-        os.fsync(self._file.fileno())
+        sync(self._file.fileno())
         return self._file.tell()
 
     def close(self) -> None:

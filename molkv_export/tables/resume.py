@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
 from molkv_export.atomic_folder import clear
+from molkv_export.durable import sync
 from molkv_runtime.errors import BundleError
 from molkv_runtime.hashing import file_sha256
 from molkv_runtime.json_file import decode_json
@@ -28,7 +28,7 @@ class Journal(msgspec.Struct):
         with new.open("wb") as file:
             file.write(msgspec.json.encode(self))
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         new.replace(folder / JOURNAL)
 
 

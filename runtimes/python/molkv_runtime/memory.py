@@ -46,15 +46,19 @@ def available_memory() -> int:
     """
     found = [sys.maxsize]
     try:
-        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text(encoding="ascii").splitlines())
         found.append(1024 * int(lines["MemAvailable"].split()[0]))
     except (OSError, KeyError, ValueError):
         pass
     for limit, usage, statistics, prefix in _LIMITS:
         try:
-            stat = dict(line.split() for line in (_GROUPS / statistics).read_text().splitlines())
+            stat = dict(line.split() for line in (_GROUPS / statistics).read_text(encoding="ascii").splitlines())
             files = sum(int(stat[f"{prefix}{kind}_file"]) for kind in ("active", "inactive"))
-            found.append(int((_GROUPS / limit).read_text()) - int((_GROUPS / usage).read_text()) + files)
+            found.append(_number(_GROUPS / limit) - _number(_GROUPS / usage) + files)
         except (OSError, KeyError, ValueError):  # there is no such group, or its limit is "max"
             continue
     return max(0, min(found))
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text(encoding="ascii"))

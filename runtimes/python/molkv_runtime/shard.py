@@ -108,9 +108,7 @@ class OpenShard:
             return
         if self._file.size() < self._size:  # a page that is gone would kill the process
             raise BundleError(f"{self.path}: has become shorter while it was read; is it truncated?")
-        page = offset - offset % mmap.PAGESIZE
-        # One read for the whole range; without it every page is a fault, and a read, of its own.
-        self._map.madvise(mmap.MADV_WILLNEED, page, offset - page + len(records) * self._stride)
+        self._file.announce_mapped(self._map, offset, len(records) * self._stride)
         for record in records:
             record[:] = self._view[offset : offset + self._stride]
             offset += self._stride

@@ -5,10 +5,13 @@ The safetensors library maps files into memory, so what has been read of a table
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
+import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +29,11 @@ ITEM_BYTES = {
     **dict.fromkeys(("I8", "U8", "BOOL"), 1),
     **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
 }
+
+_OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # Windows would translate line ends
+_HAS_PREADV = hasattr(os, "preadv")  # not Windows
+_HAS_FADVISE = hasattr(os, "posix_fadvise")  # neither Windows nor macOS
+_HAS_MADVISE = hasattr(mmap, "MADV_WILLNEED")  # not Windows
 
 
 class TensorEntry(NamedTuple):
@@ -63,10 +71,11 @@ class TensorFile:
         self._error = error
         try:
             check_regular(path)
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(path, _OPEN)
         except OSError as cause:
             raise error(f"{path}: cannot be opened ({cause.strerror})") from cause
         self._closer = weakref.finalize(self, os.close, self._fd)
+        self._seeking = threading.Lock()
         try:
             self.entries = self._read_header()
         except OSError as cause:
@@ -74,11 +83,11 @@ class TensorFile:
 
     def _read_header(self) -> dict[str, TensorEntry]:
         total = self.size()
-        length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
+        length = int.from_bytes(self._read(min(8, total), 0), "little")
         if total < 8 or length > min(total - 8, MAX_HEADER_BYTES):
             raise self._error(f"{self.path}: is not a safetensors file, or is truncated ({total} bytes)")
         try:
-            header = decode_json(os.pread(self._fd, length, 8), dict[str, Any], self.path, self._error)
+            header = decode_json(self._read(length, 8), dict[str, Any], self.path, self._error)
             self.metadata = msgspec.convert(header.pop("__metadata__", {}), dict[str, str])
             found = {name: msgspec.convert(entry, _Header) for name, entry in header.items()}
         except (MolkvError, msgspec.ValidationError) as cause:
@@ -118,13 +127,24 @@ class TensorFile:
         """
         while buffers:
             try:
-                count = os.preadv(self._fd, buffers, offset)
+                count = os.preadv(self._fd, buffers, offset) if _HAS_PREADV else self._seek_and_read(buffers[0], offset)
             except OSError as cause:
                 raise self._error(f"{self.path}: cannot be read at byte {offset} ({cause.strerror})") from cause
             if count == 0:
                 raise self._error(f"{self.path}: ends at byte {offset}, where more data was expected; is it truncated?")
             offset += count
             buffers = _rest(buffers, count)
+
+    def _seek_and_read(self, buffer: memoryview, offset: int) -> int:
+        """Read into a buffer as `os.preadv` does, one thread at a time, since all share the file's position."""
+        with self._seeking, io.FileIO(self._fd, closefd=False) as file:
+            file.seek(offset)
+            return file.readinto(buffer)
+
+    def _read(self, size: int, offset: int) -> bytes:
+        data = bytearray(size)
+        self.read_into([memoryview(data)] if size else [], offset)
+        return bytes(data)
 
     def read_rows(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.uint8]:
         """Read rows start to stop (along the first dimension) of a tensor as bytes [(stop - start) * row_bytes]."""
@@ -136,14 +156,28 @@ class TensorFile:
 
     def map(self) -> mmap.mmap:
         """Map the whole file for reading at random places."""
-        mapped = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
-        mapped.madvise(mmap.MADV_RANDOM)
+        mapped = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
+        if _HAS_MADVISE:
+            with suppress(OSError):  # some systems take no advice
+                mapped.madvise(mmap.MADV_RANDOM)
         return mapped
 
     def announce(self, offset: int, size: int) -> None:
         """Tell the operating system what will be read next, so that it asks the disk for that, at once and no more."""
-        if hasattr(os, "posix_fadvise"):  # not on macOS
-            os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_WILLNEED)
+        if _HAS_FADVISE:
+            try:  # noqa: SIM105 - suppress() would cost as much as the call
+                os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_WILLNEED)
+            except OSError:  # some systems take no advice
+                pass
+
+    def announce_mapped(self, mapped: mmap.mmap, offset: int, size: int) -> None:
+        """Do the same for a range of the map; without it every page is a fault, and a read, of its own."""
+        if _HAS_MADVISE:
+            page = offset - offset % mmap.PAGESIZE
+            try:  # noqa: SIM105
+                mapped.madvise(mmap.MADV_WILLNEED, page, offset - page + size)
+            except OSError:
+                pass
 
     def sha256(self, advance: Callable[[int], object] = lambda _: None) -> str:
         """Hash the file that is open, whatever has taken its name since; arguments and result as in `file_sha256`."""

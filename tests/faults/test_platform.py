@@ -1,0 +1,298 @@
+"""Systems and disks that can do less than the ones we run on, and environments without package metadata."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from molkv_export import __version__
+from molkv_export.export import export
+from molkv_export.tables.direct_file import DirectFile, aligned_zeros
+from molkv_runtime import Bundle, BundleError, ExpertStore, Generator, OutputError, selftest, tensor_file
+
+ROOT = Path(__file__).parent.parent.parent
+UNLOCKED = "bundle: cannot be locked here, so do not write to it from two processes at once"
+UNSYNCED = "files cannot be forced to this disk, so check them after a power cut"
+
+
+@pytest.fixture
+def checkpoint(checkpoints: Callable[[str], Path]) -> Path:
+    return checkpoints("molkv")
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """All files but the manifest, which says when and how the bundle was made."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+
+
+def _python(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, **options)
+
+
+# --- Windows
+
+
+def _bare(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    done = _python("-X", "warn_default_encoding", "-m", "tests.faults.bare_system", *arguments, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_an_export_on_a_bare_system_gives_the_same_bytes_and_one_warning(
+    checkpoint: Path, bundles: Callable[..., Path], tmp_path: Path
+) -> None:
+    done = _bare("export", checkpoint, tmp_path / "bundle", "--experts-dtype", "float32")
+    assert done.stderr.replace("\n", "").count("cannot be") == 2, done.stderr
+    assert f"{UNLOCKED}; {UNSYNCED}" in done.stderr
+    assert _contents(tmp_path / "bundle") == _contents(bundles("molkv"))
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    again = _bare("export", checkpoint, tmp_path / "bundle", "--experts-dtype", "float16", "--force")
+    assert "experts float16" in again.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "--prompt", "def ", "--max-new-tokens", "8"],
+        ["run", "--prompt", "def ", "--max-new-tokens", "8", "--mmap"],
+        ["selftest"],
+        ["verify"],
+        ["inspect"],
+        ["bench", "--prompts", "8", "--contexts", "16", "--steps", "2", "--runs", "1", "--storage", "warm"],
+    ],
+)
+def test_the_driver_runs_on_a_bare_system_without_a_word(command: list[str], stdlib_mini_bundle: Path) -> None:
+    done = _bare(command[0], stdlib_mini_bundle, *command[1:])
+    assert done.stdout
+    assert "cannot" not in done.stderr
+    if command[0] == "run":
+        assert done.stdout == _python("cli.py", "run", stdlib_mini_bundle, *command[1:], cwd=ROOT).stdout
+
+
+def test_reads_by_seeking_from_many_threads_give_what_was_asked_for(
+    bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle(bundles("molkv"))
+    ids = np.random.default_rng(0).integers(0, bundle.config.vocab_size, 1000)
+    with ExpertStore(bundle) as store:
+        expected = store.gather(ids).tobytes()
+    monkeypatch.setattr(tensor_file, "_HAS_PREADV", False)
+    with ExpertStore(bundle) as store:
+        found: list[bytes] = []
+        threads = [
+            threading.Thread(target=lambda: found.extend(store.gather(ids).tobytes() for _ in range(20)))
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 80
+    assert set(found) == {expected}
+
+
+def test_a_read_that_fails_after_seeking_names_the_record(
+    bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensor_file, "_HAS_PREADV", False)
+    with ExpertStore(Bundle(bundles("molkv"))) as store:
+        monkeypatch.setattr(tensor_file.io, "FileIO", _raise(errno.EIO))
+        with pytest.raises(BundleError, match=r"cannot be read at byte \d+ \(Input/output error\).*token id 5\b"):
+            store.gather(np.array([5]))
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EINVAL])
+def test_a_system_that_takes_no_advice_is_read_all_the_same(
+    error: int, bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unadvised(mmap.mmap):
+        def madvise(self, *_: object) -> None:
+            raise OSError(error, os.strerror(error))
+
+    expected = [token.id for token in Generator(bundles("molkv")).stream([[5, 17, 3]], max_new_tokens=9)]
+    monkeypatch.setattr(os, "posix_fadvise", _raise(error))
+    monkeypatch.setattr(mmap, "mmap", Unadvised)
+    for access in ("pread", "mmap"):
+        generator = Generator(bundles("molkv"), store_access=access)  # type: ignore[arg-type]
+        assert [token.id for token in generator.stream([[5, 17, 3]], max_new_tokens=9)] == expected
+
+
+# --- disks
+
+
+def _raise(number: int, times: list[object] | None = None) -> Callable[..., Any]:
+    def refuse(*arguments: object, **_: object) -> None:
+        if times is not None:
+            times.append(arguments)
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+def _export_with(checkpoint: Path, bundle: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
+    export(checkpoint, bundle, experts_dtype="float32")
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL])
+def test_a_disk_without_locks_gives_one_warning(
+    error: int,
+    checkpoint: Path,
+    bundles: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", _raise(error))
+    assert _export_with(checkpoint, tmp_path / "bundle", caplog) == [f"{tmp_path}/{UNLOCKED}"]
+    assert _contents(tmp_path / "bundle") == _contents(bundles("molkv"))
+
+
+def _fsync(error: int, *, folders: bool) -> Callable[[int], None]:
+    original = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").is_dir() is folders:
+            raise OSError(error, os.strerror(error))
+        original(descriptor)
+
+    return fsync
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_disk_that_cannot_sync_folders_gives_one_warning(
+    error: int,
+    checkpoint: Path,
+    bundles: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(os, "fsync", _fsync(error, folders=True))
+    assert _export_with(checkpoint, tmp_path / "bundle", caplog) == [f"{tmp_path}/bundle: {UNSYNCED}"]
+    assert _contents(tmp_path / "bundle") == _contents(bundles("molkv"))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"), [(errno.EIO, r"cannot be written \(Input/output error\)"), (errno.ENOSPC, "the disk is full")]
+)
+@pytest.mark.parametrize("folders", [False, True])
+def test_a_disk_that_fails_while_it_syncs_is_an_error(
+    folders: bool, error: int, message: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", _fsync(error, folders=folders))
+    with pytest.raises(OutputError, match=message):
+        export(checkpoint, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_disk_that_can_do_everything_gives_no_warning(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert _export_with(checkpoint, tmp_path / "bundle", caplog) == []
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_that_refuses_direct_access_is_written_through_the_page_cache(
+    error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(fcntl, "fcntl", _raise(error, asked))
+    file, data = DirectFile(tmp_path / "file"), aligned_zeros(4096, np.dtype(np.uint8))
+    data[:] = 7
+    for _ in range(3):
+        assert file.write(memoryview(data)) == 4096
+    assert file.sync() == 3 * 4096
+    file.close()
+    assert (tmp_path / "file").read_bytes() == bytes([7]) * 3 * 4096
+    assert len(asked) == 1
+
+
+def test_a_link_in_the_place_of_the_partial_folder_is_not_followed(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").write_text("dear diary")
+    (tmp_path / ".bundle.partial").symlink_to("mine")
+    with pytest.raises(OutputError, match=r"cannot be written \(Not a directory\)"):
+        export(checkpoint, tmp_path / "bundle")
+    assert (tmp_path / "mine" / "diary.txt").read_text() == "dear diary"
+
+
+# --- package metadata
+
+_CHECKOUT = """
+import importlib.metadata, runpy, sys
+
+def from_name(name):
+    if name in ("molkv-export", "molkv_export", "onnxruntime"):  # onnxruntime-gpu brings the module onnxruntime
+        raise importlib.metadata.PackageNotFoundError(name)
+    return original(name)
+
+original = importlib.metadata.Distribution.from_name
+importlib.metadata.Distribution.from_name = from_name
+root = sys.argv.pop(1)
+# The script's folder is all that Python adds where the project is not installed.
+sys.path[:] = [root, *(path for path in sys.path if path not in ("", root, root + "/runtimes/python"))]
+runpy.run_path(root + "/cli.py", run_name="__main__")
+"""
+
+
+def test_a_checkout_needs_no_package_metadata(checkpoint: Path, tmp_path: Path) -> None:
+    def run(*arguments: str | Path) -> str:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = _python("-c", _CHECKOUT, ROOT, *arguments, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert run("--version").endswith(f"version {__version__}\n")
+    run("export", checkpoint, tmp_path / "bundle")
+    assert Bundle(tmp_path / "bundle").manifest.provenance.tools["molkv-export"] == __version__
+    assert selftest(tmp_path / "bundle").failures == []
+    quick = ("--sequences", "1", "--continuations", "1", "--new-tokens", "4")
+    assert "PASS" in run("validate", tmp_path / "bundle", "--checkpoint", checkpoint, *quick)
+
+
+# --- nohup
+
+_SIGNALLED = """
+import os, signal, sys
+from molkv_export.commands import main
+from molkv_export.tables import store_writer
+fill, seen = store_writer.fill, []
+
+def hang_up(*arguments):
+    fill(*arguments)
+    if not seen:
+        seen.append(True)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+store_writer.fill = hang_up
+if sys.argv.pop(1) == "nohup":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+main()
+"""
+
+
+@pytest.mark.parametrize("with_nohup", [True, False])
+def test_an_export_outlives_the_terminal_if_it_was_started_so(
+    with_nohup: bool, checkpoint: Path, tmp_path: Path
+) -> None:
+    start = "nohup" if with_nohup else "plain"
+    done = _python("-c", _SIGNALLED, start, "export", checkpoint, tmp_path / "bundle")
+    if with_nohup:
+        assert done.returncode == 0, done.stderr
+        assert selftest(tmp_path / "bundle").failures == []
+    else:
+        assert done.returncode == 128 + signal.SIGINT
+        assert "error: interrupted" in done.stderr
