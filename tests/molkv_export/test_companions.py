@@ -1,0 +1,158 @@
+"""What travels beside the weights: the ids that end a text are resolved, and a user is told what is missing."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tokenizers import Tokenizer, models, processors
+
+from molkv_export.checkpoints import open_checkpoint
+from molkv_export.companions import Companions
+from molkv_export.export import export
+from molkv_export.inspect import inspect, print_inspection
+from molkv_runtime import CheckpointError, Generator
+
+GENERATION, CONFIG, TOKENS = "generation_config.json", "config.json", "tokenizer_config.json"
+NO_END = "names no token that ends a text"
+
+
+@pytest.fixture
+def folder(checkpoints: Callable[[str], Path], tmp_path: Path) -> Path:
+    folder = shutil.copytree(checkpoints("molkv"), tmp_path / "checkpoint")
+    _save_tokenizer(folder, {"a": 0, "b": 1, "<end>": 7})
+    return folder
+
+
+def _save_tokenizer(folder: Path, vocabulary: dict[str, int], **processor: Any) -> None:
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
+    if processor:
+        tokenizer.post_processor = processors.TemplateProcessing(**processor)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def _set(folder: Path, name: str, **fields: Any) -> None:
+    path = folder / name
+    old = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**old, **fields}))
+
+
+def _companions(folder: Path) -> Companions:
+    with open_checkpoint(folder) as source:
+        return Companions(source)
+
+
+@pytest.mark.parametrize(
+    ("said", "resolved"),
+    [
+        ({GENERATION: 3, CONFIG: 4, TOKENS: "<end>"}, 3),
+        ({GENERATION: [3, 96], CONFIG: 4}, [3, 96]),
+        ({GENERATION: None, CONFIG: [4, 5], TOKENS: "<end>"}, [4, 5]),
+        ({CONFIG: 4, TOKENS: "<end>"}, 4),
+        ({CONFIG: None, TOKENS: "<end>"}, 7),
+        ({TOKENS: {"content": "<end>", "lstrip": False, "__type": "AddedToken"}}, 7),
+        ({GENERATION: 0, TOKENS: "<unknown>"}, 0),  # what is not needed is not looked up
+    ],
+)
+def test_the_first_file_that_names_an_end_decides(said: dict[str, Any], resolved: object, folder: Path) -> None:
+    for name, value in said.items():
+        _set(folder, name, **{"eos_token" if name == TOKENS else "eos_token_id": value})
+    found = _companions(folder)
+    assert json.loads(found.files[GENERATION])["eos_token_id"] == resolved
+    assert not found.warnings
+
+
+def test_a_file_that_names_an_end_is_kept_byte_for_byte(folder: Path) -> None:
+    content = b'{\n  "eos_token_id":7 , "transformers_version": "4.44"}\n\n'
+    (folder / GENERATION).write_bytes(content)
+    _set(folder, CONFIG, eos_token_id=4, bos_token_id=1)
+    assert _companions(folder).files[GENERATION] == content
+
+
+def test_other_fields_are_kept_where_an_end_is_added(folder: Path) -> None:
+    _set(folder, GENERATION, do_sample=True, eos_token_id=None, max_length=10**30, note="\ud800")
+    _set(folder, CONFIG, eos_token_id=4, bos_token_id=1)
+    found = json.loads(_companions(folder).files[GENERATION])
+    assert found == {"do_sample": True, "eos_token_id": 4, "max_length": 10**30, "note": "\ud800"}
+    (folder / GENERATION).unlink()
+    assert _companions(folder).files[GENERATION] == b'{"bos_token_id":1,"eos_token_id":4}'
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "message"),
+    [
+        *(
+            (name, "eos_token_id", value, f"{name}: eos_token_id is {text}, expected token ids from 0 to 96")
+            for name in (GENERATION, CONFIG)
+            for value, text in ((97, "97"), (-1, "-1"), (True, "true"), ([], "[]"), ([0, 999999], "[0, 999999]"))
+        ),
+        (GENERATION, "eos_token_id", [[0]], "eos_token_id is [[0]], expected"),
+        (TOKENS, "eos_token", 7, f"{TOKENS}: eos_token is 7, expected a token, or an object with content"),
+        (TOKENS, "eos_token", {"content": 7}, f"{TOKENS}: eos_token is 7, expected a token"),
+    ],
+)
+def test_an_impossible_end_is_refused(name: str, field: str, value: object, message: str, folder: Path) -> None:
+    _set(folder, name, **{field: value})
+    with pytest.raises((CheckpointError, ValueError)) as caught:
+        _companions(folder)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "processor"),
+    [
+        ({"a": 0, "b": 97}, {}),  # two tokens, and a hole
+        ({"a": 0}, {"single": "<s> $A", "special_tokens": [("<s>", 97)]}),
+    ],
+)
+def test_a_tokenizer_with_ids_outside_the_vocabulary_is_refused(
+    vocabulary: dict[str, int], processor: dict[str, Any], folder: Path
+) -> None:
+    _save_tokenizer(folder, vocabulary, **processor)
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: its highest token id is 97, expected at most 96"):
+        _companions(folder)
+    _save_tokenizer(folder, {"a": 0, "b": 96})
+    assert "tokenizer.json" in _companions(folder).files
+
+
+def _said(folder: Path) -> list[str]:
+    out = io.StringIO()
+    export(folder, folder.parent / "bundle", console=Console(file=out, width=500), force=True)
+    return [line for line in out.getvalue().splitlines() if line.startswith("warning: ")]
+
+
+def test_what_is_missing_is_said_once_by_export_and_by_inspect(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to("blobs/nowhere")
+    (folder / "tokenizer.model").write_bytes(b"sentencepiece")
+    (folder / TOKENS).write_text('{"eos_token": "<end>"}')
+    link, other, end = _said(folder)
+    assert "tokenizer.json: is a link that leads to no file, so the bundle goes without" in link
+    assert "checkpoint: has tokenizer.model but no tokenizer.json, so the bundle takes token ids only" in other
+    assert "AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER)" in other
+    assert f'{NO_END} (tokenizer_config.json names "<end>", which tokenizer.json does not have), so texts end' in end
+    found = inspect(folder.parent / "bundle")
+    assert [warning.split(",")[0] for warning in found.warnings] == [
+        "has no tokenizer.json",
+        "has no eos_token_id in generation_config.json",
+    ]
+    out = io.StringIO()
+    print_inspection(found, Console(file=out, width=80))
+    assert [line for line in out.getvalue().splitlines() if line.startswith("warning: ")] == [
+        f"warning: {warning}" for warning in found.warnings
+    ]
+    assert Generator(folder.parent / "bundle").generation_config.stop_ids == set()
+
+
+def test_nothing_is_said_where_nothing_is_missing(folder: Path) -> None:
+    (folder / TOKENS).write_text('{"eos_token": "<end>"}')
+    (folder / "vocab.json").write_text("{}")  # beside tokenizer.json it is not needed
+    assert _said(folder) == []
+    assert inspect(folder.parent / "bundle").warnings == []
+    assert Generator(folder.parent / "bundle").generation_config.stop_ids == {7}
