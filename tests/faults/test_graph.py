@@ -194,11 +194,14 @@ def test_what_no_dense_graph_has_is_refused(what: str, bundle: Path) -> None:
 def test_changed_graphs_neither_crash_nor_hang(
     name: str, profile: str, options: GraphOptions, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """In a process of their own: 100 mutants with sound hashes, each refused in one line or run."""
+    """In a process of their own: 100 mutants with sound hashes, each refused in one line or run.
+
+    Without the check, seed 378 crashes the first bundle and seed 304 the third.
+    """
     export(checkpoints(name), tmp_path / "bundle", profiles=[profile], graph=options, experts_dtype="float32")
     count = 100
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.open_mutants", tmp_path / "bundle", "0", str(count)],
+        [sys.executable, "-m", "tests.faults.open_mutants", tmp_path / "bundle", "300", str(count)],
         cwd=ROOT,
         capture_output=True,
         text=True,
