@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from molkv_runtime import Bundle, BundleError, ExpertStore, Generator, ModelConfig, ProviderError
+from molkv_runtime import Bundle, BundleError, ExpertStore, Generator, ModelConfig
 from molkv_runtime.interface import graph_interface
 from tests.conftest import edit_manifest, replace_file
 
@@ -140,12 +140,9 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path) -> None:
 
 
 def test_a_graph_that_is_not_onnx_is_refused_in_one_line(bundle: Path) -> None:
-    replace_file(bundle, "model.onnx", b"garbage" * 100)
-    _refused(bundle, "model.onnx: is not an ONNX file")
-    replace_file(bundle, "model.onnx", b"")
-    with pytest.raises(ProviderError, match=r"model\.onnx: provider 'cpu' cannot load it: ") as caught:
-        Generator(bundle)
-    assert "\n" not in str(caught.value)
+    for content in (b"garbage" * 100, b""):
+        replace_file(bundle, "model.onnx", content)
+        _refused(bundle, "model.onnx: is not an ONNX file")
 
 
 def test_a_context_that_the_graph_was_not_built_for_is_refused(bundle: Path) -> None:

@@ -113,10 +113,10 @@ def check_graph_file(path: Path, data_file: str) -> None:
 
 
 def _check_model(model: dict[str, Any], data_file: str, data_size: int) -> None:
+    graph = model["graph"]
     opsets = [(_text(entry, "domain"), entry["version"]) for entry in model.get("opset_import", [])]
     if len(dict(opsets)) < len(opsets) or "" not in dict(opsets) or not OPSETS.items() >= set(opsets):
         raise _GraphError(f"its operator sets are {str(opsets)[:100]}, expected some of {dict(OPSETS)}")
-    graph = model["graph"]
     tensors = graph.get("initializer", [])
     for tensor in tensors:
         _check_tensor(tensor, data_file, data_size)
@@ -185,7 +185,7 @@ def _check_tensor(tensor: dict[str, Any], data_file: str, data_size: int) -> Non
     if kind not in _ITEM_SIZES or not all(0 <= dim <= _LARGEST_INT for dim in dims):
         raise _GraphError(f"tensor {name} has the data type {kind} and the shape {str(dims)[:100]}, which cannot be")
     size = math.prod(dims) * _ITEM_SIZES[kind]
-    if "data_location" not in tensor and not entries:
+    if not tensor.get("data_location") and not entries:
         if len(tensor.get("raw_data", b"")) != size:
             raise _GraphError(f"tensor {name} has {len(tensor.get('raw_data', b''))} bytes, expected {size}")
         return
