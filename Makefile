@@ -1,5 +1,5 @@
-# make demo · test · lint · format · bench-store · bench-speed · bench-mobile · bench-mole · test-openvino · test-qnn
-# (all set up .venv by themselves; only Python 3.11+ and make are needed)
+# make demo · test · test-lowest · lint · format · bench-store · bench-speed · bench-mobile · bench-mole · test-openvino · test-qnn
+# (all set up .venv by themselves; only Python 3.11, 3.12 or 3.13 and make are needed)
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 CHECKPOINT := examples/stdlib-mini
 BUNDLE := demo/stdlib-mini.bundle
 
-.PHONY: setup demo test lint format bench-store bench-speed bench-mobile bench-mole test-openvino test-qnn
+.PHONY: setup demo test test-lowest lint format bench-store bench-speed bench-mobile bench-mole test-openvino test-qnn
 
 setup: $(READY)
 
@@ -42,6 +42,24 @@ bench-mole: $(READY)  # keeps 21 GiB under demo/
 
 test: $(READY)
 	$(BIN)/pytest
+
+# The driver with its dependencies at exactly their lower bounds: the command line where nothing else is installed, then
+# the driver's tests, which take what the bounds are not about (pytest, and the exporter for their bundles) from .venv.
+LOWEST := .venv-lowest
+
+$(LOWEST)/.ready: $(READY) .ci/lower_bounds.py
+	$(BIN)/python -m venv --clear $(LOWEST)
+	$(BIN)/python .ci/lower_bounds.py > $(LOWEST)/lower-bounds.txt
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -r $(LOWEST)/lower-bounds.txt
+	touch $@
+
+test-lowest: $(LOWEST)/.ready
+	$(BIN)/python cli.py export $(CHECKPOINT) $(LOWEST)/bundle --force
+	$(LOWEST)/bin/python cli.py selftest $(LOWEST)/bundle
+	$(LOWEST)/bin/python cli.py verify $(LOWEST)/bundle
+	$(LOWEST)/bin/python cli.py inspect $(LOWEST)/bundle > $(LOWEST)/inspect.txt
+	$(LOWEST)/bin/python cli.py run $(LOWEST)/bundle --prompt "def " --max-new-tokens 16
+	PYTHONPATH=$$(echo $(CURDIR)/$(LOWEST)/lib/python*/site-packages) $(BIN)/pytest tests/molkv_runtime
 
 # Compilers of other makers, each in an environment of its own, since each brings its own ONNX Runtime.
 DRIVER := numpy tokenizers msgspec click rich
