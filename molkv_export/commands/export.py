@@ -166,3 +166,9 @@ def export_command(
         f"{bundle}: {len(manifest.files) + 1} files, {human_bytes(total)}, graphs {graphs}, "
         f"experts {manifest.store.dtype}"
     )
+    if add_profile is None and manifest.model.has_keys:
+        click.echo(
+            "MoLKV is our reading of its paper; to compare with your own code: "
+            f"molkv-export validate {shlex.quote(str(bundle))} --expected FILE (docs/parity.md)",
+            err=True,
+        )

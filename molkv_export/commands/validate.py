@@ -18,6 +18,11 @@ from molkv_runtime.session import Target
 @click.argument("bundle", type=PATH)
 @click.option("--checkpoint", type=PATH, help="The checkpoint that the bundle was exported from.")
 @click.option("--against", type=PATH, help="Another bundle of the model to compare with, instead of a checkpoint.")
+@click.option(
+    "--expected",
+    type=PATH,
+    help="Texts and their logits that your own code wrote (safetensors), instead of a checkpoint.",
+)
 @click.option("--text", type=PATH, help="UTF-8 text to compare on. [default: held-out standard library modules]")
 @click.option("--quick", is_flag=True, help="Compare one text, 4 short continuations and 1024 records.")
 @click.option("--sequences", type=int, help="Texts to compare. [default: 8]")
@@ -34,6 +39,7 @@ def validate_command(
     bundle: Path,
     checkpoint: Path | None,
     against: Path | None,
+    expected: Path | None,
     text: Path | None,
     quick: bool,
     sequences: int | None,
@@ -53,6 +59,9 @@ def validate_command(
     PyTorch runs the checkpoint; the host driver runs the bundle in every phase (one-shot and chunked prefill, decode,
     window wrap-around, mixed batches, the context's end) and writes greedy text. docs/parity.md explains the gates.
 
+    The checkpoint is run by our reading of the papers. If your own code is what defines the model, let it write texts
+    and logits to a file and compare with --expected: "Your own code" in docs/parity.md has the recipe.
+
     \b
     Examples:
       molkv-export validate stdlib-mini.bundle --checkpoint examples/stdlib-mini
@@ -60,6 +69,7 @@ def validate_command(
       molkv-export validate my.bundle --checkpoint my-model --quick --bisect --plot layers.png
       molkv-export validate my.bundle --checkpoint my-model --profile coreml --provider onnx-reference --quick
       molkv-export validate int4.bundle --against float32.bundle
+      molkv-export validate my.bundle --expected expected.safetensors
     """
     from molkv_export.parity.report import print_report
     from molkv_export.parity.report_folder import check_plot, check_report_folder, write_plot, write_report
@@ -68,7 +78,7 @@ def validate_command(
 
     asked = {"sequences": sequences, "continuations": continuations, "new_tokens": new_tokens}
     given = {name: value for name, value in asked.items() if value is not None}
-    scope = msgspec.structs.replace(QUICK if quick else Scope(), **given)
+    scope = msgspec.structs.replace(QUICK if quick else Scope(), **given) if quick or given else None
     if plot is not None:
         check_plot(plot)
     if report_folder is not None:
@@ -79,11 +89,12 @@ def validate_command(
             bundle,
             checkpoint,
             against=against,
+            expected=expected,
             text=text,
             scope=scope,
             target=Target(provider, dict(provider_options), require_provider),
             profile=profile or "",
-            with_bisection=with_bisection or plot is not None or (report_folder is not None and against is None),
+            with_bisection=with_bisection or plot is not None or (report_folder is not None and checkpoint is not None),
             report_progress=lambda what: status.update(f"comparing: {what}"),
         )
     print_report(report, Console())

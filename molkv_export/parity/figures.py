@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from molkv_export.graph.taps import Branch
 from molkv_export.parity.bisect import Bisection, PhaseErrors
-from molkv_export.parity.validate import Histogram
+from molkv_export.parity.compare import Histogram
 
 _TOP = 1e3  # what is infinite, or no number, is drawn there
 

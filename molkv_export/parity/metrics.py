@@ -46,9 +46,15 @@ _ROWS_AT_A_TIME = 64  # bounds the memory of the float64 copies
 
 
 class MetricsAccumulator:
-    """Sums up differences over sequences; of each position it keeps a few numbers, not its logits."""
+    """Sums up differences over sequences; of each position it keeps a few numbers, not its logits.
 
-    def __init__(self) -> None:
+    With `is_partial`, a reference knows some logits of a position, the same number at each, and the others are -inf.
+    Differences and KL are then over the known ones, KL of distributions renormalized over them; top 1 and top 5 are
+    over all logits of the candidate; there is no perplexity, which takes all of the reference's.
+    """
+
+    def __init__(self, *, is_partial: bool = False) -> None:
+        self._is_partial = is_partial
         self._max_abs = self._difference = self._norm = 0.0
         self._kl: list[Doubles] = []
         self._same: list[Doubles] = []  # [n, 2]: top 1, top 5
@@ -67,6 +73,10 @@ class MetricsAccumulator:
 
     def _add(self, reference: Floats, candidate: Floats, next_ids: npt.NDArray[np.int64] | None) -> None:
         exact, found = reference.astype(np.float64), candidate.astype(np.float64)
+        self._same.append(_same_top(exact, found))
+        if self._is_partial:
+            known = exact > -np.inf
+            exact, found = (logits[known].reshape(len(logits), -1) for logits in (exact, found))
         difference = found - exact
         # A NaN anywhere must not vanish in a maximum.
         self._max_abs = float(np.max([self._max_abs, np.abs(difference).max()]))
@@ -74,8 +84,7 @@ class MetricsAccumulator:
         self._norm += float(np.square(exact).sum())
         log_exact, log_found = log_softmax(exact), log_softmax(found)
         self._kl.append((np.exp(log_exact) * (log_exact - log_found)).sum(axis=-1))
-        self._same.append(_same_top(exact, found))
-        if next_ids is not None:
+        if next_ids is not None and not self._is_partial:
             rows = np.arange(len(next_ids))
             self._nll.append(-np.stack([log_exact[rows, next_ids], log_found[rows, next_ids]], axis=-1))
 

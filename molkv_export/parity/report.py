@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from molkv_export.parity.gates import QualityGate
+from molkv_export.parity.expected import EXPECTED
 from molkv_export.parity.validate import ROUNDED, Report
 
 _NUMBERS = ("\ntokens", "max\nabs", "rel.\nL2", "KL\nmean", "KL\np99", "KL\nmax", "top-1\n%", "top-5\n%")
@@ -19,6 +19,8 @@ def print_report(report: Report, console: Console) -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     line(f"{report.bundle} (dense {report.dense_dtype}, experts {report.experts_dtype}) against {report.reference}")
+    if report.reference_note:
+        line(f"reference: {report.reference_note}")
     line(f"profile {report.profile}, provider {report.provider}" + (report.placements and f": {report.placements}"))
     line(f"text: {report.text}")
     console.print(_table(report))
@@ -32,6 +34,9 @@ def print_report(report: Report, console: Console) -> None:
 
 def verdict(report: Report) -> str:
     """Say what it means that a bundle passed."""
+    if report.quality.reference == EXPECTED:
+        within = "" if report.rounding_limit is not None else ", within what rounding may cost"
+        return f"the bundle computes what your own code computed{within}"
     if report.records is None:
         return "the bundles agree" if report.gate_applies else "compared, not judged: there is no real text"
     if report.gate_applies:
@@ -57,7 +62,11 @@ def facts(report: Report) -> list[str]:
             f"greedy text, {greedy.reference}: {greedy.identical} of {greedy.continuations} identical over "
             f"{greedy.tokens_each} tokens, {greedy.mean_length:.1f} on average{ties}"
         )
-    found.append(f"gate of quality: {gate_in_words(report.gate)}{'' if report.gate_applies else ' (not applied)'}")
+    if report.quality.reference == EXPECTED:
+        found.append("greedy text: not compared, there is no model to continue it")
+    found.append(f"gate of quality: {gate_in_words(report)}{'' if report.gate_applies else ' (not applied)'}")
+    if report.quality.reference == EXPECTED:
+        found.append(f"gate, {EXPECTED}: {_expected_gate(report.rounding_limit)}")
     if report.records is not None:
         found.append(f"gate, {ROUNDED}: max abs {report.rounding_limit:g}, records equal, greedy text identical")
     if (bisection := report.bisection) is not None:
@@ -69,12 +78,17 @@ def facts(report: Report) -> list[str]:
     return found
 
 
-def gate_in_words(gate: QualityGate) -> str:
+def _expected_gate(limit: float | None) -> str:
+    if limit is not None:
+        return f"max abs {limit:g}, since nothing is rounded"
+    return "quality alone; a mistake that costs less passes, so compare a bundle and logits in float32 once"
+
+
+def gate_in_words(report: Report) -> str:
     """Say what quality is asked for."""
-    return (
-        f"KL mean {gate.kl_mean:g}, p99 {gate.kl_p99:g}, perplexity x {gate.perplexity_ratio:g}, "
-        f"top-1 {gate.top1_agreement:.1%}"
-    )
+    gate = report.gate
+    perplexity = f"perplexity x {gate.perplexity_ratio:g}, " if report.quality.metrics.perplexity else ""
+    return f"KL mean {gate.kl_mean:g}, p99 {gate.kl_p99:g}, {perplexity}top-1 {gate.top1_agreement:.1%}"
 
 
 def _table(report: Report) -> Table:

@@ -86,7 +86,7 @@ def html(report: Report) -> str:
         quality=quality,
         passed=not report.failures,
         verdict=verdict(report),
-        gate=gate_in_words(report.gate),
+        gate=gate_in_words(report),
         references=list(dict.fromkeys(item.reference for item in report.comparisons)),
         kl_figure=Markup(kl_svg(report.kl, quality.kl_mean, report.gate.kl_mean)),
         layer_figures=[Markup(drawing) for drawing in bisection_svg(report.bisection)] if report.bisection else [],

@@ -39,7 +39,7 @@ class Texts(msgspec.Struct, frozen=True):
     description: str
     is_real: bool  # not random token ids
     sequences: list[Ids]  # all of one length
-    whole_context: Ids  # as long as the model's context
+    whole_context: Ids  # as long as the model's context, for the phase "context end"
     prompts: list[Ids]  # of different length
     new_tokens: int  # to continue each prompt by
 

@@ -66,6 +66,29 @@ def test_perplexities_come_with_standard_errors() -> None:
     assert found.ratio_error / found.ratio < found.reference_error / found.reference
 
 
+def test_of_logits_that_are_known_in_part_only_those_are_compared() -> None:
+    known = np.argsort(-REFERENCE, axis=-1, kind="stable")[:, :6]
+    partial = np.full_like(REFERENCE, -np.inf)
+    np.put_along_axis(partial, known, np.take_along_axis(REFERENCE, known, axis=-1), axis=-1)
+    accumulator = MetricsAccumulator(is_partial=True)
+    each = accumulator.add(partial, CANDIDATE, NEXT)
+    found, whole = accumulator.result(), _metrics()
+    kl, differences = [], []
+    for ids, x, y in zip(known, REFERENCE.astype(float), CANDIDATE.astype(float), strict=True):
+        p, q = (np.exp(row[ids]) / np.exp(row[ids]).sum() for row in (x, y))
+        kl.append(sum(p * np.log(p / q)))
+        differences.append(x[ids] - y[ids])
+    assert each == pytest.approx(kl)
+    assert found.kl_mean == pytest.approx(np.mean(kl))
+    assert found.max_abs == pytest.approx(np.abs(differences).max())
+    assert found.relative_l2 == pytest.approx(
+        np.linalg.norm(differences) / np.linalg.norm(np.take_along_axis(REFERENCE, known, axis=-1))
+    )
+    # The likeliest tokens of the candidate may be others than those that are known.
+    assert (found.top1_agreement, found.top5_agreement) == (whole.top1_agreement, whole.top5_agreement)
+    assert found.perplexity is None
+
+
 def test_top_ids_are_the_likeliest_in_order() -> None:
     assert top_ids(REFERENCE, 4).tolist() == [np.argsort(-row)[:4].tolist() for row in REFERENCE]
     assert top_ids(REFERENCE, 99).shape == REFERENCE.shape

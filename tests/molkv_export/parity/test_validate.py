@@ -276,9 +276,13 @@ def test_bundles_of_different_models_are_refused(
 
 
 def test_one_thing_to_compare_with_is_needed(stdlib_mini_bundle: Path) -> None:
-    for arguments in ({}, {"checkpoint": STDLIB_MINI, "against": stdlib_mini_bundle}):
-        with pytest.raises(RequestError, match="give either --checkpoint or --against"):
-            validate(stdlib_mini_bundle, **arguments)
+    with pytest.raises(
+        RequestError, match=r"nothing to compare .* expected one of --checkpoint, --against and --expected"
+    ):
+        validate(stdlib_mini_bundle)
+    for other in ("against", "expected"):
+        with pytest.raises(RequestError, match=f"--checkpoint and --{other} to compare the bundle with, expected one"):
+            validate(stdlib_mini_bundle, STDLIB_MINI, **{other: stdlib_mini_bundle})  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="give --checkpoint instead of --against"):
         validate(stdlib_mini_bundle, against=stdlib_mini_bundle, with_bisection=True)
 

@@ -1,0 +1,127 @@
+"""Running a bundle in every phase and comparing its logits with those of references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from molkv_export.parity.gates import QualityGate
+from molkv_export.parity.metrics import Doubles, Metrics, MetricsAccumulator
+from molkv_export.parity.phases import CONTEXT_END, MIXED_BATCH, PHASES, context_end, mixed_batch
+from molkv_export.parity.records import RecordsResult
+from molkv_export.parity.reference import SourceModel
+from molkv_export.parity.runners import DriverRunner, Runner
+from molkv_export.parity.texts import Texts
+from molkv_export.parity.worst import WorstPosition, WorstPositions
+from molkv_runtime.generator import Generator
+from molkv_runtime.tokenizer import TOKENIZER
+
+QUALITY_PHASE = "one-shot prefill"  # what rounding costs is the same in every phase
+EVERY_PHASE = (*PHASES, MIXED_BATCH, CONTEXT_END)
+
+_KL_EDGES = [10.0 ** (quarter / 4) for quarter in range(-64, 9)]
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """One phase against one reference."""
+
+    phase: str
+    reference: str  # the name of a Reference
+    metrics: Metrics
+    failure: str  # empty: passed
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """How often a value was between two edges; values outside are in the first or last bin."""
+
+    edges: list[float]
+    counts: list[int]  # one less than edges
+
+
+class Reference(NamedTuple):
+    """What a bundle is compared with, and what it must reach."""
+
+    name: str
+    runner: Runner
+    judge: Callable[[str, Metrics], str]  # of a phase, says why it fails; empty: passes
+    phases: tuple[str, ...]
+    greedy_tie: float | None  # tokens whose logits are closer are equally right; None: it cannot continue a text
+    is_partial: bool = False  # its logits of -inf are unknown
+
+
+class Measure(NamedTuple):
+    """What a bundle is measured by."""
+
+    texts: Texts
+    references: list[Reference]  # quality is judged by the first
+    gate: QualityGate
+    note: str = ""  # on the references, for the report
+    limit: float | None = None  # of a logit's difference where only float arithmetic may differ
+    model: SourceModel | None = None  # None: there is no checkpoint
+    records: RecordsResult | None = None
+
+
+class Compared(NamedTuple):
+    """What a comparison found."""
+
+    comparisons: list[Comparison]
+    kl: Histogram  # of the first reference in QUALITY_PHASE
+    worst: list[WorstPosition]  # likewise
+
+
+def compare(generator: Generator, measure: Measure, report_progress: Callable[[str], object]) -> Compared:
+    """Run all texts in all phases that a reference asks for."""
+    references, texts = measure.references, measure.texts
+    sums = {(phase, r.name): MetricsAccumulator(is_partial=r.is_partial) for r in references for phase in r.phases}
+    worst = WorstPositions()
+    for index, ids in enumerate(texts.sequences):
+        report_progress(f"text {index + 1} of {len(texts.sequences)}")
+        exact = {reference.name: reference.runner.logits(ids) for reference in references}
+        for phase, run in PHASES.items():
+            asked = [reference for reference in references if phase in reference.phases]
+            found = DriverRunner(generator, run).logits(ids) if asked else np.empty(0, np.float32)
+            for reference in asked:
+                known = exact[reference.name][: len(found)]
+                kl = sums[phase, reference.name].add(known, found, ids[1:][: len(found)])
+                if phase == QUALITY_PHASE and reference is references[0]:
+                    shown = np.where(np.isneginf(known), known, found) if reference.is_partial else found
+                    worst.add(index, ids, known, shown, kl)
+    for reference in references:
+        if MIXED_BATCH in reference.phases:
+            report_progress(MIXED_BATCH)
+            _add_mixed_batch(generator, reference, texts, sums[MIXED_BATCH, reference.name])
+        if CONTEXT_END in reference.phases:
+            report_progress(CONTEXT_END)
+            found = DriverRunner(generator, context_end).logits(texts.whole_context)
+            known = reference.runner.logits(texts.whole_context, last=len(found))
+            sums[CONTEXT_END, reference.name].add(known, found)
+    comparisons = []
+    for reference in references:
+        for phase in reference.phases:
+            metrics = sums[phase, reference.name].result()
+            comparisons.append(Comparison(phase, reference.name, metrics, reference.judge(phase, metrics)))
+    histogram = _histogram(sums[QUALITY_PHASE, references[0].name].kl)
+    return Compared(comparisons, histogram, worst.result(_decoder(generator, texts)))
+
+
+def _add_mixed_batch(generator: Generator, reference: Reference, texts: Texts, total: MetricsAccumulator) -> None:
+    length = len(texts.sequences[0])
+    batch = [
+        ids[: max(1, length * part // 4)] for ids, part in zip((texts.sequences * 4)[:4], (1, 4, 2, 3), strict=True)
+    ]
+    for ids, found in zip(batch, mixed_batch(generator, batch), strict=True):
+        total.add(reference.runner.logits(ids), found, ids[1:])
+
+
+def _histogram(kl: Doubles) -> Histogram:
+    counts, _ = np.histogram(np.clip(np.nan_to_num(kl, nan=np.inf), _KL_EDGES[0], _KL_EDGES[-1]), _KL_EDGES)
+    return Histogram(_KL_EDGES, counts.tolist())
+
+
+def _decoder(generator: Generator, texts: Texts) -> Callable[[list[int]], str]:
+    if not texts.is_real or TOKENIZER not in generator.bundle.manifest.files:
+        return lambda ids: " ".join(map(str, ids))
+    return lambda ids: generator.tokenizer.decode(ids, skip_special_tokens=False)

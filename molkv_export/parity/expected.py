@@ -1,0 +1,204 @@
+"""Logits that a person's own code wrote to a safetensors file. docs/parity.md, "Your own code", has the format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from molkv_export.parity.compare import EVERY_PHASE, QUALITY_PHASE, Measure, Reference
+from molkv_export.parity.gates import (
+    FILE_GATES,
+    OWN_CODE_MAX_ABS,
+    QualityGate,
+    kl_failure,
+    loosest,
+    quality_failure,
+    quality_gate,
+    rounding_failure,
+    rounding_limit,
+    top1_failure,
+)
+from molkv_export.parity.metrics import Metrics
+from molkv_export.parity.phases import CONTEXT_END, Ids, window
+from molkv_export.parity.texts import Texts
+from molkv_runtime.bundle import Bundle
+from molkv_runtime.config import ModelConfig
+from molkv_runtime.errors import RequestError
+from molkv_runtime.hashing import file_sha256
+from molkv_runtime.rope import Floats
+from molkv_runtime.tensor_file import TensorFile
+
+EXPECTED = "your own code"
+
+_LEAST_TOP = 5  # the metrics need the five likeliest tokens
+_FLOATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_INTEGERS = {"I32": "<i4", "I64": "<i8"}
+_ALL_LOGITS = {"input_ids": _INTEGERS, "logits": _FLOATS}
+_TOP_LOGITS = {"input_ids": _INTEGERS, "top_ids": _INTEGERS, "top_logits": _FLOATS}
+
+
+class ExpectedLogits:
+    """A file of texts and their logits, as a `Runner` that knows these texts alone. It reads one text at a time."""
+
+    def __init__(self, path: Path, config: ModelConfig) -> None:
+        """Open a file, and check everything that it holds.
+
+        Args:
+            path: A safetensors file with input_ids [B, T] and either logits [B, T, V] or top_ids and top_logits
+                [B, T, K]. Ids are I32 or I64, logits F32, F16 or BF16.
+            config: The model, with the context and the window of the graph that is compared.
+
+        Raises:
+            RequestError: The file cannot be read, or does not fit the model.
+        """
+        self.path, self._file, self._vocab_size = path, TensorFile(path, RequestError), config.vocab_size
+        entries = self._file.entries
+        self._fields = _TOP_LOGITS if _TOP_LOGITS.keys() == entries.keys() else _ALL_LOGITS
+        if self._fields.keys() != entries.keys():
+            raise RequestError(
+                f"{path}: holds {', '.join(sorted(entries)) or 'no tensors'}, expected input_ids and logits, or "
+                "input_ids, top_ids and top_logits, and nothing else; docs/parity.md has a recipe"
+            )
+        for name, dtypes in self._fields.items():
+            if entries[name].dtype not in dtypes:
+                raise RequestError(f"{path}: {name} is {entries[name].dtype}, expected {' or '.join(dtypes)}")
+        self.is_partial = "top_ids" in entries
+        self.dtype = entries["top_logits" if self.is_partial else "logits"].dtype
+        self._check_shapes(config)
+        self.ids: Ids = np.stack([self._read("input_ids", text) for text in range(entries["input_ids"].shape[0])])
+        self._check_ids("input_ids", self.ids)
+        if len(np.unique(self.ids, axis=0)) < len(self.ids):
+            raise RequestError(f"{path}: input_ids holds a text twice, expected different texts")
+        for text in range(len(self.ids)):
+            self._check_text(text)
+
+    @property
+    def logits_each(self) -> int:
+        """How many logits there are of a position."""
+        return self._file.entries["top_ids" if self.is_partial else "logits"].shape[2]
+
+    def logits(self, ids: Ids, last: int = 0) -> Floats:
+        """Return what the file holds of a text, or of the beginning of one, float32 [last or T, vocab_size].
+
+        Logits that it does not hold are -inf.
+        """
+        text = int((self.ids[:, : len(ids)] == ids).all(axis=1).argmax())
+        if not self.is_partial:
+            return self._read("logits", text)[: len(ids)][-last:]
+        found = np.full((self.ids.shape[1], self._vocab_size), -np.inf, np.float32)
+        np.put_along_axis(found, self._read("top_ids", text), self._read("top_logits", text), axis=-1)
+        return found[: len(ids)][-last:]
+
+    def _read(self, name: str, text: int) -> npt.NDArray[Any]:
+        """Read a tensor's part about one text, as int64 or float32."""
+        entry = self._file.entries[name]
+        stored = self._file.read_rows(name, text, text + 1).view(self._fields[name][entry.dtype])
+        if entry.dtype == "BF16":  # the upper half of a float32
+            stored = (stored.astype(np.uint32) << 16).view(np.float32)
+        return stored.reshape(entry.shape[1:]).astype(np.int64 if self._fields[name] is _INTEGERS else np.float32)
+
+    def _check_shapes(self, config: ModelConfig) -> None:
+        shapes = {name: entry.shape for name, entry in self._file.entries.items()}
+        ids, context = shapes["input_ids"], config.max_position_embeddings
+        if len(ids) != 2 or ids[0] == 0:
+            raise RequestError(f"{self.path}: input_ids is {list(ids)}, expected [B, T] with at least one text")
+        least = min(context, 2 * window(config))
+        if not least <= ids[1] <= context:
+            why = f"; shorter texts do not show an expert window of {window(config)}" if config.has_keys else ""
+            raise RequestError(
+                f"{self.path}: input_ids has texts of {ids[1]} tokens, expected {least} to {context}{why}"
+            )
+        count = config.vocab_size
+        if self.is_partial:
+            count = shapes["top_ids"][-1] if shapes["top_ids"] else 0
+            if not min(_LEAST_TOP, config.vocab_size) <= count <= config.vocab_size:
+                raise RequestError(
+                    f"{self.path}: top_ids is {list(shapes['top_ids'])}, expected [B, T, K] with K from "
+                    f"{min(_LEAST_TOP, config.vocab_size)} to the vocab_size {config.vocab_size}"
+                )
+        for name in shapes.keys() - {"input_ids"}:
+            if shapes[name] != (*ids, count):
+                raise RequestError(
+                    f"{self.path}: {name} is {list(shapes[name])}, expected {[*ids, count]}: input_ids is {list(ids)}, "
+                    f"and there are {count} {'ids' if self.is_partial else 'tokens in the vocabulary'} of each position"
+                )
+
+    def _check_ids(self, name: str, ids: Ids) -> None:
+        if not 0 <= ids.min() <= ids.max() < self._vocab_size:
+            raise RequestError(
+                f"{self.path}: {name} holds {ids.min()} to {ids.max()}, expected token ids 0 to {self._vocab_size - 1}"
+            )
+
+    def _check_text(self, text: int) -> None:
+        name = "top_logits" if self.is_partial else "logits"
+        wrong = np.argwhere(~np.isfinite(values := self._read(name, text)))
+        if len(wrong):
+            position, index = wrong[0]
+            raise RequestError(
+                f"{self.path}: {name}[{text}, {position}, {index}] is {values[position, index]}, "
+                "expected a finite number"
+            )
+        if self.is_partial:
+            self._check_ids("top_ids", ids := self._read("top_ids", text))
+            twice = np.flatnonzero((np.diff(np.sort(ids, axis=-1), axis=-1) == 0).any(axis=-1))
+            if len(twice):
+                raise RequestError(
+                    f"{self.path}: top_ids[{text}, {twice[0]}] holds an id twice, expected K different ids"
+                )
+
+
+def expected_measure(path: Path, bundle: Bundle, provider: str) -> Measure:
+    """Read what a bundle is to be measured by.
+
+    Raises:
+        RequestError: The file cannot be read, or does not fit the bundle's model.
+    """
+    file = ExpectedLogits(path, bundle.config)
+    count, length = file.ids.shape
+    has_end = length == bundle.config.max_position_embeddings
+    texts = Texts(
+        description=f"{path}: {count} {'text' if count == 1 else 'texts'} of {length} tokens",
+        is_real=True,
+        sequences=list(file.ids),
+        whole_context=file.ids[0] if has_end else file.ids[0, :0],
+        prompts=[],
+        new_tokens=0,
+    )
+    gate = loosest(quality_gate(bundle), FILE_GATES[file.dtype])
+    limit = rounding_limit(bundle, provider) + OWN_CODE_MAX_ABS if _is_exact(bundle, file) else None
+    phases = EVERY_PHASE if has_end else tuple(phase for phase in EVERY_PHASE if phase != CONTEXT_END)
+    reference = Reference(EXPECTED, file, _judge(gate, limit, file.is_partial), phases, None, file.is_partial)
+    return Measure(texts, [reference], gate, _note(file), limit)
+
+
+def _is_exact(bundle: Bundle, file: ExpectedLogits) -> bool:
+    """Tell whether nothing is rounded, so that only the arithmetic of the two may differ."""
+    graph = bundle.graph()
+    return {graph.dense_dtype, graph.kv_dtype, bundle.manifest.store.dtype} == {"float32"} and file.dtype == "F32"
+
+
+def _judge(gate: QualityGate, limit: float | None, is_partial: bool) -> Callable[[str, Metrics], str]:
+    def judge(phase: str, metrics: Metrics) -> str:
+        if limit is not None and (failure := rounding_failure(metrics, limit)):
+            return failure
+        if phase != QUALITY_PHASE:  # some are of a few positions, where one token decides top 1 and perplexity
+            return kl_failure(metrics, gate)
+        if is_partial:
+            return kl_failure(metrics, gate) or top1_failure(metrics, gate)
+        return quality_failure(metrics, gate)
+
+    return judge
+
+
+def _note(file: ExpectedLogits) -> str:
+    note = f"logits that your own code wrote, {file.dtype}, sha256 {file_sha256(file.path)}"
+    if file.is_partial:
+        note += (
+            f"; {file.logits_each} of each position: max abs, rel. L2 and KL are over these, KL renormalized over "
+            "them, top-1 and top-5 are over all; perplexity was not compared"
+        )
+    return note

@@ -1,0 +1,422 @@
+"""A bundle against logits that a person's own code wrote: the right ones pass, another reading of the paper fails."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from molkv_export.export import export
+from molkv_export.graph.profiles import GraphOptions
+from molkv_export.parity import compare, phases
+from molkv_export.parity.expected import EXPECTED, ExpectedLogits
+from molkv_export.parity.report import print_report
+from molkv_export.parity.report_folder import html
+from molkv_export.parity.texts import QUICK
+from molkv_export.parity.validate import Report, validate
+from molkv_export.training.corpus import standard_library
+from molkv_runtime import Bundle, RequestError
+from tests.conftest import CONFIGS, STDLIB_MINI, random_model
+from tests.molkv_export.modeling.test_equations import logits as equations
+from tests.molkv_export.parity.own_model import OwnModel
+
+ROOT = Path(__file__).parents[3]
+FORMATS: dict[str, dict[str, Any]] = {
+    "float32": {"experts_dtype": "float32"},
+    "float16": {},
+    "int8 experts": {"experts_dtype": "int8"},
+    "int8 dense weights": {"graph": GraphOptions("int8")},
+}
+READINGS: dict[str, dict[str, Any]] = {
+    "eps of the norm": {"qk_eps": 1e-3},
+    "LayerNorm": {"qk_norm": "layer"},
+    "no norm": {"qk_norm": "none"},
+    "window + 1": {"expert_window": 33},
+    "window - 1": {"expert_window": 31},
+    "keys not rotated": {"rotate_keys": False},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return stdlib-mini as a bundle in one of FORMATS."""
+    root = tmp_path_factory.mktemp("trained")
+
+    def bundle(name: str) -> Path:
+        if not (root / name).exists():
+            export(STDLIB_MINI, root / name, **FORMATS[name])
+        return root / name
+
+    return bundle
+
+
+@pytest.fixture(scope="module")
+def ids() -> Tensor:
+    """Return two real texts [2, 512], as long as the context of stdlib-mini."""
+    tokenizer = Tokenizer.from_file(str(STDLIB_MINI / "tokenizer.json"))
+    return torch.tensor(tokenizer.encode("\n".join(standard_library().validation)).ids[:1024]).view(2, 512)
+
+
+@pytest.fixture(scope="module")
+def right(ids: Tensor) -> Tensor:
+    """Return the logits of the texts, by the right model."""
+    return OwnModel(STDLIB_MINI)(ids)
+
+
+def _save(folder: Path, **tensors: Tensor) -> Path:
+    path = folder / "expected.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return path
+
+
+def _tops(logits: Tensor, count: int) -> dict[str, Tensor]:
+    top = logits.topk(count)
+    return {"top_ids": top.indices, "top_logits": top.values}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_right_logits_pass_in_every_phase(
+    name: str, trained: Callable[[str], Path], ids: Tensor, right: Tensor, tmp_path: Path
+) -> None:
+    report = validate(trained(name), expected=_save(tmp_path, input_ids=ids, logits=right))
+    assert report.failures == []
+    assert [(c.phase, c.reference) for c in report.comparisons] == [(p, EXPECTED) for p in compare.EVERY_PHASE]
+    assert [c.metrics.positions for c in report.comparisons] == [1024, 1024, 1024, 256, 1280, 17]
+    assert (report.gate_applies, report.records, report.greedy) == (True, None, [])
+    assert report.rounding_limit == (pytest.approx(1.1e-3) if name == "float32" else None)
+
+
+@pytest.mark.parametrize("form", ["all", "top"])
+@pytest.mark.parametrize("reading", READINGS)
+def test_another_reading_of_the_paper_fails_where_nothing_is_rounded(
+    reading: str, form: str, trained: Callable[[str], Path], ids: Tensor, tmp_path: Path
+) -> None:
+    logits = OwnModel(STDLIB_MINI, **READINGS[reading])(ids[:, :96])
+    held = {"logits": logits} if form == "all" else _tops(logits, 16)
+    report = validate(trained("float32"), expected=_save(tmp_path, input_ids=ids[:, :96], **held))
+    # A text of three windows does not reach the context's end.
+    assert [c.phase for c in report.comparisons] == list(compare.EVERY_PHASE[:-1])
+    for comparison, failure in zip(report.comparisons, report.failures, strict=True):
+        assert failure.startswith(f"{comparison.phase} (your own code): max abs ")
+        assert failure.endswith(" is above 0.0011")
+
+
+# The eps costs less than any rounding, a window that is one off about as much as dense weights in int8.
+COSTLY = [
+    *((name, reading) for name in ("float16", "int8 experts") for reading in list(READINGS)[1:]),
+    *(("int8 dense weights", reading) for reading in ("LayerNorm", "no norm", "keys not rotated")),
+]
+
+
+@pytest.mark.parametrize(("name", "reading"), COSTLY)
+def test_another_reading_of_the_paper_costs_more_than_rounding(
+    name: str, reading: str, trained: Callable[[str], Path], ids: Tensor, tmp_path: Path
+) -> None:
+    logits = OwnModel(STDLIB_MINI, **READINGS[reading])(ids[:1, :256])
+    failures = validate(trained(name), expected=_save(tmp_path, input_ids=ids[:1, :256], logits=logits)).failures
+    assert re.match(r"one-shot prefill \(your own code\): (mean|p99 of) KL \S+ is above \S+$", failures[0])
+
+
+def test_a_reading_that_costs_less_than_rounding_passes_and_the_report_says_what_to_do(
+    trained: Callable[[str], Path], ids: Tensor, tmp_path: Path
+) -> None:
+    logits = OwnModel(STDLIB_MINI, **READINGS["eps of the norm"])(ids)
+    report = validate(trained("float16"), expected=_save(tmp_path, input_ids=ids, logits=logits))
+    assert report.failures == []
+    assert "compare a bundle and logits in float32 once" in _printed(report)
+    assert "PASS the bundle computes what your own code computed, within what rounding may cost" in _printed(report)
+
+
+def test_of_the_likeliest_logits_alone_what_can_be_known_is_compared(
+    trained: Callable[[str], Path], ids: Tensor, right: Tensor, tmp_path: Path
+) -> None:
+    report = validate(trained("float16"), expected=_save(tmp_path, input_ids=ids.int(), **_tops(right, 64)))
+    assert report.failures == []
+    assert report.quality.metrics.perplexity is None
+    assert report.quality.metrics.top1_agreement > 0.999
+    printed = _printed(report)
+    assert "64 of each position: max abs, rel. L2 and KL are over these, KL renormalized over them" in printed
+    assert "perplexity was not compared" in printed
+    assert "perplexity x" not in printed
+    assert sum(candidate.probability for candidate in report.worst[0].reference) <= 1
+
+
+def test_another_likeliest_token_fails_although_the_known_logits_agree(
+    trained: Callable[[str], Path], ids: Tensor, right: Tensor, tmp_path: Path
+) -> None:
+    top = right[:, :96].topk(17)  # the likeliest is left out
+    held = {"top_ids": top.indices[..., 1:], "top_logits": top.values[..., 1:]}
+    report = validate(trained("float32"), expected=_save(tmp_path, input_ids=ids[:, :96], **held))
+    assert report.failures == ["one-shot prefill (your own code): top-1 agreement 0.00% is below 99.9%"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_the_dtype_of_the_file_costs_is_allowed_for(
+    dtype: torch.dtype, trained: Callable[[str], Path], ids: Tensor, right: Tensor, tmp_path: Path
+) -> None:
+    report = validate(trained("float32"), expected=_save(tmp_path, input_ids=ids, logits=right.to(dtype)))
+    assert report.failures == []
+    assert report.rounding_limit is None
+    wrong = OwnModel(STDLIB_MINI, expert_window=33)(ids[:1]).to(dtype)
+    assert validate(trained("float32"), expected=_save(tmp_path, input_ids=ids[:1], logits=wrong)).failures
+
+
+@pytest.mark.parametrize("name", ["molkv", "molkv-gated", "molkv-some-layers", "mole", "dense"])
+def test_every_kind_of_model_agrees_with_the_equations(name: str, bundles: Callable[..., Path], tmp_path: Path) -> None:
+    model = random_model(CONFIGS[name])
+    state = {key: tensor.double().numpy() for key, tensor in model.state_dict().items()}
+    ids = np.random.default_rng(3).integers(0, 97, (2, 12))
+    logits = torch.from_numpy(np.stack([equations(text, state, model.config) for text in ids])).float()
+    assert (
+        validate(bundles(name), expected=_save(tmp_path, input_ids=torch.from_numpy(ids), logits=logits)).failures == []
+    )
+    logits[1, 7, 3] += 0.01
+    path = _save(tmp_path, input_ids=torch.from_numpy(ids), logits=logits)
+    assert len(validate(bundles(name), expected=path).failures) >= 3
+
+
+@pytest.mark.parametrize("phase", ["chunked prefill", "step-by-step decode", "window wrap-around"])
+def test_a_fault_in_one_phase_is_named(
+    phase: str, trained: Callable[[str], Path], ids: Tensor, right: Tensor, tmp_path: Path, monkeypatch: Any
+) -> None:
+    run = phases.PHASES[phase]
+    monkeypatch.setitem(phases.PHASES, phase, lambda generator, ids: run(generator, ids) + ids[-1] % 7 / 100)
+    failures = _failures_of_a_fault(trained, ids, right, tmp_path)
+    assert failures[0].startswith(f"{phase} (your own code): max abs ")
+    assert len(failures) == 1
+
+
+def test_faults_in_a_mixed_batch_and_at_the_contexts_end_are_named(
+    trained: Callable[[str], Path], ids: Tensor, right: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_batch(generator: Any, texts: Any) -> Any:
+        return [logits + 0.01 for logits in phases.mixed_batch(generator, texts)]
+
+    monkeypatch.setattr(compare, "mixed_batch", broken_batch)
+    monkeypatch.setattr(compare, "context_end", lambda *given: phases.context_end(*given) + 0.01)
+    failures = _failures_of_a_fault(trained, ids, right, tmp_path)
+    assert [failure.split(":")[0] for failure in failures] == [
+        "mixed batch (your own code)",
+        "context end (your own code)",
+    ]
+
+
+def _failures_of_a_fault(trained: Callable[[str], Path], ids: Tensor, right: Tensor, folder: Path) -> list[str]:
+    return validate(trained("float32"), expected=_save(folder, input_ids=ids[:1], logits=right[:1])).failures
+
+
+def test_terminal_page_and_json_name_the_reference(
+    trained: Callable[[str], Path], ids: Tensor, right: Tensor, tmp_path: Path
+) -> None:
+    path = _save(tmp_path, input_ids=ids[:, :64], logits=right[:, :64])
+    report = validate(trained("float32"), expected=path)
+    note = f"logits that your own code wrote, F32, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    printed = _printed(report)
+    assert f"against {path}\nreference: {note}\n" in printed
+    assert "greedy text: not compared, there is no model to continue it" in printed
+    assert "PASS the bundle computes what your own code computed\n" in printed
+    assert note in html(report)
+    assert str(path) in html(report)
+    assert msgspec.json.decode(msgspec.json.encode(report))["reference_note"] == note
+    assert report.worst[0].before  # the bundle has a tokenizer, so this is text
+    assert "1 text " not in report.text
+
+
+def _printed(report: Report) -> str:
+    printed = io.StringIO()
+    print_report(report, Console(file=printed, width=80))
+    return printed.getvalue()
+
+
+# --- bad input
+
+SMALL = {"input_ids": torch.arange(24).view(2, 12), "logits": torch.zeros(2, 12, 97)}
+TOP = {
+    "input_ids": SMALL["input_ids"],
+    "top_ids": torch.arange(6).expand(2, 12, 6),
+    "top_logits": torch.zeros(2, 12, 6),
+}
+
+
+def _with(tensors: dict[str, Tensor], **changes: Tensor | None) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in {**tensors, **changes}.items() if tensor is not None}
+
+
+def _set(tensor: Tensor, index: tuple[int, ...], value: float) -> Tensor:
+    changed = tensor.clone()
+    changed[index] = value
+    return changed
+
+
+BAD: dict[str, tuple[dict[str, Tensor], str]] = {
+    "nothing": ({}, "holds no tensors, expected input_ids and logits, or input_ids, top_ids and top_logits"),
+    "no ids": (_with(SMALL, input_ids=None), "holds logits, expected input_ids and logits"),
+    "no logits": (_with(SMALL, logits=None), "holds input_ids, expected input_ids and logits"),
+    "half of the likeliest": (_with(TOP, top_ids=None), "holds input_ids, top_logits, expected"),
+    "both forms": ({**SMALL, **TOP}, "holds input_ids, logits, top_ids, top_logits, expected"),
+    "a mask": (_with(SMALL, attention_mask=torch.ones(2, 12)), "holds attention_mask, input_ids, logits, expected"),
+    "ids that are floats": (_with(SMALL, input_ids=torch.ones(2, 12)), "input_ids is F32, expected I32 or I64"),
+    "logits in double": (_with(SMALL, logits=torch.zeros(2, 12, 97).double()), "logits is F64, expected F32 or F16"),
+    "ids of one text": (_with(SMALL, input_ids=torch.arange(12)), r"input_ids is \[12\], expected \[B, T\]"),
+    "no text": (_with(SMALL, input_ids=torch.zeros(0, 12).long()), r"input_ids is \[0, 12\], expected \[B, T\]"),
+    "one token": (_with(SMALL, input_ids=torch.zeros(2, 1).long()), "texts of 1 tokens, expected 10 to 48; shorter"),
+    "less than two windows": (_with(SMALL, input_ids=torch.zeros(2, 9).long()), "9 tokens, expected 10 to 48; shorter"),
+    "beyond the context": (_with(SMALL, input_ids=torch.zeros(2, 49).long()), "49 tokens, expected 10 to 48"),
+    "another vocabulary": (
+        _with(SMALL, logits=torch.zeros(2, 12, 96)),
+        r"logits is \[2, 12, 96\], expected \[2, 12, 97\]: input_ids is \[2, 12\], and there are 97 tokens in the voc",
+    ),
+    "logits shifted": (_with(SMALL, logits=torch.zeros(2, 11, 97)), r"logits is \[2, 11, 97\], expected \[2, 12, 97\]"),
+    "logits of one text": (_with(SMALL, logits=torch.zeros(12, 97)), r"logits is \[12, 97\], expected \[2, 12, 97\]"),
+    "ids too large": (
+        _with(SMALL, input_ids=SMALL["input_ids"] + 80),
+        "input_ids holds 80 to 103, expected token ids 0",
+    ),
+    "ids below 0": (
+        _with(SMALL, input_ids=SMALL["input_ids"] - 100),
+        "input_ids holds -100 to -77, expected token ids",
+    ),
+    "a text twice": (_with(SMALL, input_ids=torch.zeros(2, 12).long()), "holds a text twice"),
+    "NaN": (
+        _with(SMALL, logits=_set(SMALL["logits"], (1, 3, 5), np.nan)),
+        r"logits\[1, 3, 5\] is nan, expected a finite",
+    ),
+    "-inf": (
+        _with(SMALL, logits=_set(SMALL["logits"], (0, 3, 5), -np.inf)),
+        r"logits\[0, 3, 5\] is -inf, expected a fin",
+    ),
+    "NaN among the likeliest": (_with(TOP, top_logits=_set(TOP["top_logits"], (1, 3, 5), np.nan)), "is nan, expected"),
+    "too few": (
+        _with(TOP, top_ids=TOP["top_ids"][..., :4], top_logits=TOP["top_logits"][..., :4]),
+        r"top_ids is \[2, 12, 4\], expected \[B, T, K\] with K from 5 to the vocab_size 97",
+    ),
+    "other numbers of ids and logits": (
+        _with(TOP, top_logits=TOP["top_logits"][..., :5]),
+        r"top_logits is \[2, 12, 5\], expected \[2, 12, 6\]: input_ids is \[2, 12\], and there are 6 ids",
+    ),
+    "an id twice": (_with(TOP, top_ids=_set(TOP["top_ids"], (1, 7, 5), 2)), r"top_ids\[1, 7\] holds an id twice"),
+    "a likeliest id too large": (
+        _with(TOP, top_ids=TOP["top_ids"] + 95),
+        "top_ids holds 95 to 100, expected token ids",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_that_does_not_fit_is_one_line(name: str, tmp_path: Path) -> None:
+    tensors, message = BAD[name]
+    path = _save(tmp_path, **tensors)
+    with pytest.raises(RequestError, match=message) as caught:
+        ExpectedLogits(path, CONFIGS["molkv"])
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be opened"),
+        (b"", "is not a safetensors file"),
+        (b"PK\x03\x04 a file of torch.save", "is not a safetensors file"),
+        (b"\x02" + b"\0" * 7 + b"[]", "header is damaged"),
+    ],
+)
+def test_a_file_of_another_kind_is_one_line(content: bytes | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "expected").write_bytes(content)
+    with pytest.raises(RequestError, match=rf"expected: .*{message}"):
+        ExpectedLogits(tmp_path / "expected", CONFIGS["molkv"])
+    with pytest.raises(RequestError, match=r"cannot be read \(Is a directory\)"):
+        ExpectedLogits(tmp_path, CONFIGS["molkv"])
+
+
+def test_texts_come_from_the_file_alone(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
+    for arguments in ({"scope": QUICK}, {"text": tmp_path}):
+        with pytest.raises(RequestError, match="--expected brings its own texts, and all of them are compared"):
+            validate(stdlib_mini_bundle, expected=tmp_path, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="give --checkpoint instead of --expected"):
+        validate(stdlib_mini_bundle, expected=tmp_path, with_bisection=True)
+
+
+# --- the command line, and the recipe in the docs
+
+MY_CODE = f"""
+from types import SimpleNamespace
+from pathlib import Path
+from tokenizers import Tokenizer
+from tests.molkv_export.parity.own_model import OwnModel
+
+class Model(OwnModel):
+    def float(self): return self
+    def eval(self): return self
+
+model = Model(Path({str(STDLIB_MINI)!r}))
+_tokenizer = Tokenizer.from_file({str(STDLIB_MINI / "tokenizer.json")!r})
+tokenizer = SimpleNamespace(encode=lambda text: _tokenizer.encode(text).ids)
+"""
+
+
+def _run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def test_the_recipe_in_the_docs_writes_a_file_that_validate_takes(
+    trained: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = (ROOT / "docs" / "parity.md").read_text().partition("\n## Your own code\n")[2].partition("\n## ")[0]
+    recipe, likeliest = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert len(recipe.splitlines()) <= 10
+    (tmp_path / "my_code.py").write_text(MY_CODE)
+    (tmp_path / "novel.txt").write_text("\n".join(standard_library().validation), encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=":")
+    for code, is_partial in ((recipe + likeliest, True), (recipe, False)):
+        (tmp_path / "recipe.py").write_text(code)
+        done = _run("recipe.py", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        file = ExpectedLogits(tmp_path / "expected.safetensors", Bundle(trained("float16")).config)
+        assert (file.is_partial, file.ids.shape) == (is_partial, (8, 512))
+    command = ("validate", trained("float16"), "--expected", "expected.safetensors")
+    done = _run(ROOT / "cli.py", *command, "--json", "report.json", "--report", "page", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "text: expected.safetensors: 8 texts of 512 tokens" in done.stdout
+    assert json.loads((tmp_path / "report.json").read_text())["reference"] == "expected.safetensors"
+    assert "your own code wrote" in (tmp_path / "page" / "index.html").read_text()
+
+
+def test_a_wrong_reference_exits_with_1_and_bad_input_is_one_line(bundles: Callable[..., Path], tmp_path: Path) -> None:
+    _save(tmp_path, **SMALL)
+    command = (ROOT / "cli.py", "validate", bundles("molkv"), "--expected", "expected.safetensors")
+    done = _run(*command, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "FAIL one-shot prefill (your own code): max abs" in done.stdout
+    _save(tmp_path, **_with(SMALL, logits=None))
+    done = _run(*command, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: expected.safetensors: holds input_ids, expected input_ids and logits")
+    assert done.stderr.count("\n") == 1
+    done = _run(*command, "--quick", cwd=tmp_path)
+    assert done.stderr.startswith("error: --expected brings its own texts")
+
+
+@pytest.mark.parametrize(("name", "says"), [("molkv", True), ("mole", False), ("dense", False)])
+def test_export_names_the_check_where_no_published_code_defines_the_model(
+    name: str, says: bool, checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    done = _run(ROOT / "cli.py", "export", checkpoints(name), "out.bundle", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ("molkv-export validate out.bundle --expected FILE" in done.stderr) == says
