@@ -8,11 +8,12 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from molkv_export.durable import sync
 from molkv_runtime.errors import OutputError
+from molkv_runtime.folders import contents
 
 try:
     import fcntl
@@ -41,13 +42,14 @@ def atomic_folder(
     Args:
         out: The folder to make.
         is_ours: Whether an existing folder holds nothing but what we wrote; only such a one is ever replaced.
-        force: Replace an existing folder, which stays as it is until the new one is complete.
+        force: Replace an existing folder, which stays as it is until the new one is complete. An empty one is
+            replaced in any case.
         journal: Name of a file that says what is finished. While it is there, a partial folder is kept; the finished
             one does not have it.
 
     Raises:
-        OutputError: `out` exists and is not to be replaced, another process writes it, its parent cannot be written,
-            or the disk is full.
+        OutputError: `out` exists and is not to be replaced or cannot be, another process writes it, its parent cannot
+            be written, or the disk is full.
     """
     partial = partial_of(out)
     with _locked(partial, out) as lacks:
@@ -90,7 +92,7 @@ def _locked(partial: Path, out: Path) -> Iterator[list[str]]:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW) if fcntl else None
     except OSError as error:
-        raise OutputError(f"{out.parent}: cannot be written ({error.strerror})") from error
+        raise _unwritable(out if error.errno == errno.ENAMETOOLONG else out.parent, error) from error
     if descriptor is None:
         yield [_UNLOCKED]
         return
@@ -146,31 +148,89 @@ def clear(folder: Path, keep: Container[str] = ()) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file, which nobody will change, a second name; where the file system cannot do that, copy it."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
+    """Give a file of a folder that is about to be replaced a second name.
+
+    Where the file system cannot do that, and where others could change or share the file (it is a link, or has more
+    names than this one), copy it.
+
+    Raises:
+        OSError: The file cannot be read, or the copy cannot be written.
+    """
+    if not source.is_symlink() and source.stat().st_nlink == 1:
+        with suppress(OSError):
+            target.hardlink_to(source)
+            return
+    copy_file(source, target)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the content of a file, or of what a link leads to; where the file system can, both share blocks (reflink).
+
+    Raises:
+        OSError: The file cannot be read, or the copy cannot be written.
+    """
+    with suppress(AttributeError, OSError):  # not every system has the call, nor does every disk take it
+        with source.open("rb", buffering=0) as old, target.open("wb", buffering=0) as new:
+            left = os.fstat(old.fileno()).st_size
+            while left and (count := os.copy_file_range(old.fileno(), new.fileno(), left)):
+                left -= count
+        if not left:
+            return
+    shutil.copyfile(source, target)
 
 
 def check_output(out: Path, *, is_ours: Callable[[Path], bool], force: bool) -> None:
     """Check that a folder may be written, before work starts; arguments as in `atomic_folder`.
 
     Raises:
-        OutputError: It exists and is not to be replaced.
+        OutputError: It exists and is not to be replaced, or can be neither written nor replaced.
     """
     try:
-        exists, empty = out.exists() or out.is_symlink(), out.is_dir() and not any(out.iterdir())
+        exists = _exists(out)
+        _exists(partial_of(out))  # its name is longer
+        is_folder = exists and out.is_dir() and not out.is_symlink()
+        is_empty = is_folder and not contents(out)
     except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror})") from error
-    if not exists:
+        raise _unwritable(out, error) from error
+    if is_folder:
+        _check_can_be_renamed(out)
+    if not exists or is_empty:
         return
     if not force:
         raise OutputError(f"{out}: exists already; pass --force to replace it")
-    if out.is_symlink() or not out.is_dir():
+    if not is_folder:
         raise OutputError(f"{out}: is not a folder; --force replaces folders only")
-    if not empty and not is_ours(out):
+    if not is_ours(out):
         raise OutputError(f"{out}: holds files that are not ours to replace; remove it or choose another folder")
+
+
+def _check_can_be_renamed(out: Path) -> None:
+    if out.name == "..":
+        raise OutputError(f"{out}: ends in '..'; give the folder by its own name")
+    if os.path.ismount(out):
+        raise OutputError(f"{out}: is a mount point, which cannot be replaced; choose a folder inside it")
+    with suppress(FileNotFoundError):  # the current directory may be gone
+        if Path.cwd().is_relative_to(out.resolve()):
+            raise OutputError(
+                f"{out}: is the current directory or holds it, so it cannot be replaced; "
+                "run the command elsewhere, or choose a folder inside it"
+            )
+
+
+def _exists(path: Path) -> bool:
+    """Return whether there is anything of this name; unlike `Path.exists`, raise whatever else goes wrong."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    hint = ""
+    if error.errno == errno.ENAMETOOLONG:
+        hint = "; a folder is written as .NAME.partial first, choose a shorter name"
+    return OutputError(f"{path}: cannot be written ({error.strerror}){hint}")
 
 
 def _is_resumable(partial: Path, journal: str) -> bool:

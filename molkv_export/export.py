@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from molkv_export import __version__
-from molkv_export.atomic_folder import atomic_folder, link_or_copy, partial_of
+from molkv_export.atomic_folder import atomic_folder, check_output, link_or_copy, partial_of
 from molkv_export.calibration import activation_scales, kv_scales
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
 from molkv_export.companions import Companions
@@ -36,6 +36,7 @@ from molkv_export.tables.store_writer import write_store
 from molkv_export.terminal import byte_progress
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import BundleError, CheckpointError, OutputError
+from molkv_runtime.folders import contents
 from molkv_runtime.hashing import file_sha256
 from molkv_runtime.json_file import decode_json, read_bytes
 from molkv_runtime.manifest import (
@@ -94,6 +95,7 @@ def export(
         RequestError: A profile cannot be had so, shard_size or max_memory is too small, or the model cannot be stored
             in these dtypes.
     """
+    check_output(bundle, is_ours=_is_bundle, force=force)
     with open_checkpoint(checkpoint) as source:
         companions = Companions(source)
         plans = plan_graphs(source.config, profiles, graph)
@@ -166,6 +168,7 @@ def add_profile(
         RequestError: The profile cannot be had so.
     """
     old = Bundle(bundle)
+    check_output(bundle, is_ours=_is_bundle, force=True)
     if profile in old.manifest.graphs and not force:
         raise OutputError(f"{bundle}: has profile {profile!r} already; pass --force to replace it")
     if (partial_of(bundle) / JOURNAL).exists():
@@ -263,7 +266,7 @@ def _write_store(
 def _file_infos(folder: Path, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
     """Describe the files of a bundle, hashing those that are not known yet."""
     infos = dict(known)
-    for path in folder.iterdir():
+    for path in contents(folder):
         if path.name not in (JOURNAL, *known):
             infos[path.name] = FileInfo(size=path.stat().st_size, sha256=file_sha256(path))
     return dict(sorted(infos.items()))
@@ -302,7 +305,7 @@ def _is_bundle(folder: Path) -> bool:
             known = set(read_manifest(folder).files)
     except BundleError:
         return False
-    return {path.name for path in folder.iterdir()} <= {MANIFEST, *known}
+    return {path.name for path in contents(folder)} <= {MANIFEST, *known}
 
 
 def _provenance(hashes: dict[str, str], command: str) -> Provenance:

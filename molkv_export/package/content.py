@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from molkv_export.atomic_folder import link_or_copy
+from molkv_export.atomic_folder import copy_file
 from molkv_export.package.limits import Limits
 from molkv_export.package.ort_format import convert_graphs
 from molkv_export.package.repack import cut_store, write_shards
@@ -105,7 +105,7 @@ class Content:
     def _add(self, name: str) -> None:
         self._files[name] = self._bundle.manifest.files[name]
         self._check(name)
-        link_or_copy(self._bundle.file(name), self._folder / name)
+        copy_file(self._bundle.file(name), self._folder / name)
         self._advance(self._files[name].size)
 
     def _check(self, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ from molkv_export.package.content import GraphFormat
 from molkv_export.package.limits import Limits, Target
 from molkv_export.terminal import human_bytes
 from molkv_runtime.errors import BundleError, RequestError
+from molkv_runtime.folders import is_system_file
 from molkv_runtime.json_file import decode_json, read_bytes
 from molkv_runtime.manifest import MANIFEST, Manifest
 
@@ -133,7 +135,7 @@ def place(parts: list[Part], content: Path, folder: Path) -> None:
         target.mkdir(parents=True)
         for name in part.files:
             (content / name).rename(target / name)
-    content.rmdir()
+    shutil.rmtree(content)
 
 
 def is_package(folder: Path) -> bool:
@@ -146,4 +148,4 @@ def is_package(folder: Path) -> bool:
     known = {folder / name for name in info.others}
     for part in info.parts:
         known |= {folder / part.build_file, *(folder / part.folder / name for name in part.files)}
-    return {path for path in folder.rglob("*") if not path.is_dir()} <= known
+    return {path for path in folder.rglob("*") if not path.is_dir() and not is_system_file(path)} <= known

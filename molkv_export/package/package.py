@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from molkv_export.atomic_folder import atomic_folder
+from molkv_export.atomic_folder import atomic_folder, check_output
 from molkv_export.durable import sync
 from molkv_export.package.content import Content, GraphFormat, total_bytes
 from molkv_export.package.layout import (
@@ -68,6 +68,7 @@ def package(
         ProviderError: ONNX Runtime cannot convert a graph.
         RequestError: The profile is not for this target, or something is larger than the app's store takes.
     """
+    check_output(out, is_ours=is_package, force=force)
     limits = limits or LIMITS[target]
     opened = _open(bundle, target, profile or _PROFILES[target])
     _check_numbers(opened, target, graph_format)

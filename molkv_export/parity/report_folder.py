@@ -14,6 +14,7 @@ from molkv_export.parity.report import gate_in_words, verdict
 from molkv_export.parity.validate import Report
 from molkv_export.terminal import human_bytes
 from molkv_runtime.errors import OutputError, RequestError
+from molkv_runtime.folders import contents
 
 PAGE = "index.html"
 DATA = "report.json"
@@ -94,4 +95,4 @@ def html(report: Report) -> str:
 
 
 def _is_report(folder: Path) -> bool:
-    return {path.name for path in folder.iterdir()} == {PAGE, DATA}
+    return {path.name for path in contents(folder)} == {PAGE, DATA}

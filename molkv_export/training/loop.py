@@ -28,6 +28,7 @@ from molkv_export.training.corpus import END_OF_TEXT, Corpus, encode, standard_l
 from molkv_export.training.evaluate import experts_silenced, mean_loss
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.errors import OutputError, RequestError
+from molkv_runtime.folders import contents
 
 _SAVE_EVERY_STEPS = 100
 _FILES = (CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "generation_config.json", "training.json")
@@ -125,7 +126,7 @@ def train(
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in contents(folder)}
     return {CONFIG, WEIGHTS, "training.json"} <= names <= set(_FILES)
 
 

@@ -76,6 +76,15 @@ def test_a_file_that_does_not_belong_there_is_named(bundle: Path) -> None:
     assert verify(bundle).findings == [f"{bundle / 'notes.txt'}: is not part of the bundle"]
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini", "Desktop.ini", "._manifest.json"])
+def test_what_systems_leave_in_folders_is_passed_over(name: str, bundle: Path) -> None:
+    (bundle / name).write_text("x")
+    assert verify(bundle).findings == []
+    (bundle / name).unlink()
+    (bundle / name).mkdir()
+    assert verify(bundle).findings == [f"{bundle / name}: is not part of the bundle"]
+
+
 def test_what_is_not_a_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"manifest\.json: cannot be read"):
         verify(tmp_path)

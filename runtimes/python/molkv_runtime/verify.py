@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import BundleError
+from molkv_runtime.folders import contents
 from molkv_runtime.hashing import file_sha256
 from molkv_runtime.manifest import MANIFEST, Shard
 from molkv_runtime.shard import OpenShard
@@ -36,8 +37,8 @@ def verify(path: Path, advance: Callable[[int, int], object] = lambda _done, _to
     bundle = Bundle(path)
     files = bundle.manifest.files
     total = sum(info.size for info in files.values())
-    extras = sorted(extra for extra in path.iterdir() if extra.name not in (MANIFEST, *files))
-    findings = [f"{extra}: is not part of the bundle" for extra in extras]
+    known = {MANIFEST, *files}
+    findings = [f"{extra}: is not part of the bundle" for extra in contents(path) if extra.name not in known]
     shards = {shard.file: shard for shard in bundle.manifest.store.shards}
     for name, info in files.items():
         try:

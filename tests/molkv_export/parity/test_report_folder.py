@@ -91,6 +91,8 @@ def test_page_and_json_are_written_together_and_replaced(report: Report, tmp_pat
     for _ in range(2):
         check_report_folder(folder)
         write_report(report, folder)
+        (folder / ".DS_Store").write_text("x")
+    write_report(report, folder)
     assert sorted(path.name for path in folder.iterdir()) == ["index.html", "report.json"]
     assert msgspec.json.decode((folder / "report.json").read_bytes(), type=Report) == report
     assert json.loads((folder / "report.json").read_text())["worst"][0]["reference"][0]["probability"] > 0

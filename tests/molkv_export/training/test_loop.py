@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from molkv_export.atomic_folder import check_output
 from molkv_export.checkpoints import open_checkpoint
 from molkv_export.training import loop
 from molkv_export.training.corpus import Corpus, encode, standard_library, train_tokenizer
@@ -39,6 +40,8 @@ def test_training_lowers_the_loss_and_writes_a_sound_checkpoint(tmp_path: Path) 
         assert checkpoint.form == "training"
         assert checkpoint.config == CONFIG
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
+    (tmp_path / "model" / ".DS_Store").write_text("x")
+    check_output(tmp_path / "model", is_ours=loop._is_checkpoint, force=True)
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(

@@ -1,0 +1,194 @@
+"""Output folders that cannot be replaced are refused before any work; folders that nobody misses are used."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from molkv_export.atomic_folder import atomic_folder
+from molkv_export.export import add_profile, export
+from molkv_export.graph.profiles import GraphOptions
+from molkv_export.package.package import package
+from molkv_export.parity.report_folder import check_report_folder
+from molkv_export.training.loop import TrainOptions, train
+from molkv_runtime import Bundle, OutputError
+from tests.conftest import CONFIGS
+
+SYSTEM_FILES = (".DS_Store", "Thumbs.db", "Desktop.ini", "._manifest.json")
+
+
+@pytest.fixture
+def checkpoint(checkpoints: Callable[[str], Path]) -> Path:
+    return checkpoints("molkv")
+
+
+@pytest.fixture(scope="module")
+def phone(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that can be packaged; the tests must not change it."""
+    folder = tmp_path_factory.mktemp("phone") / "bundle"
+    export(checkpoints("molkv"), folder, profiles=["cpu", "coreml"], graph=GraphOptions(chunk_lengths=(1,)))
+    return folder
+
+
+@pytest.fixture
+def writers(checkpoint: Path, phone: Path) -> dict[str, Callable[[Path], object]]:
+    """Whatever makes a folder, by the name of its command."""
+    return {
+        "export": lambda out: export(checkpoint, out, force=True),
+        "package": lambda out: package(phone, out, target="ios", force=True),
+        "train": lambda out: train(CONFIGS["molkv"], out, TrainOptions(steps=1), force=True),
+        "validate": check_report_folder,
+    }
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail as soon as a command begins to work."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr("molkv_export.export.open_checkpoint", fail)
+    monkeypatch.setattr("molkv_export.package.package.Bundle", fail)
+    monkeypatch.setattr("molkv_export.training.loop.standard_library", fail)
+
+
+COMMANDS = ("export", "package", "train", "validate")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.usefixtures("no_work")
+def test_a_mount_point_is_refused_before_the_work(
+    command: str, writers: dict[str, Callable[[Path], object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == disk)
+    with pytest.raises(
+        OutputError, match="disk: is a mount point, which cannot be replaced; choose a folder inside it"
+    ):
+        writers[command](disk)
+    assert list(tmp_path.iterdir()) == [disk]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", [".", "..", "../here", "../../outer", "../here/inner/.."])
+@pytest.mark.usefixtures("no_work")
+def test_the_current_directory_is_refused_before_the_work(
+    name: str,
+    command: str,
+    writers: dict[str, Callable[[Path], object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = tmp_path / "outer" / "here"
+    (here / "inner").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    with pytest.raises(OutputError, match=r"is the current directory or holds it, so it cannot|ends in '\.\.'; give"):
+        writers[command](Path(name))
+    assert sorted(tmp_path.rglob("*")) == [here.parent, here, here / "inner"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("length", [250, 300])
+@pytest.mark.usefixtures("no_work")
+def test_a_name_that_is_too_long_is_said_of_that_name(
+    length: int,
+    command: str,
+    writers: dict[str, Callable[[Path], object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "x" * length
+    with pytest.raises(OutputError, match=rf"^{name}: cannot be written \(File name too long\); .* a shorter name$"):
+        writers[command](Path(name))
+    with (
+        pytest.raises(OutputError, match=rf"^{name}: cannot be written \(File name too long\); .* a shorter name"),
+        atomic_folder(Path(name), is_ours=lambda _: True),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bundle_that_gets_a_profile_is_checked_before_the_work(
+    phone: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = shutil.copytree(phone, tmp_path / "bundle")
+    monkeypatch.chdir(bundle)
+    monkeypatch.setattr("molkv_export.export.open_checkpoint", None)
+    with pytest.raises(OutputError, match="bundle: is the current directory or holds it"):
+        add_profile(checkpoint, bundle, "nnapi")
+
+
+@pytest.mark.parametrize("files", [(), SYSTEM_FILES])
+def test_an_empty_folder_is_used_without_force(
+    files: tuple[str, ...], checkpoint: Path, phone: Path, tmp_path: Path
+) -> None:
+    for name in ("bundle", "package"):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text("x")
+    export(checkpoint, tmp_path / "bundle")
+    assert {path.name for path in (tmp_path / "bundle").iterdir()} == {
+        "manifest.json",
+        *Bundle(tmp_path / "bundle").manifest.files,
+    }
+    package(phone, tmp_path / "package", target="ios")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "package"]
+
+
+def test_a_link_to_an_empty_folder_is_not_replaced(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    with pytest.raises(OutputError, match="link: exists already"):
+        export(checkpoint, tmp_path / "link")
+    with pytest.raises(OutputError, match="link: is not a folder"):
+        export(checkpoint, tmp_path / "link", force=True)
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("name", SYSTEM_FILES)
+def test_files_of_the_system_go_with_the_folder_that_is_replaced(
+    name: str, phone: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(phone, tmp_path / "bundle")
+    package(phone, tmp_path / "package", target="android", profile="coreml")
+    (bundle / name).write_text("x")
+    for folder in ("package", "package/asset-packs/molkv_1/src"):
+        (tmp_path / folder / name).write_text("x")
+    add_profile(checkpoint, bundle, "nnapi", graph=GraphOptions(chunk_lengths=(1,)))
+    assert not (bundle / name).exists()
+    (bundle / name).write_text("x")
+    export(checkpoint, bundle, force=True)
+    assert not (bundle / name).exists()
+    package(phone, tmp_path / "package", target="ios", force=True)
+    assert not list((tmp_path / "package").rglob(name))
+
+
+@pytest.mark.parametrize("name", SYSTEM_FILES)
+def test_a_folder_of_such_a_name_is_somebodys(name: str, phone: Path, checkpoint: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(phone, tmp_path / "bundle")
+    (bundle / name).mkdir()
+    with pytest.raises(OutputError, match="holds files that are not ours to replace"):
+        export(checkpoint, bundle, force=True)
+
+
+def test_what_a_system_leaves_during_an_export_is_no_part_of_the_bundle(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from molkv_export import export as exporting
+
+    original = exporting.write_golden
+
+    def leave(source: Any, bundle: Bundle) -> None:
+        original(source, bundle)
+        (bundle.path / ".DS_Store").write_text("x")
+
+    monkeypatch.setattr(exporting, "write_golden", leave)
+    assert ".DS_Store" not in export(checkpoint, tmp_path / "bundle").files
