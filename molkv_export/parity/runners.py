@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from molkv_export.parity.graphs import load_graphs
+from molkv_export.parity.graphs import load_graphs, weights_file
 from molkv_export.parity.onnx_reference import ReferenceGraph
 from molkv_export.parity.phases import Ids, Phase, one_shot_prefill
 from molkv_export.parity.reference import SourceModel
@@ -76,4 +76,4 @@ def load_generator(bundle: Bundle, target: Target) -> Generator:
         return Generator(bundle, target=target, verify_provider=False)
     if target.options or target.required:
         raise RequestError(f"provider {ONNX_REFERENCE!r} has no options, and nodes run nowhere else")
-    return Generator(bundle, graph=ReferenceGraph(load_graphs(bundle), bundle.path))
+    return Generator(bundle, graph=ReferenceGraph(load_graphs(bundle), weights_file(bundle).parent))

@@ -12,7 +12,7 @@ import onnx
 from torch import Tensor, nn
 
 from molkv_export.graph.taps import tap_name, taps
-from molkv_export.parity.graphs import load_graphs
+from molkv_export.parity.graphs import load_graphs, weights_file
 from molkv_export.parity.onnx_reference import ReferenceGraph
 from molkv_export.parity.phases import Ids
 from molkv_export.parity.reference import SourceModel
@@ -92,9 +92,9 @@ class TappedGraph:
             graphs[step].graph.output.append(onnx.helper.make_tensor_value_info(name, number, None))
         self._graph: Graph
         if target.provider == ONNX_REFERENCE:
-            self._graph = ReferenceGraph(graphs, bundle.path)
+            self._graph = ReferenceGraph(graphs, weights_file(bundle).parent)
         else:
-            self._graph = _Sessions(graphs, bundle.path, target)
+            self._graph = _Sessions(graphs, weights_file(bundle).parent, target)
         self._taken: dict[str, list[npt.NDArray[Any]]] = {}
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Call:

@@ -133,9 +133,14 @@ def test_a_manifest_that_is_not_one_is_refused(content: bytes, bundle: Path) -> 
     _refused(bundle, "manifest.json")
 
 
-def test_a_link_out_of_the_bundle_is_refused(bundle: Path) -> None:
+def test_a_link_is_held_to_the_size_of_what_it_leads_to(bundle: Path) -> None:
     (bundle / SHARD).rename(bundle.parent / "elsewhere")
     (bundle / SHARD).symlink_to(bundle.parent / "elsewhere")
+    assert list(Generator(bundle).stream([[1, 2, 3]], max_new_tokens=3))
+    os.truncate(bundle.parent / "elsewhere", 100)
+    _refused(bundle, f"{SHARD}: has 100 bytes, the manifest says")
+    (bundle / SHARD).unlink()
+    (bundle / SHARD).symlink_to(bundle.parent)
     _refused(bundle, f"{SHARD}: is not a regular file")
 
 

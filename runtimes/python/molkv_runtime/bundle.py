@@ -27,7 +27,8 @@ class Bundle:
     ) -> None:
         """Open a bundle for one of its profiles, and check its files by size.
 
-        Hashes are checked when a file is used; the store's records carry checksums of their own.
+        A file may be a link to a regular file. Hashes are checked when a file is used; the store's records carry
+        checksums of their own.
 
         Args:
             path: Its folder.
@@ -47,9 +48,10 @@ class Bundle:
     def _check_size(self, name: str, size: int) -> None:
         path = self.path / name
         try:
-            found = path.lstat()
+            found = path.stat()  # of what a link leads to, as in the cache of Hugging Face
         except OSError as error:
-            raise BundleError(f"{path}: is missing; the manifest lists it with {size} bytes") from error
+            what = "is a link that leads nowhere" if path.is_symlink() else "is missing"
+            raise BundleError(f"{path}: {what}; the manifest lists it with {size} bytes") from error
         if not stat.S_ISREG(found.st_mode):
             raise BundleError(f"{path}: is not a regular file, expected one of {size} bytes")
         if found.st_size != size:
@@ -107,10 +109,15 @@ class Bundle:
             BundleError: A file is damaged, is not what it should be, or does not fit the model's configuration.
         """
         info, paths = self.graph(), {}
-        data = self.file(info.data).name
+        weights = self.file(info.data)
         for file in info.files:
             paths[file.length] = path = self.file(file.file)
-            check_graph_file(path, data)
+            if (target := weights.resolve()).parent not in (path.parent.resolve(), path.resolve().parent):
+                raise BundleError(
+                    f"{weights}: is a link to {target}, expected a file in the folder of {path.name}, or where that "
+                    "leads, since ONNX Runtime takes weights from nowhere else; copy it into the bundle"
+                )
+            check_graph_file(path, weights.name)
             wanted = graph_interface(self.config, info.kv_dtype, file.length)
             for kind, listed, wants in zip(("inputs", "outputs"), (file.inputs, file.outputs), wanted, strict=True):
                 if listed != wants:

@@ -1,0 +1,95 @@
+"""A bundle whose files are links to regular files runs; nothing else is taken for a file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from molkv_export.export import export
+from molkv_export.graph.profiles import GraphOptions
+from molkv_runtime import BundleError, Generator, selftest
+from molkv_runtime.verify import verify
+from tests.linked import LAYOUTS, WEIGHTS_ELSEWHERE, linked
+
+WEIGHTS = "model.onnx.data"
+SHARD = "experts-00001-of-00001.safetensors"
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with two profiles; the tests must not change it."""
+    folder = tmp_path_factory.mktemp("plain") / "bundle"
+    graph = GraphOptions(chunk_lengths=(1, 4))
+    export(checkpoints("molkv"), folder, profiles=["cpu", "coreml"], graph=graph)
+    return folder
+
+
+def _tokens(bundle: Path, **options: Any) -> list[int]:
+    return [token.id for token in Generator(bundle, **options).stream([[1, 2, 3]], max_new_tokens=8)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_bundle_of_links_runs_and_is_verified(layout: str, bundle: Path, tmp_path: Path) -> None:
+    folder = linked(bundle, tmp_path, layout)
+    assert verify(folder).findings == []
+    for profile in ("cpu", "coreml"):
+        assert selftest(folder, profile=profile).failures == []
+    assert _tokens(folder) == _tokens(folder, store_access="mmap") == _tokens(bundle)
+
+
+def test_weights_behind_a_link_stay_mapped(bundle: Path, tmp_path: Path) -> None:
+    folder = linked(bundle, tmp_path, "cache")
+    generator = Generator(folder)
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("this system does not say what is mapped")
+    assert str((folder / WEIGHTS).resolve()) in maps.read_text()
+    del generator
+
+
+@pytest.mark.parametrize("layout", WEIGHTS_ELSEWHERE)
+def test_weights_in_a_folder_without_the_graph_are_refused(layout: str, bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=rf"{WEIGHTS}: is a link to .*content é, expected a file in the folder of"):
+        Generator(linked(bundle, tmp_path, layout))
+
+
+def test_damage_behind_a_link_is_found(bundle: Path, tmp_path: Path) -> None:
+    folder = linked(bundle, tmp_path, "cache")
+    for name, message in ((WEIGHTS, f"{WEIGHTS}: has sha256 "), (SHARD, "fails its checksum")):
+        target = (folder / name).resolve()
+        sound = target.read_bytes()
+        target.write_bytes(sound[:-100] + bytes([sound[-100] ^ 1]) + sound[-99:])
+        with pytest.raises(BundleError, match=message):
+            list(Generator(folder).stream([[94, 95, 96]], max_new_tokens=1))
+        assert verify(folder).findings[0].startswith(f"{folder / name}: has sha256 ")
+        target.write_bytes(sound)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, SHARD, "model.onnx"])
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("folder", "is not a regular file, expected one of"),
+        ("pipe", "is not a regular file, expected one of"),
+        ("/dev/zero", "is not a regular file, expected one of"),
+        ("shorter", "has 7 bytes, the manifest says"),
+        ("nowhere", "is a link that leads nowhere; the manifest lists it with"),
+        ("itself", "is a link that leads nowhere; the manifest lists it with"),
+    ],
+)
+def test_a_link_to_anything_else_is_refused(target: str, message: str, name: str, bundle: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bundle, tmp_path / "bundle")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "shorter").write_text("shorter")
+    os.mkfifo(tmp_path / "pipe")
+    (folder / name).unlink()
+    (folder / name).symlink_to(folder / name if target == "itself" else tmp_path / target)
+    for use in (Generator, verify):
+        with pytest.raises(BundleError, match=f"{name}: {message}") as caught:
+            use(folder)
+        assert "\n" not in str(caught.value)
