@@ -33,7 +33,7 @@ from molkv_export.tables.plan import plan_memory, plan_store
 from molkv_export.tables.resume import JOURNAL, Journal, take_up
 from molkv_export.tables.rows import RowSource, row_source
 from molkv_export.tables.store_writer import write_store
-from molkv_export.terminal import byte_progress
+from molkv_export.terminal import byte_progress, print_line
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.errors import BundleError, CheckpointError, OutputError
 from molkv_runtime.folders import contents
@@ -108,9 +108,9 @@ def export(
                 hashes, check = hashed.hashes, partial(_check_unchanged, hashed, companions, folder)
                 journal, message = take_up(folder, _arguments(hashes, experts_dtype, shard_size))
                 if message:
-                    progress.console.print(f"{bundle}: {message}", highlight=False, soft_wrap=True)
+                    print_line(progress.console, f"{bundle}: {message}")
                 for warning in companions.warnings:
-                    progress.console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
+                    print_line(progress.console, f"warning: {warning}")
                 companions.write(folder)
                 weights = [size for plan in plans for size in plan.weights]
                 needs = estimate(
@@ -124,7 +124,7 @@ def export(
                     weight=max(weights) * (1 if all(plan.dense == FLOAT32 for plan in plans) else 2),
                     golden=golden_ram(source.config, sum(plans[0].weights)),
                 )
-                progress.console.print(str(needs), highlight=False, soft_wrap=True)
+                print_line(progress.console, str(needs))
                 graphs = {plan.profile: _write_graphs(plan, source, folder, hashes, progress) for plan in plans}
                 _write_store(rows, store, memory.slab_ids, folder, journal, check, progress, needs.store)
             manifest = Manifest(
@@ -211,7 +211,7 @@ def _finish(
 ) -> Manifest:
     """Write the golden vectors of some profiles, and the manifest."""
     if console is not None:
-        console.print("golden vectors: the source model runs in PyTorch", highlight=False)
+        print_line(console, "golden vectors: the source model runs in PyTorch")
     for profile in profiles:
         write_golden(source, Bundle(folder, manifest, profile=profile))
     manifest = msgspec.structs.replace(manifest, files=_file_infos(folder, manifest.files))

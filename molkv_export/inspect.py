@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from molkv_export.terminal import human_bytes
+from molkv_export.terminal import human_bytes, print_line
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.errors import BundleError
@@ -109,9 +109,9 @@ def sizes_of(bundle: Bundle) -> Sizes:
 def print_inspection(found: Inspection, console: Console) -> None:
     """Print what was found for people."""
     config, store, sizes = found.model, found.store, found.sizes
-    console.print(Text(found.path, style="bold"))
+    print_line(console, found.path, "bold")
     for warning in found.warnings:
-        console.print(Text(f"warning: {warning}"), soft_wrap=True)
+        print_line(console, f"warning: {warning}")
     console.print(_pairs("model", {k: str(v) for k, v in msgspec.structs.asdict(config).items() if v is not None}))
     console.print(
         _pairs(
@@ -143,7 +143,7 @@ def print_inspection(found: Inspection, console: Console) -> None:
             for check in found.checks[profile]:
                 console.print(_pairs(f"operators and targets: {check.file}", _described(check)))
     if found.checks is None:
-        console.print("\noperators and targets: pip install 'molkv-export[export]' to see them", markup=False)
+        print_line(console, "\noperators and targets: pip install 'molkv-export[export]' to see them")
     console.print(_pairs("files", {name: human_bytes(size) for name, size in sorted(found.files.items())}))
     made = found.provenance
     console.print(
@@ -214,7 +214,7 @@ def _pairs(title: str, rows: dict[str, str]) -> Table:
     table.add_column()
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, Text(value))
+        table.add_row(Text(name), Text(value))
     return table
 
 
@@ -233,5 +233,5 @@ def _graph_table(profile: str, graph: GraphInfo) -> Table:
         layers = Counter((re.sub(r"\.\d+", ".{l}", t.name), t.dtype, t.shape) for t in tensors)
         for (name, dtype, shape), count in layers.items():
             number = str(count) if "{l}" in name else ""
-            table.add_row(kind, name, number, dtype, Text(f"[{', '.join(map(str, shape))}]"))
+            table.add_row(kind, Text(name), number, dtype, Text(f"[{', '.join(map(str, shape))}]"))
     return table

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.text import Text
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Make the console of a command: strings are shown as they are, and lines are as long as they are."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def print_line(console: Console, text: str, style: str = "") -> None:
+    """Print a line with names in it, on any console: nothing in it is markup, and it is not wrapped."""
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+@contextmanager
+def status(text: str) -> Iterator[Callable[[str], None]]:
+    """Show on standard error what is being done; the function that is given shows another text."""
+    with console(stderr=True).status(Text(text)) as shown:
+        yield lambda text: shown.update(Text(text))
 
 
 def human_bytes(count: int) -> str:
@@ -21,7 +40,7 @@ def human_bytes(count: int) -> str:
 def byte_progress(console: Console | None) -> Progress:
     """Make a progress bar that counts bytes, with rate and remaining time; without a console it shows nothing."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),

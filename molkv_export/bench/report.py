@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from molkv_export.bench.measure import BenchReport, Decode, Prefill, Shares
-from molkv_export.terminal import human_bytes
+from molkv_export.terminal import human_bytes, print_line
 
 _SHARES = ("gather", "graph", "sample", "other")  # in percent
 _PREFILL = ("prompt", "tok/s", "first token", *_SHARES, "read")
@@ -32,7 +32,7 @@ def facts(report: BenchReport) -> list[str]:
 def print_bench(report: BenchReport, console: Console) -> None:
     """Print both tables."""
     for line in facts(report):
-        console.print(line, highlight=False, soft_wrap=True)
+        print_line(console, line)
     for title, columns, rows in _tables(report):
         table = Table(title=f"\n{title}", title_justify="left", box=box.SIMPLE, show_edge=False, padding=0)
         for column in columns:

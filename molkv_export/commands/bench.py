@@ -7,11 +7,11 @@ from typing import BinaryIO
 
 import click
 import msgspec
-from rich.console import Console
 
 from molkv_export.bench.measure import CONTEXTS, PROMPTS, Storage, bench
 from molkv_export.bench.report import markdown, print_bench
-from molkv_export.commands.options import PATH, counts, provider_options
+from molkv_export.commands.options import PATH, counts, provider_options, write_out
+from molkv_export.terminal import console, status
 from molkv_runtime.session import Target
 
 
@@ -67,7 +67,7 @@ def bench_command(
       molkv-export bench my.bundle --threads 1 --json bench.json --markdown bench.md
     """
     kinds: dict[str, tuple[Storage, ...]] = {"both": ("warm", "cold"), "warm": ("warm",), "cold": ("cold",)}
-    with Console(stderr=True).status("loading") as status:
+    with status("loading") as show:
         report = bench(
             bundle,
             prompts=prompts,
@@ -78,10 +78,10 @@ def bench_command(
             storage=kinds[storage],
             target=Target(provider, dict(provider_options), require_provider, threads),
             profile=profile or "",
-            report_progress=lambda what: status.update(f"measuring: {what}"),
+            report_progress=lambda what: show(f"measuring: {what}"),
         )
-    print_bench(report, Console())
+    print_bench(report, console())
     if json_file is not None:
-        json_file.write(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+        write_out(json_file, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     if markdown_file is not None:
-        markdown_file.write(markdown(report).encode())
+        write_out(markdown_file, markdown(report).encode())

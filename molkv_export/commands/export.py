@@ -9,8 +9,8 @@ from typing import get_args
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
 
+from molkv_export import terminal
 from molkv_export.commands.options import PATH, byte_size, counts
 from molkv_export.profiles import CHUNK_LENGTHS, CONTEXT_LENGTH, PROFILES
 from molkv_runtime.manifest import DenseDtype, KVDtype
@@ -133,11 +133,10 @@ def export_command(
     """
     import molkv_export.export as exporting
     from molkv_export.graph.profiles import GraphOptions
-    from molkv_export.terminal import human_bytes
 
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     graph = GraphOptions(dense_dtype, block_size, kv_dtype, chunk_lengths, context_length, expert_window)
-    console = Console(stderr=True)
+    console = terminal.console(stderr=True)
     if add_profile is None:
         manifest = exporting.export(
             checkpoint,
@@ -163,7 +162,7 @@ def export_command(
     total = sum(info.size for info in manifest.files.values())
     graphs = ", ".join(f"{name} ({info.dense_dtype})" for name, info in manifest.graphs.items())
     click.echo(
-        f"{bundle}: {len(manifest.files) + 1} files, {human_bytes(total)}, graphs {graphs}, "
+        f"{bundle}: {len(manifest.files) + 1} files, {terminal.human_bytes(total)}, graphs {graphs}, "
         f"experts {manifest.store.dtype}"
     )
     if add_profile is None and manifest.model.has_keys:

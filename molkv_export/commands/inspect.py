@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
 
 from molkv_export.commands.options import PATH
 from molkv_export.inspect import inspect, print_inspection
+from molkv_export.terminal import console
 
 
 @click.command("inspect")
@@ -27,4 +27,4 @@ def inspect_command(bundle: Path, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1))
     else:
-        print_inspection(found, Console())
+        print_inspection(found, console())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
 from molkv_export.profiles import PROFILES
+from molkv_runtime.errors import OutputError
 from molkv_runtime.providers import PRESETS
 
 PATH = click.Path(path_type=Path)
@@ -50,6 +51,21 @@ def assignment(text: str) -> tuple[str, str]:
     if not name or not is_one:
         raise click.BadParameter(f"{text!r} is not an option; expected one such as MLComputeUnits=ALL")
     return name, content
+
+
+def write_out(file: BinaryIO, content: bytes) -> None:
+    """Write a file that an option has opened.
+
+    Raises:
+        OutputError: The disk is full, or fails.
+    """
+    try:
+        file.write(content)
+        file.flush()  # click passes over what goes wrong when it closes the file
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{file.name}: cannot be written ({error.strerror})") from error
 
 
 def provider_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import get_args
 
 import click
-from rich.console import Console
 
 from molkv_export.commands.options import PATH
 from molkv_export.package.content import GraphFormat
 from molkv_export.package.layout import README, PackageInfo
 from molkv_export.package.limits import Target
 from molkv_export.profiles import PROFILES
-from molkv_export.terminal import human_bytes
+from molkv_export.terminal import console, human_bytes
 
 
 @click.command("package")
@@ -56,7 +55,7 @@ def package_command(
         profile=profile or "",
         graph_format=graph_format,
         force=force,
-        console=Console(stderr=True),
+        console=console(stderr=True),
     )
     click.echo(f"{out}: {human_bytes(info.size)} for {target}, profile {info.profile}; {README} says how to run it")
     for line in _lines(info):

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
 
 from molkv_export.commands.options import PATH, provider_options
-from molkv_export.terminal import byte_progress, counter
+from molkv_export.terminal import byte_progress, console, counter
 from molkv_runtime import selftest
 from molkv_runtime.session import Target, describe_placements
 
@@ -37,7 +36,7 @@ def selftest_command(
       molkv-export selftest stdlib-mini.bundle
       molkv-export selftest stdlib-mini.bundle --provider xnnpack
     """
-    with byte_progress(Console(stderr=True)) as progress:
+    with byte_progress(console(stderr=True)) as progress:
         result = selftest(
             bundle,
             profile=profile or "",

@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 import click
 import msgspec
-from rich.console import Console
 
-from molkv_export.commands.options import PATH, provider_options
+from molkv_export.commands.options import PATH, provider_options, write_out
+from molkv_export.terminal import console, status
 from molkv_runtime.session import Target
 
 
@@ -83,8 +83,7 @@ def validate_command(
         check_plot(plot)
     if report_folder is not None:
         check_report_folder(report_folder)
-    errors = Console(stderr=True)
-    with errors.status("loading") as status:
+    with status("loading") as show:
         report = validate(
             bundle,
             checkpoint,
@@ -95,11 +94,11 @@ def validate_command(
             target=Target(provider, dict(provider_options), require_provider),
             profile=profile or "",
             with_bisection=with_bisection or plot is not None or (report_folder is not None and checkpoint is not None),
-            report_progress=lambda what: status.update(f"comparing: {what}"),
+            report_progress=lambda what: show(f"comparing: {what}"),
         )
-    print_report(report, Console())
+    print_report(report, console())
     if json_file is not None:
-        json_file.write(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+        write_out(json_file, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     if report_folder is not None:
         write_report(report, report_folder)
     if plot is not None:

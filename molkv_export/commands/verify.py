@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from molkv_export.commands.options import PATH
-from molkv_export.terminal import byte_progress, counter, human_bytes
+from molkv_export.terminal import byte_progress, console, counter, human_bytes
 from molkv_runtime.verify import verify
 
 
@@ -24,7 +23,7 @@ def verify_command(bundle: Path) -> None:
     Example:
       molkv-export verify stdlib-mini.bundle
     """
-    with byte_progress(Console(stderr=True)) as progress:
+    with byte_progress(console(stderr=True)) as progress:
         result = verify(bundle, counter(progress, "checking"))
     for finding in result.findings:
         click.echo(f"DAMAGED {finding}")

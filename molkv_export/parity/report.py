@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from molkv_export.parity.expected import EXPECTED
 from molkv_export.parity.validate import ROUNDED, Report
+from molkv_export.terminal import print_line
 
 _NUMBERS = ("\ntokens", "max\nabs", "rel.\nL2", "KL\nmean", "KL\np99", "KL\nmax", "top-1\n%", "top-5\n%")
 
 
 def print_report(report: Report, console: Console) -> None:
     """Print the table, the verdict and every failure; 80 columns are enough."""
-
-    def line(text: str, style: str = "") -> None:
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
+    line = partial(print_line, console)
     line(f"{report.bundle} (dense {report.dense_dtype}, experts {report.experts_dtype}) against {report.reference}")
     if report.reference_note:
         line(f"reference: {report.reference_note}")
@@ -98,12 +99,12 @@ def _table(report: Report) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for reference in dict.fromkeys(item.reference for item in report.comparisons):
-        table.add_row(f"[bold]{reference}")
+        table.add_row(Text(reference, style="bold"))
         for item in report.comparisons:
             if item.reference == reference:
                 m = item.metrics
                 table.add_row(
-                    f" {item.phase}",
+                    Text(f" {item.phase}"),
                     str(m.positions),
                     *(f"{number:.0e}" for number in (m.max_abs, m.relative_l2, m.kl_mean, m.kl_p99, m.kl_max)),
                     *(f"{100 * share:.2f}" for share in (m.top1_agreement, m.top5_agreement)),

@@ -24,6 +24,7 @@ from molkv_export.checkpoints.checkpoint import CONFIG
 from molkv_export.checkpoints.native import tensors_to_save
 from molkv_export.checkpoints.weights import WEIGHTS
 from molkv_export.modeling import LookupExpertForCausalLM
+from molkv_export.terminal import console
 from molkv_export.training.corpus import END_OF_TEXT, Corpus, encode, standard_library, train_tokenizer
 from molkv_export.training.evaluate import experts_silenced, mean_loss
 from molkv_runtime.config import ModelConfig
@@ -140,7 +141,7 @@ def _run_steps(
     first = state.load(model, optimizer)
     losses: list[float] = []
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
-    with Progress(TextColumn("training"), *columns) as progress:
+    with Progress(TextColumn("training"), *columns, console=console(stderr=True)) as progress:
         task = progress.add_task("", total=options.steps, completed=first, loss=float("nan"))
         for step in range(first, options.steps):
             for group in optimizer.param_groups:

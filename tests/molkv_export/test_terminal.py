@@ -1,0 +1,167 @@
+"""What commands print: names as they are, whatever the encoding, and one line where output cannot be written."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from molkv_export.commands import cli
+from molkv_export.export import export
+from molkv_export.graph.profiles import GraphOptions
+from molkv_export.inspect import inspect, print_inspection
+from molkv_export.terminal import byte_progress, console, print_line
+from tests.conftest import STDLIB_MINI
+
+ROOT = Path(__file__).parent.parent.parent
+FULL = Path("/dev/full")
+NAME = "b[/b] [red]é漢 :smile:[/"  # the slashes make folders of it
+
+# What each command is given after the paths that hold NAME.
+COMMANDS = {
+    "export": "CHECKPOINT NEW",
+    "validate": "BUNDLE --checkpoint CHECKPOINT --sequences 1 --continuations 1 --new-tokens 2",
+    "verify": "BUNDLE",
+    "selftest": "BUNDLE",
+    "selftest --json": "BUNDLE",
+    "bench": "BUNDLE --prompts 4 --contexts 16 --steps 2 --runs 1 --storage warm",
+    "run": "BUNDLE --prompt NAME --max-new-tokens 2",
+    "inspect": "BUNDLE",
+    "inspect --json": "BUNDLE",
+    "package": "BUNDLE NEW --target ios",
+    "train": "CONFIG NEW --steps 1 --batch-size 1 --sequence-length 8",
+}
+ENVIRONMENTS = {
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "cp1252": {"PYTHONIOENCODING": "cp1252"},
+    "utf-8": {"PYTHONIOENCODING": "utf-8"},
+    "unbuffered": {"PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"},
+}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained model, under a name that is markup; the tests must not change it."""
+    folder = tmp_path_factory.mktemp("named") / NAME / "x].bundle"
+    export(STDLIB_MINI, folder, profiles=["cpu", "coreml"], graph=GraphOptions(chunk_lengths=(1,)))
+    return folder
+
+
+def _command(command: str, bundle: Path, tmp_path: Path) -> list[str]:
+    places = {
+        "BUNDLE": str(bundle),
+        "NAME": NAME,
+        "CHECKPOINT": str(STDLIB_MINI),
+        "CONFIG": str(STDLIB_MINI / "configs" / "molkv.json"),
+        "NEW": str(tmp_path / NAME / "y].new"),
+    }
+    words = f"{command} {COMMANDS[command]}".split()
+    return [sys.executable, str(ROOT / "cli.py"), *(places.get(word, word) for word in words)]
+
+
+def _environment(name: str) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    return {**inherited, "PYTHONPATH": os.pathsep.join(sys.path), **ENVIRONMENTS[name]}
+
+
+def test_every_command_is_here() -> None:
+    assert {command.split()[0] for command in COMMANDS} == set(cli.commands)
+
+
+@pytest.mark.parametrize(
+    ("command", "encoding"), [*((command, "cp1252") for command in COMMANDS), ("inspect", "ascii"), ("run", "ascii")]
+)
+def test_names_are_printed_whatever_the_encoding(command: str, encoding: str, bundle: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        _command(command, bundle, tmp_path), capture_output=True, check=False, env=_environment(encoding)
+    )
+    stderr = done.stderr.decode(errors="replace")
+    assert done.returncode == 0, stderr
+    assert "Traceback" not in stderr
+    shown = done.stdout.decode("utf-8" if b"\xc3\xa9" in done.stdout else encoding)
+    for form in ("é漢", "é\\u6f22", "\\xe9\\u6f22"):  # click writes UTF-8 where it finds ASCII
+        shown = shown.replace(form, "é漢")
+    if command != "selftest --json":  # says nothing of the path
+        assert "b[/b] [red]é漢 :smile:[/" in shown
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no full device")
+@pytest.mark.parametrize(
+    ("command", "buffering"), [*((command, "utf-8") for command in COMMANDS), ("verify", "unbuffered")]
+)
+def test_output_that_cannot_be_written_is_one_line(command: str, buffering: str, bundle: Path, tmp_path: Path) -> None:
+    with FULL.open("w") as full:
+        done = subprocess.run(
+            _command(command, bundle, tmp_path),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            env=_environment(buffering),
+        )
+    stderr = done.stderr.decode()
+    assert done.returncode == 1, stderr
+    assert stderr.splitlines()[-1] == "error: standard output: No space left on device"
+    assert stderr.count("error: ") == 1
+    assert "Traceback" not in stderr
+    assert "Exception" not in stderr
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no full device")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "bench BUNDLE --prompts 4 --contexts 16 --steps 2 --runs 1 --storage warm --json /dev/full",
+        "bench BUNDLE --prompts 4 --contexts 16 --steps 2 --runs 1 --storage warm --markdown /dev/full",
+        "validate BUNDLE --checkpoint CHECKPOINT --sequences 1 --continuations 1 --new-tokens 2 --json /dev/full",
+    ],
+)
+def test_a_report_that_cannot_be_written_is_one_line(
+    arguments: str, bundles: Callable[..., Path], checkpoints: Callable[[str], Path]
+) -> None:
+    places = {"BUNDLE": str(bundles("molkv")), "CHECKPOINT": str(checkpoints("molkv"))}
+    command = [sys.executable, str(ROOT / "cli.py"), *(places.get(word, word) for word in arguments.split())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: /dev/full: cannot be written (No space left on device)"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="there is no shell")
+@pytest.mark.parametrize(
+    "rest", ["inspect BUNDLE | true", "run BUNDLE --prompt x | true", "inspect BUNDLE >&-", "inspect --help | true"]
+)
+def test_a_reader_that_is_gone_is_no_error(rest: str, bundle: Path) -> None:
+    line = f'"{sys.executable}" "{ROOT / "cli.py"}" {rest.replace("BUNDLE", "$0")}'
+    done = subprocess.run(
+        ["sh", "-c", line.replace("$0", '"$0"'), str(bundle)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["[/b]", "[red]x", ":smile:", "[link=http://x]y", "x" * 300])
+def test_a_name_is_no_markup_on_any_console(name: str, bundles: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "[/b]"
+    shutil.copytree(bundles("molkv"), folder)
+    found = inspect(folder)
+    shown = io.StringIO()
+    for chosen in (Console(file=shown, width=80), Console(file=shown, width=80, markup=False)):
+        print_line(chosen, name)
+        print_inspection(found, chosen)
+    assert shown.getvalue().splitlines().count(name) == 2
+    assert shown.getvalue().splitlines().count(str(folder)) == 2
+
+
+@pytest.mark.parametrize("name", ["[/b]", "[red]x", ":smile:"])
+def test_the_commands_console_takes_strings_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    console().print(name)
+    with byte_progress(Console(file=(bar := io.StringIO()), width=120)) as progress:
+        progress.add_task(name, total=1)
+    assert capsys.readouterr().out == f"{name}\n"
+    assert name in bar.getvalue()
