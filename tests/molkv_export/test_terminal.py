@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 
 from molkv_export.commands import cli
 from molkv_export.export import export
@@ -38,6 +41,13 @@ COMMANDS = {
     "package": "BUNDLE NEW --target ios",
     "train": "CONFIG NEW --steps 1 --batch-size 1 --sequence-length 8",
 }
+TRAIN = """
+from molkv_export.commands import main
+from molkv_export.training import loop
+from molkv_export.training.corpus import Corpus
+loop.standard_library = lambda: Corpus(["def f(x):\\n    return x\\n" * 20] * 2, ["def g(x): return x" * 20])
+main()
+"""  # on a text that takes no minute
 ENVIRONMENTS = {
     "ascii": {"PYTHONIOENCODING": "ascii"},
     "cp1252": {"PYTHONIOENCODING": "cp1252"},
@@ -47,10 +57,22 @@ ENVIRONMENTS = {
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained model, under a name that is markup; the tests must not change it."""
-    folder = tmp_path_factory.mktemp("named") / NAME / "x].bundle"
-    export(STDLIB_MINI, folder, profiles=["cpu", "coreml"], graph=GraphOptions(chunk_lengths=(1,)))
+def checkpoint(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with a tokenizer, under a name that is markup; the tests must not change it."""
+    folder = shutil.copytree(checkpoints("molkv"), tmp_path_factory.mktemp("named") / NAME / "x]")
+    words = {"?": 0, **{chr(code): code - 31 for code in range(32, 127)}}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="?"))
+    tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path) -> Path:
+    """The same as a bundle."""
+    folder = checkpoint.with_suffix(".bundle")
+    graph = GraphOptions(chunk_lengths=(1,))
+    export(checkpoint, folder, profiles=["cpu", "coreml"], graph=graph, experts_dtype="float32")
     return folder
 
 
@@ -58,12 +80,13 @@ def _command(command: str, bundle: Path, tmp_path: Path) -> list[str]:
     places = {
         "BUNDLE": str(bundle),
         "NAME": NAME,
-        "CHECKPOINT": str(STDLIB_MINI),
+        "CHECKPOINT": str(bundle.with_suffix("")),
         "CONFIG": str(STDLIB_MINI / "configs" / "molkv.json"),
         "NEW": str(tmp_path / NAME / "y].new"),
     }
     words = f"{command} {COMMANDS[command]}".split()
-    return [sys.executable, str(ROOT / "cli.py"), *(places.get(word, word) for word in words)]
+    program = ["-c", TRAIN] if command == "train" else [str(ROOT / "cli.py")]
+    return [sys.executable, *program, *(places.get(word, word) for word in words)]
 
 
 def _environment(name: str) -> dict[str, str]:
