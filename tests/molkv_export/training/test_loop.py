@@ -131,5 +131,6 @@ def test_impossible_runs_are_refused_before_they_start(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="fewer than sequence_length"):
         train(CONFIG, tmp_path / "model", OPTIONS, corpus=Corpus([TEXT], ["a"]))
     (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="exists already"):
         train(CONFIG, tmp_path / "model", OPTIONS, corpus=CORPUS)
