@@ -40,11 +40,11 @@ bench-mobile: $(READY)  # keeps 8 GiB under demo/; run test-openvino and test-qn
 bench-mole: $(READY)  # keeps 21 GiB under demo/
 	$(BIN)/python -m benchmarks.mole --folder demo/bench-mole
 
-test: $(READY)
-	$(BIN)/pytest
+test: $(READY)  # one thread for PyTorch: the models are tiny, and more threads only wait for each other
+	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 # The driver with its dependencies at exactly their lower bounds: the command line where nothing else is installed, then
-# the driver's tests, which take what the bounds are not about (pytest, and the exporter for their bundles) from .venv. Many threads would only slow PyTorch's tiny models down.
+# the driver's tests, which take what the bounds are not about (pytest, and the exporter for their bundles) from .venv.
 LOWEST := .venv-lowest
 
 $(LOWEST)/.ready: $(READY) .ci/lower_bounds.py

@@ -123,7 +123,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(content: bytes | None, message
 def test_weights_that_are_a_folder_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").mkdir()
-    refused(folder, CheckpointError, "model.safetensors: cannot be read (Is a directory)")
+    refused(folder, CheckpointError, "model.safetensors: cannot be read at byte 0 (Is a directory)")
 
 
 def test_a_head_dim_that_the_attention_operator_does_not_take_is_refused(folder: Path) -> None:
