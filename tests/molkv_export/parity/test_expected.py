@@ -341,7 +341,7 @@ def test_a_file_of_another_kind_is_one_line(content: bytes | None, message: str,
         (tmp_path / "expected").write_bytes(content)
     with pytest.raises(RequestError, match=rf"expected: .*{message}"):
         ExpectedLogits(tmp_path / "expected", CONFIGS["molkv"])
-    with pytest.raises(RequestError, match=r"cannot be read \(Is a directory\)"):
+    with pytest.raises(RequestError, match=r"cannot be read at byte 0 \(Is a directory\)"):
         ExpectedLogits(tmp_path, CONFIGS["molkv"])
 
 
