@@ -14,12 +14,13 @@ from molkv_export.checkpoints.files import changed, file_state, refuse_pointer
 from molkv_runtime.errors import CheckpointError
 from molkv_runtime.generator import GENERATION_CONFIG
 from molkv_runtime.json_file import decode_json, read_bytes, shown
-from molkv_runtime.tokenizer import TOKENIZER, open_tokenizer
+from molkv_runtime.tokenizer import TOKENIZER, encode, open_tokenizer
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _NAMES = (TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG)
 _OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model", "vocab.txt")
 _END = "eos_token_id"
+_TEXT = 'def f(x):\n\treturn "°C", 1.5  # 東京 🙂'  # shows before the work that a tokenizer cannot be used
 
 
 class Companions:
@@ -66,7 +67,8 @@ class Companions:
             return None
         tokenizer = open_tokenizer(content, path, CheckpointError)
         # A vocabulary can have holes, and what stands before every text need not be in it.
-        ids = [*tokenizer.get_vocab().values(), *tokenizer.encode("").ids]
+        encoded = encode(tokenizer, ["", _TEXT], path, CheckpointError)
+        ids = [*tokenizer.get_vocab().values(), *encoded[0]]
         highest, vocab_size = max(ids, default=0), self._source.config.vocab_size
         if highest >= vocab_size:
             raise CheckpointError(
@@ -123,7 +125,8 @@ class Companions:
             found = self._tokenizer.token_to_id(token) if self._tokenizer is not None else None
             if found is not None:
                 return int(found)
-            why = f" ({TOKENIZER_CONFIG} names {shown(token)}, which {TOKENIZER} does not have)"
+            lacks = f"which {TOKENIZER} does not have" if self._tokenizer else f"but there is no {TOKENIZER}"
+            why = f" ({TOKENIZER_CONFIG} names {shown(token)}, {lacks})"
         self.warnings.append(
             f"{self._source.folder}: names no token that ends a text{why}, so texts end only at the length that is "
             f"asked for; put {_END} into {GENERATION_CONFIG}"

@@ -18,7 +18,7 @@ from molkv_runtime.config import ModelConfig
 from molkv_runtime.errors import BundleError
 from molkv_runtime.golden import TOP, VERSION, VERSION_KEY, GoldenText, Projection, max_abs
 from molkv_runtime.store import ExpertStore, Store
-from molkv_runtime.tokenizer import TOKENIZER, open_tokenizer
+from molkv_runtime.tokenizer import TOKENIZER, encode, open_tokenizer
 
 _PROMPTS = (
     "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n    return",
@@ -77,7 +77,7 @@ def _texts(config: ModelConfig, folder: Path, lengths: Sequence[int] = ()) -> li
     longest = max(2, min(_PROMPT_TOKENS, context - _NEW_TOKENS))
     if (path := folder / TOKENIZER).exists():
         tokenizer = open_tokenizer(path.read_bytes(), path, BundleError)
-        prompts = [np.array(tokenizer.encode(text).ids[:longest], np.int64) for text in _PROMPTS]
+        prompts = [np.array(ids[:longest], np.int64) for ids in encode(tokenizer, _PROMPTS, path, BundleError)]
     else:
         prompts = [random.integers(0, config.vocab_size, longest - index) for index in range(min(4, longest - 1))]
     long_enough = max(128, 2 * window(config) + 64, sum(length + 1 for length in lengths) + 2)

@@ -257,4 +257,4 @@ def check_token_ids(name: str, value: object, least: int, vocab_size: int, path:
     """
     ids = value if isinstance(value, list) else [value]
     if not ids or any(type(token) is not int or not least <= token < vocab_size for token in ids):
-        raise error(f"{path}: {name} is {shown(value)}, expected token ids from 0 to {vocab_size - 1}")
+        raise error(f"{path}: {name} is {shown(value)}, expected token ids from {least} to {vocab_size - 1}, or null")

@@ -28,7 +28,6 @@ from molkv_export.parity.texts import Texts
 from molkv_runtime.bundle import Bundle
 from molkv_runtime.config import ModelConfig
 from molkv_runtime.errors import RequestError
-from molkv_runtime.hashing import file_sha256
 from molkv_runtime.rope import Floats
 from molkv_runtime.tensor_file import TensorFile
 
@@ -80,6 +79,10 @@ class ExpectedLogits:
     def logits_each(self) -> int:
         """How many logits there are of a position."""
         return self._file.entries["top_ids" if self.is_partial else "logits"].shape[2]
+
+    def sha256(self) -> str:
+        """Hash the file that is open."""
+        return self._file.sha256()
 
     def logits(self, ids: Ids, last: int = 0) -> Floats:
         """Return what the file holds of a text, or of the beginning of one, float32 [last or T, vocab_size].
@@ -195,7 +198,7 @@ def _judge(gate: QualityGate, limit: float | None, is_partial: bool) -> Callable
 
 
 def _note(file: ExpectedLogits) -> str:
-    note = f"logits that your own code wrote, {file.dtype}, sha256 {file_sha256(file.path)}"
+    note = f"logits that your own code wrote, {file.dtype}, sha256 {file.sha256()}"
     if file.is_partial:
         note += (
             f"; {file.logits_each} of each position: max abs, rel. L2 and KL are over these, KL renormalized over "

@@ -107,6 +107,10 @@ def _max_of_nothing(model: onnx.ModelProto) -> None:
 
 REFUSED: dict[str, tuple[Callable[[onnx.ModelProto], Any], str]] = {
     "an empty input": (_max_of_nothing, r"\(Max\) has the inputs x-, expected xx"),
+    "a shape of many dimensions": (
+        lambda m: m.graph.initializer[0].dims.extend([2**31 - 1] * 1000),
+        "and the shape .* which cannot be",
+    ),
     "an empty last input": (lambda m: _node(m, "Add").input.append(""), "has the inputs xx-, expected xx"),
     "an input too many": (
         lambda m: _node(m, "GroupQueryAttention").input.append("inputs_embeds"),

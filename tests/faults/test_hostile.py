@@ -17,6 +17,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from molkv_runtime import Bundle, BundleError, ExpertStore, Generator, MolkvError
+from molkv_runtime.tensor_file import TensorFile
 from tests.conftest import edit_manifest, replace_file, seal_manifest
 
 SHARD = "experts-00001-of-00001.safetensors"
@@ -259,3 +260,10 @@ def test_a_header_length_that_lies_is_refused(length: int, bundle: Path) -> None
     replace_file(bundle, SHARD, length.to_bytes(8, "little") + data[8:])
     with pytest.raises(BundleError, match=SHARD):
         ExpertStore(Bundle(bundle))
+
+
+def test_a_shape_that_would_take_hours_to_multiply_is_refused(tmp_path: Path) -> None:
+    header = json.dumps({"x": {"dtype": "U8", "shape": [2**31 - 1] * 100_000, "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(BundleError, match="has 100000 dimensions, expected at most 8"):
+        TensorFile(tmp_path / "x.safetensors", BundleError)

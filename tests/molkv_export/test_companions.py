@@ -136,7 +136,7 @@ def test_what_is_missing_is_said_once_by_export_and_by_inspect(folder: Path) -> 
     assert "tokenizer.json: is a link that leads to no file, so the bundle goes without" in link
     assert "checkpoint: has tokenizer.model but no tokenizer.json, so the bundle takes token ids only" in other
     assert "AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER)" in other
-    assert f'{NO_END} (tokenizer_config.json names "<end>", which tokenizer.json does not have), so texts end' in end
+    assert f'{NO_END} (tokenizer_config.json names "<end>", but there is no tokenizer.json), so texts end' in end
     found = inspect(folder.parent / "bundle")
     assert [warning.split(",")[0] for warning in found.warnings] == [
         "has no tokenizer.json",

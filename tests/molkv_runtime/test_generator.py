@@ -119,6 +119,7 @@ def test_impossible_prompts_are_refused(generator: Generator, prompts: list[list
     [
         ("def ", "prompts is a str, expected a list of prompts"),
         (5, "prompts is a int, expected a list of prompts"),
+        (np.array(5), "prompts is a ndarray, expected a list of prompts"),
         ([1, 2], "a prompt is int, expected a list of token ids"),
         (["def "], "a prompt is str, expected a list of token ids"),
         ([[[1, 2]]], r"a prompt is an array of shape \[1, 2\], expected a list"),
@@ -181,6 +182,10 @@ def test_impossible_options_are_refused(generator: Generator) -> None:
     for count in (None, 1.5, "3", True):
         with pytest.raises(RequestError, match=f"max_new_tokens is {count!r}, expected 1 or more"):
             generator.stream([[1]], max_new_tokens=count)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="stop_ids is int, expected a list of token ids"):
+        generator.stream([[1]], stop_ids=1)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="sampling is a str, expected a Sampling"):
+        generator.stream([[1]], sampling="greedy")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="max_new_tokens is 0, expected 1 or more"):
         generator.stream([[1]], max_new_tokens=0)
     with pytest.raises(RequestError, match="max_length is 49, expected 1 to the model's context of 48"):
@@ -225,6 +230,9 @@ def test_wrong_arguments_change_nothing(generator: Generator) -> None:
         lambda: state.prefill("0", [1]),  # type: ignore[arg-type]
         lambda: state.prefill(0, [[1]]),
         lambda: state.decode([1, 2], [True]),  # type: ignore[arg-type]
+        lambda: state.decode([1, 2], True),  # type: ignore[arg-type]
+        lambda: state.decode([1, 2], [[True], [False]]),  # type: ignore[arg-type]
+        lambda: state.decode([1, 2], [1, 0]),  # type: ignore[arg-type]
     ):
         with pytest.raises(RequestError):
             call()

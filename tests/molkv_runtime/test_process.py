@@ -48,7 +48,7 @@ def test_a_fork_is_told_to_open_the_bundle_itself(bundles: Callable[..., Path]) 
         [sys.executable, "-c", _FORK, bundles("molkv")], capture_output=True, text=True, timeout=60, check=True
     )
     *refused, last = done.stdout.splitlines()
-    assert [line.split()[1] for line in refused] == ["DenseGraph", "Sequences", "Sequences", "ExpertStore"]
+    assert [line.split()[1] for line in refused] == ["Generator", "Sequences", "Sequences", "ExpertStore"]
     assert all("a fork of it" in line and "open the bundle in the process that uses it" in line for line in refused)
     assert last == "3 in the parent"
 

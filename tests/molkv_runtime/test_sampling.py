@@ -48,6 +48,7 @@ def test_draws_follow_the_probabilities() -> None:
         {"temperature": -1.0},
         {"temperature": float("nan")},
         {"temperature": "0.5"},
+        {"temperature": 10**400},
         {"temperature": None},
         {"top_k": -1},
         {"top_k": 2.5},

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from molkv_export.export import export
 from molkv_export.parity.texts import QUICK
 from molkv_export.parity.validate import validate
-from molkv_runtime import BundleError, Generator, Sampling, Token, selftest
+from molkv_runtime import BundleError, CheckpointError, Generator, Sampling, Token, selftest
 from molkv_runtime.generator import _pieces
 from molkv_runtime.tokenizer import TextStream, open_tokenizer
 from tests.conftest import STDLIB_MINI, replace_file
@@ -166,6 +166,22 @@ def test_what_is_no_tokenizer_is_refused(stdlib_mini_bundle: Path, tmp_path: Pat
     replace_file(bundle, "tokenizer.json", b"{}")
     with pytest.raises(BundleError, match=r"tokenizer.json: is not a tokenizer"):
         Generator(bundle).text("def ")
+
+
+def test_a_tokenizer_that_only_its_use_shows_to_be_broken_is_refused(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
+    found = json.loads((STDLIB_MINI / "tokenizer.json").read_text())
+    panics = {**found, "normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}  # of Rust, no Exception
+    no_unknown = json.loads(Tokenizer(models.WordLevel({"a": 0}, unk_token="?")).to_str())
+    for broken, message in ((panics, "is not a tokenizer"), (no_unknown, "cannot encode a text")):
+        content = json.dumps(broken).encode()
+        bundle = shutil.copytree(stdlib_mini_bundle, tmp_path / message)
+        replace_file(bundle, "tokenizer.json", content)
+        with pytest.raises(BundleError, match=f"tokenizer.json: {message}"):
+            Generator(bundle).text("def ")
+        checkpoint = shutil.copytree(STDLIB_MINI, tmp_path / "checkpoint" / message)
+        (checkpoint / "tokenizer.json").write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"tokenizer.json: {message}"):
+            export(checkpoint, tmp_path / "out")
 
 
 def test_an_end_of_text_outside_the_vocabulary_is_refused(stdlib_mini_bundle: Path, tmp_path: Path) -> None:

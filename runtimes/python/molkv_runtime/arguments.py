@@ -48,11 +48,12 @@ def list_of(what: str, name: str, value: Any) -> list[Any]:
     Raises:
         RequestError: It is a single text, or has no items.
     """
-    try:
-        items = [] if isinstance(value, str | bytes) else list(value)
-    except TypeError:
-        items = []
-    if not items:
-        found = "empty" if hasattr(value, "__len__") and not len(value) else f"a {type(value).__name__}"
-        raise RequestError(f"{name} is {found}, expected a list of {what}, at least one")
-    return items
+    found = f"a {type(value).__name__}"
+    if not isinstance(value, str | bytes):
+        try:
+            if items := list(value):
+                return items
+            found = "empty"
+        except TypeError:
+            pass
+    raise RequestError(f"{name} is {found}, expected a list of {what}, at least one")

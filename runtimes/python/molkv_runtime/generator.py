@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -25,7 +25,7 @@ from molkv_runtime.sequences import Sequences
 from molkv_runtime.session import CPU, Placement, Target
 from molkv_runtime.shard import Access
 from molkv_runtime.store import ExpertStore, Ids, Store
-from molkv_runtime.tokenizer import TextStream
+from molkv_runtime.tokenizer import TOKENIZER, TextStream, encode
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -151,7 +151,10 @@ class Generator(InOneProcess):
         Raises:
             RequestError: A prompt is empty, too long, or holds an id outside the vocabulary.
         """
+        self.check_process()
         whole_number("max_new_tokens", max_new_tokens, 1)
+        if not isinstance(sampling, Sampling | None):
+            raise RequestError(f"sampling is a {type(sampling).__name__}, expected a Sampling")
         ids = [token_ids("a prompt", prompt) for prompt in list_of("prompts", "prompts", prompts)]
         context = self.config.max_position_embeddings
         for prompt in ids:
@@ -160,7 +163,9 @@ class Generator(InOneProcess):
                     f"the prompt has {len(prompt)} tokens, expected 1 to {context} (the model's context)"
                 )
             self.store.check_ids(prompt)
-        stops = self.generation_config.stop_ids if stop_ids is None else stop_ids
+        stops = self.generation_config.stop_ids
+        if stop_ids is not None:
+            stops = frozenset(token_ids("stop_ids", list(stop_ids) if isinstance(stop_ids, Set) else stop_ids).tolist())
         samplers = [(sampling or Sampling()).sampler(index) for index in range(len(ids))]
         longest = max(map(len, ids))
         state = self.sequences(len(ids), min(context, longest + max_new_tokens))
@@ -207,7 +212,7 @@ class Generator(InOneProcess):
                 raise RequestError(f"a prompt is a {type(prompt).__name__}, expected a text; `stream` takes token ids")
             if not prompt.isascii() and prompt.encode(errors="ignore").decode() != prompt:
                 raise RequestError(f"the prompt {prompt[:20]!r} holds bytes that are not text, expected UTF-8")
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
+        ids = encode(self.tokenizer, texts, self.bundle.path / TOKENIZER, BundleError)
         tokens = self.stream(ids, max_new_tokens=max_new_tokens, sampling=sampling)
         return _pieces(tokens, [TextStream(self.tokenizer, prompt) for prompt in ids])
 

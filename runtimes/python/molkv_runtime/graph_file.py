@@ -15,6 +15,7 @@ from molkv_runtime.errors import BundleError
 from molkv_runtime.json_file import read_bytes
 from molkv_runtime.operators import OPERATORS, OPSETS, AttributeType
 from molkv_runtime.protobuf import Field, Schema, UnknownFieldError, decode
+from molkv_runtime.tensor_file import MAX_RANK
 
 # The fields of ONNX that a dense graph has (onnx.proto, IR version 10); metadata and types are not looked into.
 _SCHEMA: Schema = {
@@ -182,7 +183,7 @@ def _check_tensor(tensor: dict[str, Any], data_file: str, data_size: int) -> Non
     if external.get("location", data_file) != data_file:
         raise _GraphError(f"keeps weights in {_shown(external['location'])}, expected {data_file!r} beside it")
     dims, kind = tensor.get("dims", []), tensor.get("data_type")
-    if kind not in _ITEM_SIZES or not all(0 <= dim <= _LARGEST_INT for dim in dims):
+    if kind not in _ITEM_SIZES or len(dims) > MAX_RANK or not all(0 <= dim <= _LARGEST_INT for dim in dims):
         raise _GraphError(f"tensor {name} has the data type {kind} and the shape {str(dims)[:100]}, which cannot be")
     size = math.prod(dims) * _ITEM_SIZES[kind]
     if not tensor.get("data_location") and not entries:

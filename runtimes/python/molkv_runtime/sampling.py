@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
@@ -48,7 +49,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.temperature, Real) and 0 <= self.temperature < float("inf")):
+        if not (isinstance(self.temperature, Real) and 0 <= self.temperature <= sys.float_info.max):
             raise RequestError(f"temperature is {self.temperature!r}, expected 0 (greedy) or more")
         whole_number("top_k", self.top_k, 0, " (off)")
         if not (isinstance(self.top_p, Real) and 0 < self.top_p <= 1):

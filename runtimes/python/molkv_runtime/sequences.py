@@ -172,15 +172,17 @@ class Sequences(InOneProcess):
             raise RequestError(
                 f"there are {tokens.size} token ids, expected one for each of {len(self.lengths)} sequences"
             )
+        going = np.ones(len(tokens), bool) if active is None else np.asarray(active)
+        if going.shape != tokens.shape or going.dtype != bool:
+            raise RequestError(
+                f"active is {going.dtype} {list(going.shape)}, expected bool [{len(tokens)}], one for each sequence"
+            )
         with self._used_alone():
-            return self._decode(tokens, active)
+            return self._decode(tokens, going.tolist())
 
-    def _decode(self, tokens: Ids, active: npt.NDArray[np.bool_] | None) -> Floats:
+    def _decode(self, tokens: Ids, going: list[bool]) -> Floats:
         # Plain numbers, not arrays: behind a step of the graph nothing of numpy is in the caches any more.
         lengths = self.lengths.tolist()
-        going = [True] * len(lengths) if active is None else np.asarray(active, bool).tolist()
-        if len(going) != len(lengths):
-            raise RequestError(f"active has {len(going)} values, expected one for each of {len(lengths)} sequences")
         if any(goes and length >= self.max_length for goes, length in zip(going, lengths, strict=True)):
             raise RequestError(f"a sequence has reached max_length ({self.max_length} tokens) and cannot go on")
         records = self._decoder.decode(self._store.gather(tokens, self._records))

@@ -24,6 +24,7 @@ from molkv_runtime.hashing import file_sha256
 from molkv_runtime.json_file import check_regular, decode_json
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_RANK = 8  # of a tensor; the product of a hostile file's dimensions could take hours
 ITEM_BYTES = {
     **{"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2},
     **dict.fromkeys(("I8", "U8", "BOOL"), 1),
@@ -104,6 +105,10 @@ class TensorFile:
         if item_bytes is None:
             raise self._error(
                 f"{self.path}: tensor {name!r} has dtype {item.dtype}, expected one of {', '.join(sorted(ITEM_BYTES))}"
+            )
+        if len(item.shape) > MAX_RANK:
+            raise self._error(
+                f"{self.path}: tensor {name!r} has {len(item.shape)} dimensions, expected at most {MAX_RANK}"
             )
         size = item_bytes
         for dimension in item.shape:

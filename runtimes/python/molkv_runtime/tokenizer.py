@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -26,13 +27,31 @@ def open_tokenizer(content: bytes, where: Path, error: type[MolkvError]) -> Toke
         where: Its path, for messages.
         error: What to raise when it is not a tokenizer.
     """
-    try:
+    with _refused(f"{where}: is not a tokenizer", error):
         tokenizer = Tokenizer.from_buffer(content)
-    except Exception as cause:  # the library raises nothing more precise
-        raise error(f"{where}: is not a tokenizer ({cause})") from cause
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str], where: Path, error: type[MolkvError]) -> list[list[int]]:
+    """Return the token ids of texts; `where` and `error` as in `open_tokenizer`.
+
+    Raises:
+        error: The tokenizer has no token for a part of them, or is broken in a way that only its use shows.
+    """
+    with _refused(f"{where}: cannot encode a text", error):
+        return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+
+
+@contextmanager
+def _refused(what: str, error: type[MolkvError]) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as cause:  # the library raises Exception itself, and a panic of Rust is not even that
+        raise error(f"{what} ({cause})") from cause
 
 
 class TextStream:
