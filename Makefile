@@ -59,7 +59,7 @@ test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/python cli.py verify $(LOWEST)/bundle
 	$(LOWEST)/bin/python cli.py inspect $(LOWEST)/bundle > $(LOWEST)/inspect.txt
 	$(LOWEST)/bin/python cli.py run $(LOWEST)/bundle --prompt "def " --max-new-tokens 16
-	PYTHONPATH=$$(echo $(CURDIR)/$(LOWEST)/lib/python*/site-packages) OMP_NUM_THREADS=1 $(BIN)/pytest tests/molkv_runtime
+	PYTHONPATH=$$(echo $(CURDIR)/$(LOWEST)/lib/python*/site-packages) OMP_NUM_THREADS=1 $(BIN)/pytest tests/molkv_bundle tests/molkv_runtime
 
 # Compilers of other makers, each in an environment of its own, since each brings its own ONNX Runtime.
 DRIVER := numpy tokenizers msgspec click rich

@@ -18,7 +18,7 @@ from onnxscript import GraphBuilder, OpBuilder
 
 from molkv_export.graph.build import IR_VERSION, OPSET
 from molkv_export.graph.linear import BlockwiseLinear, HalfLinear, Linear, RowwiseInt8Linear
-from molkv_runtime.session import Target, session_options
+from molkv_runtime import Target, session_options
 
 _SIZE = 768, 3072
 _BYTES = 64 * 1024**2  # of all copies of a weight: more than the caches hold

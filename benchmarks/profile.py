@@ -17,10 +17,9 @@ import click
 import numpy as np
 import onnxruntime
 
+from molkv_bundle import Arrays, Bundle
 from molkv_export.commands.options import PATH
-from molkv_runtime import Bundle, Generator
-from molkv_runtime.dense_graph import Arrays, BoundCall
-from molkv_runtime.session import Target, session_options
+from molkv_runtime import BoundCall, Generator, Target, session_options
 
 _STEPS = 64
 _CONTEXT = 512

@@ -11,9 +11,8 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from molkv_bundle import OutputError, contents
 from molkv_export.durable import sync
-from molkv_runtime.errors import OutputError
-from molkv_runtime.folders import contents
 
 try:
     import fcntl

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from molkv_bundle import Floats
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.graph.build import DenseGraph
 from molkv_export.graph.static.qdq import QdqLinear
 from molkv_export.parity.phases import Ids
 from molkv_export.parity.reference import SourceModel
-from molkv_runtime.rope import Floats
 
 # Other texts may have larger numbers than those looked at, and what is too large is cut off. It costs 0.14 bits.
 _MARGIN = 1.1

@@ -8,13 +8,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from molkv_bundle import GENERATION_CONFIG, TOKENIZER, CheckpointError, decode_json, read_bytes, shown
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.checkpoints.checkpoint import check_token_ids
 from molkv_export.checkpoints.files import changed, file_state, refuse_pointer
-from molkv_runtime.errors import CheckpointError
-from molkv_runtime.generator import GENERATION_CONFIG
-from molkv_runtime.json_file import decode_json, read_bytes, shown
-from molkv_runtime.tokenizer import TOKENIZER, encode, open_tokenizer
+from molkv_runtime import encode, open_tokenizer
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _NAMES = (TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG)

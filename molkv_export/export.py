@@ -18,6 +18,27 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from molkv_bundle import (
+    MANIFEST,
+    NO_DIGEST,
+    SCHEMA_VERSION,
+    Bundle,
+    BundleError,
+    CheckpointError,
+    FileInfo,
+    GraphInfo,
+    Manifest,
+    OutputError,
+    Provenance,
+    RowDtype,
+    StoreInfo,
+    contents,
+    decode_json,
+    file_sha256,
+    read_bytes,
+    read_manifest,
+    write_manifest,
+)
 from molkv_export import __version__
 from molkv_export.atomic_folder import atomic_folder, check_output, link_or_copy, partial_of
 from molkv_export.calibration import activation_scales, kv_scales
@@ -34,24 +55,6 @@ from molkv_export.tables.resume import JOURNAL, Journal, take_up
 from molkv_export.tables.rows import RowSource, row_source
 from molkv_export.tables.store_writer import write_store
 from molkv_export.terminal import byte_progress, print_line
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import BundleError, CheckpointError, OutputError
-from molkv_runtime.folders import contents
-from molkv_runtime.hashing import file_sha256
-from molkv_runtime.json_file import decode_json, read_bytes
-from molkv_runtime.manifest import (
-    MANIFEST,
-    NO_DIGEST,
-    SCHEMA_VERSION,
-    FileInfo,
-    GraphInfo,
-    Manifest,
-    Provenance,
-    StoreInfo,
-    read_manifest,
-    write_manifest,
-)
-from molkv_runtime.row_formats import RowDtype
 
 DEFAULT_SHARD_SIZE = 1024**3
 DEFAULT_MAX_MEMORY = 1024**3

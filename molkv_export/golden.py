@@ -1,4 +1,4 @@
-"""Making golden vectors: a few texts, run by the source model in PyTorch (`molkv_runtime.golden` reads them)."""
+"""Making golden vectors: a few texts, run by the source model in PyTorch (`molkv_bundle.golden` reads them)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
+from molkv_bundle import (
+    TOKENIZER,
+    TOP,
+    VERSION,
+    VERSION_KEY,
+    Bundle,
+    BundleError,
+    GoldenText,
+    ModelConfig,
+    Projection,
+    max_abs,
+)
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.parity.metrics import top_ids
 from molkv_export.parity.phases import Ids, window
 from molkv_export.parity.reference import SourceModel
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import BundleError
-from molkv_runtime.golden import TOP, VERSION, VERSION_KEY, GoldenText, Projection, max_abs
-from molkv_runtime.store import ExpertStore, Store
-from molkv_runtime.tokenizer import TOKENIZER, encode, open_tokenizer
+from molkv_runtime import ExpertStore, Store, encode, open_tokenizer
 
 _PROMPTS = (
     "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n    return",

@@ -15,15 +15,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from molkv_bundle import (
+    GENERATION_CONFIG,
+    TOKENIZER,
+    Bundle,
+    BundleError,
+    GraphInfo,
+    Manifest,
+    ModelConfig,
+    Provenance,
+    StoreInfo,
+    TensorInfo,
+    decode_json,
+    read_bytes,
+)
 from molkv_export.terminal import human_bytes, print_line
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import BundleError
-from molkv_runtime.generator import GENERATION_CONFIG
-from molkv_runtime.json_file import decode_json, read_bytes
-from molkv_runtime.manifest import GraphInfo, Manifest, Provenance, StoreInfo, TensorInfo
-from molkv_runtime.memory import cache_bytes, window_bytes
-from molkv_runtime.tokenizer import TOKENIZER
+from molkv_runtime import cache_bytes, window_bytes
 
 
 class Sizes(msgspec.Struct, frozen=True):

@@ -9,13 +9,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from molkv_bundle import OutputError, Shard, StoreInfo
 from molkv_export.durable import sync
 from molkv_export.tables.plan import SLABS, Memory, shard_bytes
 from molkv_export.tables.rows import RowSource
 from molkv_export.tables.store_writer import write_store
 from molkv_export.terminal import human_bytes
-from molkv_runtime.errors import OutputError
-from molkv_runtime.manifest import Shard, StoreInfo
 
 _TRIAL_BYTES = 24 * 1024 * 1024  # of a slab
 _TRIAL_SHARE = 1 / 64  # of the records, at most

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from molkv_bundle import Bundle, CheckpointError, MolkvError
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
 from molkv_export.checkpoints.files import changed, file_state
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import CheckpointError, MolkvError
 
 
 class HashedSource:

@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from molkv_bundle import ModelConfig, RowDtype
 from molkv_export.checkpoints.native import tensors_to_save
 from molkv_export.export import export
 from molkv_export.modeling import LookupExpertForCausalLM
-from molkv_runtime import Generator, ModelConfig
-from molkv_runtime.row_formats import RowDtype
+from molkv_runtime import Generator
 
 STDLIB_MINI = Path(__file__).parent.parent / "examples" / "stdlib-mini"
 

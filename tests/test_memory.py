@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from molkv_bundle import Bundle, ModelConfig
 from molkv_export.checkpoints.native import tensors_to_save
 from molkv_export.modeling import Form, LookupExpertForCausalLM
-from molkv_runtime import Bundle, ModelConfig
 from tests.molkv_export.checkpoints.published import published_config, training_tensors, write_folder
 
 FEW, MANY = 2_000, 200_000

@@ -19,11 +19,11 @@ import numpy as np
 from benchmarks.exporting import export_measured
 from benchmarks.mobile.first_text import largest_difference
 from benchmarks.store.model import model_config, write_checkpoint
+from molkv_bundle import Bundle, DenseDtype
 from molkv_export.lint import Target, lint, official_check, what_is_seen
 from molkv_export.parity.graphs import load_graphs
 from molkv_export.parity.onnx_reference import ReferenceGraph
-from molkv_runtime import Bundle, Generator
-from molkv_runtime.manifest import DenseDtype
+from molkv_runtime import Generator
 
 _VARIANTS: list[tuple[Target, DenseDtype]] = [
     ("coreml", "float32"),

@@ -12,9 +12,8 @@ import time
 
 import numpy as np
 
-from molkv_runtime import Bundle, Generator
-from molkv_runtime.golden import read_golden
-from molkv_runtime.session import Target
+from molkv_bundle import Bundle, read_golden
+from molkv_runtime import Generator, Target
 
 
 def largest_difference(generator: Generator) -> tuple[float, float]:

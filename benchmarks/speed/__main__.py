@@ -15,10 +15,10 @@ import click
 from benchmarks.speed.contest import MODULE, Result, Task, contest
 from benchmarks.speed.figure import Bar, draw
 from benchmarks.speed.models import DTYPES, bundle, configs, make_bundles
+from molkv_bundle import DenseDtype
 from molkv_export.bench.machine import memory_bandwidth
 from molkv_export.commands.options import PATH
-from molkv_runtime.manifest import DenseDtype
-from molkv_runtime.memory import cache_bytes, window_bytes
+from molkv_runtime import cache_bytes, window_bytes
 
 PREFILL = Task("prefill", 1024)
 DECODE = Task("decode", 512)

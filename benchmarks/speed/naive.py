@@ -11,6 +11,7 @@ from onnx_ir import Value
 from onnxscript import GraphBuilder, OpBuilder
 
 from benchmarks.speed import CONTEXT
+from molkv_bundle import Arrays, ModelConfig, rotary_tables
 from molkv_export.checkpoints import open_checkpoint
 from molkv_export.graph.attention import KVCache
 from molkv_export.graph.build import IR_VERSION, OPSET, DenseGraph
@@ -19,10 +20,7 @@ from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
 from molkv_export.graph.linear import FLOAT32, Linear
 from molkv_export.graph.molkv import MolkvInputs
 from molkv_export.graph.weights import attach_weights
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.dense_graph import Arrays, BoundCall
-from molkv_runtime.rope import rotary_tables
-from molkv_runtime.session import Target, session_options
+from molkv_runtime import BoundCall, Target, session_options
 
 _CHUNK = 128
 

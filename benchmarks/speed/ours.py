@@ -8,8 +8,8 @@ import numpy as np
 
 from benchmarks.speed import CONTEXT
 from benchmarks.store.driver_process import RecordsInRam
-from molkv_runtime import Bundle, ExpertStore, Generator, Sequences
-from molkv_runtime.session import Target
+from molkv_bundle import Bundle
+from molkv_runtime import ExpertStore, Generator, Sequences, Target
 
 
 class Driver:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.store.memory_cap import MemoryCap
+from molkv_bundle import Bundle
 from molkv_export.terminal import human_bytes
-from molkv_runtime.bundle import Bundle
 
 STEPS = 64
 PROMPT = 512

@@ -11,11 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from molkv_bundle import ModelConfig, record_dtype
 from molkv_export.checkpoints.native import tensors_to_save
 from molkv_export.modeling import LookupExpertForCausalLM
 from molkv_export.tables.rows import Piece
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.record import record_dtype
 
 _POOL_ROWS = 4096
 

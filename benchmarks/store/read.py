@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 
+from molkv_bundle import RECORDS, Access, Bundle
 from molkv_export.bench.page_cache import cached, drop
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.shard import RECORDS, Access
-from molkv_runtime.store import READ_THREADS, ExpertStore
+from molkv_runtime import ExpertStore
+
+_READ_THREADS = 16  # as many as the driver has
 
 Ids = npt.NDArray[np.int64]
 Gather = Callable[[Ids], object]
@@ -213,8 +214,8 @@ def _single(bundle: Bundle, ways: dict[str, Callable[[], Any]], runs: int) -> st
 def _prompts(bundle: Bundle, ways: dict[str, Callable[[], Any]], runs: int) -> str:
     """Time all records of a prompt."""
     shards = Shards(bundle)
-    limit = f"O_DIRECT, {READ_THREADS} threads (the disk's limit)"
-    everyone = {limit: lambda: _direct(bundle, READ_THREADS), **ways}
+    limit = f"O_DIRECT, {_READ_THREADS} threads (the disk's limit)"
+    everyone = {limit: lambda: _direct(bundle, _READ_THREADS), **ways}
     rates: dict[tuple[str, int, str], list[float]] = {}
     random = np.random.default_rng(1)
     for run in range(runs):

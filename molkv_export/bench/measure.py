@@ -13,19 +13,22 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from molkv_bundle import Bundle, RequestError
 from molkv_export.bench.machine import memory_bandwidth, peak_rss
 from molkv_export.bench.page_cache import drop
 from molkv_export.bench.spans import Spans, WatchedGraph, WatchedStore
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.dense_graph import DenseGraph
-from molkv_runtime.errors import RequestError
-from molkv_runtime.generator import Generator
-from molkv_runtime.memory import cache_bytes, window_bytes
-from molkv_runtime.providers import resolve
-from molkv_runtime.sampling import greedy
-from molkv_runtime.sequences import Sequences
-from molkv_runtime.session import CPU, Target, describe_placements
-from molkv_runtime.store import ExpertStore
+from molkv_runtime import (
+    DenseGraph,
+    ExpertStore,
+    Generator,
+    Sampling,
+    Sequences,
+    Target,
+    cache_bytes,
+    describe_placements,
+    resolve,
+    window_bytes,
+)
 
 Storage = Literal["warm", "cold"]
 
@@ -98,7 +101,7 @@ def bench(
     steps: int = 64,
     runs: int = 3,
     storage: Sequence[Storage] = ("warm", "cold"),
-    target: Target = CPU,
+    target: Target = Target(),
     profile: str = "",
     report_progress: Callable[[str], object] = lambda _: None,
 ) -> BenchReport:
@@ -190,6 +193,7 @@ class _Runner:
         store = WatchedStore(ExpertStore(bundle), self._spans)
         self._generator = Generator(bundle, graph=graph, store=store)
         self._config, self._runs = bundle.config, runs
+        self._choose = Sampling().sampler()
         self._kv_dtype = bundle.graph().kv_dtype
         info = bundle.graph()
         # ONNX Runtime makes float32 of float16 when it loads.
@@ -206,7 +210,7 @@ class _Runner:
             start = time.perf_counter()
             logits = state.prefill(0, ids)
             with self._spans.watch("sampling"):
-                greedy(logits[0])
+                self._choose(logits[0])
             times.append(time.perf_counter() - start)
             watched.append(self._shares(times[-1]))
         seconds = statistics.median(times[1:])
@@ -248,7 +252,7 @@ class _Runner:
             logits = state.decode(tokens)
             with self._spans.watch("sampling"):
                 for row in logits:
-                    greedy(row)
+                    self._choose(row)
             times.append(time.perf_counter() - start)
         return times
 

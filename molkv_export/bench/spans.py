@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from molkv_runtime.dense_graph import Arrays, Call, Graph
-from molkv_runtime.record import Records
-from molkv_runtime.store import Ids, Pending, Store
+from molkv_bundle import Arrays, Ids, Records
+from molkv_runtime import Call, Graph, Pending, Store
 
 
 class Spans:

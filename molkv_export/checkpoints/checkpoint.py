@@ -10,13 +10,10 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import torch
 
+from molkv_bundle import CheckpointError, ConfigError, ModelConfig, MolkvError, file_sha256, shown
 from molkv_export.checkpoints.extras import follows_from_config, other_prefix
 from molkv_export.checkpoints.weights import Weights, row_width
 from molkv_export.modeling import Form, LookupExpertForCausalLM
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import CheckpointError, ConfigError, MolkvError
-from molkv_runtime.hashing import file_sha256
-from molkv_runtime.json_file import shown
 
 CONFIG = "config.json"
 LM_HEAD = "lm_head.weight"

@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterable
 
 import torch
 
+from molkv_bundle import CheckpointError, ModelConfig
 from molkv_export.checkpoints.weights import Weights
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import CheckpointError
 
 _FREQUENCIES = re.compile(r"(.+\.)?rotary_emb\.inv_freq")
 _FLOAT32_STEPS = 32  # libraries compute powers in float32; with bases up to 1e7 they are off by up to 10 steps

@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from molkv_bundle import CheckpointError, ConfigError, decode_json, read_bytes, shown
 from molkv_export.checkpoints import mole, native
 from molkv_export.checkpoints.checkpoint import CONFIG, Checkpoint, Family
 from molkv_export.checkpoints.files import file_state, refuse_pointer
 from molkv_export.checkpoints.foreign import foreign_format
 from molkv_export.checkpoints.weights import find_weights
-from molkv_runtime.errors import CheckpointError, ConfigError
-from molkv_runtime.json_file import decode_json, read_bytes, shown
 
 FAMILIES: tuple[Family, ...] = (native, mole)
 

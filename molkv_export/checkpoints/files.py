@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from molkv_runtime.errors import CheckpointError
+from molkv_bundle import CheckpointError
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from molkv_runtime.errors import CheckpointError
+from molkv_bundle import CheckpointError
 
 _AS_SAFETENSORS = "save it with transformers' save_pretrained, or as model.safetensors with safetensors.torch.save_file"
 _PICKLE = (

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from molkv_bundle import CheckpointError, ConfigError, ModelConfig, shown
 from molkv_export.checkpoints.checkpoint import (
     CONFIG,
     Checkpoint,
@@ -21,9 +22,6 @@ from molkv_export.checkpoints.checkpoint import (
 )
 from molkv_export.checkpoints.weights import Weights, row_width
 from molkv_export.modeling import Form
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import CheckpointError, ConfigError
-from molkv_runtime.json_file import shown
 
 EXPECTED = 'architectures ["MoleForCausalLM"] (published MoLE)'
 

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import torch
 
-from molkv_runtime.errors import CheckpointError
-from molkv_runtime.tensor_file import MAX_HEADER_BYTES, TensorEntry, TensorFile
+from molkv_bundle import MAX_HEADER_BYTES, CheckpointError, TensorEntry, TensorFile
 
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 # All that a pickle of plain tensors asks for; `weights_only` allows more, some of which takes any amount of memory.

@@ -11,13 +11,10 @@ from pathlib import Path
 import msgspec
 import torch
 
+from molkv_bundle import CheckpointError, TensorEntry, TensorFile, decode_json, file_sha256, read_bytes
 from molkv_export.checkpoints.files import FileState, file_state, refuse_pointer
 from molkv_export.checkpoints.foreign import foreign_format
 from molkv_export.checkpoints.torch_file import TorchFile
-from molkv_runtime.errors import CheckpointError
-from molkv_runtime.hashing import file_sha256
-from molkv_runtime.json_file import decode_json, read_bytes
-from molkv_runtime.tensor_file import TensorEntry, TensorFile
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

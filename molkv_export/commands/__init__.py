@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import click
 
+from molkv_bundle import MissingExtraError, MolkvError
 from molkv_export import __version__
 from molkv_export.commands.bench import bench_command
 from molkv_export.commands.export import export_command
@@ -21,7 +22,6 @@ from molkv_export.commands.selftest import selftest_command
 from molkv_export.commands.train import train_command
 from molkv_export.commands.validate import validate_command
 from molkv_export.commands.verify import verify_command
-from molkv_runtime.errors import MissingExtraError, MolkvError
 
 _EXPORTER_PACKAGES = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "jinja2", "markupsafe", "matplotlib"}
 _INTERRUPTED = 130

@@ -10,11 +10,10 @@ from typing import get_args
 import click
 from click.core import ParameterSource
 
+from molkv_bundle import PROFILES, ROW_FORMATS, DenseDtype, KVDtype, RowDtype
 from molkv_export import terminal
 from molkv_export.commands.options import PATH, byte_size, counts
-from molkv_export.profiles import CHUNK_LENGTHS, CONTEXT_LENGTH, PROFILES
-from molkv_runtime.manifest import DenseDtype, KVDtype
-from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
+from molkv_export.profiles import CHUNK_LENGTHS, CONTEXT_LENGTH
 
 
 @click.command("export")

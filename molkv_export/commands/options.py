@@ -9,9 +9,8 @@ from typing import Any, BinaryIO
 
 import click
 
-from molkv_export.profiles import PROFILES
-from molkv_runtime.errors import OutputError
-from molkv_runtime.providers import PRESETS
+from molkv_bundle import PROFILES, OutputError
+from molkv_runtime import PRESETS
 
 PATH = click.Path(path_type=Path)
 

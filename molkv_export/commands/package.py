@@ -7,11 +7,11 @@ from typing import get_args
 
 import click
 
+from molkv_bundle import PROFILES
 from molkv_export.commands.options import PATH
 from molkv_export.package.content import GraphFormat
 from molkv_export.package.layout import README, PackageInfo
 from molkv_export.package.limits import Target
-from molkv_export.profiles import PROFILES
 from molkv_export.terminal import console, human_bytes
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from molkv_export.commands.options import PATH, provider_options
-from molkv_runtime import Generator, Sampling
-from molkv_runtime.session import Target, describe_placements
+from molkv_runtime import Generator, Sampling, Target, describe_placements
 
 
 @click.command("run")

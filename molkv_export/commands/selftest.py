@@ -10,8 +10,7 @@ import msgspec
 
 from molkv_export.commands.options import PATH, provider_options
 from molkv_export.terminal import byte_progress, console, counter
-from molkv_runtime import selftest
-from molkv_runtime.session import Target, describe_placements
+from molkv_runtime import Target, describe_placements, selftest
 
 
 @click.command("selftest")

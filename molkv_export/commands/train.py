@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from molkv_bundle import read_config
 from molkv_export.commands.options import PATH
-from molkv_runtime.config import read_config
 
 
 @click.command("train")

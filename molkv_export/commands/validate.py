@@ -11,7 +11,7 @@ import msgspec
 
 from molkv_export.commands.options import PATH, provider_options, write_out
 from molkv_export.terminal import console, status
-from molkv_runtime.session import Target
+from molkv_runtime import Target
 
 
 @click.command("validate")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
+from molkv_bundle import verify
 from molkv_export.commands.options import PATH
 from molkv_export.terminal import byte_progress, console, counter, human_bytes
-from molkv_runtime.verify import verify
 
 
 @click.command("verify")

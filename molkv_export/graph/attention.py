@@ -7,9 +7,9 @@ from typing import NamedTuple
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
+from molkv_bundle import ModelConfig
 from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.rope import RotaryCache
-from molkv_runtime.config import ModelConfig
 
 # One scale for each channel of each head, fixed when the model is exported.
 _INT8_CACHE = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}

@@ -8,16 +8,13 @@ from typing import NamedTuple
 import onnx_ir as ir
 from onnxscript import GraphBuilder, nn
 
+from molkv_bundle import ConfigError, ModelConfig, TensorInfo, Tensors, graph_interface
 from molkv_export.graph.attention import KVCache
 from molkv_export.graph.cpu import CpuModules
 from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
 from molkv_export.graph.linear import FLOAT32, DenseFormat, Linear
 from molkv_export.graph.mole import MoleInputs
 from molkv_export.graph.molkv import MolkvInputs
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import ConfigError
-from molkv_runtime.interface import Tensors, graph_interface
-from molkv_runtime.manifest import TensorInfo
 
 OPSET = 22
 IR_VERSION = 10

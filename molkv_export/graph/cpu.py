@@ -5,13 +5,13 @@ from __future__ import annotations
 from onnx_ir import Value
 from onnxscript import OpBuilder
 
+from molkv_bundle import ModelConfig
 from molkv_export.graph.attention import Attention
 from molkv_export.graph.linear import DenseFormat, Linear
 from molkv_export.graph.mole import MoleMixer
 from molkv_export.graph.molkv import MolkvMixer
 from molkv_export.graph.norm import RMSNorm
 from molkv_export.graph.rope import RotaryCache
-from molkv_runtime.config import ModelConfig
 
 
 class CpuModules:

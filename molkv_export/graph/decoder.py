@@ -7,6 +7,7 @@ from typing import NamedTuple
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
+from molkv_bundle import ModelConfig
 from molkv_export.graph.attention import KVCache
 from molkv_export.graph.feed_forward import FeedForward
 from molkv_export.graph.modules import Modules
@@ -15,7 +16,6 @@ from molkv_export.graph.molkv import MolkvInputs
 from molkv_export.graph.static.attention import StaticCache
 from molkv_export.graph.static.molkv import StaticMolkvInputs
 from molkv_export.graph.taps import Branch, tap_name
-from molkv_runtime.config import ModelConfig
 
 
 class LayerInputs(NamedTuple):

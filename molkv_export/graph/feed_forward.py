@@ -5,8 +5,8 @@ from __future__ import annotations
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
+from molkv_bundle import ModelConfig
 from molkv_export.graph.modules import Modules
-from molkv_runtime.config import ModelConfig
 
 
 class FeedForward(nn.Module):

@@ -17,9 +17,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQua
 from onnxruntime.quantization.quant_utils import quantize_nparray
 from onnxscript import OpBuilder, nn
 
-from molkv_runtime.errors import RequestError
-from molkv_runtime.manifest import DenseDtype, KVDtype
-from molkv_runtime.rope import Floats
+from molkv_bundle import DenseDtype, Floats, KVDtype, RequestError
 
 Parameters = dict[str, npt.NDArray[Any]]
 

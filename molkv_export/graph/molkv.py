@@ -7,10 +7,10 @@ from typing import NamedTuple
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
+from molkv_bundle import ModelConfig
 from molkv_export.graph.linear import DenseFormat, Linear
 from molkv_export.graph.norm import RMSNorm
 from molkv_export.graph.rope import RotaryCache
-from molkv_runtime.config import ModelConfig
 
 
 class MolkvInputs(NamedTuple):

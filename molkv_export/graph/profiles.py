@@ -8,14 +8,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from molkv_bundle import PROFILES, DenseDtype, KVDtype, ModelConfig, RequestError
 from molkv_export.graph.build import DenseGraph, build_graph
 from molkv_export.graph.linear import BLOCK_SIZES, DEFAULT_BLOCK_SIZE, DenseFormat
 from molkv_export.graph.static.build import build_static_graph
 from molkv_export.graph.static.modules import HalfModules, NnapiModules, QdqModules, StaticModules
-from molkv_export.profiles import CHUNK_LENGTHS, CONTEXT_LENGTH, PROFILES
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import RequestError
-from molkv_runtime.manifest import DenseDtype, KVDtype
+from molkv_export.profiles import CHUNK_LENGTHS, CONTEXT_LENGTH
 
 DTYPES: dict[str, tuple[DenseDtype, ...]] = {
     "cpu": ("float32", "float16", "int8", "int4"),

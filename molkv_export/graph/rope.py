@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
-from molkv_runtime.rope import rotary_tables
+from molkv_bundle import rotary_tables
 
 
 class RotaryCache:

@@ -11,13 +11,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxscript
 
+from molkv_bundle import GOLDEN, GraphFile, GraphInfo
 from molkv_export import __version__
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.graph.build import DenseGraph
 from molkv_export.graph.profiles import GraphPlan
 from molkv_export.graph.weights import attach_weights
-from molkv_runtime.golden import GOLDEN
-from molkv_runtime.manifest import GraphFile, GraphInfo
 
 _CACHE_KEY = "COREML_CACHE_KEY"  # metadata by which the CoreML provider tells models apart; at most 64 characters
 

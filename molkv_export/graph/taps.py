@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from molkv_runtime.config import ModelConfig
+from molkv_bundle import ModelConfig
 
 Branch = Literal[
     "residual",  # what enters a layer, and behind the last one what enters the final norm

@@ -7,11 +7,10 @@ from typing import get_args
 
 import onnx
 
+from molkv_bundle import BundleError, MolkvError, one_line
 from molkv_export.inspect import Acceptance
 from molkv_export.lint.lint import lint
 from molkv_export.lint.tables import Target
-from molkv_runtime.errors import BundleError, MolkvError
-from molkv_runtime.session import one_line
 
 
 def acceptance(path: Path) -> tuple[dict[str, int], dict[str, Acceptance]]:

@@ -10,8 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-from molkv_runtime.errors import ProviderError
-from molkv_runtime.session import one_line
+from molkv_bundle import ProviderError, one_line
 
 # The CPU provider has no kernels for float16: it would put a Cast around every node, and take Softmax to pieces.
 # CoreML has them and sees neither. So ONNX Runtime is shown the graph one size up, and the result comes down again.

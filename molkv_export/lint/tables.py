@@ -7,7 +7,7 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
-from molkv_runtime.errors import MissingExtraError
+from molkv_bundle import MissingExtraError
 
 Target = Literal["coreml", "nnapi"]
 

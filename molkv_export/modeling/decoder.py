@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from molkv_bundle import ModelConfig
 from molkv_export.modeling.attention import Attention
 from molkv_export.modeling.experts import ExpertNetworks, ExpertRows, ExpertTables, Form, Records
 from molkv_export.modeling.feed_forward import FeedForward
 from molkv_export.modeling.mole import MoleMixer
 from molkv_export.modeling.molkv import MolkvMixer
 from molkv_export.modeling.norm import RMSNorm
-from molkv_runtime.config import ModelConfig
 
 
 class DecoderLayer(nn.Module):

@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from molkv_bundle import ModelConfig
 from molkv_export.modeling.feed_forward import FeedForward
 from molkv_export.modeling.norm import RMSNorm
-from molkv_runtime.config import ModelConfig
 
 Form = Literal["training", "lookup"]
 

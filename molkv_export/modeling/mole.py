@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from molkv_bundle import ModelConfig
 from molkv_export.modeling.experts import ExpertRows
-from molkv_runtime.config import ModelConfig
 
 
 class MoleMixer(nn.Module):

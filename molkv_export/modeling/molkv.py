@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from molkv_bundle import ModelConfig
 from molkv_export.modeling.experts import ExpertRows
 from molkv_export.modeling.norm import RMSNorm
 from molkv_export.modeling.rope import rotate
-from molkv_runtime.config import ModelConfig
 
 
 def window_mask(length: int, window: int, device: torch.device | None = None) -> Tensor:

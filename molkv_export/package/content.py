@@ -9,16 +9,23 @@ from typing import Literal
 
 import msgspec
 
+from molkv_bundle import (
+    NO_DIGEST,
+    Bundle,
+    BundleError,
+    FileInfo,
+    Manifest,
+    RequestError,
+    check_graph_file,
+    file_sha256,
+    read_manifest,
+    write_manifest,
+)
 from molkv_export.atomic_folder import copy_file
 from molkv_export.package.limits import Limits
 from molkv_export.package.ort_format import convert_graphs
 from molkv_export.package.repack import cut_store, write_shards
 from molkv_export.terminal import human_bytes
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import BundleError, RequestError
-from molkv_runtime.graph_file import check_graph_file
-from molkv_runtime.hashing import file_sha256
-from molkv_runtime.manifest import NO_DIGEST, FileInfo, Manifest, read_manifest, write_manifest
 
 GraphFormat = Literal["onnx", "ort"]
 

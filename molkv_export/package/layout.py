@@ -7,13 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from molkv_bundle import MANIFEST, BundleError, Manifest, RequestError, decode_json, is_system_file, read_bytes
 from molkv_export.package.content import GraphFormat
 from molkv_export.package.limits import Limits, Target
 from molkv_export.terminal import human_bytes
-from molkv_runtime.errors import BundleError, RequestError
-from molkv_runtime.folders import is_system_file
-from molkv_runtime.json_file import decode_json, read_bytes
-from molkv_runtime.manifest import MANIFEST, Manifest
 
 README = "README.md"
 DATA = "molkv-package.json"

@@ -10,8 +10,7 @@ from tempfile import TemporaryDirectory
 
 import onnxruntime
 
-from molkv_runtime.errors import ProviderError
-from molkv_runtime.session import one_line
+from molkv_bundle import ProviderError, one_line
 
 OPERATORS = "required_operators.config"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
+from molkv_bundle import Bundle, Manifest, RequestError
 from molkv_export.atomic_folder import atomic_folder, check_output
 from molkv_export.durable import sync
 from molkv_export.package.content import Content, GraphFormat, total_bytes
@@ -29,10 +30,7 @@ from molkv_export.package.limits import LIMITS, Limits, Target
 from molkv_export.package.ort_format import OPERATORS
 from molkv_export.package.readme import build_file, readme
 from molkv_export.terminal import byte_progress
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import RequestError
-from molkv_runtime.manifest import Manifest
-from molkv_runtime.store import ExpertStore
+from molkv_runtime import ExpertStore
 
 _PROFILES: dict[Target, str] = {"android": "nnapi", "ios": "coreml"}
 _DYNAMIC = "cpu"

@@ -8,16 +8,11 @@ from typing import NamedTuple
 
 import jinja2
 
+from molkv_bundle import HIDDEN, NF4_LEVELS, ROW_FORMATS, Manifest, TensorInfo, max_abs, shard_header
 from molkv_export.package.layout import PackageInfo, Part
 from molkv_export.package.limits import Limits
 from molkv_export.terminal import human_bytes
-from molkv_runtime.golden import max_abs
-from molkv_runtime.interface import HIDDEN
-from molkv_runtime.manifest import Manifest, TensorInfo
-from molkv_runtime.memory import cache_bytes, window_bytes
-from molkv_runtime.providers import PRESETS
-from molkv_runtime.row_formats import NF4_LEVELS, ROW_FORMATS
-from molkv_runtime.shard import shard_header
+from molkv_runtime import PRESETS, cache_bytes, window_bytes
 
 _PROVIDERS = {"android": ("cpu", "xnnpack", "qnn", "nnapi"), "ios": ("cpu", "coreml")}
 

@@ -9,12 +9,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import RequestError
-from molkv_runtime.manifest import FileInfo, Shard, StoreInfo
-from molkv_runtime.record import record_bytes
-from molkv_runtime.shard import shard_header
-from molkv_runtime.store import ExpertStore
+from molkv_bundle import Bundle, FileInfo, RequestError, Shard, StoreInfo, record_bytes, shard_header
+from molkv_runtime import ExpertStore
 
 _BYTES_AT_ONCE = 8 * 1024**2
 

@@ -5,18 +5,13 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
+from molkv_bundle import Bundle, DenseDtype, Floats, KVDtype, ModelConfig, MolkvError
 from molkv_export.graph.taps import Branch, tap_name, taps
 from molkv_export.parity.phases import PHASES, Ids
 from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.runners import ONNX_REFERENCE
 from molkv_export.parity.tapped import TappedGraph, Values, source_values, widened
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import MolkvError
-from molkv_runtime.generator import Generator
-from molkv_runtime.manifest import DenseDtype, KVDtype
-from molkv_runtime.rope import Floats
-from molkv_runtime.session import Target
+from molkv_runtime import Generator, Target
 
 # Of a value's error, relative to its usual size, by the dtype of the dense weights and of the KV cache. "Bisection" in
 # docs/parity.md says why.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from molkv_bundle import TOKENIZER
 from molkv_export.parity.gates import QualityGate
 from molkv_export.parity.metrics import Doubles, Metrics, MetricsAccumulator
 from molkv_export.parity.phases import CONTEXT_END, MIXED_BATCH, PHASES, context_end, mixed_batch
@@ -16,8 +17,7 @@ from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.runners import DriverRunner, Runner
 from molkv_export.parity.texts import Texts
 from molkv_export.parity.worst import WorstPosition, WorstPositions
-from molkv_runtime.generator import Generator
-from molkv_runtime.tokenizer import TOKENIZER
+from molkv_runtime import Generator
 
 QUALITY_PHASE = "one-shot prefill"  # what rounding costs is the same in every phase
 EVERY_PHASE = (*PHASES, MIXED_BATCH, CONTEXT_END)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from molkv_bundle import Bundle, Floats, ModelConfig, RequestError, TensorFile
 from molkv_export.parity.compare import EVERY_PHASE, QUALITY_PHASE, Measure, Reference
 from molkv_export.parity.gates import (
     FILE_GATES,
@@ -25,11 +26,6 @@ from molkv_export.parity.gates import (
 from molkv_export.parity.metrics import Metrics
 from molkv_export.parity.phases import CONTEXT_END, Ids, window
 from molkv_export.parity.texts import Texts
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import RequestError
-from molkv_runtime.rope import Floats
-from molkv_runtime.tensor_file import TensorFile
 
 EXPECTED = "your own code"
 

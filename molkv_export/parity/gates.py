@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from molkv_bundle import Bundle, DenseDtype, KVDtype, RowDtype, max_abs
 from molkv_export.parity.metrics import Metrics
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.golden import max_abs
-from molkv_runtime.manifest import DenseDtype, KVDtype
-from molkv_runtime.providers import PRESETS
-from molkv_runtime.row_formats import RowDtype
+from molkv_runtime import PRESETS
 
 
 class QualityGate(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from molkv_runtime.bundle import Bundle
+from molkv_bundle import Bundle
 
 
 def load_graphs(bundle: Bundle) -> dict[int, onnx.ModelProto]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from molkv_export.parity.phases import Ids
 from molkv_export.parity.runners import Runner
-from molkv_runtime.generator import Generator
+from molkv_runtime import Generator
 
 _BATCH = 4
 

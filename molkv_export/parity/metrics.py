@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from molkv_runtime.rope import Floats
+from molkv_bundle import Floats
 
 Doubles = npt.NDArray[np.float64]
 

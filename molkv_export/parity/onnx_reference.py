@@ -14,9 +14,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from molkv_runtime.dense_graph import Arrays, for_call
-from molkv_runtime.errors import BundleError
-from molkv_runtime.session import one_line
+from molkv_bundle import Arrays, BundleError, for_call, one_line
 
 Array = npt.NDArray[Any]
 

@@ -7,10 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.generator import Generator
-from molkv_runtime.rope import Floats
-from molkv_runtime.sequences import Sequences
+from molkv_bundle import Floats, ModelConfig
+from molkv_runtime import Generator, Sequences
 
 Ids = npt.NDArray[np.int64]
 Phase = Callable[[Generator, Ids], Floats]

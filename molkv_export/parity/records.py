@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from molkv_bundle import record_dtype
 from molkv_export.modeling import Records
 from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.rounding import StoredRows
-from molkv_runtime.record import record_dtype
-from molkv_runtime.store import Store
+from molkv_runtime import Store
 
 _CHUNK_BYTES = 128 * 1024 * 1024  # of exact records; a chunk loads all expert networks once
 

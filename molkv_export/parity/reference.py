@@ -9,16 +9,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from molkv_bundle import Bundle, Floats, record_dtype
 from molkv_export.checkpoints import EMBEDDING, LM_HEAD, Checkpoint
 from molkv_export.modeling import LookupExpertForCausalLM, Records
 from molkv_export.modeling.experts import ExpertNetworks, ExpertRows
 from molkv_export.parity.rounding import StoredRows, rounding_slack
 from molkv_export.parity.stored_activations import round_activations
 from molkv_export.parity.stored_weights import stored_weight
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.record import record_dtype
-from molkv_runtime.rope import Floats
-from molkv_runtime.store import Store
+from molkv_runtime import Store
 
 _CACHE_BYTES = 256 * 1024 * 1024
 

@@ -8,13 +8,12 @@ import jinja2
 import msgspec
 from markupsafe import Markup
 
+from molkv_bundle import OutputError, RequestError, contents
 from molkv_export.atomic_folder import atomic_folder, check_output
 from molkv_export.parity.figures import bisection_svg, draw_bisection, kl_svg
 from molkv_export.parity.report import gate_in_words, verdict
 from molkv_export.parity.validate import Report
 from molkv_export.terminal import human_bytes
-from molkv_runtime.errors import OutputError, RequestError
-from molkv_runtime.folders import contents
 
 PAGE = "index.html"
 DATA = "report.json"

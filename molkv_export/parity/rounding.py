@@ -9,10 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from molkv_bundle import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, ModelConfig, Records, RowDtype, ValueDecoder
 from molkv_export.modeling import Form
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.record import Records
-from molkv_runtime.row_formats import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, RowDtype, ValueDecoder
 
 _STEPS = 8  # of float32, for the few operations that are no sums, the checks' own among them
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from molkv_bundle import Bundle, Floats, RequestError
 from molkv_export.parity.graphs import load_graphs, weights_file
 from molkv_export.parity.onnx_reference import ReferenceGraph
 from molkv_export.parity.phases import Ids, Phase, one_shot_prefill
 from molkv_export.parity.reference import SourceModel
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import RequestError
-from molkv_runtime.generator import Generator
-from molkv_runtime.providers import resolve
-from molkv_runtime.rope import Floats
-from molkv_runtime.session import Target
-from molkv_runtime.store import Store
+from molkv_runtime import Generator, Store, Target, resolve
 
 ONNX_REFERENCE = "onnx-reference"
 

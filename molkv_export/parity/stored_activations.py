@@ -12,8 +12,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from molkv_bundle import Bundle
 from molkv_export.parity.graphs import load_graphs
-from molkv_runtime.bundle import Bundle
 
 
 class Rounding(NamedTuple):

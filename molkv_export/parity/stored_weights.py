@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from molkv_bundle import GraphInfo
 from molkv_export.checkpoints import LM_HEAD
-from molkv_runtime.manifest import GraphInfo
 
 _HEAD_BLOCK = 128
 _FLOAT32_ONLY = (".router.weight", ".expert_mixer.gate.weight")

@@ -11,20 +11,14 @@ import numpy.typing as npt
 import onnx
 from torch import Tensor, nn
 
+from molkv_bundle import HIDDEN, Arrays, Bundle, BundleError, Floats, ModelConfig, for_call
 from molkv_export.graph.taps import tap_name, taps
 from molkv_export.parity.graphs import load_graphs, weights_file
 from molkv_export.parity.onnx_reference import ReferenceGraph
 from molkv_export.parity.phases import Ids
 from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.runners import ONNX_REFERENCE
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.dense_graph import Arrays, BoundCall, Call, Graph, for_call
-from molkv_runtime.errors import BundleError
-from molkv_runtime.interface import HIDDEN
-from molkv_runtime.rope import Floats
-from molkv_runtime.session import Target, open_session, session_options
-from molkv_runtime.store import Store
+from molkv_runtime import BoundCall, Call, Graph, Store, Target, open_session, session_options
 
 Values = dict[str, Floats]  # by the name of the tap, [T, ...]
 

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 import torch
 
+from molkv_bundle import TOKENIZER, Bundle, RequestError
 from molkv_export import __version__
 from molkv_export.checkpoints import Checkpoint, open_checkpoint
 from molkv_export.inspect import Sizes, sizes_of
@@ -44,11 +45,7 @@ from molkv_export.parity.runners import DriverRunner, SourceRunner, load_generat
 from molkv_export.parity.texts import Scope, Texts, choose_texts
 from molkv_export.parity.worst import WorstPosition
 from molkv_export.source import HashedSource, check_source
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import RequestError
-from molkv_runtime.generator import Generator
-from molkv_runtime.session import CPU, Target, describe_placements
-from molkv_runtime.tokenizer import TOKENIZER
+from molkv_runtime import Generator, Target, describe_placements
 
 TRAINED = "as trained"
 ROUNDED = "as stored"
@@ -104,7 +101,7 @@ def validate(
     expected: Path | None = None,
     text: Path | None = None,
     scope: Scope | None = None,
-    target: Target = CPU,
+    target: Target = Target(),
     profile: str = "",
     with_bisection: bool = False,
     report_progress: Callable[[str], object] = lambda _: None,

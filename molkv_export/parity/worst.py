@@ -9,9 +9,9 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from molkv_bundle import Floats
 from molkv_export.parity.metrics import Doubles, log_softmax, top_ids
 from molkv_export.parity.phases import Ids
-from molkv_runtime.rope import Floats
 
 _KEPT = 8
 _SHOWN_TOKENS = 24

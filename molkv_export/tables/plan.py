@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from molkv_bundle import (
+    ModelConfig,
+    RequestError,
+    RowDtype,
+    Shard,
+    StoreInfo,
+    record_dtype,
+    record_fields,
+    shard_header,
+)
 from molkv_export.tables.rows import RowSource
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import RequestError
-from molkv_runtime.manifest import Shard, StoreInfo
-from molkv_runtime.record import record_dtype, record_fields
-from molkv_runtime.row_formats import RowDtype
-from molkv_runtime.shard import shard_header
 
 SLABS = 4  # one is filled, one gets its checksums, one is written, one is hashed
 

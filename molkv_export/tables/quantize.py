@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from molkv_runtime.row_formats import NF4_LEVELS, ROW_FORMATS, RowDtype
+from molkv_bundle import NF4_LEVELS, ROW_FORMATS, RowDtype
 
 
 class Quantized(NamedTuple):

@@ -6,12 +6,9 @@ from pathlib import Path
 
 import msgspec
 
+from molkv_bundle import BundleError, FileInfo, decode_json, file_sha256
 from molkv_export.atomic_folder import clear
 from molkv_export.durable import sync
-from molkv_runtime.errors import BundleError
-from molkv_runtime.hashing import file_sha256
-from molkv_runtime.json_file import decode_json
-from molkv_runtime.manifest import FileInfo
 
 JOURNAL = "export-in-progress.json"
 

@@ -9,9 +9,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from molkv_bundle import ModelConfig
 from molkv_export.checkpoints import EMBEDDING, Checkpoint
 from molkv_export.modeling.experts import ExpertNetworks
-from molkv_runtime.config import ModelConfig
 
 _TABLE_BYTES = 8 * 1024 * 1024  # of a table's piece, as float32
 _READ_BYTES = 16 * 1024 * 1024  # of a tensor that holds the tables of several layers

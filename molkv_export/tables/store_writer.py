@@ -13,15 +13,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from molkv_bundle import (
+    ROW_FORMATS,
+    CheckpointError,
+    FileInfo,
+    Records,
+    RowDtype,
+    StoreInfo,
+    checksum,
+    record_bytes,
+    record_dtype,
+    shard_header,
+)
 from molkv_export.tables.direct_file import DirectFile, aligned_zeros
 from molkv_export.tables.plan import SLABS
 from molkv_export.tables.quantize import quantize
 from molkv_export.tables.rows import RowSource
-from molkv_runtime.errors import CheckpointError
-from molkv_runtime.manifest import FileInfo, StoreInfo
-from molkv_runtime.record import Records, checksum, record_bytes, record_dtype
-from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
-from molkv_runtime.shard import shard_header
 
 
 def write_store(

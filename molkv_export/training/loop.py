@@ -19,6 +19,7 @@ from safetensors.torch import save
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
+from molkv_bundle import ModelConfig, OutputError, RequestError, contents
 from molkv_export.atomic_folder import atomic_folder, check_output
 from molkv_export.checkpoints.checkpoint import CONFIG
 from molkv_export.checkpoints.native import tensors_to_save
@@ -27,9 +28,6 @@ from molkv_export.modeling import LookupExpertForCausalLM
 from molkv_export.terminal import console
 from molkv_export.training.corpus import END_OF_TEXT, Corpus, encode, standard_library, train_tokenizer
 from molkv_export.training.evaluate import experts_silenced, mean_loss
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import OutputError, RequestError
-from molkv_runtime.folders import contents
 
 _SAVE_EVERY_STEPS = 100
 _FILES = (CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "generation_config.json", "training.json")

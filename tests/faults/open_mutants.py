@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from molkv_runtime import Generator, MolkvError
-from molkv_runtime.manifest import NO_DIGEST, FileInfo, read_manifest, write_manifest
+from molkv_bundle import NO_DIGEST, FileInfo, MolkvError, read_manifest, write_manifest
+from molkv_runtime import Generator
 from tests.faults.graph_mutants import mutant
 
 PATIENCE_SECONDS = 60

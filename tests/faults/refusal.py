@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from molkv_bundle import MolkvError
 from molkv_export.export import export
-from molkv_runtime import MolkvError
 
 
 def refused(folder: Path, kind: type[MolkvError], message: str) -> None:

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from molkv_runtime import Bundle, BundleError, ExpertStore, Generator, ModelConfig
-from molkv_runtime.interface import graph_interface
+from molkv_bundle import Bundle, BundleError, ModelConfig, graph_interface
+from molkv_runtime import ExpertStore, Generator
 from tests.conftest import edit_manifest, replace_file
 
 SHARD = "experts-00001-of-00001.safetensors"

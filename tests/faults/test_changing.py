@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load, save
 
 import molkv_export.export as exporting
+from molkv_bundle import CheckpointError
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.export import add_profile, export
 from molkv_export.parity import validate as validating
 from molkv_export.parity.texts import QUICK
 from molkv_export.parity.validate import validate
 from molkv_export.tables import store_writer
-from molkv_runtime import CheckpointError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

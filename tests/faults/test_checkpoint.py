@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
+from molkv_bundle import CheckpointError, ConfigError
 from molkv_export.checkpoints import open_checkpoint
-from molkv_runtime import CheckpointError, ConfigError
 from tests.conftest import STDLIB_MINI
 from tests.faults.refusal import refused
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from molkv_runtime import ConfigError
-from molkv_runtime.config import read_config
+from molkv_bundle import ConfigError, read_config
 
 GOOD: dict[str, Any] = {
     "model_type": "molkv",

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from molkv_bundle import Bundle, BundleError, MolkvError, read_manifest
 from molkv_export.export import export
-from molkv_runtime import Bundle, BundleError, ExpertStore, Generator, MolkvError
-from molkv_runtime.manifest import read_manifest
+from molkv_runtime import ExpertStore, Generator
 from tests.conftest import edit_manifest, replace_file
 
 PATIENCE_SECONDS = 60

@@ -16,11 +16,12 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
+from molkv_bundle import BundleError
+from molkv_bundle.operators import OPERATORS, OPSETS, Operator
 from molkv_export.export import export
 from molkv_export.graph.build import DenseGraph
 from molkv_export.graph.profiles import DTYPES, GraphOptions, plan_graphs
-from molkv_runtime import BundleError, Generator
-from molkv_runtime.operators import OPERATORS, OPSETS, Operator
+from molkv_runtime import Generator
 from tests.conftest import CONFIGS, replace_file
 from tests.faults.open_mutants import PATIENCE_SECONDS
 

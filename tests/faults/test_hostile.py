@@ -16,8 +16,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from molkv_runtime import Bundle, BundleError, ExpertStore, Generator, MolkvError
-from molkv_runtime.tensor_file import TensorFile
+from molkv_bundle import Bundle, BundleError, MolkvError, TensorFile
+from molkv_runtime import ExpertStore, Generator
 from tests.conftest import edit_manifest, replace_file, seal_manifest
 
 SHARD = "experts-00001-of-00001.safetensors"

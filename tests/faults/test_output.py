@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from molkv_bundle import Bundle, OutputError
 from molkv_export.export import export
 from molkv_export.tables import store_writer
-from molkv_runtime import Bundle, OutputError
 from tests.conftest import edit_manifest
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from molkv_bundle import Bundle, OutputError
 from molkv_export.atomic_folder import atomic_folder
 from molkv_export.export import add_profile, export
 from molkv_export.graph.profiles import GraphOptions
 from molkv_export.package.package import package
 from molkv_export.parity.report_folder import check_report_folder
 from molkv_export.training.loop import TrainOptions, train
-from molkv_runtime import Bundle, OutputError
 from tests.conftest import CONFIGS
 
 SYSTEM_FILES = (".DS_Store", "Thumbs.db", "Desktop.ini", "._manifest.json")

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from molkv_bundle import Bundle, BundleError, OutputError, tensor_file
 from molkv_export import __version__
 from molkv_export.export import export
 from molkv_export.tables.direct_file import DirectFile, aligned_zeros
-from molkv_runtime import Bundle, BundleError, ExpertStore, Generator, OutputError, selftest, tensor_file
+from molkv_runtime import ExpertStore, Generator, selftest
 
 ROOT = Path(__file__).parent.parent.parent
 UNLOCKED = "bundle: cannot be locked here, so do not write to it from two processes at once"

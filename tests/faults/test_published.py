@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
-from molkv_runtime import CheckpointError, ConfigError, MolkvError
+from molkv_bundle import CheckpointError, ConfigError, MolkvError
 from tests.conftest import CONFIGS, random_model
 from tests.faults.refusal import refused
 from tests.molkv_export.checkpoints.published import (

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from molkv_bundle import Bundle, CheckpointError, OutputError
 from molkv_export.export import add_profile, export
 from molkv_export.graph.profiles import GraphOptions
 from molkv_export.parity.texts import Scope
 from molkv_export.parity.validate import validate
 from molkv_export.source import check_source
 from molkv_export.tables.resume import JOURNAL
-from molkv_runtime import Bundle, CheckpointError, OutputError, selftest
+from molkv_runtime import selftest
 
 
 def test_a_profile_is_added_and_nothing_else_changes(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from molkv_bundle import Bundle
 from molkv_export.export import export
 from molkv_export.golden import calibration_texts
 from molkv_export.graph.profiles import GraphOptions
-from molkv_runtime import Bundle, Generator
+from molkv_runtime import Generator
 
 
 @pytest.mark.parametrize("name", ["molkv", "mole"])

@@ -13,8 +13,7 @@ from rich.console import Console
 from molkv_export.export import export
 from molkv_export.graph.profiles import GraphOptions
 from molkv_export.inspect import inspect, print_inspection
-from molkv_runtime import Generator
-from molkv_runtime.dense_graph import BoundCall
+from molkv_runtime import BoundCall, Generator
 
 
 @pytest.fixture(scope="module")

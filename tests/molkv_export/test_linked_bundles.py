@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from molkv_bundle import verify
 from molkv_export.atomic_folder import copy_file, link_or_copy
 from molkv_export.export import add_profile, export
 from molkv_export.graph.profiles import GraphOptions
@@ -18,9 +19,7 @@ from molkv_export.package.package import package
 from molkv_export.parity.runners import ONNX_REFERENCE
 from molkv_export.parity.texts import Scope
 from molkv_export.parity.validate import validate
-from molkv_runtime import selftest
-from molkv_runtime.session import Target
-from molkv_runtime.verify import verify
+from molkv_runtime import Target, selftest
 from tests.linked import LAYOUTS, hugging_face_cache, linked
 
 

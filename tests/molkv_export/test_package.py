@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 
+from molkv_bundle import MANIFEST, Bundle, BundleError, OutputError, RequestError, read_manifest, verify
 from molkv_export.commands.package import package_command
 from molkv_export.export import export
 from molkv_export.graph.profiles import GraphOptions
@@ -23,12 +24,7 @@ from molkv_export.package import LIMITS, Limits
 from molkv_export.package import repack as repacking
 from molkv_export.package.package import package
 from molkv_export.package.repack import cut_store
-from molkv_runtime import selftest
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import BundleError, OutputError, RequestError
-from molkv_runtime.manifest import MANIFEST, read_manifest
-from molkv_runtime.store import ExpertStore
-from molkv_runtime.verify import verify
+from molkv_runtime import ExpertStore, selftest
 from tests.conftest import STDLIB_MINI, edit_manifest
 
 SMALL = Limits(file=6_000_000, pack=12_000_000, upfront=25_000_000, later=20_000_000)

@@ -19,11 +19,11 @@ import pytest
 from rich.console import Console
 
 import molkv_export.atomic_folder
+from molkv_bundle import Bundle, BundleError, OutputError
 from molkv_export import needs
 from molkv_export.export import export
 from molkv_export.tables import store_writer
 from molkv_export.tables.resume import JOURNAL
-from molkv_runtime import Bundle, BundleError, OutputError
 
 SHARD_SIZE = 9_000
 KILLS = 100

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from molkv_bundle import BundleError, ProviderError, RequestError
 from molkv_export.training.corpus import standard_library
-from molkv_runtime import BundleError, ExpertStore, Generator, ProviderError, RequestError, Sampling, Sequences
-from molkv_runtime.dense_graph import BoundCall
-from molkv_runtime.session import Target
+from molkv_runtime import BoundCall, ExpertStore, Generator, Sampling, Sequences, Target
 from tests.conftest import STDLIB_MINI, random_model
 
 

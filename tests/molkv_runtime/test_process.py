@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from molkv_runtime import Generator, RequestError
-from molkv_runtime.dense_graph import BoundCall
+from molkv_bundle import RequestError
+from molkv_runtime import BoundCall, Generator
 
 # The child leaves by os._exit, as multiprocessing's do: ONNX Runtime waits for its threads when it is torn down.
 _FORK = """
 import os, sys
-from molkv_runtime import Generator, RequestError
+from molkv_bundle import RequestError
+from molkv_runtime import Generator
 
 generator = Generator(sys.argv[1])
 list(generator.stream([[1, 2, 3]], max_new_tokens=3))

@@ -12,10 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from molkv_runtime import Generator, ProviderError, RequestError, providers
-from molkv_runtime.dense_graph import BoundCall
-from molkv_runtime.providers import PRESETS, Preset, check_options, resolve
-from molkv_runtime.session import Placement, Target, describe_placements, session_options
+from molkv_bundle import ProviderError, RequestError
+from molkv_runtime import (
+    PRESETS,
+    BoundCall,
+    Generator,
+    Target,
+    describe_placements,
+    providers,
+    resolve,
+    session_options,
+)
+from molkv_runtime.providers import Preset, check_options
+from molkv_runtime.session import Placement
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from molkv_bundle import Records, RowDtype, ValueDecoder, record_dtype
 from molkv_runtime.float16 import CAST_MODEL, HalfReader
-from molkv_runtime.record import Records, record_dtype
 from molkv_runtime.record_decoder import RecordDecoder
-from molkv_runtime.row_formats import RowDtype, ValueDecoder
 from tests.conftest import CONFIGS
 
 

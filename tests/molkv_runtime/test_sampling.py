@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from molkv_runtime import RequestError, Sampling
+from molkv_bundle import RequestError
+from molkv_runtime import Sampling
 from molkv_runtime.sampling import greedy
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.3, 0.2, 0.05], np.float32))

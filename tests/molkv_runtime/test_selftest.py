@@ -14,12 +14,13 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 import molkv_runtime.window
+from molkv_bundle import GOLDEN, Bundle, BundleError, Projection, ProviderError, read_golden
+from molkv_bundle.golden import PROJECTIONS
 from molkv_export.checkpoints import open_checkpoint
 from molkv_export.golden import write_golden
 from molkv_export.parity.reference import SourceModel
-from molkv_runtime import Bundle, BundleError, Generator, ProviderError, Sequences, selftest
-from molkv_runtime.golden import GOLDEN, PROJECTIONS, Projection, read_golden
-from molkv_runtime.session import Target
+from molkv_runtime import Generator, Sequences, Target, selftest
+from molkv_runtime.tokenizer import bundle_tokenizer
 from tests.conftest import CONFIGS, STDLIB_MINI, edit_manifest, replace_file
 
 
@@ -63,7 +64,7 @@ def test_vectors_are_the_source_models(stdlib_mini_bundle: Path) -> None:
     opened = Bundle(stdlib_mini_bundle)
     texts = read_golden(opened)
     assert max(len(text.input_ids) for text in texts) > 2 * opened.config.expert_window
-    assert any("Grüße" in opened.tokenizer().decode(text.input_ids.tolist()) for text in texts)
+    assert any("Grüße" in bundle_tokenizer(opened).decode(text.input_ids.tolist()) for text in texts)
     generator = Generator(opened)
     with open_checkpoint(STDLIB_MINI) as source:
         model = SourceModel(source)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from molkv_runtime import BundleError, ExpertStore, Generator, RequestError
-from molkv_runtime.dense_graph import Arrays, BoundCall, Call, DenseGraph
+from molkv_bundle import Arrays, BundleError, RequestError
+from molkv_runtime import BoundCall, Call, DenseGraph, ExpertStore, Generator
 from molkv_runtime.memory import available_memory
 
 

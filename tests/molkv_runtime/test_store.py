@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from molkv_bundle import Bundle, BundleError, RequestError
 from molkv_export.export import export
-from molkv_runtime import Bundle, BundleError, ExpertStore, Generator, RequestError
+from molkv_runtime import ExpertStore, Generator
 
 VOCAB = 97
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from molkv_runtime import ModelConfig
-from molkv_runtime.record import Records, record_dtype
+from molkv_bundle import ModelConfig, Records, record_dtype
 from molkv_runtime.window import ExpertWindow, InputFormat, Part
 
 CONFIG = ModelConfig(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from molkv_bundle import KVDtype, ModelConfig, computed_layers, graph_interface
 from molkv_export.graph.build import DenseGraph, Frame
 from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
 from molkv_export.graph.mole import MoleInputs
@@ -12,9 +13,6 @@ from molkv_export.graph.static.modules import StaticModules
 from molkv_export.graph.static.molkv import StaticMolkvInputs
 from molkv_export.graph.static.prefill import PrefillModel
 from molkv_export.graph.static.rope import Rotary
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.interface import computed_layers, graph_interface
-from molkv_runtime.manifest import KVDtype
 
 
 def build_static_graph(config: ModelConfig, modules: StaticModules, kv_dtype: KVDtype, length: int) -> DenseGraph:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnx_ir import Value
 from onnxscript import OpBuilder
 
+from molkv_bundle import ModelConfig
 from molkv_export.graph.linear import HalfComputeLinear, Linear
 from molkv_export.graph.mole import MoleMixer
 from molkv_export.graph.static.attention import KeysAndValues, StaticAttention
@@ -13,7 +14,6 @@ from molkv_export.graph.static.molkv import StaticMolkvMixer
 from molkv_export.graph.static.norm import HalfRMSNorm, StaticRMSNorm
 from molkv_export.graph.static.number import FLOAT, HALF, Number
 from molkv_export.graph.static.qdq import QdqLinear, SplitQkv
-from molkv_runtime.config import ModelConfig
 
 
 class StaticModules:

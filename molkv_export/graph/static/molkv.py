@@ -7,11 +7,11 @@ from typing import NamedTuple
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
+from molkv_bundle import ModelConfig
 from molkv_export.graph.linear import Linear
 from molkv_export.graph.static.norm import StaticRMSNorm
 from molkv_export.graph.static.number import Number
 from molkv_export.graph.static.rope import Rotary
-from molkv_runtime.config import ModelConfig
 
 
 class StaticMolkvInputs(NamedTuple):

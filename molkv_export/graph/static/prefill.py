@@ -5,10 +5,10 @@ from __future__ import annotations
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
+from molkv_bundle import ModelConfig
 from molkv_export.graph.decoder import DecoderLayer, LayerInputs
 from molkv_export.graph.static.modules import StaticModules
 from molkv_export.graph.static.rope import Rotary
-from molkv_runtime.config import ModelConfig
 
 
 class KeyValueLayer(nn.Module):

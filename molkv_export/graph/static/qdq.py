@@ -9,8 +9,8 @@ from onnx_ir import Value
 from onnxruntime.quantization.quant_utils import quantize_nparray
 from onnxscript import OpBuilder, nn
 
+from molkv_bundle import Floats
 from molkv_export.graph.linear import Linear, Parameters
-from molkv_runtime.rope import Floats
 
 _TINY = float(np.finfo(np.float32).tiny)
 

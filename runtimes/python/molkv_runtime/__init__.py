@@ -5,40 +5,42 @@ for piece in Generator("stdlib-mini.bundle").text("def "):
 print(piece, end="", flush=True)
 """
 
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import (
-    BundleError,
-    CheckpointError,
-    ConfigError,
-    MissingExtraError,
-    MolkvError,
-    OutputError,
-    ProviderError,
-    RequestError,
-)
+from molkv_bundle import Bundle, MolkvError
+from molkv_runtime.dense_graph import BoundCall, Call, DenseGraph, Graph
 from molkv_runtime.generator import Generator, Token
+from molkv_runtime.memory import cache_bytes, window_bytes
+from molkv_runtime.providers import PRESETS, resolve
 from molkv_runtime.sampling import Sampling
 from molkv_runtime.selftest import SelfTest, selftest
 from molkv_runtime.sequences import Sequences
-from molkv_runtime.store import ExpertStore
+from molkv_runtime.session import Target, describe_placements, open_session, session_options
+from molkv_runtime.store import ExpertStore, Pending, Store
+from molkv_runtime.tokenizer import encode, open_tokenizer
 
 __all__ = [
+    "PRESETS",
+    "BoundCall",
     "Bundle",
-    "BundleError",
-    "CheckpointError",
-    "ConfigError",
+    "Call",
+    "DenseGraph",
     "ExpertStore",
     "Generator",
-    "MissingExtraError",
-    "ModelConfig",
+    "Graph",
     "MolkvError",
-    "OutputError",
-    "ProviderError",
-    "RequestError",
+    "Pending",
     "Sampling",
     "SelfTest",
     "Sequences",
+    "Store",
+    "Target",
     "Token",
+    "cache_bytes",
+    "describe_placements",
+    "encode",
+    "open_session",
+    "open_tokenizer",
+    "resolve",
     "selftest",
+    "session_options",
+    "window_bytes",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from molkv_runtime.errors import RequestError
+from molkv_bundle import RequestError
 
 
 def whole_number(name: str, value: Any, least: int, meaning: str = "") -> int:

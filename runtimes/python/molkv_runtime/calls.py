@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from molkv_bundle import Floats, Records
 from molkv_runtime.dense_graph import Call
-from molkv_runtime.record import Records
-from molkv_runtime.rope import Floats
 from molkv_runtime.window import Part
 
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import BundleError
-from molkv_runtime.manifest import GraphFile
+from molkv_bundle import Arrays, Bundle, BundleError, GraphFile, for_call, one_line
 from molkv_runtime.process import InOneProcess
-from molkv_runtime.session import CPU, Placement, Target, one_line, open_session, placements, session_options
-
-Arrays = dict[str, npt.NDArray[np.generic]]
+from molkv_runtime.session import CPU, Placement, Target, open_session, placements, session_options
 
 
 class Call(Protocol):
@@ -56,14 +49,6 @@ class BoundCall:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:  # ONNX Runtime raises many kinds, none of them public
             raise BundleError(f"the dense graph fails: {one_line(error)}") from error
-
-
-Graphs = TypeVar("Graphs")
-
-
-def for_call(graphs: Mapping[int, Graphs], inputs: Arrays) -> Graphs:
-    """Choose, of graphs by the length of a call, the one for these inputs; 0 takes any length."""
-    return graphs[0 if 0 in graphs else inputs["inputs_embeds"].shape[-2]]
 
 
 class DenseGraph(InOneProcess):

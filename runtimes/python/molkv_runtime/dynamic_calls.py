@@ -6,12 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.dense_graph import Arrays, Call, Graph
+from molkv_bundle import Arrays, Floats, KVDtype, ModelConfig, Records
+from molkv_runtime.dense_graph import Call, Graph
 from molkv_runtime.experts import expert_state
-from molkv_runtime.manifest import KVDtype
-from molkv_runtime.record import Records
-from molkv_runtime.rope import Floats
 from molkv_runtime.window import Part
 
 PREFILL_CHUNK = 128

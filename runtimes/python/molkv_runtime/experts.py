@@ -7,9 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.dense_graph import Arrays
-from molkv_runtime.record import Records
+from molkv_bundle import Arrays, ModelConfig, Records
 from molkv_runtime.window import ExpertWindow, InputFormat, Part
 
 

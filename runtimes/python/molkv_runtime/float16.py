@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from molkv_runtime.rope import Floats
+from molkv_bundle import Floats
 
 # An ONNX model of one node, y = Cast(x), from float16 [n] to float32 [n]; a test builds it again with the onnx package.
 CAST_MODEL = bytes.fromhex(

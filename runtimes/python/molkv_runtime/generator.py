@@ -6,28 +6,20 @@ from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
+from molkv_bundle import TOKENIZER, Access, Bundle, BundleError, Floats, Ids, ModelConfig, ProviderError, RequestError
 from molkv_runtime.arguments import list_of, token_ids, whole_number
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.config import ModelConfig
 from molkv_runtime.dense_graph import DenseGraph, Graph
-from molkv_runtime.errors import BundleError, ProviderError, RequestError
-from molkv_runtime.json_file import decode_json
 from molkv_runtime.probe import probe
 from molkv_runtime.process import InOneProcess
 from molkv_runtime.providers import resolve
-from molkv_runtime.rope import Floats
 from molkv_runtime.sampling import Sampler, Sampling
 from molkv_runtime.sequences import Sequences
 from molkv_runtime.session import CPU, Placement, Target
-from molkv_runtime.shard import Access
-from molkv_runtime.store import ExpertStore, Ids, Store
-from molkv_runtime.tokenizer import TOKENIZER, TextStream, encode
-
-GENERATION_CONFIG = "generation_config.json"
+from molkv_runtime.store import ExpertStore, Store
+from molkv_runtime.tokenizer import TextStream, bundle_tokenizer, encode
 
 
 class Token(NamedTuple):
@@ -36,18 +28,6 @@ class Token(NamedTuple):
     sequence: int  # which prompt it continues
     id: int
     finish: Literal["stop", "length"] | None  # why the sequence ends with it; None: it goes on
-
-
-class GenerationConfig(msgspec.Struct, frozen=True):
-    """The fields of Hugging Face's generation_config.json that we honour; the others are about features we lack."""
-
-    eos_token_id: int | list[int] | None = None
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Token ids that end a text."""
-        ids = self.eos_token_id
-        return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
 
 
 class Generator(InOneProcess):
@@ -93,15 +73,7 @@ class Generator(InOneProcess):
         self.store: Store = store or ExpertStore(self.bundle, access=store_access, verify_checksums=verify_checksums)
         self.graph: Graph = graph or DenseGraph(self.bundle, target)
         self._tokenizer: Tokenizer | None = None
-        self.generation_config = GenerationConfig()
-        if GENERATION_CONFIG in self.bundle.manifest.files:
-            path = self.bundle.file(GENERATION_CONFIG)
-            self.generation_config = decode_json(path.read_bytes(), GenerationConfig, path, BundleError)
-            if wrong := [stop for stop in self.generation_config.stop_ids if not 0 <= stop < self.config.vocab_size]:
-                raise BundleError(
-                    f"{path}: eos_token_id is {wrong[0]}, expected token ids from 0 to {self.config.vocab_size - 1}; "
-                    "export the model again"
-                )
+        self.generation_config = self.bundle.generation_config()
         if graph is None and target.provider != "cpu" and verify_provider:
             probe(self.bundle, lambda length: self.sequences(max_length=length), target.provider)
 
@@ -114,7 +86,7 @@ class Generator(InOneProcess):
     def tokenizer(self) -> Tokenizer:
         """The bundle's tokenizer, loaded when it is first asked for."""
         if self._tokenizer is None:
-            self._tokenizer = self.bundle.tokenizer()
+            self._tokenizer = bundle_tokenizer(self.bundle)
         return self._tokenizer
 
     def sequences(

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.manifest import KVDtype
+from molkv_bundle import KVDtype, ModelConfig
 
 _MEMINFO = Path("/proc/meminfo")
 _GROUPS = Path("/sys/fs/cgroup")

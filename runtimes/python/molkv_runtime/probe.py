@@ -6,9 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import ProviderError
-from molkv_runtime.golden import max_abs, read_golden
+from molkv_bundle import Bundle, ProviderError, max_abs, read_golden
 from molkv_runtime.providers import PRESETS
 from molkv_runtime.sequences import Sequences
 

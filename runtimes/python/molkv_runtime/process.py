@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NoReturn
 
-from molkv_runtime.errors import RequestError
+from molkv_bundle import RequestError
 
 
 class InOneProcess:

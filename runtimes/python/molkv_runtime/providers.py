@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import onnxruntime
 
-from molkv_runtime.errors import ProviderError, RequestError
+from molkv_bundle import ProviderError, RequestError
 
 Options = Mapping[str, str]
 

@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from molkv_runtime.config import ModelConfig
+from molkv_bundle import ModelConfig, Records, RowDtype, ValueDecoder, record_dtype
 from molkv_runtime.float16 import HalfReader
-from molkv_runtime.record import Records, record_dtype
-from molkv_runtime.row_formats import RowDtype, ValueDecoder
 
 GROUP = 16  # records that are decoded together in prefill: few enough to stay in the processor's cache
 

@@ -9,9 +9,8 @@ from numbers import Real
 
 import numpy as np
 
+from molkv_bundle import Floats, ProviderError, RequestError
 from molkv_runtime.arguments import whole_number
-from molkv_runtime.errors import ProviderError, RequestError
-from molkv_runtime.rope import Floats
 
 Sampler = Callable[[Floats], int]
 

@@ -8,14 +8,20 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import BundleError, ProviderError
+from molkv_bundle import (
+    Bundle,
+    BundleError,
+    Floats,
+    GoldenText,
+    Projection,
+    ProviderError,
+    max_abs,
+    read_golden,
+    verify,
+)
 from molkv_runtime.generator import Generator
-from molkv_runtime.golden import GoldenText, Projection, max_abs, read_golden
 from molkv_runtime.providers import resolve
-from molkv_runtime.rope import Floats
 from molkv_runtime.session import CPU, Placement, Target
-from molkv_runtime.verify import verify
 
 _BATCH_STEPS = 48  # of a text; their logits are in memory together
 _PIECE = 48  # positions whose logits are in memory at once; no multiple of usual windows

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import onnxruntime
 
+from molkv_bundle import ProviderError, RequestError, one_line
 from molkv_runtime import providers
-from molkv_runtime.errors import ProviderError, RequestError
 
 _CPU = "CPUExecutionProvider"
 
@@ -138,8 +138,3 @@ def describe_placements(found: Mapping[int, Sequence[Placement]]) -> str:
         ]
         described.append((f"calls of {length}: " if length else "") + ", ".join(parts))
     return "; ".join(described)
-
-
-def one_line(error: Exception) -> str:
-    """Give the message of a library's error in one line, its start if it is long."""
-    return " ".join(str(error).split())[:300]

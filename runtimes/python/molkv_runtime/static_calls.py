@@ -7,14 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.dense_graph import Arrays, Call, Graph
+from molkv_bundle import HIDDEN, Arrays, Floats, KVDtype, ModelConfig, Records, graph_interface, rotary_tables
+from molkv_runtime.dense_graph import Call, Graph
 from molkv_runtime.dynamic_calls import with_embeddings
 from molkv_runtime.experts import expert_state
-from molkv_runtime.interface import HIDDEN, graph_interface
-from molkv_runtime.manifest import KVDtype
-from molkv_runtime.record import Records
-from molkv_runtime.rope import Floats, rotary_tables
 from molkv_runtime.window import InputFormat, Part
 
 

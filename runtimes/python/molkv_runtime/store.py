@@ -11,20 +11,26 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import BundleError, RequestError
-from molkv_runtime.manifest import MANIFEST, Shard
+from molkv_bundle import (
+    MANIFEST,
+    Access,
+    Bundle,
+    BundleError,
+    Ids,
+    OpenShard,
+    Records,
+    RequestError,
+    RowDtype,
+    Shard,
+    checked_record_dtype,
+    record_bytes,
+)
 from molkv_runtime.process import InOneProcess
-from molkv_runtime.record import Records, checked_record_dtype, record_bytes
-from molkv_runtime.row_formats import RowDtype
-from molkv_runtime.shard import Access, OpenShard
 
 # Flash serves many requests at once; beyond 16 threads no disk that we measured got faster (docs/performance.md).
 READ_THREADS = 16
 _READS_PER_THREAD = 8  # fewer are not worth a thread
 _LONGEST_READ = 1024 * 1024  # bytes; longer runs of neighbours are cut, so that threads can share them
-
-Ids = npt.NDArray[np.integer[Any]]
 
 
 class _Read(NamedTuple):

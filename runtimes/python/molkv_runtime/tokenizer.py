@@ -9,9 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from molkv_runtime.errors import MolkvError
-
-TOKENIZER = "tokenizer.json"
+from molkv_bundle import TOKENIZER, Bundle, BundleError, MolkvError, read_bytes
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # a token that stands for one byte, by the decoder "ByteFallback"
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what decoders make of bytes that are no character, or not yet
@@ -52,6 +50,18 @@ def _refused(what: str, error: type[MolkvError]) -> Iterator[None]:
         raise
     except BaseException as cause:  # the library raises Exception itself, and a panic of Rust is not even that
         raise error(f"{what} ({cause})") from cause
+
+
+def bundle_tokenizer(bundle: Bundle) -> Tokenizer:
+    """Read the tokenizer of a bundle.
+
+    Raises:
+        BundleError: The bundle carries none, or it is damaged.
+    """
+    if TOKENIZER not in bundle.manifest.files:
+        raise BundleError(f"{bundle.path}: carries no {TOKENIZER}, so it takes token ids only")
+    path = bundle.file(TOKENIZER)
+    return open_tokenizer(read_bytes(path, BundleError, "expected a tokenizer"), path, BundleError)
 
 
 class TextStream:

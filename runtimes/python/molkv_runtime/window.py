@@ -8,10 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.dense_graph import Arrays
-from molkv_runtime.record import Records
-from molkv_runtime.rope import Floats, rotary_tables, rotate
+from molkv_bundle import Arrays, Floats, ModelConfig, Records, rotary_tables, rotate
 
 
 class InputFormat(NamedTuple):

@@ -15,14 +15,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from molkv_bundle import OpenShard, RequestError
 from molkv_export.bench.machine import memory_bandwidth
 from molkv_export.bench.measure import BenchReport, bench
 from molkv_export.bench.report import markdown
 from molkv_export.commands import cli
-from molkv_runtime import RequestError
-from molkv_runtime.dense_graph import BoundCall
-from molkv_runtime.session import Target
-from molkv_runtime.shard import OpenShard
+from molkv_runtime import BoundCall, Target
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from molkv_bundle import ModelConfig
 from molkv_export.modeling import LookupExpertForCausalLM
-from molkv_runtime import ModelConfig
 
 Tensors = dict[str, Tensor]
 

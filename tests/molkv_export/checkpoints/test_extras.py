@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
+from molkv_bundle import CheckpointError
 from molkv_export.checkpoints import open_checkpoint
-from molkv_runtime import CheckpointError
 from tests.conftest import CONFIGS, lookup_form, random_model, save_checkpoint
 from tests.molkv_export.checkpoints.published import (
     Tensors,

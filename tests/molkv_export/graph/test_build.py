@@ -11,14 +11,13 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from molkv_bundle import Bundle, DenseDtype
 from molkv_export.export import export
 from molkv_export.graph.build import build_graph
 from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.profiles import DTYPES, GraphOptions
 from molkv_export.graph.weights import source_names
-from molkv_runtime import Bundle
-from molkv_runtime.manifest import DenseDtype
-from molkv_runtime.session import session_options
+from molkv_runtime import session_options
 from tests.conftest import CONFIGS, random_model
 
 

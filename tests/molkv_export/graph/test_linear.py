@@ -15,15 +15,13 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from onnxscript import GraphBuilder
 
+from molkv_bundle import Floats, GraphInfo, RequestError
 from molkv_export.graph.build import IR_VERSION, OPSET
 from molkv_export.graph.linear import BLOCK_SIZES, DenseFormat, Linear
 from molkv_export.graph.profiles import DTYPES
 from molkv_export.parity.onnx_reference import MatMulIntegerToFloat
 from molkv_export.parity.stored_weights import stored_weight
-from molkv_runtime import RequestError
-from molkv_runtime.manifest import GraphInfo
-from molkv_runtime.rope import Floats
-from molkv_runtime.session import session_options
+from molkv_runtime import session_options
 
 FORMATS = [DenseFormat(dtype) for dtype in DTYPES["cpu"]]
 FORMATS += [DenseFormat("int4", size) for size in BLOCK_SIZES]

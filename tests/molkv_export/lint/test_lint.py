@@ -7,8 +7,8 @@ from pathlib import Path
 import onnx
 import pytest
 
+from molkv_bundle import ProviderError
 from molkv_export.lint import OfficialResult, lint, official_check, what_is_seen
-from molkv_runtime.errors import ProviderError
 from tests.conftest import CONFIGS
 from tests.molkv_export.lint.graphs import MODULES, TARGETS, Profile, small_model, static_model
 

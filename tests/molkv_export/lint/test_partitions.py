@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 import pytest
 
+from molkv_bundle import MissingExtraError
 from molkv_export.lint import lint, official_check, tables
-from molkv_runtime.errors import MissingExtraError
 from tests.molkv_export.lint.graphs import small_model
 
 INPUT = "(float[2] x) => (float[2] y) "

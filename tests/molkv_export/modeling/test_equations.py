@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from molkv_runtime import ModelConfig
+from molkv_bundle import ModelConfig
 from tests.conftest import CONFIGS, random_model
 
 Array = np.ndarray

@@ -12,11 +12,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-import molkv_runtime.bundle
+import molkv_bundle.bundle
 import molkv_runtime.window
-from molkv_runtime import Bundle
-from molkv_runtime.record import checked_record_dtype, checksum, record_bytes
-from molkv_runtime.rope import rotary_tables
+from molkv_bundle import Bundle, checked_record_dtype, checksum, record_bytes, rotary_tables
 from molkv_runtime.window import ExpertWindow
 from tests.conftest import edit_manifest, replace_file
 
@@ -86,7 +84,7 @@ def attribute(layer: int, part: str, kind: str, **changes: float) -> Apply:
 
     def unchecked(bundle: Path, patch: pytest.MonkeyPatch) -> None:
         """Let the driver load attributes that no graph of ours has; else it would find the fault before parity does."""
-        patch.setattr(molkv_runtime.bundle, "check_graph_file", lambda *_: None)
+        patch.setattr(molkv_bundle.bundle, "check_graph_file", lambda *_: None)
         apply(bundle, patch)
 
     return unchecked

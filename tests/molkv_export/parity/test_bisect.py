@@ -10,13 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
+from molkv_bundle import Bundle, BundleError, RowDtype
 from molkv_export.checkpoints import open_checkpoint
 from molkv_export.parity import tapped
 from molkv_export.parity.bisect import Bisection, bisect
 from molkv_export.parity.reference import SourceModel
-from molkv_runtime import Bundle, BundleError
-from molkv_runtime.dense_graph import BoundCall
-from molkv_runtime.row_formats import RowDtype
+from molkv_runtime import BoundCall
 from molkv_runtime.session import CPU
 from tests.conftest import CONFIGS, replace_file
 from tests.molkv_export.parity.breaking import attribute

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from molkv_bundle import Bundle, RequestError
 from molkv_export.export import export
 from molkv_export.graph.profiles import GraphOptions
 from molkv_export.parity import compare, phases
@@ -30,7 +31,6 @@ from molkv_export.parity.report_folder import html
 from molkv_export.parity.texts import QUICK
 from molkv_export.parity.validate import Report, validate
 from molkv_export.training.corpus import standard_library
-from molkv_runtime import Bundle, RequestError
 from tests.conftest import CONFIGS, STDLIB_MINI, random_model
 from tests.molkv_export.modeling.test_equations import logits as equations
 from tests.molkv_export.parity.own_model import OwnModel

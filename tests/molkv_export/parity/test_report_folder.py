@@ -12,11 +12,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from molkv_bundle import OutputError, RequestError
 from molkv_export.parity.report_folder import check_plot, check_report_folder, html, write_plot, write_report
 from molkv_export.parity.texts import Scope
 from molkv_export.parity.validate import Report, validate
 from molkv_export.parity.worst import Candidate, WorstPositions
-from molkv_runtime import OutputError, RequestError
 from tests.conftest import STDLIB_MINI
 
 _SCOPE = Scope(sequences=1, continuations=2, new_tokens=8)

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from molkv_bundle import ROW_FORMATS, ModelConfig, Records, RowDtype, record_dtype
 from molkv_export.modeling.feed_forward import FeedForward
 from molkv_export.parity.rounding import StoredRows, rounding_slack
 from molkv_export.tables.quantize import quantize
-from molkv_runtime import ModelConfig
-from molkv_runtime.record import Records, record_dtype
-from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
 
 COUNT = 8
 CONFIG = ModelConfig(

@@ -15,6 +15,7 @@ import molkv_export.export
 import molkv_export.graph.attention
 import molkv_export.graph.rope
 import molkv_export.tables.store_writer
+from molkv_bundle import CheckpointError, Records, RequestError, RowDtype
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.export import export
 from molkv_export.graph.linear import BlockwiseLinear, RowwiseInt8Linear
@@ -22,9 +23,7 @@ from molkv_export.graph.profiles import GraphOptions
 from molkv_export.parity.greedy import GreedyResult
 from molkv_export.parity.texts import Scope
 from molkv_export.parity.validate import ROUNDED, TRAINED, Report, validate
-from molkv_runtime import CheckpointError, RequestError, selftest
-from molkv_runtime.record import Records
-from molkv_runtime.row_formats import RowDtype
+from molkv_runtime import selftest
 from tests.conftest import CONFIGS, STDLIB_MINI, replace_file
 
 SMALL = Scope(sequences=2, continuations=3, new_tokens=20)

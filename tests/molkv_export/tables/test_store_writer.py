@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from molkv_bundle import Bundle, CheckpointError, ModelConfig, RequestError, record_dtype
 from molkv_export.export import export
-from molkv_runtime import Bundle, CheckpointError, ExpertStore, ModelConfig, RequestError
-from molkv_runtime.record import record_dtype
+from molkv_runtime import ExpertStore
 from tests.conftest import CONFIGS, random_model, save_checkpoint
 
 

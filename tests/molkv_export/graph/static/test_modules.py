@@ -21,7 +21,7 @@ from molkv_export.graph.static.number import FLOAT, HALF, Number
 from molkv_export.graph.static.qdq import QdqLinear
 from molkv_export.graph.static.rope import Rotary
 from molkv_export.modeling.rope import rotate
-from molkv_runtime.session import session_options
+from molkv_runtime import session_options
 
 Array = npt.NDArray[Any]
 

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
+from molkv_bundle import Arrays, Bundle, BundleError, DenseDtype, MolkvError, RequestError
 from molkv_export.checkpoints import open_checkpoint
 from molkv_export.export import export
 from molkv_export.graph.profiles import GraphOptions
@@ -23,13 +24,8 @@ from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.runners import ONNX_REFERENCE, load_generator
 from molkv_export.parity.texts import Scope
 from molkv_export.parity.validate import validate
-from molkv_runtime import Bundle, BundleError, Generator, RequestError, selftest
-from molkv_runtime.dense_graph import Arrays, Call, Graph
-from molkv_runtime.errors import MolkvError
-from molkv_runtime.manifest import DenseDtype
+from molkv_runtime import PRESETS, Call, Generator, Graph, Target, selftest
 from molkv_runtime.probe import probe
-from molkv_runtime.providers import PRESETS
-from molkv_runtime.session import Target
 from molkv_runtime.static_calls import StaticCalls
 from tests.conftest import CONFIGS, STDLIB_MINI, edit_manifest, random_model, replace_file, save_checkpoint
 

@@ -8,16 +8,17 @@ from typing import Any, Literal
 
 import msgspec
 
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import BundleError
-from molkv_runtime.json_file import decode_json, read_bytes
-from molkv_runtime.row_formats import RowDtype
+from molkv_bundle.config import ModelConfig
+from molkv_bundle.errors import BundleError
+from molkv_bundle.json_file import decode_json, read_bytes
+from molkv_bundle.row_formats import RowDtype
 
 DenseDtype = Literal["float32", "float16", "int8", "int4", "qdq-int8"]
 KVDtype = Literal["float32", "float16", "int8"]
 
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
+PROFILES = ("cpu", "coreml", "nnapi")
 
 
 NO_DIGEST = "0" * 64

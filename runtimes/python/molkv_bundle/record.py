@@ -7,11 +7,12 @@ import zlib
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import BundleError, ConfigError
-from molkv_runtime.manifest import Field, StoreInfo
-from molkv_runtime.row_formats import ROW_FORMATS, RowDtype
+from molkv_bundle.config import ModelConfig
+from molkv_bundle.errors import BundleError, ConfigError
+from molkv_bundle.manifest import Field, StoreInfo
+from molkv_bundle.row_formats import ROW_FORMATS, RowDtype
 
 CHECKSUM_BYTES = 4
 PAGE_BYTES = 4096
@@ -19,6 +20,7 @@ PAGE_BYTES = 4096
 _FIELD_ALIGNMENT = 4
 
 Records = np.ndarray[Any, np.dtype[np.void]]
+Ids = npt.NDArray[np.integer[Any]]  # token ids
 
 
 def record_dtype(config: ModelConfig, dtype: RowDtype) -> np.dtype[np.void]:

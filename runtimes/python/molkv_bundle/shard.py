@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from molkv_runtime.errors import BundleError
-from molkv_runtime.manifest import Shard, StoreInfo
-from molkv_runtime.record import CHECKSUM_BYTES, PAGE_BYTES, checksum
-from molkv_runtime.tensor_file import TensorFile
+from molkv_bundle.errors import BundleError
+from molkv_bundle.manifest import Shard, StoreInfo
+from molkv_bundle.record import CHECKSUM_BYTES, PAGE_BYTES, checksum
+from molkv_bundle.tensor_file import TensorFile
 
 RECORDS = "records"  # name of a shard's one tensor
 FORMAT = "molkv-expert-store"

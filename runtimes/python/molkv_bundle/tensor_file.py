@@ -19,9 +19,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from molkv_runtime.errors import MolkvError
-from molkv_runtime.hashing import file_sha256
-from molkv_runtime.json_file import check_regular, decode_json
+from molkv_bundle.errors import MolkvError
+from molkv_bundle.hashing import file_sha256
+from molkv_bundle.json_file import check_regular, decode_json
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_RANK = 8  # of a tensor; the product of a hostile file's dimensions could take hours

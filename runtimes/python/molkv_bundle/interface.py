@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.manifest import KVDtype, TensorInfo
+from collections.abc import Mapping
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from molkv_bundle.config import ModelConfig
+from molkv_bundle.manifest import KVDtype, TensorInfo
 
 HIDDEN = -1e4  # what static graphs add to scores that do not count: no -inf, which not every compiler takes
 Tensors = tuple[TensorInfo, ...]
+Arrays = dict[str, npt.NDArray[np.generic]]  # what is bound to them, by name
+Graphs = TypeVar("Graphs")
 
 
 def graph_interface(config: ModelConfig, kv_dtype: KVDtype, length: int = 0) -> tuple[Tensors, Tensors]:
@@ -110,3 +118,8 @@ def _static_outputs(config: ModelConfig, dtype: KVDtype, length: int) -> Tensors
 
 def _tensors(shapes: dict[str, tuple[int, ...]], dtype: KVDtype) -> Tensors:
     return tuple(TensorInfo(name=name, dtype=dtype, shape=shape) for name, shape in shapes.items())
+
+
+def for_call(graphs: Mapping[int, Graphs], inputs: Arrays) -> Graphs:
+    """Choose, of graphs by the length of a call, the one for these inputs; 0 takes any length."""
+    return graphs[0 if 0 in graphs else inputs["inputs_embeds"].shape[-2]]

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from molkv_bundle import BundleError, verify
 from molkv_export.commands import cli
 from molkv_export.export import export
-from molkv_runtime import BundleError
-from molkv_runtime.verify import verify
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from molkv_bundle import NF4_LEVELS, ValueDecoder
 from molkv_export.tables.quantize import quantize
-from molkv_runtime.row_formats import NF4_LEVELS, ValueDecoder
 
 N, D = 3, 128
 LIMIT = 2.0**15  # so that every scale fits float16

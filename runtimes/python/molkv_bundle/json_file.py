@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from molkv_runtime.errors import MolkvError
+from molkv_bundle.errors import MolkvError
 
 T = TypeVar("T")
 

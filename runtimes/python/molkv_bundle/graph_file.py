@@ -11,11 +11,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from molkv_runtime.errors import BundleError
-from molkv_runtime.json_file import read_bytes
-from molkv_runtime.operators import OPERATORS, OPSETS, AttributeType
-from molkv_runtime.protobuf import Field, Schema, UnknownFieldError, decode
-from molkv_runtime.tensor_file import MAX_RANK
+from molkv_bundle.errors import BundleError
+from molkv_bundle.json_file import read_bytes
+from molkv_bundle.operators import OPERATORS, OPSETS, AttributeType
+from molkv_bundle.protobuf import Field, Schema, UnknownFieldError, decode
+from molkv_bundle.tensor_file import MAX_RANK
 
 # The fields of ONNX that a dense graph has (onnx.proto, IR version 10); metadata and types are not looked into.
 _SCHEMA: Schema = {

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from molkv_runtime.bundle import Bundle
-from molkv_runtime.errors import BundleError
-from molkv_runtime.folders import contents
-from molkv_runtime.hashing import file_sha256
-from molkv_runtime.manifest import MANIFEST, Shard
-from molkv_runtime.shard import OpenShard
+from molkv_bundle.bundle import Bundle
+from molkv_bundle.errors import BundleError
+from molkv_bundle.folders import contents
+from molkv_bundle.hashing import file_sha256
+from molkv_bundle.manifest import MANIFEST, Shard
+from molkv_bundle.shard import OpenShard
 
 _NAMED_RECORDS = 10
 

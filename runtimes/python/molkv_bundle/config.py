@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from molkv_runtime.errors import ConfigError
-from molkv_runtime.json_file import decode_json, read_bytes
+from molkv_bundle.errors import ConfigError
+from molkv_bundle.json_file import decode_json, read_bytes
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -6,17 +6,30 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer
+import msgspec
 
-from molkv_runtime.config import ModelConfig
-from molkv_runtime.errors import BundleError
-from molkv_runtime.graph_file import check_graph_file
-from molkv_runtime.hashing import file_sha256
-from molkv_runtime.interface import graph_interface
-from molkv_runtime.json_file import read_bytes
-from molkv_runtime.manifest import GraphInfo, Manifest, read_manifest
-from molkv_runtime.providers import PRESETS
-from molkv_runtime.tokenizer import TOKENIZER, open_tokenizer
+from molkv_bundle.config import ModelConfig
+from molkv_bundle.errors import BundleError
+from molkv_bundle.graph_file import check_graph_file
+from molkv_bundle.hashing import file_sha256
+from molkv_bundle.interface import graph_interface
+from molkv_bundle.json_file import decode_json
+from molkv_bundle.manifest import PROFILES, GraphInfo, Manifest, read_manifest
+
+TOKENIZER = "tokenizer.json"
+GENERATION_CONFIG = "generation_config.json"
+
+
+class GenerationConfig(msgspec.Struct, frozen=True):
+    """The fields of Hugging Face's generation_config.json that we honour; the others are about features we lack."""
+
+    eos_token_id: int | list[int] | None = None
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Token ids that end a text."""
+        ids = self.eos_token_id
+        return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
 
 
 class Bundle:
@@ -62,11 +75,10 @@ class Bundle:
     def _choose(self, profiles: Sequence[str], profile: str) -> str:
         there = list(self.manifest.graphs)
         if profile and profile not in there:
-            known = {name for preset in PRESETS.values() for name in preset.profiles}
             add = f". Add it with: molkv-export export CHECKPOINT {self.path} --add-profile {profile}"
             raise BundleError(
                 f"{self.path}: has no graph for profile {profile!r}; there: {', '.join(there)}"
-                f"{add if profile in known else ''}"
+                f"{add if profile in PROFILES else ''}"
             )
         chosen = [profile] if profile else [name for name in profiles or there if name in there]
         if not chosen:
@@ -126,13 +138,19 @@ class Bundle:
                     )
         return paths
 
-    def tokenizer(self) -> Tokenizer:
-        """Load the tokenizer.
+    def generation_config(self) -> GenerationConfig:
+        """Return what generation_config.json says; nothing where the bundle has none.
 
         Raises:
-            BundleError: The bundle carries none.
+            BundleError: The file is damaged, or names an end of texts outside the vocabulary.
         """
-        if TOKENIZER not in self.manifest.files:
-            raise BundleError(f"{self.path}: carries no {TOKENIZER}, so it takes token ids only")
-        path = self.file(TOKENIZER)
-        return open_tokenizer(read_bytes(path, BundleError, "expected a tokenizer"), path, BundleError)
+        if GENERATION_CONFIG not in self.manifest.files:
+            return GenerationConfig()
+        path = self.file(GENERATION_CONFIG)
+        found = decode_json(path.read_bytes(), GenerationConfig, path, BundleError)
+        if wrong := [stop for stop in found.stop_ids if not 0 <= stop < self.config.vocab_size]:
+            raise BundleError(
+                f"{path}: eos_token_id is {wrong[0]}, expected token ids from 0 to {self.config.vocab_size - 1}; "
+                "export the model again"
+            )
+        return found

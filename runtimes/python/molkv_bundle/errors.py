@@ -50,3 +50,8 @@ class RequestError(MolkvError):
 
 class MissingExtraError(MolkvError):
     """A command needs packages that are not installed."""
+
+
+def one_line(error: Exception) -> str:
+    """Give the message of a library's error in one line, its start if it is long."""
+    return " ".join(str(error).split())[:300]

@@ -10,8 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from molkv_runtime.rope import Floats
-
+Floats = npt.NDArray[np.float32]
 RowDtype = Literal["float32", "float16", "int8", "int4", "nf4"]
 
 # The quantiles of a normal distribution that QLoRA (arXiv 2305.14314, appendix E) quantizes to.

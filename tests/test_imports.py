@@ -1,0 +1,75 @@
+"""Which package may use what of which: imports go one way, and through the names that a package says are for others."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+DRIVER = ROOT / "runtimes" / "python"
+# What a package may use of this repository beside itself. Tests look inside of what they test.
+USES = {
+    DRIVER / "molkv_bundle": set(),
+    DRIVER / "molkv_runtime": {"molkv_bundle"},
+    ROOT / "molkv_export": {"molkv_bundle", "molkv_runtime"},
+    ROOT / "benchmarks": {"molkv_bundle", "molkv_runtime", "molkv_export"},
+    ROOT / "examples": {"molkv_bundle", "molkv_runtime", "molkv_export"},
+}
+PACKAGES = {"molkv_bundle", "molkv_runtime", "molkv_export"}
+NAMES_OF_THE_DRIVER = 25
+
+
+class _Import(NamedTuple):
+    place: str  # file and line
+    module: str
+    names: list[str]  # empty: the module itself
+
+
+def _imports(folder: Path) -> Iterator[_Import]:
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.ImportFrom) and node.module:
+                yield _Import(place, node.module, [alias.name for alias in node.names])
+            elif isinstance(node, ast.Import):
+                yield from (_Import(place, alias.name, []) for alias in node.names)
+
+
+def _wrong(folder: Path) -> Iterator[str]:
+    for found in _imports(folder):
+        package = found.module.partition(".")[0]
+        if package not in PACKAGES or package == folder.name:
+            continue
+        if package not in USES[folder]:
+            yield f"{found.place} uses {package}"
+        elif package != "molkv_export":
+            public = importlib.import_module(package).__all__
+            hidden = [name for name in found.names if name not in public]
+            if found.module != package or hidden or not found.names:
+                yield f"{found.place} uses {found.module}: {', '.join(hidden or found.names)}"
+
+
+def test_packages_use_what_others_say_is_for_them() -> None:
+    assert [wrong for folder in USES for wrong in _wrong(folder)] == []
+
+
+def test_the_driver_has_few_public_names() -> None:
+    assert len(importlib.import_module("molkv_runtime").__all__) <= NAMES_OF_THE_DRIVER
+
+
+def test_every_public_name_is_there_and_said_once() -> None:
+    for package in ("molkv_bundle", "molkv_runtime"):
+        module = importlib.import_module(package)
+        assert len(set(module.__all__)) == len(module.__all__)
+        assert [name for name in module.__all__ if not hasattr(module, name)] == []
+
+
+def test_reading_a_bundle_needs_no_runtime() -> None:
+    code = "import sys, molkv_bundle; print({'onnxruntime', 'tokenizers', 'torch', 'molkv_runtime'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
