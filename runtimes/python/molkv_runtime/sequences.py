@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -100,18 +99,16 @@ class Sequences(InOneProcess):
         if len(tokens) == 0:
             raise RequestError("the prompt is empty, expected at least one token")
         self._store.check_ids(tokens)
-        with self._used_alone():
+        self._begin()
+        try:
             return self._prefill(sequence, tokens, all_logits)
+        finally:
+            self._in_use.release()
 
-    @contextmanager
-    def _used_alone(self) -> Iterator[None]:
+    def _begin(self) -> None:
         self.check_process()
         if not self._in_use.acquire(blocking=False):
             raise RequestError("these Sequences are in use by another thread; make Sequences for each thread")
-        try:
-            yield
-        finally:
-            self._in_use.release()
 
     def _prefill(self, sequence: int, tokens: Ids, all_logits: bool) -> Floats:
         room = self.max_length - int(self.lengths[sequence])
@@ -173,8 +170,11 @@ class Sequences(InOneProcess):
             raise RequestError(
                 f"active is {going.dtype} {list(going.shape)}, expected bool [{len(tokens)}], one for each sequence"
             )
-        with self._used_alone():
+        self._begin()
+        try:
             return self._decode(tokens, going.tolist())
+        finally:
+            self._in_use.release()
 
     def _decode(self, tokens: Ids, going: list[bool]) -> Floats:
         # Plain numbers, not arrays: behind a step of the graph nothing of numpy is in the caches any more.
