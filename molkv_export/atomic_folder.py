@@ -147,7 +147,7 @@ def clear(folder: Path, keep: Container[str] = ()) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file of a folder that is about to be replaced a second name.
+    """Link a file of a folder that is about to be replaced to a second name.
 
     Where the file system cannot do that, and where others could change or share the file (it is a link, or has more
     names than this one), copy it.

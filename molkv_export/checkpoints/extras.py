@@ -65,6 +65,6 @@ def other_prefix(expected: str, found: Collection[str]) -> str:
 
 
 def _tails(name: str) -> Iterable[str]:
-    """Give a name without its first parts, longest first; at least two parts are left."""
+    """Return a name without its first parts, longest first; at least two parts are left."""
     parts = name.split(".")
     return (".".join(parts[start:]) for start in range(len(parts) - 1))

@@ -156,7 +156,7 @@ def row_width(shape: tuple[int, ...]) -> int:
 
 
 def find_weights(folder: Path) -> Path | None:
-    """Return the first that there is of the files that Hugging Face looks for; None: there is none."""
+    """Return the first file that is there of those that Hugging Face looks for, or None."""
     # A link to nowhere is an error, not a reason to take what comes next.
     return next((folder / name for name in _NAMES if os.path.lexists(folder / name)), None)
 
