@@ -16,7 +16,6 @@ from molkv_bundle import (
     FileInfo,
     Manifest,
     RequestError,
-    check_graph_file,
     file_sha256,
     read_manifest,
     write_manifest,
@@ -103,11 +102,8 @@ class Content:
         return read_manifest(self._folder)
 
     def _graph_files(self) -> list[Path]:
-        """Give the ONNX files after checking them: whoever loads one loads what it refers to."""
-        paths = [self._bundle.file(file.file) for file in self._graph.files]
-        for path in paths:
-            check_graph_file(path, self._graph.data)
-        return paths
+        """Return the ONNX files after checking them: whoever loads one loads what it refers to."""
+        return list(self._bundle.graph_paths().values())
 
     def _add(self, name: str) -> None:
         self._files[name] = self._bundle.manifest.files[name]

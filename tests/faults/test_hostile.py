@@ -267,3 +267,10 @@ def test_a_shape_that_would_take_hours_to_multiply_is_refused(tmp_path: Path) ->
     (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(BundleError, match="has 100000 dimensions, expected at most 8"):
         TensorFile(tmp_path / "x.safetensors", BundleError)
+
+
+def test_a_dtype_that_is_not_known_names_those_that_are_read(tmp_path: Path) -> None:
+    header = json.dumps({"x": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"0")
+    with pytest.raises(BundleError, match="has dtype 'F4', which is not known; write it as F32, F16 or BF16"):
+        TensorFile(tmp_path / "x.safetensors", BundleError)

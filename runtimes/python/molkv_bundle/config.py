@@ -1,7 +1,4 @@
-"""The configuration of a lookup-expert model: one definition for checkpoints, exporter, manifest and driver.
-
-It lives in the driver because the driver must read it from a bundle's manifest without the exporter.
-"""
+"""The configuration of a lookup-expert model: one definition for checkpoints, exporter, manifest and driver."""
 
 from __future__ import annotations
 

@@ -53,5 +53,5 @@ class MissingExtraError(MolkvError):
 
 
 def one_line(error: Exception) -> str:
-    """Give the message of a library's error in one line, its start if it is long."""
+    """Return the message of a library's error in one line, cut short if it is long."""
     return " ".join(str(error).split())[:300]

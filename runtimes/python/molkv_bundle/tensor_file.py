@@ -104,7 +104,8 @@ class TensorFile:
         item_bytes = ITEM_BYTES.get(item.dtype)
         if item_bytes is None:
             raise self._error(
-                f"{self.path}: tensor {name!r} has dtype {item.dtype}, expected one of {', '.join(sorted(ITEM_BYTES))}"
+                f"{self.path}: tensor {name!r} has dtype {item.dtype[:20]!r}, which is not known; "
+                "write it as F32, F16 or BF16"
             )
         if len(item.shape) > MAX_RANK:
             raise self._error(
