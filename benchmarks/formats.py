@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from molkv_bundle import RowDtype
-from molkv_export.export import export
+from molkv_export import GraphOptions, export, validate
 from molkv_export.graph.linear import BLOCK_SIZES
-from molkv_export.graph.profiles import GraphOptions
-from molkv_export.parity.validate import ROUNDED, TRAINED, validate
+from molkv_export.parity.validate import ROUNDED, TRAINED
 
 CHECKPOINT = Path("examples/stdlib-mini")
 

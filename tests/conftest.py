@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 from molkv_bundle import ModelConfig, RowDtype
+from molkv_export import export
 from molkv_export.checkpoints.native import tensors_to_save
-from molkv_export.export import export
 from molkv_export.modeling import LookupExpertForCausalLM
 from molkv_runtime import Generator
 

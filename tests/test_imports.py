@@ -54,6 +54,10 @@ def _wrong(folder: Path) -> Iterator[str]:
                 yield f"{found.place} uses {found.module}: {', '.join(hidden or found.names)}"
 
 
+def _run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
 def test_packages_use_what_others_say_is_for_them() -> None:
     assert [wrong for folder in USES for wrong in _wrong(folder)] == []
 
@@ -63,7 +67,7 @@ def test_the_driver_has_few_public_names() -> None:
 
 
 def test_every_public_name_is_there_and_said_once() -> None:
-    for package in ("molkv_bundle", "molkv_runtime"):
+    for package in ("molkv_bundle", "molkv_runtime", "molkv_export"):
         module = importlib.import_module(package)
         assert len(set(module.__all__)) == len(module.__all__)
         assert [name for name in module.__all__ if not hasattr(module, name)] == []
@@ -71,5 +75,23 @@ def test_every_public_name_is_there_and_said_once() -> None:
 
 def test_reading_a_bundle_needs_no_runtime() -> None:
     code = "import sys, molkv_bundle; print({'onnxruntime', 'tokenizers', 'torch', 'molkv_runtime'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+    assert _run(code) == "set()\n"
+
+
+def test_the_exporter_imports_pytorch_when_it_is_first_used() -> None:
+    heavy = "print(sorted({'torch', 'onnx', 'onnx_ir', 'jinja2'} & set(sys.modules)))"
+    assert _run(f"import sys, molkv_export; {heavy}") == "[]\n"
+    assert _run(f"import sys; from molkv_export import inspect; {heavy}") == "[]\n"
+    assert "torch" in _run(f"import sys; from molkv_export import export; {heavy}")
+
+
+def test_no_module_hides_a_function_of_its_name() -> None:
+    """Importing a submodule puts it into its package under its name."""
+    code = (
+        "import importlib, pkgutil, types, molkv_export\n"
+        "for module in pkgutil.walk_packages(molkv_export.__path__, 'molkv_export.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "from molkv_export import add_profile, export, inspect, package, validate\n"
+        "print([isinstance(f, types.FunctionType) for f in (add_profile, export, inspect, package, validate)])\n"
+    )
+    assert _run(code) == f"{[True] * 5}\n"

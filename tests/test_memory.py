@@ -22,7 +22,7 @@ MIB = 1024**2
 MAX_MEMORY = 80 * MIB
 
 _EXPORT = (
-    "from pathlib import Path; from molkv_export.export import export; "
+    "from pathlib import Path; from molkv_export import export; "
     f"export(Path(sys.argv[1]), Path(sys.argv[2]), max_memory={MAX_MEMORY})"
 )
 _RUN = (

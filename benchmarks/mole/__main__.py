@@ -15,8 +15,9 @@ import numpy as np
 from benchmarks.exporting import export_measured
 from benchmarks.mole.published import VOCAB, write_floor, write_table, write_training
 from molkv_bundle import Bundle
+from molkv_export import validate
 from molkv_export.parity.texts import Scope
-from molkv_export.parity.validate import ROUNDED, validate
+from molkv_export.parity.validate import ROUNDED
 from molkv_runtime import ExpertStore, Generator, Sequences
 
 _DTYPES = ("float32", "int8", "int4")

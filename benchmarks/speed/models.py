@@ -9,8 +9,7 @@ from rich.console import Console
 
 from benchmarks.store.model import model_config, write_checkpoint
 from molkv_bundle import DenseDtype, ModelConfig
-from molkv_export.export import export
-from molkv_export.graph.profiles import GraphOptions
+from molkv_export import GraphOptions, export
 
 DTYPES: tuple[DenseDtype, ...] = ("float32", "int8", "int4")
 

@@ -14,8 +14,8 @@ from benchmarks.store.drive import drive_benchmark
 from benchmarks.store.model import model_config, write_checkpoint
 from benchmarks.store.read import read_benchmark
 from benchmarks.store.write import write_benchmark
+from molkv_export import export
 from molkv_export.commands.options import PATH, byte_size
-from molkv_export.export import export
 
 
 @click.command()

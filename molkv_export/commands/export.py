@@ -10,6 +10,7 @@ from typing import get_args
 import click
 from click.core import ParameterSource
 
+import molkv_export
 from molkv_bundle import PROFILES, ROW_FORMATS, DenseDtype, KVDtype, RowDtype
 from molkv_export import terminal
 from molkv_export.commands.options import PATH, byte_size, counts
@@ -130,14 +131,11 @@ def export_command(
       molkv-export export my-model phone.bundle --profile coreml --dense-dtype float16 --context-length 512
       molkv-export export my-model my-model.bundle --add-profile nnapi
     """
-    import molkv_export.export as exporting
-    from molkv_export.graph.profiles import GraphOptions
-
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    graph = GraphOptions(dense_dtype, block_size, kv_dtype, chunk_lengths, context_length, expert_window)
+    graph = molkv_export.GraphOptions(dense_dtype, block_size, kv_dtype, chunk_lengths, context_length, expert_window)
     console = terminal.console(stderr=True)
     if add_profile is None:
-        manifest = exporting.export(
+        manifest = molkv_export.export(
             checkpoint,
             bundle,
             profiles=profiles,
@@ -155,7 +153,7 @@ def export_command(
                 raise click.UsageError(
                     f"--{name.removesuffix('s').replace('_', '-')} makes no sense with --add-profile"
                 )
-        manifest = exporting.add_profile(
+        manifest = molkv_export.add_profile(
             checkpoint, bundle, add_profile, graph=graph, force=force, command=command, console=console
         )
     total = sum(info.size for info in manifest.files.values())

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from molkv_export.commands.options import PATH
-from molkv_export.inspect import inspect, print_inspection
+from molkv_export.inspection import inspect, print_inspection
 from molkv_export.terminal import console
 
 

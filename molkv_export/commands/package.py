@@ -9,9 +9,9 @@ import click
 
 from molkv_bundle import PROFILES
 from molkv_export.commands.options import PATH
-from molkv_export.package.content import GraphFormat
-from molkv_export.package.layout import README, PackageInfo
-from molkv_export.package.limits import Target
+from molkv_export.packaging.content import GraphFormat
+from molkv_export.packaging.layout import README, PackageInfo
+from molkv_export.packaging.limits import Target
 from molkv_export.terminal import console, human_bytes
 
 
@@ -46,7 +46,7 @@ def package_command(
       molkv-export package phone.bundle --target ios stdlib-mini-ios
       molkv-export package phone.bundle --target android --graph-format ort stdlib-mini-android
     """
-    from molkv_export.package.package import package
+    from molkv_export import package
 
     info = package(
         bundle,

@@ -71,10 +71,10 @@ def validate_command(
       molkv-export validate int4.bundle --against float32.bundle
       molkv-export validate my.bundle --expected expected.safetensors
     """
+    from molkv_export import Scope, validate
     from molkv_export.parity.report import print_report
     from molkv_export.parity.report_folder import check_plot, check_report_folder, write_plot, write_report
-    from molkv_export.parity.texts import QUICK, Scope
-    from molkv_export.parity.validate import validate
+    from molkv_export.parity.texts import QUICK
 
     asked = {"sequences": sequences, "continuations": continuations, "new_tokens": new_tokens}
     given = {name: value for name, value in asked.items() if value is not None}

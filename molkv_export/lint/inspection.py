@@ -8,7 +8,7 @@ from typing import get_args
 import onnx
 
 from molkv_bundle import BundleError, MolkvError, one_line
-from molkv_export.inspect import Acceptance
+from molkv_export.inspection import Acceptance
 from molkv_export.lint.lint import lint
 from molkv_export.lint.tables import Target
 

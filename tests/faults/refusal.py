@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from molkv_bundle import MolkvError
-from molkv_export.export import export
+from molkv_export import export
 
 
 def refused(folder: Path, kind: type[MolkvError], message: str) -> None:

@@ -13,13 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-import molkv_export.export as exporting
+import molkv_export.exporter as exporting
 from molkv_bundle import CheckpointError
+from molkv_export import add_profile, export, validate
 from molkv_export.checkpoints import Checkpoint
-from molkv_export.export import add_profile, export
 from molkv_export.parity import validate as validating
 from molkv_export.parity.texts import QUICK
-from molkv_export.parity.validate import validate
 from molkv_export.tables import store_writer
 
 WEIGHTS = "model.safetensors"

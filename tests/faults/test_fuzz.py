@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from molkv_bundle import Bundle, BundleError, MolkvError, read_manifest
-from molkv_export.export import export
+from molkv_export import export
 from molkv_runtime import ExpertStore, Generator
 from tests.conftest import edit_manifest, replace_file
 

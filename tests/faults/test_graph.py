@@ -18,7 +18,7 @@ from onnx import helper
 
 from molkv_bundle import BundleError
 from molkv_bundle.operators import OPERATORS, OPSETS, Operator
-from molkv_export.export import export
+from molkv_export import export
 from molkv_export.graph.build import DenseGraph
 from molkv_export.graph.profiles import DTYPES, GraphOptions, plan_graphs
 from molkv_runtime import Generator

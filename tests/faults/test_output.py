@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from molkv_bundle import Bundle, OutputError
-from molkv_export.export import export
+from molkv_export import export
 from molkv_export.tables import store_writer
 from tests.conftest import edit_manifest
 

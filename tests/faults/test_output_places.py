@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 from molkv_bundle import Bundle, OutputError
+from molkv_export import GraphOptions, add_profile, export, package
 from molkv_export.atomic_folder import atomic_folder
-from molkv_export.export import add_profile, export
-from molkv_export.graph.profiles import GraphOptions
-from molkv_export.package.package import package
 from molkv_export.parity.report_folder import check_report_folder
 from molkv_export.training.loop import TrainOptions, train
 from tests.conftest import CONFIGS
@@ -53,8 +51,8 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("work has begun")
 
-    monkeypatch.setattr("molkv_export.export.open_checkpoint", fail)
-    monkeypatch.setattr("molkv_export.package.package.Bundle", fail)
+    monkeypatch.setattr("molkv_export.exporter.open_checkpoint", fail)
+    monkeypatch.setattr("molkv_export.packaging.package.Bundle", fail)
     monkeypatch.setattr("molkv_export.training.loop.standard_library", fail)
 
 
@@ -121,7 +119,7 @@ def test_the_bundle_that_gets_a_profile_is_checked_before_the_work(
 ) -> None:
     bundle = shutil.copytree(phone, tmp_path / "bundle")
     monkeypatch.chdir(bundle)
-    monkeypatch.setattr("molkv_export.export.open_checkpoint", None)
+    monkeypatch.setattr("molkv_export.exporter.open_checkpoint", None)
     with pytest.raises(OutputError, match="bundle: is the current directory or holds it"):
         add_profile(checkpoint, bundle, "nnapi")
 
@@ -182,7 +180,7 @@ def test_a_folder_of_such_a_name_is_somebodys(name: str, phone: Path, checkpoint
 def test_what_a_system_leaves_during_an_export_is_no_part_of_the_bundle(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from molkv_export import export as exporting
+    import molkv_export.exporter as exporting
 
     original = exporting.write_golden
 

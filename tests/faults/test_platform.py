@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 
 from molkv_bundle import Bundle, BundleError, OutputError, tensor_file
-from molkv_export import __version__
-from molkv_export.export import export
+from molkv_export import __version__, export
 from molkv_export.tables.direct_file import DirectFile, aligned_zeros
 from molkv_runtime import ExpertStore, Generator, selftest
 

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from molkv_bundle import BundleError, verify
+from molkv_export import export
 from molkv_export.commands import cli
-from molkv_export.export import export
 
 
 @pytest.fixture

@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 from molkv_bundle import Bundle, CheckpointError, OutputError
-from molkv_export.export import add_profile, export
-from molkv_export.graph.profiles import GraphOptions
+from molkv_export import GraphOptions, add_profile, export, validate
 from molkv_export.parity.texts import Scope
-from molkv_export.parity.validate import validate
 from molkv_export.source import check_source
 from molkv_export.tables.resume import JOURNAL
 from molkv_runtime import selftest
@@ -48,7 +46,7 @@ def test_a_profile_is_not_added_to_a_bundle_that_changes_meanwhile(
         check_source(*arguments)
         add_profile(checkpoints("molkv"), bundle, "coreml")
 
-    monkeypatch.setattr("molkv_export.export.check_source", another)
+    monkeypatch.setattr("molkv_export.exporter.check_source", another)
     with pytest.raises(OutputError, match=r"was changed by another process meanwhile; run the command again"):
         add_profile(checkpoints("molkv"), bundle, "nnapi")
     assert list(Bundle(bundle).manifest.graphs) == ["cpu", "coreml"]

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from molkv_bundle import Bundle
-from molkv_export.export import export
+from molkv_export import GraphOptions, export
 from molkv_export.golden import calibration_texts
-from molkv_export.graph.profiles import GraphOptions
 from molkv_runtime import Generator
 
 

@@ -14,10 +14,10 @@ from rich.console import Console
 from tokenizers import Tokenizer, models, processors
 
 from molkv_bundle import CheckpointError
+from molkv_export import export, inspect
 from molkv_export.checkpoints import open_checkpoint
 from molkv_export.companions import Companions
-from molkv_export.export import export
-from molkv_export.inspect import inspect, print_inspection
+from molkv_export.inspection import print_inspection
 from molkv_runtime import Generator
 
 GENERATION, CONFIG, TOKENS = "generation_config.json", "config.json", "tokenizer_config.json"

@@ -10,15 +10,11 @@ from pathlib import Path
 import pytest
 
 from molkv_bundle import verify
+from molkv_export import GraphOptions, add_profile, export, inspect, package, validate
 from molkv_export.atomic_folder import copy_file, link_or_copy
-from molkv_export.export import add_profile, export
-from molkv_export.graph.profiles import GraphOptions
-from molkv_export.inspect import inspect
-from molkv_export.package.content import GraphFormat
-from molkv_export.package.package import package
+from molkv_export.packaging.content import GraphFormat
 from molkv_export.parity.runners import ONNX_REFERENCE
 from molkv_export.parity.texts import Scope
-from molkv_export.parity.validate import validate
 from molkv_runtime import Target, selftest
 from tests.linked import LAYOUTS, hugging_face_cache, linked
 

@@ -20,8 +20,7 @@ from rich.console import Console
 
 import molkv_export.atomic_folder
 from molkv_bundle import Bundle, BundleError, OutputError
-from molkv_export import needs
-from molkv_export.export import export
+from molkv_export import export, needs
 from molkv_export.tables import store_writer
 from molkv_export.tables.resume import JOURNAL
 
@@ -56,7 +55,7 @@ def test_killed_a_hundred_times_it_is_never_incomplete_and_ends_with_the_same_by
 ) -> None:
     """SIGKILL at random moments; every second bundle replaces one that is there already."""
     context = multiprocessing.get_context("forkserver")  # imports once, then starts a child in milliseconds
-    context.set_forkserver_preload(["molkv_export.export", "tests.molkv_export.test_resume"])
+    context.set_forkserver_preload(["molkv_export.exporter", "tests.molkv_export.test_resume"])
     expected, bundle = _contents(whole), tmp_path / "bundle"
     moments, kills, taken_up = random.Random(0), 0, 0
     duration = 600.0  # of a whole export: the first one shows it
@@ -201,7 +200,7 @@ def test_two_exports_into_one_folder_do_not_meet(checkpoint: Path, whole: Path, 
     slow = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from molkv_export.export import export\n"
+        "from molkv_export import export\n"
         "from molkv_export.tables import store_writer\n"
         "fill = store_writer.fill\n"
         "def slow(*arguments):\n"

@@ -16,10 +16,9 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
+from molkv_export import GraphOptions, export, inspect
 from molkv_export.commands import cli
-from molkv_export.export import export
-from molkv_export.graph.profiles import GraphOptions
-from molkv_export.inspect import inspect, print_inspection
+from molkv_export.inspection import print_inspection
 from molkv_export.terminal import byte_progress, console, print_line
 from tests.conftest import STDLIB_MINI
 

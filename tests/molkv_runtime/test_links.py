@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from molkv_bundle import BundleError, verify
-from molkv_export.export import export
-from molkv_export.graph.profiles import GraphOptions
+from molkv_export import GraphOptions, export
 from molkv_runtime import Generator, selftest
 from tests.linked import LAYOUTS, WEIGHTS_ELSEWHERE, linked
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from molkv_bundle import Bundle, BundleError, RequestError
-from molkv_export.export import export
+from molkv_export import export
 from molkv_runtime import ExpertStore, Generator
 
 VOCAB = 97

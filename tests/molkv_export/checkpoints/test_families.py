@@ -12,10 +12,10 @@ import pytest
 from safetensors.torch import load, save_file
 
 from molkv_bundle import ConfigError
+from molkv_export import export
 from molkv_export.checkpoints import Checkpoint, families
 from molkv_export.checkpoints.checkpoint import CONFIG, Place, model_config
 from molkv_export.checkpoints.weights import Weights
-from molkv_export.export import export
 
 
 def _open(folder: Path, fields: Mapping[str, Any]) -> Checkpoint:

@@ -19,12 +19,11 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from molkv_bundle import ROW_FORMATS, Bundle, DenseDtype, RowDtype
+from molkv_export import GraphOptions, export, validate
 from molkv_export.checkpoints import open_checkpoint
-from molkv_export.export import export
-from molkv_export.graph.profiles import GraphOptions
 from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.texts import Scope
-from molkv_export.parity.validate import TRAINED, validate
+from molkv_export.parity.validate import TRAINED
 from molkv_runtime import Generator, selftest
 from tests.conftest import CONFIGS, random_model, save_checkpoint
 from tests.molkv_export.checkpoints.published import (

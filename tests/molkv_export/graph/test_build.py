@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from molkv_bundle import Bundle, DenseDtype
-from molkv_export.export import export
+from molkv_export import export
 from molkv_export.graph.build import build_graph
 from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.profiles import DTYPES, GraphOptions

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from molkv_export.export import export
+from molkv_export import Report, export, validate
 from molkv_export.graph.taps import Branch
 from molkv_export.parity.bisect import TapError
 from molkv_export.parity.texts import Scope
-from molkv_export.parity.validate import ROUNDED, Report, validate
+from molkv_export.parity.validate import ROUNDED
 from molkv_runtime import selftest
 from tests.conftest import STDLIB_MINI
 from tests.molkv_export.parity import breaking as b

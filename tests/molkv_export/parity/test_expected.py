@@ -22,14 +22,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from molkv_bundle import Bundle, RequestError
-from molkv_export.export import export
-from molkv_export.graph.profiles import GraphOptions
+from molkv_export import GraphOptions, Report, export, validate
 from molkv_export.parity import compare, phases
 from molkv_export.parity.expected import EXPECTED, ExpectedLogits
 from molkv_export.parity.report import print_report
 from molkv_export.parity.report_folder import html
 from molkv_export.parity.texts import QUICK
-from molkv_export.parity.validate import Report, validate
 from molkv_export.training.corpus import standard_library
 from tests.conftest import CONFIGS, STDLIB_MINI, random_model
 from tests.molkv_export.modeling.test_equations import logits as equations

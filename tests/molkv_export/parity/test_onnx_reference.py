@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from molkv_bundle import Bundle
-from molkv_export.export import export
-from molkv_export.graph.profiles import GraphOptions
+from molkv_export import GraphOptions, export, validate
 from molkv_export.parity.runners import ONNX_REFERENCE, load_generator
 from molkv_export.parity.texts import Scope
-from molkv_export.parity.validate import ROUNDED, validate
+from molkv_export.parity.validate import ROUNDED
 from molkv_runtime import BoundCall, Target
 from tests.conftest import CONFIGS, STDLIB_MINI
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from molkv_bundle import OutputError, RequestError
+from molkv_export import Report, validate
 from molkv_export.parity.report_folder import check_plot, check_report_folder, html, write_plot, write_report
 from molkv_export.parity.texts import Scope
-from molkv_export.parity.validate import Report, validate
 from molkv_export.parity.worst import Candidate, WorstPositions
 from tests.conftest import STDLIB_MINI
 

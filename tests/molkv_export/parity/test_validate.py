@@ -11,18 +11,17 @@ import msgspec
 import numpy as np
 import pytest
 
-import molkv_export.export
+import molkv_export.exporter
 import molkv_export.graph.attention
 import molkv_export.graph.rope
 import molkv_export.tables.store_writer
 from molkv_bundle import CheckpointError, Records, RequestError, RowDtype
+from molkv_export import GraphOptions, Report, export, validate
 from molkv_export.checkpoints import Checkpoint
-from molkv_export.export import export
 from molkv_export.graph.linear import BlockwiseLinear, RowwiseInt8Linear
-from molkv_export.graph.profiles import GraphOptions
 from molkv_export.parity.greedy import GreedyResult
 from molkv_export.parity.texts import Scope
-from molkv_export.parity.validate import ROUNDED, TRAINED, Report, validate
+from molkv_export.parity.validate import ROUNDED, TRAINED
 from molkv_runtime import selftest
 from tests.conftest import CONFIGS, STDLIB_MINI, replace_file
 
@@ -129,14 +128,14 @@ def _edit_manifest(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
     """The driver is told something else than the model was trained with."""
 
     def fault(patch: pytest.MonkeyPatch) -> None:
-        original = molkv_export.export.Manifest
+        original = molkv_export.exporter.Manifest
 
         def broken(**fields: Any) -> Any:
             model = msgspec.structs.replace(fields["model"], **changes)
             graph = msgspec.structs.replace(fields["graphs"]["cpu"], expert_window=model.expert_window)
             return original(**{**fields, "model": model, "graphs": {"cpu": graph}})
 
-        patch.setattr(molkv_export.export, "Manifest", broken)
+        patch.setattr(molkv_export.exporter, "Manifest", broken)
 
     return fault
 

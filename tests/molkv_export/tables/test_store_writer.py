@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file
 
 from molkv_bundle import Bundle, CheckpointError, ModelConfig, RequestError, record_dtype
-from molkv_export.export import export
+from molkv_export import export
 from molkv_runtime import ExpertStore
 from tests.conftest import CONFIGS, random_model, save_checkpoint
 

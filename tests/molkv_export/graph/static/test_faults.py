@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from molkv_export.export import export
-from molkv_export.graph.profiles import GraphOptions
+from molkv_export import GraphOptions, export
 from molkv_runtime import selftest, static_calls
 from molkv_runtime.static_calls import StaticCalls, _StaticCall
 from molkv_runtime.window import ExpertWindow

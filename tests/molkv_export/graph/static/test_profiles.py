@@ -15,15 +15,12 @@ import onnx
 import pytest
 
 from molkv_bundle import Arrays, Bundle, BundleError, DenseDtype, MolkvError, RequestError
+from molkv_export import GraphOptions, export, inspect, validate
 from molkv_export.checkpoints import open_checkpoint
-from molkv_export.export import export
-from molkv_export.graph.profiles import GraphOptions
-from molkv_export.inspect import inspect
 from molkv_export.lint import lint, what_is_seen
 from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.runners import ONNX_REFERENCE, load_generator
 from molkv_export.parity.texts import Scope
-from molkv_export.parity.validate import validate
 from molkv_runtime import PRESETS, Call, Generator, Graph, Target, selftest
 from molkv_runtime.probe import probe
 from molkv_runtime.static_calls import StaticCalls

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from molkv_export.export import export
-from molkv_export.graph.profiles import GraphOptions
-from molkv_export.inspect import inspect, print_inspection
+from molkv_export import GraphOptions, export, inspect
+from molkv_export.inspection import print_inspection
 from molkv_runtime import BoundCall, Generator
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from molkv_bundle import MANIFEST, BundleError, Manifest, RequestError, decode_json, is_system_file, read_bytes
-from molkv_export.package.content import GraphFormat
-from molkv_export.package.limits import Limits, Target
+from molkv_export.packaging.content import GraphFormat
+from molkv_export.packaging.limits import Limits, Target
 from molkv_export.terminal import human_bytes
 
 README = "README.md"

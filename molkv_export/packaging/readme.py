@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jinja2
 
 from molkv_bundle import HIDDEN, NF4_LEVELS, ROW_FORMATS, Manifest, TensorInfo, max_abs, shard_header
-from molkv_export.package.layout import PackageInfo, Part
-from molkv_export.package.limits import Limits
+from molkv_export.packaging.layout import PackageInfo, Part
+from molkv_export.packaging.limits import Limits
 from molkv_export.terminal import human_bytes
 from molkv_runtime import PRESETS, cache_bytes, window_bytes
 
@@ -81,7 +81,7 @@ def build_file(part: Part) -> str:
 
 def _environment() -> jinja2.Environment:
     templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("molkv_export.package"),
+        loader=jinja2.PackageLoader("molkv_export.packaging"),
         autoescape=False,  # Markdown and program text
         trim_blocks=True,
         lstrip_blocks=True,

@@ -17,13 +17,11 @@ import pytest
 from click.testing import CliRunner
 
 from molkv_bundle import MANIFEST, Bundle, BundleError, OutputError, RequestError, read_manifest, verify
+from molkv_export import GraphOptions, export, package
 from molkv_export.commands.package import package_command
-from molkv_export.export import export
-from molkv_export.graph.profiles import GraphOptions
-from molkv_export.package import LIMITS, Limits
-from molkv_export.package import repack as repacking
-from molkv_export.package.package import package
-from molkv_export.package.repack import cut_store
+from molkv_export.packaging import LIMITS, Limits
+from molkv_export.packaging import repack as repacking
+from molkv_export.packaging.repack import cut_store
 from molkv_runtime import ExpertStore, selftest
 from tests.conftest import STDLIB_MINI, edit_manifest
 

@@ -21,9 +21,9 @@ from molkv_bundle import (
     write_manifest,
 )
 from molkv_export.atomic_folder import copy_file
-from molkv_export.package.limits import Limits
-from molkv_export.package.ort_format import convert_graphs
-from molkv_export.package.repack import cut_store, write_shards
+from molkv_export.packaging.limits import Limits
+from molkv_export.packaging.ort_format import convert_graphs
+from molkv_export.packaging.repack import cut_store, write_shards
 from molkv_export.terminal import human_bytes
 
 GraphFormat = Literal["onnx", "ort"]

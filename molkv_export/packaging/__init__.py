@@ -4,8 +4,8 @@
 of the templates is not installed.
 """
 
-from molkv_export.package.content import GraphFormat
-from molkv_export.package.layout import PackagedGraph, PackageInfo, Part
-from molkv_export.package.limits import LIMITS, Limits, Target
+from molkv_export.packaging.content import GraphFormat
+from molkv_export.packaging.layout import PackagedGraph, PackageInfo, Part
+from molkv_export.packaging.limits import LIMITS, Limits, Target
 
 __all__ = ["LIMITS", "GraphFormat", "Limits", "PackageInfo", "PackagedGraph", "Part", "Target"]

@@ -12,8 +12,8 @@ from rich.console import Console
 from molkv_bundle import Bundle, Manifest, RequestError
 from molkv_export.atomic_folder import atomic_folder, check_output
 from molkv_export.durable import sync
-from molkv_export.package.content import Content, GraphFormat, total_bytes
-from molkv_export.package.layout import (
+from molkv_export.packaging.content import Content, GraphFormat, total_bytes
+from molkv_export.packaging.layout import (
     DATA,
     README,
     PackagedGraph,
@@ -26,9 +26,9 @@ from molkv_export.package.layout import (
     place,
     sizes_in_order,
 )
-from molkv_export.package.limits import LIMITS, Limits, Target
-from molkv_export.package.ort_format import OPERATORS
-from molkv_export.package.readme import build_file, readme
+from molkv_export.packaging.limits import LIMITS, Limits, Target
+from molkv_export.packaging.ort_format import OPERATORS
+from molkv_export.packaging.readme import build_file, readme
 from molkv_export.terminal import byte_progress
 from molkv_runtime import ExpertStore
 
