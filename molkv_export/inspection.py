@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from molkv_bundle import (
     TOKENIZER,
     Bundle,
     BundleError,
+    GraphFile,
     GraphInfo,
     Manifest,
     ModelConfig,
@@ -31,6 +33,9 @@ from molkv_bundle import (
 )
 from molkv_export.terminal import human_bytes, print_line
 from molkv_runtime import cache_bytes, window_bytes
+
+if TYPE_CHECKING:
+    from molkv_export.lint import LintResult  # needs ONNX's package
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -44,7 +49,7 @@ class Sizes(msgspec.Struct, frozen=True):
 
 
 class Acceptance(msgspec.Struct, frozen=True):
-    """What a provider for phones takes of a graph, by our rules (`lint`)."""
+    """What a compiler for phones takes of a graph, by our rules (`lint`)."""
 
     nodes: int
     accepted: int
@@ -184,19 +189,23 @@ def _warnings(bundle: Bundle) -> list[str]:
 
 def _checks(path: Path, manifest: Manifest) -> dict[str, list[GraphCheck]] | None:
     try:
-        from molkv_export.lint.inspection import acceptance
+        from molkv_export.lint import lint_file
     except ModuleNotFoundError:
         return None
     checks: dict[str, list[GraphCheck]] = {}
     for profile, graph in manifest.graphs.items():
-        bundle = Bundle(path, manifest, profile=profile)
-        checks[profile] = []
-        paths = bundle.graph_paths()
-        for file in graph.files:
-            operators, targets = acceptance(paths[file.length])
-            taken, given = (sum(map(_nbytes, ts)) if file.length else 0 for ts in (file.inputs, file.outputs))
-            checks[profile].append(GraphCheck(file.file, file.length, operators, taken, given, targets))
+        paths = Bundle(path, manifest, profile=profile).graph_paths()
+        checks[profile] = [_check(file, lint_file(paths[file.length])) for file in graph.files]
     return checks
+
+
+def _check(file: GraphFile, results: Sequence[LintResult]) -> GraphCheck:
+    taken, given = (sum(map(_nbytes, tensors)) if file.length else 0 for tensors in (file.inputs, file.outputs))
+    targets: dict[str, Acceptance] = {}
+    for found in results:
+        first = next((f"{finding.node} ({finding.operator}): {finding.reason}" for finding in found.findings), "")
+        targets[found.compiler] = Acceptance(found.nodes, found.accepted, found.partitions, first)
+    return GraphCheck(file.file, file.length, results[0].operators, taken, given, targets)
 
 
 def _nbytes(tensor: TensorInfo) -> int:

@@ -20,12 +20,12 @@ from benchmarks.exporting import export_measured
 from benchmarks.mobile.first_text import largest_difference
 from benchmarks.store.model import model_config, write_checkpoint
 from molkv_bundle import Bundle, DenseDtype
-from molkv_export.lint import Target, lint, official_check, what_is_seen
+from molkv_export.lint import Compiler, lint, official_check, optimized_graph
 from molkv_export.parity.graphs import load_graphs
 from molkv_export.parity.onnx_reference import ReferenceGraph
 from molkv_runtime import Generator
 
-_VARIANTS: list[tuple[Target, DenseDtype]] = [
+_VARIANTS: list[tuple[Compiler, DenseDtype]] = [
     ("coreml", "float32"),
     ("coreml", "float16"),
     ("nnapi", "float32"),
@@ -81,11 +81,11 @@ def _size(bundle: Path) -> int:
     return sum(path.stat().st_size for path in bundle.iterdir())
 
 
-def _row(folder: Path, profile: Target, dtype: DenseDtype, patience: int) -> str:
+def _row(folder: Path, profile: Compiler, dtype: DenseDtype, patience: int) -> str:
     bundle = Bundle(folder, profile=profile)
     ours, theirs = [], []
     for file in bundle.graph().files:
-        found = lint(what_is_seen(folder / file.file, ["MatMulAddFusion"]), profile)
+        found = lint(optimized_graph(folder / file.file, ["MatMulAddFusion"]), profile)
         ours.append(f"{found.accepted}/{found.nodes}, {found.partitions}")
         checked = official_check(folder / file.file, profile)
         theirs.append(f"{checked.accepted}/{checked.nodes}, {checked.partitions}, {checked.verdict}")

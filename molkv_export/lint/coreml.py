@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from molkv_export.lint import rules
-from molkv_export.lint.values import dims, is_constant
+from molkv_export.lint.rules import dims, is_constant
 
 MAX_RANK = 5
 DTYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
@@ -28,7 +28,7 @@ def reasons(node: ir.Node) -> Iterator[str]:
 
 
 def _matmul(node: ir.Node) -> Iterator[str]:
-    """The provider takes all, but CoreML's product of a vector is wrong, and broadcasting one costs copies."""
+    """Refuse vectors, whose product CoreML computes wrongly, and broadcasting, which costs copies."""
     a, b = node.inputs
     if a is None or b is None:
         return
@@ -40,7 +40,7 @@ def _matmul(node: ir.Node) -> Iterator[str]:
 
 
 def _cast(node: ir.Node) -> Iterator[str]:
-    """The provider takes a Cast only with the node before it."""
+    """Require a node in front: the provider takes a Cast only together with it."""
     (value,) = node.inputs
     if value is not None and value.producer() is None:
         yield f"input {value.name} is an input of the graph or a constant, expected what a node computes"

@@ -1,19 +1,44 @@
-"""Checking a graph against the rules of a target."""
+"""Checking a graph against the rules of a compiler."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, get_args
 
+import msgspec
 import onnx
 import onnx_ir as ir
 
+from molkv_bundle import BundleError, MolkvError, one_line
 from molkv_export.lint import coreml, nnapi, rules
-from molkv_export.lint.partitions import count_partitions
-from molkv_export.lint.result import Finding, LintResult
-from molkv_export.lint.tables import REFUSED, TABLES, Target, supported_operators
-from molkv_export.lint.values import dims, infer_shapes, lift_constants, node_name
+from molkv_export.lint.operators import REFUSED, TABLES, Compiler, supported_operators
+from molkv_export.lint.rules import dims, infer_shapes, lift_constants, node_name
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One reason why a compiler does not take something."""
+
+    node: str  # name of the node, or of its first output; of the value, where `operator` is an input or an output
+    operator: str  # or "graph", "function", "input", "output"
+    reason: str  # what was found and what was expected
+
+
+class LintResult(msgspec.Struct, frozen=True):
+    """What a compiler takes of a graph, nodes that are constants not counted."""
+
+    compiler: Compiler
+    operators: dict[str, int]  # nodes by operator, in alphabetical order
+    nodes: int
+    accepted: int
+    partitions: int  # subgraphs that would be compiled
+    findings: list[Finding]
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was found: one partition takes the whole graph."""
+        return not self.findings
 
 
 class _Rules(NamedTuple):
@@ -22,21 +47,37 @@ class _Rules(NamedTuple):
     reasons: Callable[[ir.Node], Iterator[str]]
 
 
-_RULES: dict[Target, _Rules] = {
+_RULES: dict[Compiler, _Rules] = {
     "coreml": _Rules(coreml.MAX_RANK, coreml.DTYPES, coreml.reasons),
     "nnapi": _Rules(nnapi.MAX_RANK, nnapi.DTYPES, nnapi.reasons),
 }
 
 
-def lint(model: onnx.ModelProto, target: Target) -> LintResult:
-    """Find everything in a graph that a target does not take.
+def lint_file(path: Path) -> list[LintResult]:
+    """Check a graph's file against the rules of every compiler; its weights are not read.
+
+    Raises:
+        BundleError: It is not a graph that ONNX's package can read.
+        MissingExtraError: The installed ONNX Runtime does not list a compiler's operators.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+        return [lint(model, compiler) for compiler in get_args(Compiler)]
+    except MolkvError:
+        raise
+    except Exception as error:  # a stranger's graph can break the package in many ways
+        raise BundleError(f"{path}: ONNX's package cannot read it: {one_line(error)}") from error
+
+
+def lint(model: onnx.ModelProto, compiler: Compiler) -> LintResult:
+    """Find everything in a graph that a compiler does not take.
 
     Args:
         model: A graph of fixed shapes. Its weights are not read and need not be loaded.
-        target: CoreML (as an MLProgram) or NNAPI.
+        compiler: CoreML (as an MLProgram) or NNAPI.
 
     Raises:
-        MissingExtraError: The installed ONNX Runtime does not list the target's operators.
+        MissingExtraError: The installed ONNX Runtime does not list the compiler's operators.
     """
     findings = []
     try:
@@ -48,14 +89,14 @@ def lint(model: onnx.ModelProto, target: Target) -> LintResult:
             Finding(model.graph.name, "graph", f"its shapes contradict ONNX, expected a valid graph: {message}")
         )
     whole = lift_constants(shaped)
-    findings += _whole_graph(whole, target)
+    findings += _whole_graph(whole, compiler)
     accepted = {}
     for node in whole.graph:
-        reasons = list(_reasons(node, target))
+        reasons = list(_reasons(node, compiler))
         findings += [Finding(node_name(node), node.op_type, reason) for reason in reasons]
         accepted[node] = not reasons
     return LintResult(
-        target=target,
+        compiler=compiler,
         operators=dict(sorted(Counter(node.op_type for node in accepted).items())),
         nodes=len(accepted),
         accepted=sum(accepted.values()),
@@ -64,30 +105,49 @@ def lint(model: onnx.ModelProto, target: Target) -> LintResult:
     )
 
 
-def _whole_graph(model: ir.Model, target: Target) -> Iterator[Finding]:
+def count_partitions(nodes: Iterable[ir.Node], accepted: Mapping[ir.Node, bool]) -> int:
+    """Count the subgraphs that would be compiled.
+
+    ONNX Runtime goes through a graph in rounds. A round takes every node that can be reached, except that a refused
+    node that uses a result of this round's subgraph waits for the next round, and so do all nodes behind it. The
+    accepted nodes of a round are one subgraph, even where they have nothing to do with each other.
+
+    Args:
+        nodes: In an order in which every node comes after those whose results it uses.
+        accepted: Whether the compiler takes a node.
+    """
+    rounds: dict[ir.Node, int] = {}
+    for node in nodes:
+        producers = [producer for producer in node.predecessors() if producer in rounds]
+        waits = (rounds[producer] + (accepted[producer] and not accepted[node]) for producer in producers)
+        rounds[node] = max(waits, default=0)
+    return len({number for node, number in rounds.items() if accepted[node]})
+
+
+def _whole_graph(model: ir.Model, compiler: Compiler) -> Iterator[Finding]:
     for function in model.functions.values():
         yield Finding(function.name, "function", "the model defines a function, expected none")
     for kind, values in (("input", model.graph.inputs), ("output", model.graph.outputs)):
         for value in values:
-            reason = rules.dtype(kind, value, _RULES[target].dtypes)
+            reason = rules.dtype(kind, value, _RULES[compiler].dtypes)
             if reason:
                 yield Finding(value.name or "", kind, reason)
 
 
-def _reasons(node: ir.Node, target: Target) -> Iterator[str]:
+def _reasons(node: ir.Node, compiler: Compiler) -> Iterator[str]:
     """Say what is wrong with a node. Where its operator or shapes are, nothing more is looked at."""
-    found = list(rules.structure(node)) or list(_operator(node, target))
+    found = list(rules.structure(node)) or list(_operator(node, compiler))
     yield from found
     if found:
         return
-    yield from rules.shapes(node, _RULES[target].max_rank)
+    yield from rules.shapes(node, _RULES[compiler].max_rank)
     yield from rules.constants(node)
     if all(dims(value) is not None for value in node.inputs if value is not None):
-        yield from _RULES[target].reasons(node)
+        yield from _RULES[compiler].reasons(node)
 
 
-def _operator(node: ir.Node, target: Target) -> Iterator[str]:
-    if node.op_type not in supported_operators(target):
-        yield f"the operator is {node.op_type}, expected one of {TABLES[target]}"
-    elif node.op_type in REFUSED[target]:
-        yield REFUSED[target][node.op_type]
+def _operator(node: ir.Node, compiler: Compiler) -> Iterator[str]:
+    if node.op_type not in supported_operators(compiler):
+        yield f"the operator is {node.op_type}, expected one of {TABLES[compiler]}"
+    elif node.op_type in REFUSED[compiler]:
+        yield REFUSED[compiler][node.op_type]

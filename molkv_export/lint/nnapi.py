@@ -6,24 +6,27 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from molkv_export.lint import quantized, rules
-from molkv_export.lint.values import dims, is_constant
+from molkv_export.lint import rules
+from molkv_export.lint.rules import PARAMETERS, contents, dims, dtype_name, is_constant, produced_by
 
 MAX_RANK = 4
 DTYPES = (ir.DataType.FLOAT,)
+# Integers exist between QuantizeLinear and DequantizeLinear only.
+_ACTIVATION = (ir.DataType.UINT8,)
+_WEIGHT = (ir.DataType.UINT8, ir.DataType.INT8)
 
 
 def reasons(node: ir.Node) -> Iterator[str]:
     """Say what is wrong with a node whose shapes are known."""
     match node.op_type:
         case "QuantizeLinear":
-            yield from quantized.quantize(node)
+            yield from _quantize(node)
             return
         case "DequantizeLinear":
-            yield from quantized.dequantize(node)
+            yield from _dequantize(node)
             return
         case "MatMul":
-            yield from quantized.matmul(node) if quantized.is_quantized(node) else _matmul(node)
+            yield from _quantized_product(node) if _is_quantized(node) else _matmul(node)
         case "Gemm":
             yield from rules.gemm(node)
         case "Slice":
@@ -43,7 +46,7 @@ def reasons(node: ir.Node) -> Iterator[str]:
 
 
 def _matmul(node: ir.Node) -> Iterator[str]:
-    """A fully connected layer, or as many of them as there are matrices: nothing is broadcast."""
+    """Require a fully connected layer, or as many of them as there are matrices: nothing is broadcast."""
     a, b = node.inputs
     if a is None or b is None:
         return
@@ -69,3 +72,95 @@ def _concat(node: ir.Node) -> Iterator[str]:
     rank = 0 if value is None else len(dims(value) or ())
     if not -rank <= axis < rank:
         yield f"axis is {axis}, expected {-rank} to {rank - 1}"
+
+
+def _quantize(node: ir.Node) -> Iterator[str]:
+    """Require float32 to uint8, with one scale for the whole tensor."""
+    yield from _parameters(node)
+    yield from _dtype("input", node.inputs[0], DTYPES)
+    yield from _dtype("output", node.outputs[0], _ACTIVATION)
+
+
+def _dequantize(node: ir.Node) -> Iterator[str]:
+    """Require uint8 to float32; int8 is for weights of products."""
+    value = node.inputs[0]
+    if value is None:
+        return
+    yield from _parameters(node)
+    yield from _dtype("output", node.outputs[0], DTYPES)
+    if produced_by(value, "QuantizeLinear") is None and not is_constant(value):
+        yield f"input {value.name} is {dtype_name(value)}, expected a constant or what QuantizeLinear computes"
+    elif _is_weight(node):
+        yield from _dtype("weight", value, _WEIGHT)
+        if value.dtype == ir.DataType.INT8:
+            yield from _symmetric(node)
+    else:
+        yield from _dtype("activation", value, _ACTIVATION)
+
+
+def _is_quantized(node: ir.Node) -> bool:
+    """Tell whether ONNX Runtime makes one quantized product out of a MatMul and the nodes around it, or should.
+
+    Of two dimensions a product with an integer weight is either quantized or refused. A product of more dimensions is
+    also one of floats, which may happen to come out of DequantizeLinear, as long as it does not go to QuantizeLinear.
+    """
+    a, b = (produced_by(value, "DequantizeLinear") is not None for value in node.inputs)
+    two_dimensions = all(len(dims(value) or ()) == 2 for value in node.inputs if value is not None)
+    return b if two_dimensions else a and b and _goes_to_quantize(node)
+
+
+def _quantized_product(node: ir.Node) -> Iterator[str]:
+    """Require DequantizeLinear twice, MatMul, QuantizeLinear, and a constant weight of two dimensions."""
+    for name, value in zip("AB", node.inputs, strict=True):
+        if value is None:
+            continue
+        source = produced_by(value, "DequantizeLinear")
+        if source is None:
+            yield f"{name} ({value.name}) is float32, expected DequantizeLinear for both inputs of a quantized product"
+        elif name == "B" and source.inputs[0] is not None and not is_constant(source.inputs[0]):
+            yield f"B is computed ({value.name}), expected a constant in a quantized product"
+        if len(dims(value) or ()) != 2:
+            yield f"{name} has the shape {list(dims(value) or ())}, expected 2 dimensions in a quantized product"
+    if not _goes_to_quantize(node):
+        users = sorted(user.op_type for user in node.outputs[0].consumers())
+        yield f"the product goes to {users or 'an output'}, expected one QuantizeLinear after a quantized product"
+
+
+def _goes_to_quantize(node: ir.Node) -> bool:
+    out = node.outputs[0]
+    return not out.is_graph_output() and [use.node.op_type for use in out.uses()] == ["QuantizeLinear"]
+
+
+def _is_weight(node: ir.Node) -> bool:
+    """Tell whether a DequantizeLinear gives nothing but weights of products."""
+    uses = node.outputs[0].uses()
+    source = node.inputs[0]
+    products = all(use.node.op_type in ("MatMul", "Gemm") and use.idx == 1 for use in uses)
+    return bool(uses) and products and source is not None and is_constant(source)
+
+
+def _parameters(node: ir.Node) -> Iterator[str]:
+    for position, what in PARAMETERS[node.op_type].items():
+        value = node.inputs[position] if position < len(node.inputs) else None
+        if value is None:
+            continue
+        shape = dims(value) or ()
+        if shape not in ((), (1,)):
+            yield f"{what} has the shape {list(shape)}, expected one number for the whole tensor"
+        elif what == "scale":
+            known = contents(value)
+            if known is not None and not (known > 0).all():
+                yield f"scale is {known.item()}, expected more than 0"
+
+
+def _symmetric(node: ir.Node) -> Iterator[str]:
+    zero_point = node.inputs[2] if len(node.inputs) > 2 else None
+    known = None if zero_point is None else contents(zero_point)
+    if known is not None and known.any():
+        yield f"zero point is {known.tolist()}, expected 0 for an int8 weight"
+
+
+def _dtype(kind: str, value: ir.Value | None, allowed: tuple[ir.DataType, ...]) -> Iterator[str]:
+    reason = None if value is None else rules.dtype(kind, value, allowed)
+    if reason:
+        yield reason

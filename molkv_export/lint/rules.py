@@ -1,12 +1,17 @@
-"""Rules that both targets have. A rule yields reasons against a node; none means that it is taken."""
+"""The rules that CoreML and NNAPI share, and how a rule looks at a graph.
+
+A rule yields reasons against a node; no reason means that the node is taken.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
+import numpy.typing as npt
+import onnx
 import onnx_ir as ir
-
-from molkv_export.lint.values import contents, dims, dtype_name, is_constant, nbytes
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 LARGEST_CONSTANT = 2**31  # bytes; a protobuf message holds no more, neither of ONNX nor of what it is compiled to
 
@@ -29,9 +34,77 @@ PARAMETERS: dict[str, dict[int, str]] = {
     "DequantizeLinear": {1: "scale", 2: "zero point"},
 }
 
+_DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+
+
+def lift_constants(model: onnx.ModelProto) -> ir.Model:
+    """Read a model; its Constant nodes become initializers, as ONNX Runtime makes them when it loads a graph."""
+    graph = ir.from_proto(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+    return graph
+
+
+def infer_shapes(model: onnx.ModelProto, *, strict: bool = True) -> onnx.ModelProto:
+    """Fill in all shapes. Weights need not be loaded.
+
+    Raises:
+        onnx.shape_inference.InferenceError: In a strict inference, a node contradicts ONNX.
+    """
+    return onnx.shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
+
+
+def is_constant(value: ir.Value) -> bool:
+    """Tell whether a value is known when the graph is loaded; an initializer that is an input too can be replaced."""
+    return value.is_initializer() and not value.is_graph_input()
+
+
+def dims(value: ir.Value) -> tuple[int, ...] | None:
+    """Return the shape, None if it is not fixed."""
+    if value.shape is None:
+        return None
+    fixed = tuple(dim for dim in value.shape if isinstance(dim, int))
+    return fixed if len(fixed) == len(value.shape) else None
+
+
+def contents(value: ir.Value) -> npt.NDArray[Any] | None:
+    """Return the contents of a constant, None if they are in another file or are not there yet."""
+    tensor = value.const_value
+    if tensor is None or isinstance(tensor, ir.ExternalTensor):
+        return None
+    if isinstance(tensor, ir.TensorProtoTensor) and not any(getattr(tensor.raw, field) for field in _DATA_FIELDS):
+        return None
+    return tensor.numpy()
+
+
+def nbytes(value: ir.Value) -> int:
+    """Return the bytes of a value of fixed shape and known type, 0 of others."""
+    shape = dims(value)
+    if shape is None or value.dtype is None or value.dtype == ir.DataType.STRING:
+        return 0
+    count = 1
+    for dim in shape:
+        count *= dim
+    return count * value.dtype.bitwidth // 8
+
+
+def dtype_name(value: ir.Value) -> str:
+    """Return the name that NumPy has for the type."""
+    return "of unknown type" if value.dtype is None else str(value.dtype.numpy())
+
+
+def produced_by(value: ir.Value | None, operator: str) -> ir.Node | None:
+    """Return the node that computes a value, if it has this operator."""
+    producer = None if value is None else value.producer()
+    return producer if producer is not None and producer.op_type == operator else None
+
+
+def node_name(node: ir.Node) -> str:
+    """Return the name of a node; where it has none, its first output's."""
+    return node.name or (node.outputs[0].name if node.outputs else None) or ""
+
 
 def computed_inputs(node: ir.Node) -> Iterator[tuple[int, ir.Value]]:
-    """Give the inputs that are not parameters, with their positions."""
+    """Yield the inputs that are not parameters, with their positions."""
     parameters = PARAMETERS.get(node.op_type, {})
     for position, value in enumerate(node.inputs):
         if value is not None and position not in parameters:
@@ -39,7 +112,7 @@ def computed_inputs(node: ir.Node) -> Iterator[tuple[int, ir.Value]]:
 
 
 def structure(node: ir.Node) -> Iterator[str]:
-    """Only plain operators of ONNX."""
+    """Require a plain operator of ONNX."""
     if node.domain not in ("", "ai.onnx"):
         yield f"the operator is of domain {node.domain}, expected the default domain"
     if any(
@@ -49,7 +122,7 @@ def structure(node: ir.Node) -> Iterator[str]:
 
 
 def shapes(node: ir.Node, max_rank: int) -> Iterator[str]:
-    """Every shape is fixed, has no 0, and not too many dimensions."""
+    """Require that every shape is fixed, has no 0, and not too many dimensions."""
     for kind, values in (("input", node.inputs), ("output", node.outputs)):
         for value in values:
             if value is None or not value.name:  # an optional one that is left out
@@ -64,7 +137,7 @@ def shapes(node: ir.Node, max_rank: int) -> Iterator[str]:
 
 
 def constants(node: ir.Node) -> Iterator[str]:
-    """Parameters are constants, and no constant is too large."""
+    """Require that parameters are constants, and that no constant is too large."""
     for position, what in PARAMETERS.get(node.op_type, {}).items():
         value = node.inputs[position] if position < len(node.inputs) else None
         if value is not None and not is_constant(value):
@@ -75,7 +148,7 @@ def constants(node: ir.Node) -> Iterator[str]:
 
 
 def dtypes(node: ir.Node, allowed: Collection[ir.DataType]) -> Iterator[str]:
-    """Everything but parameters is of an allowed type."""
+    """Require that everything but parameters is of an allowed type."""
     for kind, values in (("input", [value for _, value in computed_inputs(node)]), ("output", node.outputs)):
         yield from (reason for value in values if (reason := dtype(kind, value, allowed)))
 
@@ -89,7 +162,7 @@ def dtype(kind: str, value: ir.Value, allowed: Collection[ir.DataType]) -> str |
 
 
 def slice_steps(node: ir.Node) -> Iterator[str]:
-    """Slices have no gaps and do not go backwards; NNAPI has a simpler operator for these."""
+    """Require slices without gaps that do not go backwards; NNAPI has a simpler operator for these."""
     steps = node.inputs[4] if len(node.inputs) > 4 else None
     values = None if steps is None else contents(steps)
     if values is not None and (values != 1).any():
@@ -97,7 +170,7 @@ def slice_steps(node: ir.Node) -> Iterator[str]:
 
 
 def gemm(node: ir.Node) -> Iterator[str]:
-    """A fully connected layer: x @ constant + constant row."""
+    """Require a fully connected layer: x @ constant + constant row."""
     attributes = node.attributes
     for name, default in (("alpha", 1.0), ("beta", 1.0), ("transA", 0)):
         value = attributes[name].value if name in attributes else default

@@ -15,12 +15,12 @@ from onnx import TensorProto, numpy_helper
 
 from molkv_export.graph.static.build import build_static_graph
 from molkv_export.graph.static.modules import HalfModules, NnapiModules, StaticModules
-from molkv_export.lint import LintResult, Target, lint
+from molkv_export.lint import Compiler, LintResult, lint
 from tests.conftest import CONFIGS
 
 Profile = Literal["coreml", "coreml-half", "nnapi"]
 MODULES = {"coreml": StaticModules, "coreml-half": HalfModules, "nnapi": NnapiModules}
-TARGETS: dict[Profile, Target] = {"coreml": "coreml", "coreml-half": "coreml", "nnapi": "nnapi"}
+COMPILERS: dict[Profile, Compiler] = {"coreml": "coreml", "coreml-half": "coreml", "nnapi": "nnapi"}
 
 Constant = npt.NDArray[np.generic] | TensorProto
 
@@ -65,9 +65,9 @@ def static_model(name: str, profile: Profile, length: int) -> onnx.ModelProto:
     return ir.to_proto(model)
 
 
-def broken(target: Target, text: str, *reasons: str, **constants: Constant) -> LintResult:
+def broken(compiler: Compiler, text: str, *reasons: str, **constants: Constant) -> LintResult:
     """Lint a graph whose findings are these, every one of them and no others."""
-    result = lint(small_model(text, **constants), target)
+    result = lint(small_model(text, **constants), compiler)
     found = [finding.reason for finding in result.findings]
     assert [reason for reason in reasons if not any(re.search(reason, text) for text in found)] == []
     assert [text for text in found if not any(re.search(reason, text) for reason in reasons)] == []
@@ -75,5 +75,5 @@ def broken(target: Target, text: str, *reasons: str, **constants: Constant) -> L
     return result
 
 
-def clean(target: Target, text: str, **constants: Constant) -> None:
-    assert lint(small_model(text, **constants), target).findings == []
+def clean(compiler: Compiler, text: str, **constants: Constant) -> None:
+    assert lint(small_model(text, **constants), compiler).findings == []

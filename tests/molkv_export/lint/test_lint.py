@@ -1,28 +1,30 @@
-"""The graphs that the exporter builds for phones, as they are and as a provider sees them."""
+"""The graphs that the exporter builds for phones, as they are and as a provider sees them; partitions."""
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import onnx
 import pytest
 
-from molkv_bundle import ProviderError
-from molkv_export.lint import OfficialResult, lint, official_check, what_is_seen
+from molkv_bundle import MissingExtraError, ProviderError
+from molkv_export.lint import OfficialResult, lint, official_check, operators, optimized_graph
 from tests.conftest import CONFIGS
-from tests.molkv_export.lint.graphs import MODULES, TARGETS, Profile, small_model, static_model
+from tests.molkv_export.lint.graphs import COMPILERS, MODULES, Profile, small_model, static_model
 
 PRODUCTS_STAY_PRODUCTS = ["MatMulAddFusion"]
+INPUT = "(float[2] x) => (float[2] y) "
 
 
 @pytest.mark.parametrize("length", [1, 8])
 @pytest.mark.parametrize("profile", MODULES)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_target_takes_its_graph_whole(name: str, profile: Profile, length: int, tmp_path: Path) -> None:
+def test_a_compiler_takes_its_graph_whole(name: str, profile: Profile, length: int, tmp_path: Path) -> None:
     model = static_model(name, profile, length)
     onnx.save(model, tmp_path / "model.onnx")
-    for seen in (model, what_is_seen(tmp_path / "model.onnx", PRODUCTS_STAY_PRODUCTS)):
-        result = lint(seen, TARGETS[profile])
+    for graph in (model, optimized_graph(tmp_path / "model.onnx", PRODUCTS_STAY_PRODUCTS)):
+        result = lint(graph, COMPILERS[profile])
         assert result.findings == []
         assert result.partitions == 1
         assert result.accepted == result.nodes == sum(result.operators.values()) > 100
@@ -31,7 +33,7 @@ def test_a_target_takes_its_graph_whole(name: str, profile: Profile, length: int
 @pytest.mark.parametrize("profile", MODULES)
 def test_a_product_that_became_a_layer_is_seen(profile: Profile, tmp_path: Path) -> None:
     onnx.save(static_model("molkv", profile, 1), tmp_path / "model.onnx")
-    result = lint(what_is_seen(tmp_path / "model.onnx", []), TARGETS[profile])
+    result = lint(optimized_graph(tmp_path / "model.onnx", []), COMPILERS[profile])
     assert {finding.operator for finding in result.findings} == {"Gemm"}
     assert result.partitions > 1
 
@@ -41,12 +43,12 @@ def test_halves_stay_halves_and_weights_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=2048)
     (tmp_path / "weights").unlink()
-    seen = what_is_seen(path, PRODUCTS_STAY_PRODUCTS)
+    optimized = optimized_graph(path, PRODUCTS_STAY_PRODUCTS)
     unread = onnx.load(path, load_external_data=False)
-    assert lint(seen, "coreml").operators == lint(unread, "coreml").operators
+    assert lint(optimized, "coreml").operators == lint(unread, "coreml").operators
     for kind in ("input", "output"):
-        assert list(getattr(seen.graph, kind)) == list(getattr(unread.graph, kind))
-    assert {tensor.data_type for tensor in seen.graph.initializer} == {
+        assert list(getattr(optimized.graph, kind)) == list(getattr(unread.graph, kind))
+    assert {tensor.data_type for tensor in optimized.graph.initializer} == {
         onnx.TensorProto.FLOAT16,
         onnx.TensorProto.INT64,
     }
@@ -55,15 +57,15 @@ def test_halves_stay_halves_and_weights_are_not_read(tmp_path: Path) -> None:
 def test_a_graph_that_onnx_runtime_refuses_is_named(tmp_path: Path) -> None:
     onnx.save(small_model("(float[2] x) => (float[2] y) { y = com.microsoft.NoSuch(x) }"), tmp_path / "model.onnx")
     with pytest.raises(ProviderError, match=r"model\.onnx: ONNX Runtime refuses the graph: .*NoSuch"):
-        what_is_seen(tmp_path / "model.onnx", [])
+        optimized_graph(tmp_path / "model.onnx", [])
 
 
 @pytest.mark.parametrize("profile", MODULES)
 def test_the_official_checker_agrees(profile: Profile, tmp_path: Path) -> None:
     model = static_model("mole", profile, 1)
     onnx.save(model, tmp_path / "model.onnx")
-    nodes = lint(model, TARGETS[profile]).nodes
-    assert official_check(tmp_path / "model.onnx", TARGETS[profile]) == OfficialResult(nodes, nodes, 1, "YES")
+    nodes = lint(model, COMPILERS[profile]).nodes
+    assert official_check(tmp_path / "model.onnx", COMPILERS[profile]) == OfficialResult(nodes, nodes, 1, "YES")
 
 
 def test_the_official_checker_misses_what_the_lint_finds(tmp_path: Path) -> None:
@@ -71,3 +73,42 @@ def test_the_official_checker_misses_what_the_lint_finds(tmp_path: Path) -> None
     onnx.save(model, tmp_path / "model.onnx")
     assert official_check(tmp_path / "model.onnx", "nnapi").verdict == "YES"
     assert not lint(model, "nnapi").clean
+
+
+@pytest.mark.parametrize(
+    ("nodes", "partitions"),
+    [
+        ("a = Sqrt(x)  b = Neg(a)  y = Sqrt(b)", 2),
+        ("a = Sqrt(x)  y = Sqrt(a)", 1),
+        ("y = Neg(x)", 0),
+        ("a = Neg(x)  b = Sqrt(x)  y = Add(a, b)", 1),  # the refused node needs nothing of the subgraph
+        ("a = Sqrt(x)  b = Neg(a)  y = Add(a, b)", 2),  # one subgraph would need itself
+        ("a = Sqrt(x)  b = Neg(a)  c = Neg(b)  y = Sqrt(c)", 2),
+        ("a = Sqrt(x)  b = Neg(a)  c = Sqrt(b)  d = Neg(c)  e = Sqrt(x)  f = Add(d, e)  y = Sqrt(f)", 3),
+    ],
+)
+def test_a_refused_node_in_between_makes_two(nodes: str, partitions: int) -> None:
+    result = lint(small_model(f"{INPUT} {{ {nodes} }}"), "coreml")
+    assert result.partitions == partitions
+    assert result.accepted == nodes.count("Sqrt") + nodes.count("Add")
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_the_official_checker_counts_the_same(seed: int, tmp_path: Path) -> None:
+    choose = random.Random(seed)
+    values, nodes = ["x"], []
+    for index in range(25):
+        operator = choose.choice(["Add", "Add", "Mod<fmod = 1>"])  # CoreML does not take Mod
+        nodes.append(f"v{index} = {operator}({choose.choice(values[-4:])}, {choose.choice(values)})")
+        values.append(f"v{index}")
+    model = small_model(f"{INPUT} {{ {'  '.join(nodes)}  y = Add({', '.join(values[-2:])}) }}")
+    onnx.save(model, tmp_path / "model.onnx")
+    ours, official = lint(model, "coreml"), official_check(tmp_path / "model.onnx", "coreml")
+    assert (ours.nodes, ours.accepted, ours.partitions) == (official.nodes, official.accepted, official.partitions)
+
+
+def test_an_onnx_runtime_without_tables_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    operators.supported_operators.cache_clear()
+    monkeypatch.setattr(operators, "_PACKAGE", "onnxruntime.capi")
+    with pytest.raises(MissingExtraError, match=r"has no nnapi_supported_ops\.md.*install onnxruntime"):
+        lint(small_model(f"{INPUT} {{ y = Sqrt(x) }}"), "nnapi")

@@ -17,7 +17,7 @@ import pytest
 from molkv_bundle import Arrays, Bundle, BundleError, DenseDtype, MolkvError, RequestError
 from molkv_export import GraphOptions, export, inspect, validate
 from molkv_export.checkpoints import open_checkpoint
-from molkv_export.lint import lint, what_is_seen
+from molkv_export.lint import lint, optimized_graph
 from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.runners import ONNX_REFERENCE, load_generator
 from molkv_export.parity.texts import Scope
@@ -187,7 +187,7 @@ def test_what_was_written_is_clean(name: str, variant: str, static: Callable[...
     target: Any = VARIANTS[variant][0]
     for file in bundle.graph().files:
         path = bundle.path / file.file
-        for model in (onnx.load(path, load_external_data=False), what_is_seen(path, ["MatMulAddFusion"])):
+        for model in (onnx.load(path, load_external_data=False), optimized_graph(path, ["MatMulAddFusion"])):
             found = lint(model, target)
             assert (found.findings, found.partitions) == ([], 1)
 

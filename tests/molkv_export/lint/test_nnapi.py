@@ -1,17 +1,18 @@
-"""NNAPI's rules for graphs of QuantizeLinear and DequantizeLinear."""
+"""NNAPI's own rules, most of them for graphs of QuantizeLinear and DequantizeLinear."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from tests.molkv_export.lint.graphs import Constant, absent, broken, clean
+from tests.molkv_export.lint.graphs import Constant, absent, axes, broken, clean, zeros
 
 SCALE = np.array(0.5, np.float32)
 MIDDLE = np.array(128, np.uint8)
 PAIR = "{0}q = QuantizeLinear({0}, s, z)  {0}d = DequantizeLinear({0}q, s, z)  "
 WEIGHT = "bd = DequantizeLinear(b, s, bz)  "
 
+UNARY = "(float[2, 3] x) => (float[2, 3] y)"
 INPUT = "(float[3, 4] x) => (float[3, 5] y) { "
 PRODUCT = INPUT + PAIR.format("x") + WEIGHT + "a = MatMul(xd, bd)  aq = QuantizeLinear(a, s, z) "
 END = "y = DequantizeLinear(aq, s, z) }"
@@ -121,3 +122,27 @@ def test_more_dimensions_are_for_products_of_floats() -> None:
     quantized = text + "a = MatMul(xd, wd)  aq = QuantizeLinear(a, s, z)  " + END
     broken("nnapi", quantized, reason, "B is computed", s=SCALE, z=MIDDLE)
     clean("nnapi", text + "y = MatMul(xd, wd) }", s=SCALE, z=MIDDLE)
+
+
+def test_nnapi_takes_the_larger_of_two_only() -> None:
+    clean("nnapi", UNARY + "{ y = Max(x, k) }", k=zeros(3))
+    broken("nnapi", UNARY + "{ y = Max(x, x, k) }", "it has 3 inputs, expected 2", k=zeros(3))
+
+
+def test_nnapi_softmax_of_a_vector() -> None:
+    clean("nnapi", UNARY + "{ y = Softmax(x) }")
+    broken(
+        "nnapi", "(float[3] x) => (float[3] y) { y = Softmax(x) }", r"input has the shape \[3\], expected at least 2"
+    )
+
+
+def test_nnapi_concat_outside_of_its_dimensions() -> None:
+    text = "(float[2, 3] x) => (float[2, 6] y) {{ y = Concat<axis = {}>(x, x) }}"
+    clean("nnapi", text.format(-1))
+    broken("nnapi", text.format(2), "axis is 2, expected -2 to 1", "its shapes contradict ONNX")
+
+
+def test_nnapi_splits_into_equal_parts() -> None:
+    text = "(float[4] x) => (float[{}] y, float[{}] z) {{ y, z = Split(x, sizes) }}"
+    clean("nnapi", text.format(2, 2), sizes=axes(2, 2))
+    broken("nnapi", text.format(1, 3), r"\[\(1,\), \(3,\)\], expected parts of one size", sizes=axes(1, 3))

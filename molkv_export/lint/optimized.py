@@ -1,4 +1,4 @@
-"""What a compiling provider is given: a graph that ONNX Runtime has rewritten first."""
+"""What ONNX Runtime makes of a graph before a provider sees it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SMALL = 1024  # bytes; optimizers look into shapes, axes and single numbers, ne
 _ZEROS = "zeros"
 
 
-def what_is_seen(model_path: Path, disabled_optimizers: list[str]) -> onnx.ModelProto:
-    """Give a graph as it is after ONNX Runtime's basic optimizations, which come before any provider.
+def optimized_graph(model_path: Path, disabled_optimizers: list[str]) -> onnx.ModelProto:
+    """Return a graph as it is after ONNX Runtime's basic optimizations, which come before any provider.
 
-    The weights of the result are not there, only their shapes: those of the file are not read.
+    The result has no weights, only their shapes; the file's weights are not read.
 
     Args:
         model_path: The graph's file.
@@ -43,12 +43,12 @@ def what_is_seen(model_path: Path, disabled_optimizers: list[str]) -> onnx.Model
         _change_types(model.graph, _UP if halves else _SAME)
         ir.save(model, folder / "model.onnx")
         try:
-            _optimize(folder / "model.onnx", folder / "seen.onnx", disabled_optimizers)
+            _optimize(folder / "model.onnx", folder / "optimized.onnx", disabled_optimizers)
         except Exception as error:  # ONNX Runtime raises many kinds, none of them public
             raise ProviderError(f"{model_path}: ONNX Runtime refuses the graph: {one_line(error)}") from error
-        seen = ir.from_proto(onnx.load(folder / "seen.onnx", load_external_data=False))
-        _change_types(seen.graph, _DOWN if halves else _SAME)
-        return ir.to_proto(seen)
+        optimized = ir.from_proto(onnx.load(folder / "optimized.onnx", load_external_data=False))
+        _change_types(optimized.graph, _DOWN if halves else _SAME)
+        return ir.to_proto(optimized)
 
 
 def _optimize(source: Path, target: Path, disabled_optimizers: list[str]) -> None:
@@ -73,7 +73,7 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
 
 
 def _leave_out_weights(graph: ir.Graph, folder: Path, types: dict[ir.DataType, ir.DataType]) -> None:
-    """Let all weights be one file of zeros that takes no space on disk."""
+    """Replace all weights by one file of zeros, which takes no space on disk."""
     largest = 0
     for value in graph.initializers.values():
         tensor = value.const_value
@@ -94,7 +94,7 @@ def _leave_out_weights(graph: ir.Graph, folder: Path, types: dict[ir.DataType, i
 
 
 def _change_types(graph: ir.Graph, types: dict[ir.DataType, ir.DataType]) -> None:
-    """Give every value the type that its own stands for."""
+    """Replace the types of all values, as `types` says."""
     for value in _values(graph):
         if value.dtype in types:
             value.dtype = types[value.dtype]
