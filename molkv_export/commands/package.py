@@ -9,16 +9,14 @@ import click
 
 from molkv_bundle import PROFILES
 from molkv_export.commands.options import PATH
-from molkv_export.packaging.content import GraphFormat
-from molkv_export.packaging.layout import README, PackageInfo
-from molkv_export.packaging.limits import Target
+from molkv_export.packaging.layout import README, GraphFormat, PackageInfo, Platform
 from molkv_export.terminal import console, human_bytes
 
 
 @click.command("package")
 @click.argument("bundle", type=PATH)
 @click.argument("out", type=PATH)
-@click.option("--target", type=click.Choice(get_args(Target)), required=True, help="The kind of phone.")
+@click.option("--target", type=click.Choice(get_args(Platform)), required=True, help="The kind of phone.")
 @click.option(
     "--profile",
     type=click.Choice(PROFILES),
@@ -33,7 +31,7 @@ from molkv_export.terminal import console, human_bytes
 )
 @click.option("--force", is_flag=True, help="Replace OUT if it is a package; the old one stays until then.")
 def package_command(
-    bundle: Path, out: Path, target: Target, profile: str | None, graph_format: GraphFormat, force: bool
+    bundle: Path, out: Path, target: Platform, profile: str | None, graph_format: GraphFormat, force: bool
 ) -> None:
     """Lay out BUNDLE for an app in the folder OUT, within the limits of the app's store.
 

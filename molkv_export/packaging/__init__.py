@@ -4,8 +4,14 @@
 of the templates is not installed.
 """
 
-from molkv_export.packaging.content import GraphFormat
-from molkv_export.packaging.layout import PackagedGraph, PackageInfo, Part
-from molkv_export.packaging.limits import LIMITS, Limits, Target
+from molkv_export.packaging.layout import (
+    LIMITS,
+    AppFolder,
+    GraphFormat,
+    Limits,
+    PackagedGraph,
+    PackageInfo,
+    Platform,
+)
 
-__all__ = ["LIMITS", "GraphFormat", "Limits", "PackageInfo", "PackagedGraph", "Part", "Target"]
+__all__ = ["LIMITS", "AppFolder", "GraphFormat", "Limits", "PackageInfo", "PackagedGraph", "Platform"]

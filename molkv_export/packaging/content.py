@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import msgspec
+import numpy as np
 
 from molkv_bundle import (
     NO_DIGEST,
@@ -16,17 +17,21 @@ from molkv_bundle import (
     FileInfo,
     Manifest,
     RequestError,
+    StoreInfo,
     file_sha256,
     read_manifest,
+    record_bytes,
+    shard_header,
     write_manifest,
 )
 from molkv_export.atomic_folder import copy_file
-from molkv_export.packaging.limits import Limits
+from molkv_export.packaging.layout import Limits
 from molkv_export.packaging.ort_format import convert_graphs
-from molkv_export.packaging.repack import cut_store, write_shards
+from molkv_export.tables.plan import plan_shards
 from molkv_export.terminal import human_bytes
+from molkv_runtime import ExpertStore
 
-GraphFormat = Literal["onnx", "ort"]
+_BYTES_AT_ONCE = 8 * 1024**2  # of records
 
 # What becomes part of program text, and is an asset to Android's build tools; a bundle is a stranger's.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -84,7 +89,7 @@ class Content:
             for name in sizes:
                 self._add(name)
             return
-        self._store = cut_store(self._store, self._bundle.config.vocab_size, self._limits.shard)
+        self._store = plan_shards(self._store, self._bundle.config.vocab_size, self._limits.shard, "limits.shard")
         self._files |= write_shards(self._bundle, self._store, self._folder, self._advance)
 
     def finish(self, command: str) -> Manifest:
@@ -123,8 +128,43 @@ class Content:
 
 
 def total_bytes(bundle: Bundle) -> int:
-    """Give about as many bytes as `Content` will report."""
+    """Return about as many bytes as `Content` will report."""
     manifest, graph = bundle.manifest, bundle.graph()
     names = {graph.data, graph.golden, *(file.file for file in graph.files)}
     names |= {shard.file for shard in manifest.store.shards}
     return sum(manifest.files[name].size for name in names)
+
+
+def write_shards(
+    bundle: Bundle, store: StoreInfo, folder: Path, advance: Callable[[int], object]
+) -> dict[str, FileInfo]:
+    """Write the records of a bundle into other shards, a few at a time; each is checked when it is read.
+
+    Args:
+        bundle: Where the records are.
+        store: The shards to write, from `plan_shards`.
+        folder: Where they go.
+        advance: Told the number of bytes after each piece.
+
+    Raises:
+        BundleError: A record is damaged.
+        OSError: The disk is full, or fails.
+    """
+    with ExpertStore(bundle) as source:
+        buffer = source.buffer(max(1, _BYTES_AT_ONCE // store.stride))
+        infos = {}
+        for shard in store.shards:
+            digest = hashlib.sha256()
+            with (folder / shard.file).open("xb") as file:
+                header = shard_header(shard, store)
+                digest.update(header)
+                file.write(header)
+                stop = shard.first_id + shard.count
+                for first in range(shard.first_id, stop, len(buffer)):
+                    ids = np.arange(first, min(first + len(buffer), stop))
+                    records = record_bytes(source.gather(ids, buffer))
+                    digest.update(records)
+                    file.write(records)
+                    advance(len(records))
+                infos[shard.file] = FileInfo(size=file.tell(), sha256=digest.hexdigest())
+    return infos

@@ -1,16 +1,18 @@
-"""Where the files of a package are: in one folder (iOS), or spread over asset packs (Android)."""
+"""Where the files of a package are, and what of it app stores take: one folder (iOS), or asset packs (Android)."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from molkv_bundle import MANIFEST, BundleError, Manifest, RequestError, decode_json, is_system_file, read_bytes
-from molkv_export.packaging.content import GraphFormat
-from molkv_export.packaging.limits import Limits, Target
 from molkv_export.terminal import human_bytes
+
+Platform = Literal["android", "ios"]
+GraphFormat = Literal["onnx", "ort"]
 
 README = "README.md"
 DATA = "molkv-package.json"
@@ -19,7 +21,32 @@ _PACKS = "asset-packs"
 _ASSETS = "src/main/assets/molkv"  # of a pack; in the app, the assets of all packs are one folder
 
 
-class Part(msgspec.Struct, frozen=True):
+class Limits(NamedTuple):
+    """How large a package may be, in bytes. The stores count after compression, which experts hardly yield to."""
+
+    file: int  # any file
+    pack: int  # an asset pack, which is uploaded and downloaded as one
+    upfront: int  # all that comes with the app
+    later: int  # all that is fetched once the app is installed
+
+    @property
+    def shard(self) -> int:
+        """Largest file of the store, where it is cut anew: as many of them as fill a pack."""
+        return self.pack // -(-self.pack // self.file)
+
+
+LIMITS: dict[Platform, Limits] = {
+    # Play Console help, "Optimize your app's size and stay within Google Play app size limits": 1.5 GB for an asset
+    # pack, 4 GB for all modules and install-time packs (up to 200 MB of it for the base module), 4 GB for all other
+    # packs. The limit for files is ours: even a 32-bit process finds room to map one, and a phone to copy one.
+    "android": Limits(file=512 * 1024**2, pack=1_500_000_000, upfront=3_800_000_000, later=4_000_000_000),
+    # App Store Connect help, "On-demand resources size limits": from iOS 18 on 4 GB for the app, 8 GB for an asset
+    # pack, 70 GB for all packs (before: 2 GB, 512 MB and 20 GB).
+    "ios": Limits(file=4_000_000_000, pack=4_000_000_000, upfront=4_000_000_000, later=70_000_000_000),
+}
+
+
+class AppFolder(msgspec.Struct, frozen=True):
     """A folder that goes into the app as one: an asset pack (Android) or the bundle (iOS)."""
 
     name: str
@@ -49,12 +76,12 @@ class PackagedGraph(msgspec.Struct, frozen=True):
 class PackageInfo(msgspec.Struct, frozen=True):
     """What a package holds; it is written into it, too, as `molkv-package.json`."""
 
-    target: Target
+    target: Platform
     profile: str
     graph_format: GraphFormat
     half: bool  # whether the graphs take and give float16
     graphs: list[PackagedGraph]
-    parts: list[Part]
+    parts: list[AppFolder]
     others: list[str]  # files that do not go into the app
 
     @property
@@ -63,9 +90,9 @@ class PackageInfo(msgspec.Struct, frozen=True):
         return sum(part.size for part in self.parts)
 
 
-def one_folder(name: str, sizes: dict[str, int]) -> list[Part]:
+def one_folder(name: str, sizes: dict[str, int]) -> list[AppFolder]:
     """Put all files into a folder of this name."""
-    return [Part(name=name, folder=name, delivery="", files=sizes)]
+    return [AppFolder(name=name, folder=name, delivery="", files=sizes)]
 
 
 def check_total(bundle: Path, total: int, limits: Limits) -> None:
@@ -82,7 +109,7 @@ def check_total(bundle: Path, total: int, limits: Limits) -> None:
         )
 
 
-def check_parts(bundle: Path, parts: list[Part], limits: Limits) -> None:
+def check_folders(bundle: Path, parts: list[AppFolder], limits: Limits) -> None:
     """Check again when it is known how the files fall into packs, and how large graphs are that hold their weights.
 
     Raises:
@@ -97,7 +124,7 @@ def check_parts(bundle: Path, parts: list[Part], limits: Limits) -> None:
         )
 
 
-def asset_packs(sizes: dict[str, int], limits: Limits) -> list[Part]:
+def asset_packs(sizes: dict[str, int], limits: Limits) -> list[AppFolder]:
     """Put files into asset packs, in their order.
 
     The app can count on packs of the kind "install-time" from its first start on, and read their files in place, so all
@@ -113,19 +140,19 @@ def asset_packs(sizes: dict[str, int], limits: Limits) -> list[Part]:
         total += sum(files.values())
         name = f"molkv_{number}"
         delivery = "install-time" if total <= limits.upfront else "fast-follow"
-        parts.append(Part(name=name, folder=f"{_PACKS}/{name}/{_ASSETS}", delivery=delivery, files=files))
+        parts.append(AppFolder(name=name, folder=f"{_PACKS}/{name}/{_ASSETS}", delivery=delivery, files=files))
     return parts
 
 
 def sizes_in_order(manifest: Manifest, folder: Path) -> dict[str, int]:
-    """Give the size of every file of a bundle: first the manifest, last the shards, without which a graph can load."""
+    """Return the sizes of a bundle's files: first the manifest, last the shards, without which a graph can load."""
     shards = [shard.file for shard in manifest.store.shards]
     names = [name for name in manifest.files if name not in shards]
     sizes = {name: manifest.files[name].size for name in (*names, *shards)}
     return {MANIFEST: (folder / MANIFEST).stat().st_size, **sizes}
 
 
-def place(parts: list[Part], content: Path, folder: Path) -> None:
+def move_files(parts: list[AppFolder], content: Path, folder: Path) -> None:
     """Move the files of a bundle to where they belong in a package."""
     for part in parts:
         target = folder / part.folder

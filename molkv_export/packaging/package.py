@@ -12,27 +12,30 @@ from rich.console import Console
 from molkv_bundle import Bundle, Manifest, RequestError
 from molkv_export.atomic_folder import atomic_folder, check_output
 from molkv_export.durable import sync
-from molkv_export.packaging.content import Content, GraphFormat, total_bytes
+from molkv_export.packaging.content import Content, total_bytes
 from molkv_export.packaging.layout import (
     DATA,
+    LIMITS,
     README,
+    GraphFormat,
+    Limits,
     PackagedGraph,
     PackageInfo,
+    Platform,
     asset_packs,
-    check_parts,
+    check_folders,
     check_total,
     is_package,
+    move_files,
     one_folder,
-    place,
     sizes_in_order,
 )
-from molkv_export.packaging.limits import LIMITS, Limits, Target
 from molkv_export.packaging.ort_format import OPERATORS
 from molkv_export.packaging.readme import build_file, readme
 from molkv_export.terminal import byte_progress
 from molkv_runtime import ExpertStore
 
-_PROFILES: dict[Target, str] = {"android": "nnapi", "ios": "coreml"}
+_PROFILES: dict[Platform, str] = {"android": "nnapi", "ios": "coreml"}
 _DYNAMIC = "cpu"
 _CONTENT = "content"  # the bundle, until its files are moved to where they belong
 
@@ -41,7 +44,7 @@ def package(
     bundle: Path,
     out: Path,
     *,
-    target: Target,
+    target: Platform,
     profile: str = "",
     graph_format: GraphFormat = "onnx",
     force: bool = False,
@@ -76,23 +79,10 @@ def package(
         content = folder / _CONTENT
         content.mkdir()
         manifest = _write_content(opened, content, target, limits, graph_format, console)
-        sizes = sizes_in_order(manifest, content)
-        parts = asset_packs(sizes, limits) if target == "android" else one_folder(_folder_name(bundle), sizes)
-        check_parts(bundle, parts, limits)
-        place(parts, content, folder)
-        info = PackageInfo(
-            target=target,
-            profile=opened.profile,
-            graph_format=graph_format,
-            half=opened.graph().kv_dtype == "float16",
-            graphs=[
-                PackagedGraph(file=file.file, length=file.length, size=sizes[file.file])
-                for file in manifest.graphs[opened.profile].files
-            ],
-            parts=parts,
-            others=[README, DATA, *([OPERATORS] if graph_format == "ort" else [])],
-        )
-        for part in parts if target == "android" else ():
+        info = _describe(opened, manifest, sizes_in_order(manifest, content), target, limits, graph_format)
+        check_folders(bundle, info.parts, limits)
+        move_files(info.parts, content, folder)
+        for part in info.parts if target == "android" else ():
             (folder / part.build_file).write_text(build_file(part), encoding="utf-8")
         (folder / README).write_text(readme(manifest, info, limits), encoding="utf-8")
         (folder / DATA).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
@@ -101,7 +91,7 @@ def package(
     return info
 
 
-def _open(bundle: Path, target: Target, profile: str) -> Bundle:
+def _open(bundle: Path, target: Platform, profile: str) -> Bundle:
     if profile != _DYNAMIC:
         opened = Bundle(bundle, profile=profile)
         if opened.graph().is_static:
@@ -112,7 +102,7 @@ def _open(bundle: Path, target: Target, profile: str) -> Bundle:
     )
 
 
-def _check_numbers(bundle: Bundle, target: Target, graph_format: GraphFormat) -> None:
+def _check_numbers(bundle: Bundle, target: Platform, graph_format: GraphFormat) -> None:
     if bundle.graph().kv_dtype != "float16":
         return
     where = f"{bundle.path}: profile {bundle.profile} computes in float16"
@@ -133,6 +123,38 @@ def _check_contents(bundle: Bundle) -> None:
     ExpertStore(bundle).close()
 
 
+def _describe(
+    bundle: Bundle,
+    manifest: Manifest,
+    sizes: dict[str, int],
+    target: Platform,
+    limits: Limits,
+    graph_format: GraphFormat,
+) -> PackageInfo:
+    """Say what the package of a bundle holds.
+
+    Args:
+        bundle: Open for the profile of the package.
+        manifest: Of what goes into the app.
+        sizes: Bytes of the files that go into the app, in the order in which they fill asset packs.
+        target: The kind of phone.
+        limits: What the app's store takes.
+        graph_format: What the graphs' files are.
+    """
+    return PackageInfo(
+        target=target,
+        profile=bundle.profile,
+        graph_format=graph_format,
+        half=bundle.graph().kv_dtype == "float16",
+        graphs=[
+            PackagedGraph(file=file.file, length=file.length, size=sizes[file.file])
+            for file in manifest.graphs[bundle.profile].files
+        ],
+        parts=asset_packs(sizes, limits) if target == "android" else one_folder(_folder_name(bundle.path), sizes),
+        others=[README, DATA, *([OPERATORS] if graph_format == "ort" else [])],
+    )
+
+
 def _folder_name(bundle: Path) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]", "-", bundle.resolve().name)  # it becomes part of program text
     return f"{name.removesuffix('.bundle')}.bundle"
@@ -141,7 +163,7 @@ def _folder_name(bundle: Path) -> str:
 def _write_content(
     bundle: Bundle,
     folder: Path,
-    target: Target,
+    target: Platform,
     limits: Limits,
     graph_format: GraphFormat,
     console: Console | None,

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import jinja2
 
 from molkv_bundle import HIDDEN, NF4_LEVELS, ROW_FORMATS, Manifest, TensorInfo, max_abs, shard_header
-from molkv_export.packaging.layout import PackageInfo, Part
-from molkv_export.packaging.limits import Limits
+from molkv_export.packaging.layout import AppFolder, Limits, PackageInfo
 from molkv_export.terminal import human_bytes
 from molkv_runtime import PRESETS, cache_bytes, window_bytes
 
@@ -33,7 +32,7 @@ class ShardRow(NamedTuple):
     first_id: int
     records: int
     start: int  # of the first record, in bytes
-    part: Part
+    part: AppFolder
 
 
 def readme(manifest: Manifest, info: PackageInfo, limits: Limits) -> str:
@@ -74,7 +73,7 @@ def _onnxruntime(manifest: Manifest) -> str:
     return found if re.fullmatch(r"[0-9]+(\.[0-9]+){1,3}", found) else "1.24.0"
 
 
-def build_file(part: Part) -> str:
+def build_file(part: AppFolder) -> str:
     """Give the `build.gradle.kts` of an asset pack."""
     return _environment().get_template("build.gradle.kts").render(part=part)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from molkv_bundle import (
     ModelConfig,
@@ -14,7 +16,9 @@ from molkv_bundle import (
     record_fields,
     shard_header,
 )
-from molkv_export.tables.rows import RowSource
+
+if TYPE_CHECKING:
+    from molkv_export.tables.rows import RowSource  # needs PyTorch, and shards are also planned without it
 
 SLABS = 4  # one is filled, one gets its checksums, one is written, one is hashed
 
@@ -34,28 +38,42 @@ def plan_store(config: ModelConfig, dtype: RowDtype, shard_size: int) -> StoreIn
         stride = record_dtype(config, dtype).itemsize
     except ValueError as error:
         raise RequestError(f"experts_dtype is {dtype}: {error}") from error
-    fields = record_fields(config, dtype)
-    longest = Shard(file="", first_id=config.vocab_size, count=config.vocab_size)
-    header = len(shard_header(longest, StoreInfo(dtype=dtype, stride=stride, fields=fields, shards=())))
-    per_shard = (shard_size - header) // stride
+    store = StoreInfo(dtype=dtype, stride=stride, fields=record_fields(config, dtype), shards=())
+    return plan_shards(store, config.vocab_size, shard_size, "shard_size")
+
+
+def plan_shards(store: StoreInfo, vocab_size: int, largest: int, name: str) -> StoreInfo:
+    """Return a store of the same records in files of at most `largest` bytes.
+
+    Args:
+        store: How records are laid out; its shards do not matter.
+        vocab_size: Number of records.
+        largest: Size of a file, with its header, in bytes.
+        name: What `largest` is called in an error.
+
+    Raises:
+        RequestError: A file of this size does not hold even one record.
+    """
+    longest_header = len(shard_header(Shard(file="", first_id=vocab_size, count=vocab_size), store))
+    per_shard = (largest - longest_header) // store.stride
     if per_shard < 1:
         raise RequestError(
-            f"shard_size is {shard_size} bytes, expected at least {stride + header} (a record and a header)"
+            f"{name} is {largest} bytes, expected at least {store.stride + longest_header} (a record and a header)"
         )
-    firsts = range(0, config.vocab_size, per_shard)
+    firsts = range(0, vocab_size, per_shard)
     shards = tuple(
         Shard(
             file=f"experts-{number:05d}-of-{len(firsts):05d}.safetensors",
             first_id=first,
-            count=min(per_shard, config.vocab_size - first),
+            count=min(per_shard, vocab_size - first),
         )
         for number, first in enumerate(firsts, start=1)
     )
-    return StoreInfo(dtype=dtype, stride=stride, fields=fields, shards=shards)
+    return msgspec.structs.replace(store, shards=shards)
 
 
 def shard_bytes(shard: Shard, store: StoreInfo) -> int:
-    """Give the size of a shard's file."""
+    """Return the size of a shard's file."""
     return len(shard_header(shard, store)) + shard.count * store.stride
 
 

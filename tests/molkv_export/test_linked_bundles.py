@@ -12,7 +12,7 @@ import pytest
 from molkv_bundle import verify
 from molkv_export import GraphOptions, add_profile, export, inspect, package, validate
 from molkv_export.atomic_folder import copy_file, link_or_copy
-from molkv_export.packaging.content import GraphFormat
+from molkv_export.packaging import GraphFormat
 from molkv_export.parity.runners import ONNX_REFERENCE
 from molkv_export.parity.texts import Scope
 from molkv_runtime import Target, selftest

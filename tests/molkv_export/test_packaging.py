@@ -20,8 +20,8 @@ from molkv_bundle import MANIFEST, Bundle, BundleError, OutputError, RequestErro
 from molkv_export import GraphOptions, export, package
 from molkv_export.commands.package import package_command
 from molkv_export.packaging import LIMITS, Limits
-from molkv_export.packaging import repack as repacking
-from molkv_export.packaging.repack import cut_store
+from molkv_export.packaging import content as packing
+from molkv_export.tables.plan import plan_shards
 from molkv_runtime import ExpertStore, selftest
 from tests.conftest import STDLIB_MINI, edit_manifest
 
@@ -113,7 +113,7 @@ def test_a_store_is_cut_into_packs_within_the_limits_and_its_records_stay_the_sa
 
 
 def test_repacking_reads_a_little_at_a_time(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repacking, "_BYTES_AT_ONCE", 200_000)
+    monkeypatch.setattr(packing, "_BYTES_AT_ONCE", 200_000)
     reads = []
     preadv = os.preadv
 
@@ -123,12 +123,12 @@ def test_repacking_reads_a_little_at_a_time(trained: Path, tmp_path: Path, monke
 
     monkeypatch.setattr(os, "preadv", counted)
     bundle = Bundle(trained)
-    store = cut_store(bundle.manifest.store, bundle.config.vocab_size, 5_000_000)
+    store = plan_shards(bundle.manifest.store, bundle.config.vocab_size, 5_000_000, "largest")
     buffers = []
     monkeypatch.setattr(
         ExpertStore, "buffer", lambda self, count: buffers.append(count) or np.empty(count, self.record_dtype)
     )
-    repacking.write_shards(bundle, store, tmp_path, lambda _: None)
+    packing.write_shards(bundle, store, tmp_path, lambda _: None)
     assert buffers == [200_000 // store.stride]
     assert sum(reads) == sum(bundle.manifest.files[shard.file].size for shard in bundle.manifest.store.shards)
     assert max(reads) <= 200_000
@@ -279,8 +279,8 @@ def test_what_the_apps_store_does_not_take_is_refused(
 
 
 def test_a_file_has_to_hold_a_record(phone: Callable[..., Path]) -> None:
-    with pytest.raises(RequestError, match="files may have 5000 bytes, expected at least"):
-        cut_store(read_manifest(phone()).store, 97, 5000)
+    with pytest.raises(RequestError, match=r"limits\.shard is 5000 bytes, expected at least"):
+        plan_shards(read_manifest(phone()).store, 97, 5000, "limits.shard")
 
 
 @pytest.mark.parametrize("name", ["model.nnapi.data", "model.nnapi.4.onnx", "experts-00001-of-00001.safetensors"])
