@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molkv_bundle import Ids, Records, RowDtype
-from molkv_export.bench.page_cache import drop
+from molkv_export.bench.machine import drop_from_page_cache
 from molkv_runtime import Generator, Store
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     paths = [generator.bundle.path / shard.file for shard in generator.bundle.manifest.store.shards]
     if mode == "ram":
         generator.store = RecordsInRam(generator.store)
-        drop(paths)
+        drop_from_page_cache(paths)
     state = generator.sequences(max_length=1024)
     vocab_size = generator.config.vocab_size
     state.prefill(0, np.arange(64))
@@ -77,7 +77,7 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         if order["drop"]:
-            drop(paths)
+            drop_from_page_cache(paths)
         random = np.random.default_rng(order["seed"])
         state.lengths[:] = 0
         prompt = random.integers(0, vocab_size, order["prompt"])

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 
 from molkv_bundle import RECORDS, Access, Bundle
-from molkv_export.bench.page_cache import cached, drop
+from molkv_export.bench.machine import count_in_page_cache, drop_from_page_cache
 from molkv_runtime import ExpertStore
 
 _READ_THREADS = 16  # as many as the driver has
@@ -167,9 +167,9 @@ def _proof(bundle: Bundle) -> str:
     path = shards.paths[0]
     with ExpertStore(bundle) as store:
         store.gather(np.arange(shards.shards[0].count))
-    warm = cached(path, offsets, shards.stride)
-    drop(shards.paths)
-    cold = cached(path, offsets, shards.stride)
+    warm = count_in_page_cache(path, offsets, shards.stride)
+    drop_from_page_cache(shards.paths)
+    cold = count_in_page_cache(path, offsets, shards.stride)
     return (
         f"Of {len(offsets)} records of the first shard, {warm} were in the page cache after they had been read, "
         f"{cold} after the cache was dropped for the file (reads with RWF_NOWAIT)."
@@ -185,7 +185,7 @@ def _single(bundle: Bundle, ways: dict[str, Callable[[], Any]], runs: int) -> st
     random = np.random.default_rng(0)
     for _ in range(runs):
         for name, way in everyone.items():
-            drop(shards.paths)
+            drop_from_page_cache(shards.paths)
             ids = random.choice(bundle.config.vocab_size, SINGLE_READS, replace=False)
             with way() as gather:
                 for spent in (cold, warm):
@@ -224,7 +224,7 @@ def _prompts(bundle: Bundle, ways: dict[str, Callable[[], Any]], runs: int) -> s
             for name, way in everyone.items():
                 if name == "plain mmap, MADV_RANDOM" and count == max(PROMPTS) and run:
                     continue  # a read for every page: it takes long and always the same
-                drop(shards.paths)
+                drop_from_page_cache(shards.paths)
                 with way() as gather:
                     for state in ("cold", "warm"):
                         start = time.perf_counter()

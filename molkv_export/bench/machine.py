@@ -1,9 +1,11 @@
-"""What the machine gives: memory bandwidth, and the memory that this process takes of it."""
+"""The machine: its memory bandwidth, the memory that this process takes, and which files are in the page cache."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,3 +46,24 @@ def peak_rss() -> int:
         return 0
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size if sys.platform == "darwin" else 1024 * size
+
+
+def drop_from_page_cache(paths: Sequence[Path]) -> None:
+    """Take files out of the page cache, so that they are read from storage."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def count_in_page_cache(path: Path, offsets: Sequence[int], size: int) -> int:
+    """Count how many of some ranges are in the page cache: a read that must not wait succeeds only there."""
+    descriptor, buffer, found = os.open(path, os.O_RDONLY), bytearray(size), 0
+    for offset in offsets:
+        try:
+            found += os.preadv(descriptor, [buffer], offset, os.RWF_NOWAIT) == size
+        except BlockingIOError:
+            continue
+    os.close(descriptor)
+    return found

@@ -6,17 +6,17 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from molkv_bundle import Bundle, RequestError
-from molkv_export.bench.machine import memory_bandwidth, peak_rss
-from molkv_export.bench.page_cache import drop
-from molkv_export.bench.spans import Spans, WatchedGraph, WatchedStore
+from molkv_export.bench.machine import drop_from_page_cache, memory_bandwidth, peak_rss
+from molkv_export.bench.report import BenchReport, Decode, Prefill, Shares, Storage
+from molkv_export.bench.stopwatch import Stopwatch, TimedGraph, TimedStore
 from molkv_runtime import (
     DenseGraph,
     ExpertStore,
@@ -30,66 +30,8 @@ from molkv_runtime import (
     window_bytes,
 )
 
-Storage = Literal["warm", "cold"]
-
 PROMPTS = (64, 256, 1024)
 CONTEXTS = (128, 512, 1024)
-
-
-class Shares(msgspec.Struct, frozen=True):
-    """Of a time, what each part took; they sum to 1."""
-
-    gather: float  # waiting for records
-    graph: float
-    sampling: float
-    other: float  # decoding records, the expert window, bookkeeping
-
-
-class Prefill(msgspec.Struct, frozen=True):
-    """A prompt, from nothing to its first new token; medians."""
-
-    prompt: int  # tokens
-    storage: Storage
-    seconds: float  # time to first token
-    tokens_per_second: float
-    shares: Shares
-    bytes_read: int
-
-
-class Decode(msgspec.Struct, frozen=True):
-    """Steps behind a prompt, the last of them at the end of the context."""
-
-    context: int  # tokens
-    batch: int  # sequences that go on together
-    storage: Storage
-    tokens_per_second: float  # of all sequences
-    p50: float  # seconds of a step
-    p95: float
-    p99: float
-    shares: Shares
-    bytes_read: int  # of a step
-    bandwidth_share: float  # of what the memory bandwidth would allow, see `BenchReport`
-
-
-class BenchReport(msgspec.Struct, frozen=True):
-    """All that was measured."""
-
-    bundle: str
-    dense_dtype: str
-    experts_dtype: str
-    profile: str
-    provider: str
-    placements: str  # where the nodes run, in words
-    threads: int
-    runs: int  # of each measurement
-    bandwidth: (
-        float  # bytes a second that the threads can read; a step reads weights, KV cache and window at least once
-    )
-    weights: int  # bytes of the dense graph
-    peak_rss: int  # bytes, of this process
-    rss_before: int  # bytes, before the bundle was loaded
-    prefill: list[Prefill]
-    decode: list[Decode]
 
 
 def bench(
@@ -120,8 +62,7 @@ def bench(
         report_progress: Told in words what is being done.
 
     Raises:
-        RequestError: A length is not positive or beyond the model's context, a batch does not fit into memory, or there
-            are more threads than cores.
+        RequestError: A length is outside the model's context, a batch exceeds memory, or threads exceed cores.
         BundleError, ProviderError: The bundle cannot be run.
     """
     rss_before = peak_rss()
@@ -132,18 +73,7 @@ def bench(
     threads = (os.cpu_count() or 1) if target.threads is None else target.threads
     report_progress("loading")
     runner = _Runner(opened, target._replace(threads=threads), runs)
-    for context in contexts:  # what does not fit into memory is found before work starts
-        for batch in batches:
-            runner.sequences(batch, context)
-    prefill, decode = [], []
-    for kind in storage:
-        for prompt in prompts:
-            report_progress(f"{kind} prefill of {prompt}")
-            prefill.append(runner.prefill(prompt, kind))
-        for context in contexts:
-            for batch in batches:
-                report_progress(f"{kind} decode to {context}, batch {batch}")
-                decode.append(runner.decode(context, batch, min(steps, context - 1), kind))
+    prefill, decode = _measure(runner, prompts, contexts, batches, steps, storage, report_progress)
     peak = peak_rss()
     report_progress("memory bandwidth")  # last: its array is large
     bandwidth = memory_bandwidth(threads)
@@ -165,6 +95,28 @@ def bench(
     )
 
 
+def _measure(
+    runner: _Runner,
+    prompts: Sequence[int],
+    contexts: Sequence[int],
+    batches: Sequence[int],
+    steps: int,
+    storage: Sequence[Storage],
+    report_progress: Callable[[str], object],
+) -> tuple[list[Prefill], list[Decode]]:
+    for context, batch in product(contexts, batches):  # what does not fit into memory is found before work starts
+        runner.sequences(batch, context)
+    prefill, decode = [], []
+    for kind in storage:
+        for prompt in prompts:
+            report_progress(f"{kind} prefill of {prompt}")
+            prefill.append(runner.prefill(prompt, kind))
+        for context, batch in product(contexts, batches):
+            report_progress(f"{kind} decode to {context}, batch {batch}")
+            decode.append(runner.decode(context, batch, min(steps, context - 1), kind))
+    return prefill, decode
+
+
 def _check_request(batches: Sequence[int], steps: int, runs: int, storage: Sequence[Storage]) -> None:
     for name, values in (("batch", batches), ("steps", [steps]), ("runs", [runs])):
         if min(values, default=0) < 1:
@@ -182,15 +134,15 @@ def _lengths(bundle: Bundle, name: str, asked: Sequence[int] | None, usual: Sequ
 
 
 class _Runner:
-    """A loaded bundle with watches."""
+    """A loaded bundle whose graph and store are timed."""
 
     def __init__(self, bundle: Bundle, target: Target, runs: int) -> None:
-        self._spans = Spans()
+        self._stopwatch = Stopwatch()
         self._shards = [bundle.file(shard.file) for shard in bundle.manifest.store.shards]
         sessions = DenseGraph(bundle, target)
         self.placements = sessions.placements
-        graph = WatchedGraph(sessions, self._spans)
-        store = WatchedStore(ExpertStore(bundle), self._spans)
+        graph = TimedGraph(sessions, self._stopwatch)
+        store = TimedStore(ExpertStore(bundle), self._stopwatch)
         self._generator = Generator(bundle, graph=graph, store=store)
         self._config, self._runs = bundle.config, runs
         self._choose = Sampling().sampler()
@@ -209,12 +161,12 @@ class _Runner:
             self._start(state, storage)
             start = time.perf_counter()
             logits = state.prefill(0, ids)
-            with self._spans.watch("sampling"):
+            with self._stopwatch.time("sampling"):
                 self._choose(logits[0])
             times.append(time.perf_counter() - start)
             watched.append(self._shares(times[-1]))
         seconds = statistics.median(times[1:])
-        read = self._spans.bytes_read
+        read = self._stopwatch.bytes_read
         return Prefill(prompt, storage, seconds, prompt / seconds, _median(watched[1:]), read)
 
     def decode(self, context: int, batch: int, steps: int, storage: Storage) -> Decode:
@@ -236,21 +188,21 @@ class _Runner:
         p50, p95, p99 = np.percentile(flat, [50, 95, 99]).tolist()
         rate = batch * steps / statistics.median(sum(spent) for spent in times)
         return Decode(
-            context, batch, storage, rate, p50, p95, p99, _median(watched), self._spans.bytes_read // steps, 0.0
+            context, batch, storage, rate, p50, p95, p99, _median(watched), self._stopwatch.bytes_read // steps, 0.0
         )
 
     def _start(self, state: Sequences, storage: Storage, keep: int = 0) -> None:
         state.lengths[:] = keep
         if storage == "cold":
-            drop(self._shards)
-        self._spans.reset()
+            drop_from_page_cache(self._shards)
+        self._stopwatch.reset()
 
     def _steps(self, state: Sequences, ids: npt.NDArray[np.int64]) -> list[float]:
         times = []
         for tokens in ids.T:
             start = time.perf_counter()
             logits = state.decode(tokens)
-            with self._spans.watch("sampling"):
+            with self._stopwatch.time("sampling"):
                 for row in logits:
                     self._choose(row)
             times.append(time.perf_counter() - start)
@@ -260,7 +212,7 @@ class _Runner:
         return np.random.default_rng(0).integers(0, self._config.vocab_size, count)
 
     def _shares(self, seconds: float) -> Shares:
-        gather, graph, sampling = (self._spans.seconds[name] / seconds for name in ("gather", "graph", "sampling"))
+        gather, graph, sampling = (self._stopwatch.seconds[name] / seconds for name in ("gather", "graph", "sampling"))
         return Shares(gather, graph, sampling, 1 - gather - graph - sampling)
 
     def with_bandwidth(self, decode: Decode, bandwidth: float) -> Decode:

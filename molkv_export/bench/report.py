@@ -1,17 +1,75 @@
-"""A bench report as tables: in the terminal and in Markdown."""
+"""What a bench has measured, and its tables: in the terminal and in Markdown."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from molkv_export.bench.measure import BenchReport, Decode, Prefill, Shares
 from molkv_export.terminal import human_bytes, print_line
+
+Storage = Literal["warm", "cold"]
 
 _SHARES = ("gather", "graph", "sample", "other")  # in percent
 _PREFILL = ("prompt", "tok/s", "first token", *_SHARES, "read")
 _DECODE = ("context", "batch", "tok/s", "p50", "p95", "p99", *_SHARES, "read", "limit")
+
+
+class Shares(msgspec.Struct, frozen=True):
+    """What each part took of a time; the shares sum to 1."""
+
+    gather: float  # waiting for records
+    graph: float
+    sampling: float
+    other: float  # decoding records, the expert window, bookkeeping
+
+
+class Prefill(msgspec.Struct, frozen=True):
+    """A prompt, from nothing to its first new token; medians."""
+
+    prompt: int  # tokens
+    storage: Storage
+    seconds: float  # time to first token
+    tokens_per_second: float
+    shares: Shares
+    bytes_read: int
+
+
+class Decode(msgspec.Struct, frozen=True):
+    """Steps behind a prompt, the last of them at the end of the context."""
+
+    context: int  # tokens
+    batch: int  # sequences that go on together
+    storage: Storage
+    tokens_per_second: float  # of all sequences
+    p50: float  # seconds of a step
+    p95: float
+    p99: float
+    shares: Shares
+    bytes_read: int  # of a step
+    bandwidth_share: float  # of what the memory bandwidth would allow, see `BenchReport`
+
+
+class BenchReport(msgspec.Struct, frozen=True):
+    """All that was measured."""
+
+    bundle: str
+    dense_dtype: str
+    experts_dtype: str
+    profile: str
+    provider: str
+    placements: str  # where the nodes run, in words
+    threads: int
+    runs: int  # of each measurement
+    bandwidth: float  # bytes a second that the threads can read; a step reads weights, KV cache and window once or more
+    weights: int  # bytes of the dense graph
+    peak_rss: int  # bytes, of this process
+    rss_before: int  # bytes, before the bundle was loaded
+    prefill: list[Prefill]
+    decode: list[Decode]
 
 
 def facts(report: BenchReport) -> list[str]:

@@ -8,8 +8,8 @@ from typing import BinaryIO
 import click
 import msgspec
 
-from molkv_export.bench.measure import CONTEXTS, PROMPTS, Storage, bench
-from molkv_export.bench.report import markdown, print_bench
+from molkv_export.bench.measure import CONTEXTS, PROMPTS, bench
+from molkv_export.bench.report import Storage, markdown, print_bench
 from molkv_export.commands.options import PATH, counts, provider_options, write_out
 from molkv_export.terminal import console, status
 from molkv_runtime import Target

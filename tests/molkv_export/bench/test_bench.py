@@ -17,8 +17,8 @@ from click.testing import CliRunner
 
 from molkv_bundle import OpenShard, RequestError
 from molkv_export.bench.machine import memory_bandwidth
-from molkv_export.bench.measure import BenchReport, bench
-from molkv_export.bench.report import markdown
+from molkv_export.bench.measure import bench
+from molkv_export.bench.report import BenchReport, markdown
 from molkv_export.commands import cli
 from molkv_runtime import BoundCall, Target
 

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: the store and the graph, with a watch around each."""
+"""Where the time of a step goes: a store and a graph that let a stopwatch run while they work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from molkv_bundle import Arrays, Ids, Records
 from molkv_runtime import Call, Graph, Pending, Store
 
 
-class Spans:
+class Stopwatch:
     """Seconds by name, and bytes that were read."""
 
     def __init__(self) -> None:
@@ -23,8 +23,8 @@ class Spans:
         self.bytes_read = 0
 
     @contextmanager
-    def watch(self, name: str) -> Iterator[None]:
-        """Add the time that passes to a name."""
+    def time(self, name: str) -> Iterator[None]:
+        """Add the time that passes inside of a `with` to the seconds of a name."""
         start = time.perf_counter()
         try:
             yield
@@ -32,37 +32,37 @@ class Spans:
             self.seconds[name] += time.perf_counter() - start
 
     def reset(self) -> None:
-        """Start again at zero."""
+        """Set all to zero."""
         self.seconds.clear()
         self.bytes_read = 0
 
 
-class WatchedGraph:
-    """A graph whose calls are watched as "graph"."""
+class TimedGraph:
+    """A graph whose calls are timed as "graph"."""
 
-    def __init__(self, graph: Graph, spans: Spans) -> None:
-        self._graph, self._spans = graph, spans
+    def __init__(self, graph: Graph, stopwatch: Stopwatch) -> None:
+        self._graph, self._stopwatch = graph, stopwatch
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
         """Bind as the graph does."""
-        return _WatchedCall(self._graph.bind(inputs, outputs), self._spans)
+        return _TimedCall(self._graph.bind(inputs, outputs), self._stopwatch)
 
 
-class _WatchedCall:
-    def __init__(self, call: Call, spans: Spans) -> None:
-        self._call, self._spans = call, spans
+class _TimedCall:
+    def __init__(self, call: Call, stopwatch: Stopwatch) -> None:
+        self._call, self._stopwatch = call, stopwatch
 
     def run(self) -> None:
-        with self._spans.watch("graph"):
+        with self._stopwatch.time("graph"):
             self._call.run()
 
 
-class WatchedStore:
-    """A store whose reads are watched as "gather": of what is read in the background, the time someone waits for it."""
+class TimedStore:
+    """A store whose reads are timed as "gather": of what is read in the background, the time someone waits for it."""
 
-    def __init__(self, store: Store, spans: Spans) -> None:
+    def __init__(self, store: Store, stopwatch: Stopwatch) -> None:
         self.vocab_size, self.value_dtype = store.vocab_size, store.value_dtype
-        self._store, self._spans = store, spans
+        self._store, self._stopwatch = store, stopwatch
 
     def buffer(self, count: int) -> Records:
         """Allocate memory for some records."""
@@ -74,7 +74,7 @@ class WatchedStore:
 
     def gather(self, ids: Ids, out: Records | None = None) -> Records:
         """Read the records of token ids."""
-        with self._spans.watch("gather"):
+        with self._stopwatch.time("gather"):
             records = self._store.gather(ids, out)
         self._count(ids, records)
         return records
@@ -82,19 +82,19 @@ class WatchedStore:
     def start_gather(self, ids: Ids, out: Records) -> Pending:
         """Begin to read them."""
         self._count(ids, out)
-        with self._spans.watch("gather"):
-            return _WatchedPending(self._store.start_gather(ids, out), self._spans)
+        with self._stopwatch.time("gather"):
+            return _TimedPending(self._store.start_gather(ids, out), self._stopwatch)
 
     def _count(self, ids: Ids, records: Records) -> None:
-        self._spans.bytes_read += len(np.unique(ids)) * records.dtype.itemsize
+        self._stopwatch.bytes_read += len(np.unique(ids)) * records.dtype.itemsize
 
 
-class _WatchedPending:
-    def __init__(self, pending: Pending, spans: Spans) -> None:
-        self._pending, self._spans = pending, spans
+class _TimedPending:
+    def __init__(self, pending: Pending, stopwatch: Stopwatch) -> None:
+        self._pending, self._stopwatch = pending, stopwatch
 
     def result(self) -> Records:
-        with self._spans.watch("gather"):
+        with self._stopwatch.time("gather"):
             return self._pending.result()
 
     def wait(self) -> None:
