@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 import msgspec
@@ -12,6 +12,9 @@ import msgspec
 from molkv_export.commands.options import PATH, provider_options, write_out
 from molkv_export.terminal import console, status
 from molkv_runtime import Target
+
+if TYPE_CHECKING:
+    from molkv_export import Report, Scope
 
 
 @click.command("validate")
@@ -71,18 +74,11 @@ def validate_command(
       molkv-export validate int4.bundle --against float32.bundle
       molkv-export validate my.bundle --expected expected.safetensors
     """
-    from molkv_export import Scope, validate
+    from molkv_export import validate
     from molkv_export.parity.report import print_report
-    from molkv_export.parity.report_folder import check_plot, check_report_folder, write_plot, write_report
-    from molkv_export.parity.texts import QUICK
 
-    asked = {"sequences": sequences, "continuations": continuations, "new_tokens": new_tokens}
-    given = {name: value for name, value in asked.items() if value is not None}
-    scope = msgspec.structs.replace(QUICK if quick else Scope(), **given) if quick or given else None
-    if plot is not None:
-        check_plot(plot)
-    if report_folder is not None:
-        check_report_folder(report_folder)
+    scope = _scope(quick, sequences=sequences, continuations=continuations, new_tokens=new_tokens)
+    _check_places(report_folder, plot)
     with status("loading") as show:
         report = validate(
             bundle,
@@ -97,10 +93,34 @@ def validate_command(
             report_progress=lambda what: show(f"comparing: {what}"),
         )
     print_report(report, console())
+    _write(report, json_file, report_folder, plot)
+    sys.exit(1 if report.failures else 0)
+
+
+def _scope(quick: bool, **asked: int | None) -> Scope | None:
+    """Return how much is to be compared; None leaves that to `validate`."""
+    from molkv_export.parity.texts import QUICK, Scope
+
+    given = {name: value for name, value in asked.items() if value is not None}
+    return msgspec.structs.replace(QUICK if quick else Scope(), **given) if quick or given else None
+
+
+def _check_places(report_folder: Path | None, plot: Path | None) -> None:
+    """Refuse before the work what could not be written after it."""
+    from molkv_export.parity.report_folder import check_plot, check_report_folder
+
+    if plot is not None:
+        check_plot(plot)
+    if report_folder is not None:
+        check_report_folder(report_folder)
+
+
+def _write(report: Report, json_file: BinaryIO | None, report_folder: Path | None, plot: Path | None) -> None:
+    from molkv_export.parity.report_folder import write_plot, write_report
+
     if json_file is not None:
         write_out(json_file, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     if report_folder is not None:
         write_report(report, report_folder)
     if plot is not None:
         write_plot(report, plot)
-    sys.exit(1 if report.failures else 0)
