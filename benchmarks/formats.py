@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from molkv_bundle import RowDtype
 from molkv_export import GraphOptions, export, validate
-from molkv_export.graph.linear import BLOCK_SIZES
+from molkv_export.graph.choices import BLOCK_SIZES
 from molkv_export.parity.validate import ROUNDED, TRAINED
 
 CHECKPOINT = Path("examples/stdlib-mini")

@@ -82,7 +82,7 @@ def export(
     Args:
         checkpoint: Folder with config.json and weights, in training or lookup form; see docs/checkpoints.md.
         bundle: Folder to write. It appears when it is complete, or not at all.
-        profiles: What graphs it is to hold, of `graph.profiles.PROFILES`; the first is the bundle's default.
+        profiles: What graphs it is to hold, of `molkv_bundle.PROFILES`; the first is the bundle's default.
         graph: How graphs are made; the same for all profiles. Others can be added with `add_profile`.
         experts_dtype: Of the values in the store; embeddings and keys are float16, unless it is float32.
         shard_size: Largest size of a store file in bytes.
@@ -158,7 +158,7 @@ def add_profile(
     Args:
         checkpoint: What the bundle was exported from.
         bundle: Its folder, which is replaced when all is complete.
-        profile: Of `graph.profiles.PROFILES`.
+        profile: Of `molkv_bundle.PROFILES`.
         graph: How the graphs are made.
         force: Replace the profile if the bundle has it.
         command: What to note as the command that added it.

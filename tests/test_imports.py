@@ -82,6 +82,7 @@ def test_the_exporter_imports_pytorch_when_it_is_first_used() -> None:
     heavy = "print(sorted({'torch', 'onnx', 'onnx_ir', 'jinja2'} & set(sys.modules)))"
     assert _run(f"import sys, molkv_export; {heavy}") == "[]\n"
     assert _run(f"import sys; from molkv_export import inspect; {heavy}") == "[]\n"
+    assert _run(f"import sys; import molkv_export.commands; {heavy}") == "[]\n"
     assert "torch" not in _run(f"import sys; from molkv_export import package; {heavy}")
     assert "torch" in _run(f"import sys; from molkv_export import export; {heavy}")
 

@@ -14,7 +14,7 @@ import molkv_export
 from molkv_bundle import PROFILES, ROW_FORMATS, DenseDtype, KVDtype, RowDtype
 from molkv_export import terminal
 from molkv_export.commands.options import PATH, byte_size, counts
-from molkv_export.profiles import CHUNK_LENGTHS, CONTEXT_LENGTH
+from molkv_export.graph.choices import CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BLOCK_SIZE
 
 
 @click.command("export")
@@ -45,7 +45,7 @@ from molkv_export.profiles import CHUNK_LENGTHS, CONTEXT_LENGTH
 @click.option(
     "--block-size",
     type=int,
-    default=128,
+    default=DEFAULT_BLOCK_SIZE,
     show_default=True,
     help="Weights that share a scale in int4: 16, 32, 64, 128 or 256. Smaller is more precise and slower.",
 )

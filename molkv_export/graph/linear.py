@@ -18,11 +18,10 @@ from onnxruntime.quantization.quant_utils import quantize_nparray
 from onnxscript import OpBuilder, nn
 
 from molkv_bundle import DenseDtype, Floats, KVDtype, RequestError
+from molkv_export.graph.choices import DEFAULT_BLOCK_SIZE
 
 Parameters = dict[str, npt.NDArray[Any]]
 
-BLOCK_SIZES = (16, 32, 64, 128, 256)
-DEFAULT_BLOCK_SIZE = 128
 _HEAD_BLOCK_SIZE = 128
 _TINY = float(np.finfo(np.float32).tiny)
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: activations are rounded to int8, block by block

@@ -10,16 +10,11 @@ import msgspec
 
 from molkv_bundle import PROFILES, DenseDtype, KVDtype, ModelConfig, RequestError
 from molkv_export.graph.build import DenseGraph, build_graph
-from molkv_export.graph.linear import BLOCK_SIZES, DEFAULT_BLOCK_SIZE, DenseFormat
+from molkv_export.graph.choices import BLOCK_SIZES, CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BLOCK_SIZE, DTYPES
+from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.static.build import build_static_graph
 from molkv_export.graph.static.modules import HalfModules, NnapiModules, QdqModules, StaticModules
-from molkv_export.profiles import CHUNK_LENGTHS, CONTEXT_LENGTH
 
-DTYPES: dict[str, tuple[DenseDtype, ...]] = {
-    "cpu": ("float32", "float16", "int8", "int4"),
-    "coreml": ("float32", "float16"),
-    "nnapi": ("float32", "qdq-int8"),
-}
 _MODULES: dict[tuple[str, DenseDtype], type[StaticModules]] = {
     ("coreml", "float32"): StaticModules,
     ("coreml", "float16"): HalfModules,

@@ -18,9 +18,10 @@ from onnx import helper
 
 from molkv_bundle import BundleError
 from molkv_bundle.operators import OPERATORS, OPSETS, Operator
-from molkv_export import export
+from molkv_export import GraphOptions, export
 from molkv_export.graph.build import DenseGraph
-from molkv_export.graph.profiles import DTYPES, GraphOptions, plan_graphs
+from molkv_export.graph.choices import DTYPES
+from molkv_export.graph.profiles import plan_graphs
 from molkv_runtime import Generator
 from tests.conftest import CONFIGS, replace_file
 from tests.faults.open_mutants import PATIENCE_SECONDS

@@ -12,10 +12,10 @@ import onnxruntime
 import pytest
 
 from molkv_bundle import Bundle, DenseDtype
-from molkv_export import export
+from molkv_export import GraphOptions, export
 from molkv_export.graph.build import build_graph
+from molkv_export.graph.choices import DTYPES
 from molkv_export.graph.linear import DenseFormat
-from molkv_export.graph.profiles import DTYPES, GraphOptions
 from molkv_export.graph.weights import source_names
 from molkv_runtime import session_options
 from tests.conftest import CONFIGS, random_model

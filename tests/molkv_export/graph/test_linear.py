@@ -17,8 +17,8 @@ from onnxscript import GraphBuilder
 
 from molkv_bundle import Floats, GraphInfo, RequestError
 from molkv_export.graph.build import IR_VERSION, OPSET
-from molkv_export.graph.linear import BLOCK_SIZES, DenseFormat, Linear
-from molkv_export.graph.profiles import DTYPES
+from molkv_export.graph.choices import BLOCK_SIZES, DTYPES
+from molkv_export.graph.linear import DenseFormat, Linear
 from molkv_export.parity.onnx_reference import MatMulIntegerToFloat
 from molkv_export.parity.stored_weights import stored_weight
 from molkv_runtime import session_options
