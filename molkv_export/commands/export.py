@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 import molkv_export
-from molkv_bundle import PROFILES, ROW_FORMATS, DenseDtype, KVDtype, RowDtype
+from molkv_bundle import PROFILES, ROW_FORMATS, DenseDtype, KVDtype, Manifest, RowDtype
 from molkv_export import terminal
 from molkv_export.commands.options import PATH, byte_size, counts
 from molkv_export.graph.choices import CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BLOCK_SIZE
@@ -148,21 +148,28 @@ def export_command(
             console=console,
         )
     else:
-        for name in ("profiles", "experts_dtype", "shard_size"):
-            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-                raise click.UsageError(
-                    f"--{name.removesuffix('s').replace('_', '-')} makes no sense with --add-profile"
-                )
+        _refuse_options_of_the_store(context)
         manifest = molkv_export.add_profile(
             checkpoint, bundle, add_profile, graph=graph, force=force, command=command, console=console
         )
+    _print_result(bundle, manifest, is_new=add_profile is None)
+
+
+def _refuse_options_of_the_store(context: click.Context) -> None:
+    """Refuse options that say nothing of a profile's graphs."""
+    for name in ("profiles", "experts_dtype", "shard_size"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.removesuffix('s').replace('_', '-')} makes no sense with --add-profile")
+
+
+def _print_result(bundle: Path, manifest: Manifest, *, is_new: bool) -> None:
     total = sum(info.size for info in manifest.files.values())
     graphs = ", ".join(f"{name} ({info.dense_dtype})" for name, info in manifest.graphs.items())
     click.echo(
         f"{bundle}: {len(manifest.files) + 1} files, {terminal.human_bytes(total)}, graphs {graphs}, "
         f"experts {manifest.store.dtype}"
     )
-    if add_profile is None and manifest.model.has_keys:
+    if is_new and manifest.model.has_keys:
         click.echo(
             "MoLKV is our reading of its paper; to compare with your own code: "
             f"molkv-export validate {shlex.quote(str(bundle))} --expected FILE (docs/parity.md)",
