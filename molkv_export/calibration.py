@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from molkv_bundle import Floats
+from molkv_bundle import Floats, KVCacheShape
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.graph.build import DenseGraph
 from molkv_export.graph.static.qdq import QdqLinear
@@ -32,17 +32,19 @@ def kv_scales(checkpoint: Checkpoint, texts: list[Ids]) -> dict[str, Floats]:
     model, config = SourceModel(checkpoint), checkpoint.config
     largest: dict[str, Tensor] = {}
 
-    def watch(module: Any, name: str, measure: Callable[[Tensor], Tensor]) -> None:
+    def watch(module: nn.Module, cache: KVCacheShape, scale: str, measure: Callable[[Tensor], Tensor]) -> None:
+        name = f"model.layers.{cache.layer}.self_attn.{scale}"
+
         def keep(_module: object, _inputs: object, output: Tensor) -> None:
-            sizes = measure(output.reshape(-1, config.num_key_value_heads, config.head_dim)).amax(0)
+            sizes = measure(output.reshape(-1, cache.num_key_value_heads, cache.head_dim)).amax(0)
             largest[name] = torch.maximum(largest.get(name, sizes), sizes)
 
         module.register_forward_hook(keep)
 
-    layer: Any  # torch's types know no attributes of modules in a list
-    for index, layer in enumerate(model.model.layers):
-        watch(layer.self_attn.k_proj, f"model.layers.{index}.self_attn.k_scale", _lengths_of_pairs)
-        watch(layer.self_attn.v_proj, f"model.layers.{index}.self_attn.v_scale", torch.abs)
+    for cache in config.kv_caches():
+        keys, values = model.model.cached(cache.layer)
+        watch(keys, cache, "k_scale", _lengths_of_pairs)
+        watch(values, cache, "v_scale", torch.abs)
     for ids in texts:
         model.logits(ids, last=1)
     return {name: _scale(sizes) for name, sizes in largest.items()}
@@ -67,7 +69,7 @@ def activation_scales(checkpoint: Checkpoint, graph: DenseGraph, texts: list[Ids
 
     for name, linear in graph.linears.items():
         if isinstance(linear, QdqLinear):
-            watch(name, model.get_submodule(name.replace(".qkv_proj.", ".")))
+            watch(name, model.model.get_submodule(name.replace(".qkv_proj.", ".")))
     for ids in texts:
         model.logits(ids, last=1)
     scales: dict[str, npt.NDArray[Any]] = {}

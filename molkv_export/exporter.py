@@ -42,7 +42,8 @@ from molkv_bundle import (
 from molkv_export import __version__
 from molkv_export.atomic_folder import atomic_folder, check_output, link_or_copy, partial_of
 from molkv_export.calibration import activation_scales, kv_scales
-from molkv_export.checkpoints import Checkpoint, open_checkpoint
+from molkv_export.checkpoints import Checkpoint
+from molkv_export.checkpoints.open import open_checkpoint
 from molkv_export.companions import Companions
 from molkv_export.golden import calibration_texts, golden_ram, write_golden
 from molkv_export.graph.linear import FLOAT32
@@ -125,7 +126,7 @@ def export(
                     finished=set(journal.shards),
                     dense=sum(plan.nbytes for plan in plans),
                     weight=max(weights) * (1 if all(plan.dense == FLOAT32 for plan in plans) else 2),
-                    golden=golden_ram(source.config, sum(plans[0].weights)),
+                    golden=golden_ram(source, sum(plans[0].weights)),
                 )
                 print_line(progress.console, str(needs))
                 graphs = {plan.profile: _write_graphs(plan, source, folder, hashes, progress) for plan in plans}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,10 +63,15 @@ def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
     (bundle.path / graph.golden).write_bytes(save(tensors, {VERSION_KEY: VERSION}))
 
 
-def golden_ram(config: ModelConfig, dense_bytes: int) -> int:
+def golden_ram(checkpoint: Checkpoint, dense_bytes: int) -> int:
     """Estimate the RAM in bytes that making them takes."""
-    network = 3 * config.num_experts * config.hidden_size * config.expert_intermediate_size
-    return dense_bytes + 4 * network + (24 * _ROWS_AT_A_TIME + 100) * config.vocab_size
+    networks: Counter[str] = Counter()  # numbers, by layer: those of one layer are in RAM at a time
+    for name in checkpoint.parameters if checkpoint.form == "training" else ():
+        layer, is_expert, _ = name.partition(".experts.")
+        if is_expert:
+            networks[layer] += math.prod(checkpoint.shape(name))
+    logits = (24 * _ROWS_AT_A_TIME + 100) * checkpoint.config.vocab_size
+    return dense_bytes + 4 * max(networks.values(), default=0) + logits
 
 
 def calibration_texts(config: ModelConfig, folder: Path) -> list[Ids]:

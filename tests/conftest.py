@@ -15,10 +15,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from molkv_bundle import ModelConfig, RowDtype
+from molkv_bundle import LookupExpertConfig, RowDtype
 from molkv_export import export
-from molkv_export.checkpoints.native import tensors_to_save
-from molkv_export.modeling import LookupExpertForCausalLM
+from molkv_export.checkpoints.native import lookup_expert_config, tensors_to_save
+from molkv_export.families import reference_model
+from molkv_export.modeling import ReferenceModel
 from molkv_runtime import Generator
 
 STDLIB_MINI = Path(__file__).parent.parent / "examples" / "stdlib-mini"
@@ -37,8 +38,8 @@ _BASE = {
 _MOLKV = {**_BASE, "model_type": "molkv", "expert_key_size": 8, "expert_window": 5}
 
 # Every choice of the configuration is in at least one of them.
-CONFIGS: dict[str, ModelConfig] = {
-    name: msgspec.convert(fields, ModelConfig)
+CONFIGS: dict[str, LookupExpertConfig] = {
+    name: lookup_expert_config(fields, Path("config.json"))
     for name, fields in {
         "molkv": {**_MOLKV, "tie_word_embeddings": True},
         "molkv-plain": {**_MOLKV, "hidden_act": "gelu", "expert_qk_norm": False, "expert_rope": False},
@@ -53,10 +54,10 @@ CONFIGS: dict[str, ModelConfig] = {
 }
 
 
-def random_model(config: ModelConfig, seed: int = 0) -> LookupExpertForCausalLM:
+def random_model(config: LookupExpertConfig, seed: int = 0) -> ReferenceModel:
     """Make a training-form model with weights so large that every part of it matters for the logits."""
     generator = torch.Generator().manual_seed(seed)
-    model = LookupExpertForCausalLM(config)
+    model = reference_model(config)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -67,20 +68,18 @@ def random_model(config: ModelConfig, seed: int = 0) -> LookupExpertForCausalLM:
     return model.requires_grad_(False).eval()
 
 
-def lookup_form(model: LookupExpertForCausalLM) -> LookupExpertForCausalLM:
+def lookup_form(model: ReferenceModel) -> ReferenceModel:
     """Re-parameterize: evaluate the networks for every id, drop them, keep the tables."""
-    tables = LookupExpertForCausalLM(model.config, "lookup")
+    tables = reference_model(model.config, "lookup")
     state = {name: tensor for name, tensor in model.state_dict().items() if ".experts." not in name}
     with torch.no_grad():
-        for layer, rows in model.records(torch.arange(model.config.vocab_size)).experts.items():
-            state[f"model.layers.{layer}.experts.values"] = rows.value
-            if rows.key is not None:
-                state[f"model.layers.{layer}.experts.keys"] = rows.key
+        for layer, rows in model.records(torch.arange(model.config.vocab_size)).layers.items():
+            state |= {f"model.layers.{layer}.experts.{name}s": row for name, row in rows.items()}
     tables.load_state_dict(state)
     return tables.requires_grad_(False).eval()
 
 
-def save_checkpoint(model: LookupExpertForCausalLM, folder: Path) -> Path:
+def save_checkpoint(model: ReferenceModel, folder: Path) -> Path:
     """Write a model as a checkpoint folder without a tokenizer."""
     folder.mkdir(parents=True)
     save_file(tensors_to_save(model), folder / "model.safetensors")

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from molkv_bundle import Bundle, ModelConfig
+from molkv_bundle import Bundle, MoleConfig, MolkvConfig
 from molkv_export.checkpoints.native import tensors_to_save
-from molkv_export.modeling import Form, LookupExpertForCausalLM
+from molkv_export.families import reference_model
+from molkv_export.modeling import Form
 from tests.molkv_export.checkpoints.published import published_config, training_tensors, write_folder
 
 FEW, MANY = 2_000, 200_000
@@ -34,7 +35,7 @@ _PEAK = "; print('peak', next(line.split()[1] for line in open('/proc/self/statu
 
 
 def _checkpoint(vocab_size: int, form: Form, folder: Path) -> Path:
-    config = ModelConfig(
+    config = MolkvConfig(
         model_type="molkv",
         vocab_size=vocab_size,
         hidden_size=HIDDEN,
@@ -48,7 +49,7 @@ def _checkpoint(vocab_size: int, form: Form, folder: Path) -> Path:
     )
     torch.manual_seed(0)
     folder.mkdir()
-    save_file(tensors_to_save(LookupExpertForCausalLM(config, form)), folder / "model.safetensors")
+    save_file(tensors_to_save(reference_model(config, form)), folder / "model.safetensors")
     (folder / "config.json").write_bytes(msgspec.json.encode(config))
     return folder
 
@@ -64,7 +65,7 @@ def _peak(code: str, *arguments: Path) -> int:
 def _published(vocab_size: int, file: str, folder: Path) -> Path:
     """Write a published MoLE whose experts of all layers are in one table."""
     layers, experts = 3, 4
-    config = ModelConfig(
+    config = MoleConfig(
         model_type="mole",
         vocab_size=vocab_size,
         hidden_size=HIDDEN,
@@ -76,7 +77,7 @@ def _published(vocab_size: int, file: str, folder: Path) -> Path:
         hidden_act="gelu",
     )
     torch.manual_seed(0)
-    tensors = training_tensors(LookupExpertForCausalLM(config))
+    tensors = training_tensors(reference_model(config))
     tensors = {name: t for name, t in tensors.items() if ".experts." not in name and "expert_layernorm" not in name}
     tensors["model.moe_table.weight"] = torch.randn(vocab_size, layers * experts * HIDDEN).half()
     write_folder(folder, published_config(config), tensors)

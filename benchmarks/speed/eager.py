@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.speed import CONTEXT
-from molkv_export.checkpoints import open_checkpoint
+from molkv_export.checkpoints.open import open_checkpoint
 from molkv_export.modeling.attention import Attention
 from molkv_export.modeling.decoder import DecoderLayer
-from molkv_export.modeling.molkv import MolkvMixer
+from molkv_export.modeling.molkv import MolkvForCausalLM, MolkvMixer
 from molkv_export.modeling.rope import rotate
 from molkv_export.parity.reference import SourceModel
 
@@ -24,8 +24,10 @@ class Eager:
     def __init__(self, folder: Path, threads: int) -> None:
         torch.set_num_threads(threads)
         self._checkpoint = open_checkpoint(folder)
-        self._model = SourceModel(self._checkpoint)
-        c = self._config = self._checkpoint.config
+        model = SourceModel(self._checkpoint).model
+        assert isinstance(model, MolkvForCausalLM)
+        self._model = model
+        c = self._config = model.config
         self._embedding = torch.randn(c.vocab_size, c.hidden_size).half()
         self._table = torch.empty(
             c.vocab_size, c.num_hidden_layers, c.num_experts, c.expert_key_size + c.hidden_size, dtype=torch.float16

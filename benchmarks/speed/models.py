@@ -8,16 +8,16 @@ import msgspec
 from rich.console import Console
 
 from benchmarks.store.model import model_config, write_checkpoint
-from molkv_bundle import DenseDtype, ModelConfig
+from molkv_bundle import DenseDtype, LookupExpertConfig, MoleConfig
 from molkv_export import GraphOptions, export
 
 DTYPES: tuple[DenseDtype, ...] = ("float32", "int8", "int4")
 
 
-def configs() -> dict[str, ModelConfig]:
+def configs() -> dict[str, LookupExpertConfig]:
     """Give MoLKV, MoLE and the dense floor: 12 layers, d 768, N 4, dk 64, W 64, V 50,304."""
     molkv = msgspec.structs.replace(model_config(1), vocab_size=50_304)
-    mole = msgspec.structs.replace(molkv, model_type="mole")
+    mole = MoleConfig(**{**msgspec.structs.asdict(molkv), "model_type": "mole"})
     return {"molkv": molkv, "mole": mole, "dense": msgspec.structs.replace(mole, num_experts=0, expert_layers=None)}
 
 

@@ -11,14 +11,14 @@ from onnx_ir import Value
 from onnxscript import GraphBuilder, OpBuilder
 
 from benchmarks.speed import CONTEXT
-from molkv_bundle import Arrays, ModelConfig, rotary_tables
-from molkv_export.checkpoints import open_checkpoint
+from molkv_bundle import Arrays, MolkvConfig, rotary_tables
+from molkv_export.checkpoints.open import open_checkpoint
 from molkv_export.graph.attention import KVCache
 from molkv_export.graph.build import IR_VERSION, OPSET, DenseGraph
 from molkv_export.graph.cpu import CpuModules
 from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
 from molkv_export.graph.linear import FLOAT32, Linear
-from molkv_export.graph.molkv import MolkvInputs
+from molkv_export.graph.molkv import MolkvExperts, MolkvInputs
 from molkv_export.graph.weights import attach_weights
 from molkv_runtime import BoundCall, Target, session_options
 
@@ -28,13 +28,14 @@ _CHUNK = 128
 def export_naively(checkpoint: Path, folder: Path) -> None:
     """Write the graph with its tables, 4.6 GB."""
     with open_checkpoint(checkpoint) as source:
+        assert isinstance(source.config, MolkvConfig)
         graph = _graph(source.config)
         attach_weights(graph, source)
         folder.mkdir(parents=True)
         ir.save(graph.model, folder / "model.onnx", external_data="model.onnx.data")
 
 
-def _graph(config: ModelConfig) -> DenseGraph:
+def _graph(config: MolkvConfig) -> DenseGraph:
     graph = ir.Graph((), (), nodes=(), opset_imports={"": OPSET, "com.microsoft": 1}, name="naive")
     builder = GraphBuilder(graph)
     op = builder.op
@@ -75,7 +76,8 @@ def _graph(config: ModelConfig) -> DenseGraph:
         cache = KVCache(past_key, past_value, lengths, total)
         layers.append(LayerInputs(cache, MolkvInputs(key, value, mask, ids["position_ids"])))
     embedding = op.Cast(op.Gather(_table(op, "embedding", config, config.hidden_size), ids["input_ids"]), to=1)
-    decoder = LookupExpertForCausalLM(config, CpuModules(config, FLOAT32))
+    modules = CpuModules(config, FLOAT32)
+    decoder = LookupExpertForCausalLM(config, modules, MolkvExperts(config, modules))
     logits, presents = decoder(op, embedding, layers, last)
     builder.add_output(logits, "logits")
     for layer, pair in enumerate(presents):
@@ -87,12 +89,12 @@ def _graph(config: ModelConfig) -> DenseGraph:
     return DenseGraph(ir.Model(graph, ir_version=IR_VERSION), (), (), linears)
 
 
-def _rows(op: OpBuilder, name: str, config: ModelConfig, size: int, ids: Value) -> Value:
+def _rows(op: OpBuilder, name: str, config: MolkvConfig, size: int, ids: Value) -> Value:
     rows: Value = op.Cast(op.Gather(_table(op, name, config, config.num_experts * size), ids), to=1)
     return rows
 
 
-def _table(op: OpBuilder, name: str, config: ModelConfig, size: int) -> Value:
+def _table(op: OpBuilder, name: str, config: MolkvConfig, size: int) -> Value:
     shape = (config.vocab_size, size)
 
     def read() -> ir.TensorProtocol:
@@ -111,6 +113,7 @@ class Naive:
         if not folder.exists():
             export_naively(checkpoint, folder)
         with open_checkpoint(checkpoint) as source:
+            assert isinstance(source.config, MolkvConfig)
             self._config = c = source.config
         options = session_options(Target(threads=threads))
         self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options)

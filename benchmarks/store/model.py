@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from molkv_bundle import ModelConfig, record_dtype
+from molkv_bundle import LookupExpertConfig, ModelConfig, MolkvConfig, record_dtype
 from molkv_export.checkpoints.native import tensors_to_save
-from molkv_export.modeling import LookupExpertForCausalLM
-from molkv_export.tables.rows import Piece
+from molkv_export.families import reference_model
+from molkv_export.tables.rows import SomeRows
 
 _POOL_ROWS = 4096
 
 
-def model_config(store_bytes: int) -> ModelConfig:
+def model_config(store_bytes: int) -> MolkvConfig:
     """12 layers, d 768, N 4, dk 64, W 64; the networks of the experts are small, since nobody waits for them here."""
-    config = ModelConfig(
+    config = MolkvConfig(
         model_type="molkv",
         vocab_size=1,
         hidden_size=768,
@@ -37,10 +37,10 @@ def model_config(store_bytes: int) -> ModelConfig:
     return msgspec.structs.replace(config, vocab_size=-(-store_bytes // record_dtype(config, "float16").itemsize))
 
 
-def write_checkpoint(config: ModelConfig, folder: Path) -> Path:
+def write_checkpoint(config: LookupExpertConfig, folder: Path) -> Path:
     """Write a checkpoint with random weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = LookupExpertForCausalLM(config)
+    model = reference_model(config)
     model.initialize(seed=0)
     save_file(tensors_to_save(model), folder / "model.safetensors")
     (folder / "config.json").write_bytes(msgspec.json.encode(config))
@@ -54,8 +54,8 @@ class RandomRows:
     working_bytes = 0
     loads_networks = False
 
-    def __init__(self, config: ModelConfig) -> None:
-        self.config = config
+    def __init__(self, config: MolkvConfig) -> None:
+        self.config: ModelConfig = config
         generator = torch.Generator().manual_seed(0)
         self._embedding = torch.randn(_POOL_ROWS, config.hidden_size, generator=generator).half()
         shape = (_POOL_ROWS, config.num_experts)
@@ -66,12 +66,12 @@ class RandomRows:
         """Give embeddings."""
         return self._rows(self._embedding, start, stop)
 
-    def pieces(self, start: int, stop: int) -> Iterator[Piece]:
+    def pieces(self, start: int, stop: int) -> Iterator[SomeRows]:
         """Give rows; those of another layer stand elsewhere in the pool."""
         for first, layer in product(range(start, stop, self.ids_at_once), self.config.layers_with_experts):
             place = first + 97 * layer, min(stop, first + self.ids_at_once) + 97 * layer
-            yield Piece(layer, first, "key", slice(None), self._rows(self._key, *place))
-            yield Piece(layer, first, "value", slice(None), self._rows(self._value, *place))
+            yield SomeRows(layer, first, "key", slice(None), self._rows(self._key, *place))
+            yield SomeRows(layer, first, "value", slice(None), self._rows(self._value, *place))
 
     def _rows(self, pool: Tensor, start: int, stop: int) -> Tensor:
         at = start % (_POOL_ROWS - (stop - start) + 1)

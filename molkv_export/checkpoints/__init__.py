@@ -1,6 +1,5 @@
-"""Trained checkpoints in: one file per family."""
+"""Trained checkpoints in: one file for each way in which models are published. `open.py` opens any of them."""
 
 from molkv_export.checkpoints.checkpoint import EMBEDDING, LM_HEAD, Checkpoint
-from molkv_export.checkpoints.families import open_checkpoint
 
-__all__ = ["EMBEDDING", "LM_HEAD", "Checkpoint", "open_checkpoint"]
+__all__ = ["EMBEDDING", "LM_HEAD", "Checkpoint"]

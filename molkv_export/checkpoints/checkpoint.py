@@ -7,13 +7,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import msgspec
 import torch
 
 from molkv_bundle import CheckpointError, ConfigError, ModelConfig, MolkvError, file_sha256, shown
-from molkv_export.checkpoints.extras import follows_from_config, other_prefix
+from molkv_export.checkpoints.extras import other_prefix
 from molkv_export.checkpoints.weights import Weights, row_width
-from molkv_export.modeling import Form, LookupExpertForCausalLM
+from molkv_export.modeling import Form, ReferenceModel
 
 CONFIG = "config.json"
 LM_HEAD = "lm_head.weight"
@@ -23,28 +22,42 @@ _COMPARED_ROWS = 4096
 _GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-class Place(NamedTuple):
-    """Where a parameter stands in a checkpoint."""
+class ParameterSource(NamedTuple):
+    """What holds a parameter of the reference model in a checkpoint."""
 
     tensor: str  # the tensor's name in the files
     shape: tuple[int, ...]  # of that tensor
     first: int = 0  # number, in each row of the tensor, where the parameter's row begins
 
 
-class Family(Protocol):
-    """A way in which models are published: a module of this folder, named in `families.FAMILIES`."""
+class Contents(NamedTuple):
+    """What a reader has found in a folder."""
+
+    config: ModelConfig
+    form: Form
+    weights: Weights
+    source: Callable[[str, tuple[int, ...]], ParameterSource]
+    """What holds a parameter with a name and a shape."""
+    ignores: Callable[[str], bool]
+    """Whether a tensor that is none of these may be there."""
+    generation: Mapping[str, Any]
+    """What config.json says of generating, in the words of generation_config.json."""
+
+
+class Reader(Protocol):
+    """A way in which models are published: a module of this folder, named in `molkv_export.families.FAMILIES`."""
 
     EXPECTED: str
     """What config.json says in it, for a message."""
 
     def matches(self, fields: Mapping[str, Any]) -> bool:
-        """Tell from the fields of config.json whether a checkpoint is one of this family."""
+        """Tell from the fields of config.json whether a checkpoint was published like that."""
 
-    def open_folder(self, folder: Path, fields: Mapping[str, Any]) -> Checkpoint:
-        """Open a checkpoint of this family, whose config.json has these fields.
+    def read_folder(self, folder: Path, fields: Mapping[str, Any]) -> Contents:
+        """Open the weights of a checkpoint whose config.json has these fields.
 
         Raises:
-            ConfigError: config.json has an impossible value, or one that this family's reader does not honour.
+            ConfigError: config.json has an impossible value, or one that this reader does not honour.
             CheckpointError: The weights are missing, damaged or unsafe, or do not fit config.json.
         """
 
@@ -52,67 +65,47 @@ class Family(Protocol):
 class Checkpoint(AbstractContextManager["Checkpoint"]):
     """An open checkpoint whose tensors are checked by name and shape, and by value when they are read."""
 
-    def __init__(
-        self,
-        folder: Path,
-        config: ModelConfig,
-        form: Form,
-        weights: Weights,
-        place: Callable[[str, tuple[int, ...]], Place],
-        generation: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, contents: Contents, make_model: Callable[[Any, Form], ReferenceModel]) -> None:
         """Find every parameter of the reference model.
 
         Args:
             folder: The checkpoint's folder.
-            config: The model.
-            form: What its experts are.
-            weights: The tensors.
-            place: Where a parameter with a name and a shape is expected.
-            generation: What config.json says of generating, in the words of generation_config.json.
+            contents: What it holds.
+            make_model: Makes the reference model of a configuration and a form, without values.
 
         Raises:
             CheckpointError: Weights and configuration do not fit together.
         """
-        self.folder, self.config, self.form = folder, config, form
-        self.generation = generation or {}
-        self.states = dict(weights.states)
+        self.folder, self.config, self.form = folder, contents.config, contents.form
+        self.make_model = make_model
+        self.generation = contents.generation
+        self.states = dict(contents.weights.states)
         """The files that determine the model, as they were just before they were read."""
-        self._weights = weights
-        self._check_count()
+        self._weights = contents.weights
+        check_count(self._weights, "num_hidden_layers", self.config.num_hidden_layers)
         self._shapes = self._parameter_shapes()
-        self._places = {name: place(name, shape) for name, shape in self._shapes.items()}
-        self._check()
-
-    def _check_count(self) -> None:
-        """Refuse impossible numbers before a model is made of them."""
-        layers, experts = self.config.num_hidden_layers, self.config.num_experts if self.form == "training" else 0
-        found = len(self._weights.names)
-        if layers + experts * len(self.config.layers_with_experts) > found:
-            raise CheckpointError(
-                f"{self._weights.path}: holds {found} tensors, too few for num_hidden_layers {layers} and num_experts "
-                f"{self.config.num_experts} of {CONFIG}"
-            )
+        self._sources = {name: contents.source(name, shape) for name, shape in self._shapes.items()}
+        self._check(contents.ignores)
 
     def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Give the shapes of what a checkpoint holds by the reference model's names; a tied LM head is no tensor."""
+        """Return the shapes of what a checkpoint holds by the reference model's names; a tied LM head is no tensor."""
         try:
             with torch.device("meta"):
-                state = LookupExpertForCausalLM(self.config, self.form).state_dict()
+                state = self.make_model(self.config, self.form).state_dict()
         except RuntimeError as error:
             raise CheckpointError(f"{self.folder / CONFIG}: no memory could hold such a model") from error
         tied = self.config.tie_word_embeddings
         return {name: tuple(tensor.shape) for name, tensor in state.items() if not (tied and name == LM_HEAD)}
 
-    def _check(self) -> None:
-        expected = {place.tensor: place.shape for place in self._places.values()}
+    def _check(self, ignores: Callable[[str], bool]) -> None:
+        expected = {source.tensor: source.shape for source in self._sources.values()}
         found, path = set(self._weights.names), self._weights.path
         for name in sorted(
             expected.keys() & found
         ):  # a quantized checkpoint has other tensors, too: first things first
             self._weights.check_dtype(name)
         if missing := sorted(expected.keys() - found):
-            embedding = self._places[EMBEDDING].tensor
+            embedding = self._sources[EMBEDDING].tensor
             why = f"{CONFIG}, where tie_word_embeddings is false" if missing[0] == LM_HEAD else CONFIG
             raise CheckpointError(
                 f"{path}: tensor {missing[0]!r} is missing ({len(missing)} in all), "
@@ -123,7 +116,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         if self.config.tie_word_embeddings and LM_HEAD in extra:
             self._check_tied()
             extra.remove(LM_HEAD)
-        extra = [name for name in extra if not follows_from_config(name, self._weights, self.config, CONFIG)]
+        extra = [name for name in extra if not ignores(name)]
         if extra:
             raise CheckpointError(
                 f"{path}: tensor {extra[0]!r} is one that this {CONFIG} has no place for ({len(extra)} in all)"
@@ -133,23 +126,23 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
 
     def _check_tied(self) -> None:
         """Refuse a second copy of the embedding that is not one."""
-        place = self._places[EMBEDDING]
-        for name in (place.tensor, LM_HEAD):
-            self._weights.check(name, place.shape, CONFIG)
-        width = row_width(place.shape)
-        for start in range(0, place.shape[0], _COMPARED_ROWS):
-            stop = min(place.shape[0], start + _COMPARED_ROWS)
-            embedding, head = (self._weights.read(name, start, stop, 0, width) for name in (place.tensor, LM_HEAD))
+        source = self._sources[EMBEDDING]
+        for name in (source.tensor, LM_HEAD):
+            self._weights.check(name, source.shape, CONFIG)
+        width = row_width(source.shape)
+        for start in range(0, source.shape[0], _COMPARED_ROWS):
+            stop = min(source.shape[0], start + _COMPARED_ROWS)
+            embedding, head = (self._weights.read(name, start, stop, 0, width) for name in (source.tensor, LM_HEAD))
             if not torch.equal(embedding, head):
                 raise CheckpointError(
-                    f"{self._weights.path_of(LM_HEAD)}: tensor {LM_HEAD!r} is not {place.tensor!r}, expected the same "
+                    f"{self._weights.path_of(LM_HEAD)}: tensor {LM_HEAD!r} is not {source.tensor!r}, expected the same "
                     f"numbers by {CONFIG}, where tie_word_embeddings is true"
                 )
 
     @property
     def parameters(self) -> list[str]:
         """Names of all parameters, as the reference model has them."""
-        return list(self._places)
+        return list(self._sources)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Give the shape of a parameter."""
@@ -165,26 +158,26 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         Raises:
             CheckpointError: A value is NaN or infinite, or the file cannot be read.
         """
-        place, shape = self._places[name], self._shapes[name]
+        source, shape = self._sources[name], self._shapes[name]
         stop = shape[0] if stop is None else stop
-        return self._weights.read(place.tensor, start, stop, place.first, row_width(shape)).reshape(-1, *shape[1:])
+        return self._weights.read(source.tensor, start, stop, source.first, row_width(shape)).reshape(-1, *shape[1:])
 
     def stored_together(self, names: Sequence[str], start: int, stop: int) -> Iterator[torch.Tensor]:
         """Read the same rows of several parameters, as `stored` does; what one tensor holds of them in one read."""
         held, held_rows = "", torch.empty(0)
         for name in names:
-            place, shape = self._places[name], self._shapes[name]
-            if row_width(shape) == row_width(place.shape):
+            source, shape = self._sources[name], self._shapes[name]
+            if row_width(shape) == row_width(source.shape):
                 yield self.stored(name, start, stop)
                 continue
-            if place.tensor != held:
-                held = place.tensor
-                held_rows = self._weights.read(held, start, stop, 0, row_width(place.shape)).view(stop - start, -1)
-            yield held_rows[:, place.first : place.first + row_width(shape)].reshape(-1, *shape[1:])
+            if source.tensor != held:
+                held = source.tensor
+                held_rows = self._weights.read(held, start, stop, 0, row_width(source.shape)).view(stop - start, -1)
+            yield held_rows[:, source.first : source.first + row_width(shape)].reshape(-1, *shape[1:])
 
     def row_bytes(self, name: str) -> int:
         """Give the bytes of a row of the tensor that holds a parameter, and maybe others."""
-        return self._weights.entry(self._places[name].tensor).row_bytes
+        return self._weights.entry(self._sources[name].tensor).row_bytes
 
     def reads_as(self, other: Checkpoint) -> bool:
         """Tell whether another one has the same model in the same places, as far as can be told without the values."""
@@ -194,7 +187,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
                 (self.config, other.config),
                 (self.form, other.form),
                 (self.generation, other.generation),
-                (self._places, other._places),
+                (self._sources, other._sources),
                 (self._weights.places, other._weights.places),
             )
         )
@@ -221,12 +214,17 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         self.close()
 
 
-def model_config(fields: Mapping[str, Any], path: Path) -> ModelConfig:
-    """Check the fields of a model's configuration, which are from the file `path`."""
-    try:
-        return msgspec.convert(fields, ModelConfig)
-    except ValueError as error:  # msgspec's and ConfigError are ValueErrors
-        raise ConfigError(f"{path}: {error}") from error
+def check_count(weights: Weights, field: str, least: int) -> None:
+    """Refuse an impossible number in config.json before a model is made of it.
+
+    Raises:
+        CheckpointError: There are fewer tensors than `least`, which the field asks for.
+    """
+    if least > len(weights.names):
+        raise CheckpointError(
+            f"{weights.path}: holds {len(weights.names)} tensors, too few for {field} of {CONFIG}, which asks for "
+            f"{least} at least"
+        )
 
 
 def generation_fields(fields: Mapping[str, Any], vocab_size: int, path: Path) -> dict[str, Any]:

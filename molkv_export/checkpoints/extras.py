@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterable
 
 import torch
 
-from molkv_bundle import CheckpointError, ModelConfig
+from molkv_bundle import CheckpointError, LookupExpertConfig
 from molkv_export.checkpoints.weights import Weights
 
 _FREQUENCIES = re.compile(r"(.+\.)?rotary_emb\.inv_freq")
 _FLOAT32_STEPS = 32  # libraries compute powers in float32; with bases up to 1e7 they are off by up to 10 steps
 
 
-def follows_from_config(name: str, weights: Weights, config: ModelConfig, source: str) -> bool:
+def follows_from_config(name: str, weights: Weights, config: LookupExpertConfig, source: str) -> bool:
     """Tell whether a tensor holds only what the configuration says: RoPE's frequencies, as old Llama code saves them.
 
     Args:

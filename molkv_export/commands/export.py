@@ -169,7 +169,7 @@ def _print_result(bundle: Path, manifest: Manifest, *, is_new: bool) -> None:
         f"{bundle}: {len(manifest.files) + 1} files, {terminal.human_bytes(total)}, graphs {graphs}, "
         f"experts {manifest.store.dtype}"
     )
-    if is_new and manifest.model.has_keys:
+    if is_new and manifest.model.expert_window:
         click.echo(
             "MoLKV is our reading of its paper; to compare with your own code: "
             f"molkv-export validate {shlex.quote(str(bundle))} --expected FILE (docs/parity.md)",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
-from molkv_bundle import ModelConfig
+from molkv_bundle import LookupExpertConfig
 from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.rope import RotaryCache
 
@@ -27,7 +27,7 @@ class KVCache(NamedTuple):
 class Attention(nn.Module):
     """ONNX Runtime's GroupQueryAttention with packed query, key and value, which also rotates them."""
 
-    def __init__(self, config: ModelConfig, dense: DenseFormat, rotary: RotaryCache) -> None:
+    def __init__(self, config: LookupExpertConfig, dense: DenseFormat, rotary: RotaryCache) -> None:
         super().__init__()
         self.config = config
         self.rotary = rotary

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 from onnxscript import GraphBuilder, nn
 
-from molkv_bundle import ConfigError, ModelConfig, TensorInfo, Tensors, graph_interface
+from molkv_bundle import ConfigError, LookupExpertConfig, TensorInfo, Tensors, graph_interface
 from molkv_export.graph.attention import KVCache
 from molkv_export.graph.cpu import CpuModules
 from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
-from molkv_export.graph.linear import FLOAT32, DenseFormat, Linear
-from molkv_export.graph.mole import MoleInputs
-from molkv_export.graph.molkv import MolkvInputs
+from molkv_export.graph.linear import DenseFormat, Linear
+from molkv_export.graph.modules import Experts
 
 OPSET = 22
 IR_VERSION = 10
@@ -47,8 +47,15 @@ class DenseGraph(NamedTuple):
         )
 
 
-def build_graph(config: ModelConfig, dense: DenseFormat = FLOAT32) -> DenseGraph:
-    """Build the dense graph of the cpu profile, with weights in a format.
+def build_graph(
+    config: LookupExpertConfig, dense: DenseFormat, make_experts: Callable[[Any, CpuModules], Experts]
+) -> DenseGraph:
+    """Build the dense graph of the cpu profile for a model with the decoder of MoLE and MoLKV.
+
+    Args:
+        config: The model.
+        dense: How large weights and the KV cache are kept.
+        make_experts: Says how the experts enter the graph.
 
     Raises:
         ConfigError: ONNX Runtime's attention operator does not take this model.
@@ -58,7 +65,8 @@ def build_graph(config: ModelConfig, dense: DenseFormat = FLOAT32) -> DenseGraph
             f"head_dim is {config.head_dim}, expected a multiple of {_HEAD_DIM_UNIT}: "
             "ONNX Runtime's GroupQueryAttention rotates no other sizes"
         )
-    frame = Frame(*graph_interface(config, dense.kv_dtype))
+    frame, modules = Frame(*graph_interface(config, dense.kv_dtype)), CpuModules(config, dense)
+    experts = make_experts(config, modules)
     values = frame.values
 
     def layer_inputs(layer: int) -> LayerInputs:
@@ -70,13 +78,9 @@ def build_graph(config: ModelConfig, dense: DenseFormat = FLOAT32) -> DenseGraph
         )
         if layer not in config.layers_with_experts:
             return LayerInputs(cache, None)
-        value = values[f"expert_value.{layer}"]
-        if not config.has_keys:
-            return LayerInputs(cache, MoleInputs(value))
-        key = values[f"expert_key.{layer}"]
-        return LayerInputs(cache, MolkvInputs(key, value, values["expert_mask"], values["position_ids"]))
+        return LayerInputs(cache, experts.inputs(values, layer))
 
-    decoder = LookupExpertForCausalLM(config, CpuModules(config, dense))
+    decoder = LookupExpertForCausalLM(config, modules, experts)
     logits, presents = decoder(
         frame.op,
         values["inputs_embeds"],

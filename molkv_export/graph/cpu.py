@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
 from onnx_ir import Value
 from onnxscript import OpBuilder
 
-from molkv_bundle import ModelConfig
+from molkv_bundle import LookupExpertConfig
 from molkv_export.graph.attention import Attention
 from molkv_export.graph.linear import DenseFormat, Linear
-from molkv_export.graph.mole import MoleMixer
-from molkv_export.graph.molkv import MolkvMixer
 from molkv_export.graph.norm import RMSNorm
 from molkv_export.graph.rope import RotaryCache
 
@@ -17,11 +16,14 @@ from molkv_export.graph.rope import RotaryCache
 class CpuModules:
     """The `Modules` of the cpu profile."""
 
-    def __init__(self, config: ModelConfig, dense: DenseFormat) -> None:
+    dtype = ir.DataType.FLOAT
+
+    def __init__(self, config: LookupExpertConfig, dense: DenseFormat) -> None:
         self._config, self._dense = config, dense
-        self._rotary = RotaryCache(config.max_position_embeddings, config.rope_theta)
+        self.rotary = RotaryCache(config.max_position_embeddings, config.rope_theta)
         self.linear = dense.linear
         self.head = dense.head
+        self.small_linear = Linear
 
     def norm(self, size: int) -> RMSNorm:
         """Make a norm that can be fused with the addition before it."""
@@ -29,13 +31,7 @@ class CpuModules:
 
     def attention(self) -> Attention:
         """Make GroupQueryAttention."""
-        return Attention(self._config, self._dense, self._rotary)
-
-    def expert_mixer(self) -> MoleMixer | MolkvMixer:
-        """Make the mixer that the model has."""
-        if self._config.has_keys:
-            return MolkvMixer(self._config, self._dense, self._rotary)
-        return MoleMixer(Linear(self._config.hidden_size, self._config.num_experts))
+        return Attention(self._config, self._dense, self.rotary)
 
     def gelu(self, op: OpBuilder, x: Value) -> Value:
         """Compute x * Phi(x)."""

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
-from molkv_bundle import ModelConfig
-from molkv_export.graph.attention import KVCache
+from molkv_bundle import LookupExpertConfig
 from molkv_export.graph.feed_forward import FeedForward
-from molkv_export.graph.modules import Modules
-from molkv_export.graph.mole import MoleInputs
-from molkv_export.graph.molkv import MolkvInputs
-from molkv_export.graph.static.attention import StaticCache
-from molkv_export.graph.static.molkv import StaticMolkvInputs
-from molkv_export.graph.taps import Branch, tap_name
+from molkv_export.graph.modules import Experts, Modules
+from molkv_export.modeling import tap_name
 
 
 class LayerInputs(NamedTuple):
     """What one layer reads beside the residual stream."""
 
-    cache: KVCache | StaticCache
-    experts: MoleInputs | MolkvInputs | StaticMolkvInputs | None
+    cache: Any  # of the profile's attention
+    experts: Any  # of the family's mixer; None: the layer has none
 
 
 class DecoderLayer(nn.Module):
@@ -31,14 +26,14 @@ class DecoderLayer(nn.Module):
     The last addition of a layer is left to the norm that follows it, which fuses it.
     """
 
-    def __init__(self, config: ModelConfig, modules: Modules, index: int) -> None:
+    def __init__(self, config: LookupExpertConfig, modules: Modules, experts: Experts, index: int) -> None:
         super().__init__()
         self.index = index
         self.input_layernorm = modules.norm(config.hidden_size)
         self.self_attn = modules.attention()
         self.post_attention_layernorm = modules.norm(config.hidden_size)
         self.mlp = FeedForward(config, modules)
-        self.expert_mixer = modules.expert_mixer() if index in config.layers_with_experts else None
+        self.expert_mixer = experts.mixer() if index in config.layers_with_experts else None
 
     def forward(
         self, op: OpBuilder, x: Value, branch: Value | None, inputs: LayerInputs
@@ -48,7 +43,7 @@ class DecoderLayer(nn.Module):
         attended, present_key, present_value = self.self_attn(op, normed, inputs.cache)
         n, h = self.post_attention_layernorm(op, x, attended)
         branch = feed_forward = self.mlp(op, n)
-        taps: dict[Branch, Value] = {
+        taps: dict[str, Value] = {
             "input_norm": normed,
             "attention": attended,
             "post_attention_norm": n,
@@ -67,10 +62,10 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Layers and final norm; the input embedding is part of the records."""
 
-    def __init__(self, config: ModelConfig, modules: Modules) -> None:
+    def __init__(self, config: LookupExpertConfig, modules: Modules, experts: Experts) -> None:
         super().__init__()
         layers = range(config.num_hidden_layers)
-        self.layers = nn.ModuleList([DecoderLayer(config, modules, index) for index in layers])
+        self.layers = nn.ModuleList([DecoderLayer(config, modules, experts, index) for index in layers])
         self.norm = modules.norm(config.hidden_size)
 
     def forward(
@@ -91,11 +86,11 @@ class Decoder(nn.Module):
 
 
 class LookupExpertForCausalLM(nn.Module):
-    """The dense graph of a MoLE, MoLKV or dense model: from embeddings and experts to logits."""
+    """The dense graph of MoLE and MoLKV: from embeddings and experts to logits."""
 
-    def __init__(self, config: ModelConfig, modules: Modules) -> None:
+    def __init__(self, config: LookupExpertConfig, modules: Modules, experts: Experts) -> None:
         super().__init__()
-        self.model = Decoder(config, modules)
+        self.model = Decoder(config, modules, experts)
         self.lm_head = modules.head(config.hidden_size, config.vocab_size)
 
     def forward(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
-from molkv_bundle import ModelConfig
+from molkv_bundle import LookupExpertConfig
 from molkv_export.graph.modules import Modules
 
 
 class FeedForward(nn.Module):
     """`silu`: down(silu(gate(x)) * up(x)). `gelu`: down(gelu(up(x))), exact."""
 
-    def __init__(self, config: ModelConfig, modules: Modules) -> None:
+    def __init__(self, config: LookupExpertConfig, modules: Modules) -> None:
         super().__init__()
         self._gelu = modules.gelu
         sizes = config.hidden_size, config.intermediate_size

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import onnx_ir as ir
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
+from molkv_bundle import MoleConfig
 from molkv_export.graph.linear import Linear
+from molkv_export.graph.modules import Modules
 
 
 class MoleInputs(NamedTuple):
@@ -20,7 +23,7 @@ class MoleInputs(NamedTuple):
 class MoleMixer(nn.Module):
     """sum_n softmax_n(n . r_n) v[i,n]; the softmax is in float32 whatever the graph computes in, as published."""
 
-    def __init__(self, router: Linear, dtype: ir.DataType = ir.DataType.FLOAT) -> None:
+    def __init__(self, router: Linear, dtype: ir.DataType) -> None:
         """Take the router and the type that the graph computes in."""
         super().__init__()
         self.router = router
@@ -35,3 +38,19 @@ class MoleMixer(nn.Module):
             weights = op.Cast(op.Softmax(op.Cast(scores, to=ir.DataType.FLOAT), axis=-1), to=self._dtype)
         mixed = op.MatMul(op.Unsqueeze(weights, [-2]), experts.value)  # [B, T, 1, N] @ [B, T, N, d]
         return op.Squeeze(mixed, [-2]), scores
+
+
+class MoleExperts:
+    """The `Experts` of MoLE, in graphs of every profile."""
+
+    def __init__(self, config: MoleConfig, modules: Modules) -> None:
+        self._config, self._modules = config, modules
+
+    def mixer(self) -> MoleMixer:
+        """Make the mixer of one layer."""
+        router = self._modules.small_linear(self._config.hidden_size, self._config.num_experts)
+        return MoleMixer(router, self._modules.dtype)
+
+    def inputs(self, values: Mapping[str, Value], layer: int) -> MoleInputs:
+        """Choose the inputs of a layer."""
+        return MoleInputs(values[f"expert_value.{layer}"])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
-from molkv_bundle import ModelConfig
-from molkv_export.graph.linear import DenseFormat, Linear
-from molkv_export.graph.norm import RMSNorm
-from molkv_export.graph.rope import RotaryCache
+from molkv_bundle import MolkvConfig
+from molkv_export.graph.cpu import CpuModules
 
 
 class MolkvInputs(NamedTuple):
@@ -25,13 +24,13 @@ class MolkvInputs(NamedTuple):
 class MolkvMixer(nn.Module):
     """g_t * softmax(q_t . kk / sqrt(dk) + mask) v; the graph neither knows nor cares in which order experts stand."""
 
-    def __init__(self, config: ModelConfig, dense: DenseFormat, rotary: RotaryCache) -> None:
+    def __init__(self, config: MolkvConfig, modules: CpuModules) -> None:
         super().__init__()
         self.config = config
-        self.rotary = rotary
-        self.query_proj = dense.linear(config.hidden_size, config.expert_key_size)
-        self.query_norm = RMSNorm(config.expert_key_size, config.rms_norm_eps) if config.expert_qk_norm else None
-        self.gate = Linear(config.hidden_size, 1) if config.expert_gate == "sigmoid" else None
+        self.rotary = modules.rotary
+        self.query_proj = modules.linear(config.hidden_size, config.expert_key_size)
+        self.query_norm = modules.norm(config.expert_key_size) if config.expert_qk_norm else None
+        self.gate = modules.small_linear(config.hidden_size, 1) if config.expert_gate == "sigmoid" else None
 
     def forward(self, op: OpBuilder, x: Value, experts: MolkvInputs) -> tuple[Value, Value]:
         """Attend from x [B, T, d]; gives [B, T, d] and the masked scores [blocks, C, R*N]."""
@@ -58,3 +57,19 @@ class MolkvMixer(nn.Module):
 def _shape(op: OpBuilder, value: Value, size: int) -> Value:
     """Give the first two dimensions of an input of the graph, and a size: the same in all layers, so computed once."""
     return op.Concat(op.Shape(value, start=0, end=2), op.Constant(value_ints=[size]), axis=0)
+
+
+class MolkvExperts:
+    """The `Experts` of MoLKV in the graph of the cpu profile."""
+
+    def __init__(self, config: MolkvConfig, modules: CpuModules) -> None:
+        self._config, self._modules = config, modules
+
+    def mixer(self) -> MolkvMixer:
+        """Make the mixer of one layer."""
+        return MolkvMixer(self._config, self._modules)
+
+    def inputs(self, values: Mapping[str, Value], layer: int) -> MolkvInputs:
+        """Choose the inputs of a layer."""
+        key, value = values[f"expert_key.{layer}"], values[f"expert_value.{layer}"]
+        return MolkvInputs(key, value, values["expert_mask"], values["position_ids"])

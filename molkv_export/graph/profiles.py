@@ -6,13 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from molkv_bundle import PROFILES, DenseDtype, KVDtype, ModelConfig, RequestError
-from molkv_export.graph.build import DenseGraph, build_graph
+from molkv_export.families import FAMILIES
+from molkv_export.graph.build import DenseGraph
 from molkv_export.graph.choices import BLOCK_SIZES, CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BLOCK_SIZE, DTYPES
 from molkv_export.graph.linear import DenseFormat
-from molkv_export.graph.static.build import build_static_graph
 from molkv_export.graph.static.modules import HalfModules, NnapiModules, QdqModules, StaticModules
 
 _MODULES: dict[tuple[str, DenseDtype], type[StaticModules]] = {
@@ -73,16 +71,17 @@ def plan_graphs(config: ModelConfig, profiles: Sequence[str], options: GraphOpti
 def _plan(config: ModelConfig, profile: str, options: GraphOptions) -> GraphPlan:
     _check(config, profile, options)
     dense = DenseFormat(options.dense_dtype, options.block_size, options.kv_dtype)
-    if profile == "cpu":
-        return GraphPlan(profile, config, dense, {0: build_graph(config, dense)})
+    family = FAMILIES[config.model_type]
+    if family.static_graph is None or profile == "cpu":
+        return GraphPlan(profile, config, dense, {0: family.graph(config, dense)})
     modules = _MODULES[profile, options.dense_dtype]
     kv_dtype: KVDtype = "float16" if options.dense_dtype == "float16" else "float32"
     context = _context(config, options)
     window = min(options.expert_window or config.expert_window, context)
-    config = msgspec.structs.replace(config, max_position_embeddings=context, expert_window=window)
+    config = config.restricted(context, window)
     asked = [n for n in CHUNK_LENGTHS if n <= context] if options.chunk_lengths is None else options.chunk_lengths
     lengths = sorted({1, *asked})
-    graphs = {length: build_static_graph(config, modules(config, length), kv_dtype, length) for length in lengths}
+    graphs = {length: family.static_graph(config, modules, kv_dtype, length) for length in lengths}
     return GraphPlan(profile, config, dense._replace(kv_dtype=kv_dtype), graphs)
 
 
@@ -93,6 +92,10 @@ def _context(config: ModelConfig, options: GraphOptions) -> int:
 def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
     if profile not in PROFILES:
         raise RequestError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}")
+    if profile not in config.profiles:
+        raise RequestError(
+            f"profile is {profile!r}, expected {' or '.join(config.profiles)} for a model of type {config.model_type}"
+        )
     if options.dense_dtype not in DTYPES[profile]:
         raise RequestError(
             f"dense_dtype is {options.dense_dtype!r}, expected one of {', '.join(DTYPES[profile])} in profile "
@@ -111,7 +114,7 @@ def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
         )
     limits = {
         "context_length": (options.context_length, config.max_position_embeddings),
-        "expert_window": (options.expert_window, config.expert_window if config.has_keys else 0),
+        "expert_window": (options.expert_window, config.expert_window if config.layers_with_experts else 0),
     }
     for name, (asked, limit) in limits.items():
         if asked is not None and not 0 < asked <= limit:

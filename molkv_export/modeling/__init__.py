@@ -1,6 +1,10 @@
-"""The reference model in PyTorch: the one place that defines the equations. Read `decoder.py` first."""
+"""The reference models in PyTorch: the one place that defines the equations.
 
-from molkv_export.modeling.decoder import LookupExpertForCausalLM
-from molkv_export.modeling.experts import Form, Records
+`reference.py` says what every family's model offers; `decoder.py` is the decoder of MoLE and MoLKV, to be read first.
+"""
 
-__all__ = ["Form", "LookupExpertForCausalLM", "Records"]
+from molkv_export.modeling.mole import MoleForCausalLM
+from molkv_export.modeling.molkv import MolkvForCausalLM
+from molkv_export.modeling.reference import ExactRecords, Form, ReferenceModel, Rows, Tap, tap_name
+
+__all__ = ["ExactRecords", "Form", "MoleForCausalLM", "MolkvForCausalLM", "ReferenceModel", "Rows", "Tap", "tap_name"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from molkv_bundle import ModelConfig
+from molkv_bundle import LookupExpertConfig
 from molkv_export.modeling.rope import rotate
 
 
 class Attention(nn.Module):
     """Grouped-query attention (arXiv 2305.13245) with rotary positions, without biases, as in Llama."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: LookupExpertConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim
         self.rope_theta = config.rope_theta

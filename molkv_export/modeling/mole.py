@@ -5,23 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from molkv_bundle import ModelConfig
-from molkv_export.modeling.experts import ExpertRows
+from molkv_bundle import MoleConfig
+from molkv_export.modeling.decoder import LookupExpertForCausalLM
+from molkv_export.modeling.experts import ExpertNetworks
+from molkv_export.modeling.reference import Form, Rows
 
 
 class MoleMixer(nn.Module):
     """sum_n s_n v[i,n] with s = softmax_n(n . r_n) (MoLE 2503.15798, section 3)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: MoleConfig) -> None:
         super().__init__()
         self.router = nn.Linear(config.hidden_size, config.num_experts, bias=False)  # rows are the r_n
 
-    def scores(self, x: Tensor, rows: ExpertRows, inverse: Tensor) -> Tensor:  # noqa: ARG002
-        """Give n . r_n, [B, T, N]; arguments as in `forward`."""
+    def scores(self, x: Tensor, rows: Rows, inverse: Tensor) -> Tensor:  # noqa: ARG002
+        """Return n . r_n, [B, T, N]; arguments as in `forward`."""
         scores: Tensor = self.router(x)
         return scores
 
-    def forward(self, x: Tensor, rows: ExpertRows, inverse: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows, inverse: Tensor) -> Tensor:
         """Mix.
 
         Args:
@@ -30,4 +32,15 @@ class MoleMixer(nn.Module):
             inverse: Which of those ids stands at each position, [B, T].
         """
         scores = torch.softmax(self.scores(x, rows, inverse).float(), dim=-1).to(x.dtype)
-        return torch.einsum("btn,btnd->btd", scores, rows.value[inverse])
+        return torch.einsum("btn,btnd->btd", scores, rows["value"][inverse])
+
+
+class MoleForCausalLM(LookupExpertForCausalLM):
+    """A MoLE language model, or a dense one."""
+
+    def __init__(self, config: MoleConfig, form: Form = "training") -> None:
+        super().__init__(config, form, lambda: ExpertNetworks(config), lambda: MoleMixer(config))
+
+    def score_size(self) -> tuple[int | str, int]:
+        """Return N; scores are in the order of the experts."""
+        return self.config.num_experts, 0

@@ -1,13 +1,17 @@
-"""How a MoLKV layer attends to the key-value experts of the last W tokens."""
+"""MoLKV (arXiv 2512.09723): how a layer attends to the key-value experts of the last W tokens."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from molkv_bundle import ModelConfig
-from molkv_export.modeling.experts import ExpertRows
+from molkv_bundle import MolkvConfig
+from molkv_export.modeling.decoder import LookupExpertForCausalLM
+from molkv_export.modeling.experts import ExpertNetworks, ExpertPart
 from molkv_export.modeling.norm import RMSNorm
+from molkv_export.modeling.reference import Form, Rows
 from molkv_export.modeling.rope import rotate
 
 
@@ -16,6 +20,34 @@ def window_mask(length: int, window: int, device: torch.device | None = None) ->
     positions = torch.arange(length, device=device)
     distance = positions[:, None] - positions[None, :]
     return (distance >= 0) & (distance < window)
+
+
+class KeyValueNetworks(ExpertNetworks):
+    """k[i,n] = RMSNorm_k(K_n RMSNorm_l(e_i)) beside MoLE's values (our choice: the paper asks for pairs only)."""
+
+    def __init__(self, config: MolkvConfig) -> None:
+        super().__init__(config)
+        # The K_n, stacked: [N*dk, d].
+        self.key_proj = nn.Linear(config.hidden_size, config.num_experts * config.expert_key_size, bias=False)
+        self.key_norm = RMSNorm(config.expert_key_size, config.rms_norm_eps) if config.expert_qk_norm else None
+
+    def forward(self, ids: Tensor, embedding: Tensor) -> Rows:
+        """Compute the rows of the token ids [U] whose embeddings are [U, d]; keys are not rotated."""
+        return {"key": self.key(self.norm(embedding)), **super().forward(ids, embedding)}
+
+    def key(self, x: Tensor) -> Tensor:
+        """Compute the keys [U, N, dk] of normed embeddings [U, d]."""
+        key: Tensor = self.key_proj(x).unflatten(-1, (self.num_experts, -1))
+        return key if self.key_norm is None else self.key_norm(key)
+
+    def parts(self) -> Iterator[ExpertPart]:
+        """Yield the keys of all experts, then the values of each."""
+
+        def rows(networks: KeyValueNetworks, embedding: Tensor) -> Tensor:
+            return networks.key(networks.norm(embedding))
+
+        yield ExpertPart("key", slice(None), ("norm.", "key_"), rows)
+        yield from super().parts()
 
 
 class MolkvMixer(nn.Module):
@@ -29,7 +61,7 @@ class MolkvMixer(nn.Module):
     rotation, the form of the window and the gate are our choice (`docs/architecture.md` gives the reasons).
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: MolkvConfig) -> None:
         super().__init__()
         self.window = config.expert_window
         self.rope_theta = config.rope_theta if config.expert_rope else None
@@ -37,7 +69,7 @@ class MolkvMixer(nn.Module):
         self.query_norm = RMSNorm(config.expert_key_size, config.rms_norm_eps) if config.expert_qk_norm else None
         self.gate = nn.Linear(config.hidden_size, 1, bias=False) if config.expert_gate == "sigmoid" else None
 
-    def forward(self, x: Tensor, rows: ExpertRows, inverse: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows, inverse: Tensor) -> Tensor:
         """Attend.
 
         Args:
@@ -46,26 +78,36 @@ class MolkvMixer(nn.Module):
             inverse: Which of those ids stands at each position, [B, T].
         """
         query, key, visible = self._query_and_keys(x, rows, inverse)
-        value = rows.value[inverse].flatten(1, 2)
+        value = rows["value"][inverse].flatten(1, 2)
         out = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
         return out if self.gate is None else torch.sigmoid(self.gate(x)) * out
 
-    def scores(self, x: Tensor, rows: ExpertRows, inverse: Tensor) -> Tensor:
-        """Give q_t . kk_{j,n} / sqrt(dk), -inf where t does not see j: [B, T, T*N]; arguments as in `forward`."""
+    def scores(self, x: Tensor, rows: Rows, inverse: Tensor) -> Tensor:
+        """Return q_t . kk_{j,n} / sqrt(dk), -inf where t does not see j: [B, T, T*N]; arguments as in `forward`."""
         query, key, visible = self._query_and_keys(x, rows, inverse)
         scores: Tensor = query @ key.mT * key.shape[-1] ** -0.5
         return scores.masked_fill(~visible, -torch.inf)
 
-    def _query_and_keys(self, x: Tensor, rows: ExpertRows, inverse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give queries [B, T, dk], the keys of all positions [B, T*N, dk], and which of them each query sees."""
-        assert rows.key is not None
+    def _query_and_keys(self, x: Tensor, rows: Rows, inverse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries [B, T, dk], the keys of all positions [B, T*N, dk], and which of them each query sees."""
         length = x.shape[1]
         query = self.query_proj(x)
         query = query if self.query_norm is None else self.query_norm(query)
-        key = rows.key[inverse]  # [B, T, N, dk]
+        key = rows["key"][inverse]  # [B, T, N, dk]
         if self.rope_theta is not None:
             positions = torch.arange(length, device=x.device)
             query = rotate(query, positions, self.rope_theta)
             key = rotate(key, positions[:, None], self.rope_theta)
         visible = window_mask(length, self.window, x.device).repeat_interleave(key.shape[2], dim=1)  # [T, T*N]
         return query, key.flatten(1, 2), visible
+
+
+class MolkvForCausalLM(LookupExpertForCausalLM):
+    """A MoLKV language model."""
+
+    def __init__(self, config: MolkvConfig, form: Form = "training") -> None:
+        super().__init__(config, form, lambda: KeyValueNetworks(config), lambda: MolkvMixer(config))
+
+    def score_size(self) -> tuple[int | str, int]:
+        """Return the mask's; the graph does not know in which order the host keeps experts."""
+        return "expert_mask", self.config.expert_window * self.config.num_experts

@@ -40,6 +40,7 @@ def readme(manifest: Manifest, info: PackageInfo, limits: Limits) -> str:
     graph = manifest.graphs[info.profile]
     config = graph.restrict(manifest.model)
     exact = max_abs(graph)
+    inputs = {tensor.name for tensor in graph.files[0].inputs}
     return (
         _environment()
         .get_template(f"{info.target}.md")
@@ -57,7 +58,8 @@ def readme(manifest: Manifest, info: PackageInfo, limits: Limits) -> str:
             rows=ROW_FORMATS[manifest.store.dtype],
             nf4_levels=[float(level) for level in NF4_LEVELS],
             hidden=HIDDEN,
-            rotated=config.has_keys and config.expert_rope,
+            has_window="expert_mask" in inputs,
+            rotated="expert_rotary_cos" in inputs,
             cache_bytes=cache_bytes(config, config.max_position_embeddings, graph.kv_dtype),
             window_bytes=window_bytes(config, config.max_position_embeddings) // (2 if info.half else 1),
             tolerances={name: exact + PRESETS[name].max_abs for name in _PROVIDERS[info.target]},

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from molkv_bundle import Bundle, DenseDtype, Floats, KVDtype, ModelConfig, MolkvError
-from molkv_export.graph.taps import Branch, tap_name, taps
+from molkv_bundle import Bundle, DenseDtype, Floats, KVDtype, MolkvError
+from molkv_export.modeling import Tap
 from molkv_export.parity.phases import PHASES, Ids
 from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.runners import ONNX_REFERENCE
@@ -31,7 +31,7 @@ class TapError(msgspec.Struct, frozen=True):
     """How far one value inside the graph is from the source model's."""
 
     layer: int | None  # None: behind the last layer
-    branch: Branch
+    branch: str
     error: float  # the largest over all positions, relative to the value's usual size
     position: int  # where it is the largest
 
@@ -95,11 +95,12 @@ def bisect(bundle: Bundle, target: Target, model: SourceModel, ids: Ids) -> Bise
 
 def phase_errors(bundle: Bundle, target: Target, model: SourceModel, ids: Ids, phase: str) -> PhaseErrors:
     """Compare all values inside the layers in one phase; arguments as in `bisect`."""
-    graph = TappedGraph(bundle, target)
+    taps = model.model.taps()
+    graph = TappedGraph(bundle, target, taps)
     generator = Generator(bundle, graph=graph)
     PHASES[phase](generator, ids)
     expected = source_values(model, ids, generator.store)
-    return PhaseErrors(phase, compare_values(bundle.config, expected, graph.values()), _limit(bundle))
+    return PhaseErrors(phase, compare_values(taps, expected, graph.values()), _limit(bundle))
 
 
 def _limit(bundle: Bundle) -> float:
@@ -107,16 +108,15 @@ def _limit(bundle: Bundle) -> float:
     return max(MAX_RELATIVE_ERROR[graph.dense_dtype], _OF_CACHE[graph.kv_dtype])
 
 
-def compare_values(config: ModelConfig, expected: Values, found: Values) -> list[TapError]:
+def compare_values(taps: list[Tap], expected: Values, found: Values) -> list[TapError]:
     """Compare values by name, in the order in which they are computed."""
     errors = []
-    for layer, branch in taps(config):
-        name = tap_name(branch, layer)
-        by_position = _relative_errors(expected[name], found[name])
+    for tap in taps:
+        by_position = _relative_errors(expected[tap.name], found[tap.name])
         # A NaN is the worst of all.
         by_position = np.where(np.isnan(by_position), np.inf, by_position)
         position = int(np.argmax(by_position))
-        errors.append(TapError(layer, branch, float(by_position[position]), position))
+        errors.append(TapError(tap.layer, tap.branch, float(by_position[position]), position))
     return errors
 
 

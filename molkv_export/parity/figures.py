@@ -11,7 +11,6 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from molkv_export.graph.taps import Branch
 from molkv_export.parity.bisect import Bisection, PhaseErrors
 from molkv_export.parity.compare import Histogram
 
@@ -38,7 +37,7 @@ _VARIABLES = {
 }
 
 # Norms would double every line: they are as far off as what they read.
-_DRAWN: dict[Branch, str] = {
+_DRAWN: dict[str, str] = {
     "residual": "o",
     "attention": "s",
     "feed_forward": "^",

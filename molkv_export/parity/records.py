@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from molkv_bundle import record_dtype
-from molkv_export.modeling import Records
+from molkv_export.modeling import ExactRecords
 from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.rounding import StoredRows
 from molkv_runtime import Store
@@ -49,9 +49,8 @@ def records_agreement(store: Store, source: SourceModel, at_most: int = 0) -> Re
     return RecordsResult(len(ids), total, "")
 
 
-def _agreement(exact: Records, stored: StoredRows) -> Iterator[tuple[str, Tensor]]:
+def _agreement(exact: ExactRecords, stored: StoredRows) -> Iterator[tuple[str, Tensor]]:
     yield "embedding", stored.embedding(exact.embedding)[1]
-    for index, (layer, rows) in enumerate(exact.experts.items()):
-        if rows.key is not None:
-            yield f"expert_key.{layer}", stored.key(index, rows.key)[1]
-        yield f"expert_value.{layer}", stored.value(index, rows.value)[1]
+    for index, (layer, rows) in enumerate(exact.layers.items()):
+        for name, row in rows.items():
+            yield f"expert_{name}.{layer}", stored.vector(index, name, row)[1]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from molkv_bundle import Bundle, Floats, record_dtype
 from molkv_export.checkpoints import EMBEDDING, LM_HEAD, Checkpoint
-from molkv_export.modeling import LookupExpertForCausalLM, Records
-from molkv_export.modeling.experts import ExpertNetworks, ExpertRows
+from molkv_export.modeling import ExactRecords, ReferenceModel, Rows
 from molkv_export.parity.rounding import StoredRows, rounding_slack
 from molkv_export.parity.stored_activations import round_activations
 from molkv_export.parity.stored_weights import stored_weight
@@ -21,7 +21,7 @@ from molkv_runtime import Store
 _CACHE_BYTES = 256 * 1024 * 1024
 
 
-class SourceModel(LookupExpertForCausalLM):
+class SourceModel:
     """A checkpoint's reference model. Dense weights are in RAM, everything that is about token ids stays in the file.
 
     Records are read (lookup form) or computed by networks that are loaded one layer at a time (training form); those
@@ -37,12 +37,12 @@ class SourceModel(LookupExpertForCausalLM):
         """
         graph = None if bundle is None else bundle.graph()
         # The shapes of a static graph show its context and window; what else a manifest says of them is not believed.
-        config = graph.restrict(checkpoint.config) if graph is not None and graph.is_static else checkpoint.config
+        self.config = graph.restrict(checkpoint.config) if graph is not None and graph.is_static else checkpoint.config
         with torch.device("meta"):
-            super().__init__(config, checkpoint.form)
-        self._checkpoint = checkpoint
-        self._store: Store | None = None
-        self._kept_ids, self._kept = torch.empty(0, dtype=torch.long), _no_records(checkpoint)
+            self.model: ReferenceModel = checkpoint.make_model(self.config, checkpoint.form)
+        self._checkpoint, self._slack = checkpoint, rounding_slack(_longest_sum(checkpoint))
+        self._kept_ids = torch.empty(0, dtype=torch.long)
+        self._kept: ExactRecords | None = None  # of these
         names = [name for name in checkpoint.parameters if ".experts." not in name and name != EMBEDDING]
         sources = {name: name for name in names}
         if self.config.tie_word_embeddings:
@@ -51,70 +51,69 @@ class SourceModel(LookupExpertForCausalLM):
         for name, source in sources.items():  # one by one: only one is in RAM twice
             weight = checkpoint.tensor(source)
             state[name] = weight if graph is None else stored_weight(name, weight, graph)
-        self.load_state_dict(state, strict=False, assign=True)
-        self.requires_grad_(False).eval()
+        self.model.load_state_dict(state, strict=False, assign=True)
+        self.model.requires_grad_(False).eval()
         if bundle is not None and bundle.graph().dense_dtype == "qdq-int8":
-            round_activations(self, bundle)
-
-    def records(self, ids: Tensor) -> Records:
-        """Give the records of distinct token ids [U], rounded if `logits` was asked for it."""
-        exact = self._cached(ids)
-        return exact if self._store is None else self._rounded(exact, self._store, ids)
+            round_activations(self.model, bundle)
 
     def stored_rows(self, store: Store, ids: npt.NDArray[np.int64]) -> StoredRows:
         """Read what a store holds of token ids, to be compared with exact records."""
-        slack = rounding_slack(self.config, self._checkpoint.form)
-        return StoredRows(store.gather(ids), store.value_dtype, slack)
+        return StoredRows(store.gather(ids), self.config, store.value_dtype, self._slack)
 
-    def _rounded(self, exact: Records, store: Store, ids: Tensor) -> Records:
+    def _rounded(self, exact: ExactRecords, store: Store, ids: Tensor) -> ExactRecords:
         """Round records as a store does: take what it holds, where that is the source's record rounded.
 
         Where it is not, the source's record is taken, its floating-point numbers rounded to the nearest: a wrong one
         cannot be hidden.
         """
         stored = self.stored_rows(store, ids.numpy())
-        experts = {}
-        for index, (layer, rows) in enumerate(exact.experts.items()):
-            key = None if rows.key is None else _where(rows.key, *stored.key(index, rows.key), stored.plain)
-            experts[layer] = ExpertRows(key, _where(rows.value, *stored.value(index, rows.value), stored.plain_value))
-        return Records(_where(exact.embedding, *stored.embedding(exact.embedding), stored.plain), experts)
+        layers = {}
+        for index, (layer, rows) in enumerate(exact.layers.items()):
+            layers[layer] = {
+                name: _where(row, *stored.vector(index, name, row), stored.dtype(name)) for name, row in rows.items()
+            }
+        return ExactRecords(_where(exact.embedding, *stored.embedding(exact.embedding), stored.plain), layers)
 
-    def _cached(self, ids: Tensor) -> Records:
+    def _cached(self, ids: Tensor) -> ExactRecords:
         missing = ids[~torch.isin(ids, self._kept_ids)]
-        if len(missing):
-            if (len(self._kept_ids) + len(missing)) * record_dtype(self.config, "float32").itemsize > _CACHE_BYTES:
-                self._kept_ids, self._kept, missing = ids[:0], _no_records(self._checkpoint), ids
-            self._kept = _map(lambda kept, new: torch.cat([kept, new]), self._kept, self.exact_records(missing))
-            self._kept_ids = torch.cat([self._kept_ids, missing])
+        if (len(self._kept_ids) + len(missing)) * record_dtype(self.config, "float32").itemsize > _CACHE_BYTES:
+            self._kept_ids, self._kept, missing = ids[:0], None, ids
+        kept = self._kept
+        if len(missing) or kept is None:
+            new = self.exact_records(missing)
+            kept = new if kept is None else _map(lambda old, added: torch.cat([old, added]), kept, new)
+            self._kept, self._kept_ids = kept, torch.cat([self._kept_ids, missing])
         order = self._kept_ids.argsort()
         places = order[torch.searchsorted(self._kept_ids[order], ids)]
-        return _map(lambda kept: kept[places], self._kept)
+        return _map(lambda rows: rows[places], kept)
 
     @torch.no_grad()
-    def exact_records(self, ids: Tensor) -> Records:
+    def exact_records(self, ids: Tensor) -> ExactRecords:
         """Read or compute the records of token ids [U], not rounded."""
         embedding = self._rows(EMBEDDING, ids)
-        read = self._table_rows if self._checkpoint.form == "lookup" else self._network_rows
-        return Records(embedding, {layer: read(layer, ids, embedding) for layer in self.config.layers_with_experts})
+        return ExactRecords(
+            embedding, {layer: self._layer_rows(layer, ids, embedding) for layer in self.config.layers_with_experts}
+        )
+
+    def _layer_rows(self, layer: int, ids: Tensor, embedding: Tensor) -> Rows:
+        """Load the experts of one layer, of tables only the rows of these ids, and ask them for their rows."""
+        prefix = f"model.layers.{layer}.experts."
+        names = [name for name in self._checkpoint.parameters if name.startswith(prefix)]
+        experts = copy.deepcopy(self.model.experts(layer))
+        if self._checkpoint.form == "lookup":
+            for name in names:
+                setattr(experts, name.removeprefix(prefix), nn.Parameter(self._rows(name, ids)))
+            ids = torch.arange(len(ids))
+        else:
+            experts.load_state_dict(
+                {name.removeprefix(prefix): self._checkpoint.tensor(name) for name in names}, assign=True
+            )
+        rows: Rows = experts(ids, embedding)
+        return rows
 
     def _rows(self, name: str, ids: Tensor) -> Tensor:
         runs = np.split(ids.numpy(), np.flatnonzero(np.diff(ids.numpy()) != 1) + 1)  # neighbours in one read
         return torch.cat([self._checkpoint.tensor(name, int(run[0]), int(run[-1]) + 1) for run in runs])
-
-    def _table_rows(self, layer: int, ids: Tensor, _embedding: Tensor) -> ExpertRows:
-        prefix = f"model.layers.{layer}.experts."
-        key = self._rows(f"{prefix}keys", ids) if self.config.has_keys else None
-        return ExpertRows(key, self._rows(f"{prefix}values", ids))
-
-    def _network_rows(self, layer: int, ids: Tensor, embedding: Tensor) -> ExpertRows:
-        prefix = f"model.layers.{layer}.experts."
-        names = [name for name in self._checkpoint.parameters if name.startswith(prefix)]
-        with torch.device("meta"):
-            networks = ExpertNetworks(self.config)
-        state = {name.removeprefix(prefix): self._checkpoint.tensor(name) for name in names}
-        networks.load_state_dict(state, assign=True)
-        rows: ExpertRows = networks(ids, embedding)
-        return rows
 
     def logits(self, ids: npt.NDArray[np.int64], store: Store | None = None, last: int = 0) -> Floats:
         """Compute logits of token ids [T] in one pass, with no cache and no state.
@@ -133,29 +132,31 @@ class SourceModel(LookupExpertForCausalLM):
     def logits_in_pieces(
         self, ids: npt.NDArray[np.int64], store: Store | None, last: int, rows: int
     ) -> Iterator[Floats]:
-        """Compute the same as `logits`, but give so many rows at a time: with a large vocabulary all are a lot."""
-        self._store = store
-        hidden = self.hidden(torch.from_numpy(ids)[None])[0, -last:]
-        self._store = None
+        """Compute the same as `logits`, but yield so many rows at a time: with a large vocabulary all are a lot."""
+        input_ids, inverse = torch.unique(torch.from_numpy(ids)[None], return_inverse=True)
+        records = self._cached(input_ids)
+        if store is not None:
+            records = self._rounded(records, store, input_ids)
+        hidden = self.model.hidden(records, inverse)[0, -last:]
         for start in range(0, len(hidden), rows):
-            yield self.lm_head(hidden[start : start + rows]).numpy()
+            yield self.model.head(hidden[start : start + rows]).numpy()
 
 
-def _no_records(checkpoint: Checkpoint) -> Records:
-    config = checkpoint.config
-    key = torch.empty(0, config.num_experts, config.expert_key_size) if config.has_keys else None
-    rows = ExpertRows(key, torch.empty(0, config.num_experts, config.hidden_size))
-    return Records(torch.empty(0, config.hidden_size), dict.fromkeys(config.layers_with_experts, rows))
+def _longest_sum(checkpoint: Checkpoint) -> int:
+    """Count the terms of the sums that expert networks are made of: those of a matrix [out, in] are `in`."""
+    if checkpoint.form == "lookup":
+        return 0
+    shapes = [checkpoint.shape(name) for name in checkpoint.parameters if ".experts." in name]
+    return max((shape[1] for shape in shapes if len(shape) == 2), default=0)
 
 
-def _map(function: Callable[..., Tensor], *records: Records) -> Records:
+def _map(function: Callable[..., Tensor], *records: ExactRecords) -> ExactRecords:
     """Combine records tensor by tensor."""
-    experts = {}
-    for layer, first in records[0].experts.items():
-        rows = [each.experts[layer] for each in records]
-        key = None if first.key is None else function(*(each.key for each in rows))
-        experts[layer] = ExpertRows(key, function(*(each.value for each in rows)))
-    return Records(function(*(each.embedding for each in records)), experts)
+    layers = {
+        layer: {name: function(*(each.layers[layer][name] for each in records)) for name in rows}
+        for layer, rows in records[0].layers.items()
+    }
+    return ExactRecords(function(*(each.embedding for each in records)), layers)
 
 
 def _where(exact: Tensor, found: Tensor, agrees: Tensor, dtype: torch.dtype) -> Tensor:

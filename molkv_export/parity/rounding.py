@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from molkv_bundle import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, ModelConfig, Records, RowDtype, ValueDecoder
-from molkv_export.modeling import Form
 
 _STEPS = 8  # of float32, for the few operations that are no sums, the checks' own among them
 
@@ -21,53 +20,55 @@ _LEVELS = {
 }
 
 
-def rounding_slack(config: ModelConfig, form: Form) -> float:
+def rounding_slack(terms: int) -> float:
     """Say how far two float32 computations of the same rows may be apart, relative to the largest number of a row.
 
     The last bits of a float32 sum depend on the order of its terms, which depends on how many rows are computed at
     once; so a number that lies between two that can be stored may be rounded to either. The difference grows with the
     square root of the number of terms; docs/parity.md, "Records", has what was measured.
+
+    Args:
+        terms: Of the longest sum; 0 where rows are read, not computed.
     """
-    terms = max(config.hidden_size, config.expert_intermediate_size) if form == "training" else 0  # tables are read
     return float(np.finfo(np.float32).eps * (_STEPS + terms**0.5))
 
 
 class StoredRows:
     """What a store's records [n] hold, as float32, beside the source's rows."""
 
-    def __init__(self, records: Records, dtype: RowDtype, slack: float) -> None:
-        """Take records of a store whose values have this dtype; `slack` is from `rounding_slack`."""
+    def __init__(self, records: Records, config: ModelConfig, dtype: RowDtype, slack: float) -> None:
+        """Take records of a store with this dtype; `slack` is from `rounding_slack`."""
         self._records, self._dtype, self._slack = records, dtype, slack
         self._decoder = ValueDecoder(dtype)
         rows = ROW_FORMATS[dtype]
-        self.plain: torch.dtype = getattr(torch, rows.plain)  # of embeddings and keys
-        self.plain_value = torch.float32 if rows.scale else self.plain  # of values: float32 is not rounded
+        self._scales = {vector.name: vector.scale for vector in config.record_vectors() if rows.scale}
+        self.plain: torch.dtype = getattr(torch, rows.plain)  # of what is not quantized
+
+    def dtype(self, vector: str) -> torch.dtype:
+        """Return what a vector's numbers are rounded to before they are compared: float32 if it is quantized."""
+        return torch.float32 if self._scales.get(vector) else self.plain
 
     def embedding(self, exact: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the embeddings [n, d], and which of them are the source's rounded, bool [n]."""
+        """Return the embeddings [n, d], and which of them are the source's rounded, bool [n]."""
         found = torch.from_numpy(self._records["embedding"].astype(np.float32))
-        return found, _is_rounded(found, exact, ROW_FORMATS[self._dtype].plain, self._slack)
+        return found, _is_rounded(found, exact, self.plain, self._slack)
 
-    def key(self, layer: int, exact: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the keys [n, N, dk] of the layer with this index among those that have experts; as `embedding`."""
-        found = torch.from_numpy(self._records["layers"]["key"][:, layer].astype(np.float32))
-        return found, _is_rounded(found, exact, ROW_FORMATS[self._dtype].plain, self._slack)
-
-    def value(self, layer: int, exact: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the values [n, N, d]; as `key`."""
+    def vector(self, layer: int, name: str, exact: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a vector [n, *shape] of the layer with this index among those that have experts; as `embedding`."""
         stored = self._records["layers"][:, layer]
+        scale_name = self._scales.get(name, "")
+        if not scale_name:
+            found = torch.from_numpy(stored[name].astype(np.float32))
+            return found, _is_rounded(found, exact, self.plain, self._slack)
         out = np.empty(exact.shape, np.float32)
-        self._decoder.decode(stored, out)
-        found = torch.from_numpy(out)
-        if not ROW_FORMATS[self._dtype].scale:
-            return found, _is_rounded(found, exact, self._dtype, self._slack)
-        scale = torch.from_numpy(stored["scale"].astype(np.float32))
+        self._decoder.decode(stored[name], stored[scale_name], out)
+        found, scale = torch.from_numpy(out), torch.from_numpy(stored[scale_name].astype(np.float32))
         return found, _is_quantized(found, exact, scale, self._dtype, self._slack)
 
 
-def _is_rounded(found: Tensor, exact: Tensor, dtype: str, relative_slack: float) -> Tensor:
+def _is_rounded(found: Tensor, exact: Tensor, dtype: torch.dtype, relative_slack: float) -> Tensor:
     """Tell which rows hold the nearest numbers of a floating-point dtype."""
-    nearest = exact.to(getattr(torch, dtype)).float()
+    nearest = exact.to(dtype).float()
     slack = relative_slack * exact.abs().amax(-1, keepdim=True)
     return _all_rows((found - exact).abs() <= (nearest - exact).abs() + slack)
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from torch import Tensor, nn
+from torch import Tensor
 
-from molkv_bundle import HIDDEN, Arrays, Bundle, BundleError, Floats, ModelConfig, for_call
-from molkv_export.graph.taps import tap_name, taps
+from molkv_bundle import HIDDEN, Arrays, Bundle, BundleError, Floats, for_call
+from molkv_export.modeling import Tap, tap_name
 from molkv_export.parity.graphs import load_graphs, weights_file
 from molkv_export.parity.onnx_reference import ReferenceGraph
 from molkv_export.parity.phases import Ids
@@ -23,57 +22,46 @@ from molkv_runtime import BoundCall, Call, Graph, Store, Target, open_session, s
 Values = dict[str, Floats]  # by the name of the tap, [T, ...]
 
 _EMBEDS = tap_name("residual", 0)  # an input of the graph, not a value inside it
+_LOGITS = tap_name("logits")
 
 
 def source_values(model: SourceModel, ids: Ids, store: Store) -> Values:
-    """Run the source model, with its records rounded as a store does, over token ids [T]; give what is inside."""
+    """Run the source model, with its records rounded as a store does, over token ids [T]; return what is inside."""
     found: Values = {}
     handles: list[Any] = []
+    taps = model.model.taps()
 
-    def keep(name: str, value: Tensor) -> None:
-        found[name] = value[0].numpy().copy()
+    def watch(tap: Tap) -> None:
+        def keep(_module: object, inputs: tuple[Any, ...], output: Tensor) -> None:
+            found[tap.name] = tap.value(inputs, output)[0].numpy().copy()
 
-    def after(module: nn.Module, name: str) -> None:
-        handles.append(module.register_forward_hook(lambda _module, _inputs, output: keep(name, output)))
+        handles.append(tap.module.register_forward_hook(keep))
 
-    def before(module: nn.Module, name: str, value: Callable[..., Tensor]) -> None:
-        handles.append(module.register_forward_pre_hook(lambda _module, inputs: keep(name, value(*inputs))))
-
-    layer: Any  # torch's types know no attributes of modules in a list
-    for index, layer in enumerate(model.model.layers):
-        before(layer, tap_name("residual", index), lambda x, *_: x)
-        after(layer.input_layernorm, tap_name("input_norm", index))
-        after(layer.self_attn, tap_name("attention", index))
-        after(layer.post_attention_layernorm, tap_name("post_attention_norm", index))
-        after(layer.mlp, tap_name("feed_forward", index))
-        if layer.expert_mixer is not None:
-            before(layer.expert_mixer, tap_name("expert_scores", index), layer.expert_mixer.scores)
-            after(layer.expert_mixer, tap_name("experts", index))
-    before(model.model.norm, tap_name("residual"), lambda x: x)
-    after(model.model.norm, tap_name("norm"))
+    for tap in taps:
+        if tap.name != _LOGITS:  # they come in pieces
+            watch(tap)
     try:
-        found[tap_name("logits")] = model.logits(ids, store)
+        found[_LOGITS] = model.logits(ids, store)
     finally:
         for handle in handles:
             handle.remove()
-    return _in_order_of_size(found, model.config)
+    return _in_order_of_size(found, taps)
 
 
 class TappedGraph:
     """A bundle's dense graph that also gives the values inside; a `molkv_runtime.dense_graph.Graph`."""
 
-    def __init__(self, bundle: Bundle, target: Target) -> None:
-        """Load the graph once more, with more outputs.
+    def __init__(self, bundle: Bundle, target: Target, taps: list[Tap]) -> None:
+        """Load the graph once more, with more outputs: those values that the source model has, too.
 
         Raises:
             BundleError: The graph was made by a version that did not name these values.
         """
-        self._config, self._is_half = bundle.config, bundle.graph().kv_dtype == "float16"
-        self._hides_by_number = bundle.graph().is_static and bundle.config.has_keys
+        self._taps, self._is_half = taps, bundle.graph().kv_dtype == "float16"
+        self._hides_by_number = bundle.graph().is_static
         graphs = load_graphs(bundle)
         step = min(graphs)  # static graphs for more positions give no logits, and only steps are compared
-        names = [tap_name(branch, layer) for layer, branch in taps(self._config)]
-        self._names = [name for name in names if name not in (_EMBEDS, tap_name("logits"))]
+        self._names = [tap.name for tap in taps if tap.name not in (_EMBEDS, _LOGITS)]
         there = {output for node in graphs[step].graph.node for output in node.output}
         if missing := [name for name in self._names if name not in there]:
             file = bundle.path / bundle.graph().files[0].file
@@ -96,29 +84,28 @@ class TappedGraph:
         if "logits" not in outputs:
             return self._graph.bind(inputs, outputs)
         dtype = np.float16 if self._is_half else np.float32
-        inside: Arrays = {name: np.empty(self._shape(name, inputs), dtype) for name in self._names}
+        taps = [tap for tap in self._taps if tap.name in self._names]
+        inside: Arrays = {tap.name: np.empty(_shape(tap, inputs), dtype) for tap in taps}
         call = self._graph.bind(inputs, {**outputs, **inside})
-        taken = {_EMBEDS: inputs["inputs_embeds"], **inside, tap_name("logits"): outputs["logits"]}
+        taken = {_EMBEDS: inputs["inputs_embeds"], **inside, _LOGITS: outputs["logits"]}
         return _TappedCall(call, taken, self._taken)
 
-    def _shape(self, name: str, inputs: Arrays) -> tuple[int, ...]:
-        *places, length, hidden = inputs["inputs_embeds"].shape
-        if name.endswith(tap_name("expert_scores")):
-            if self._config.has_keys:
-                return inputs["expert_mask"].shape
-            return (*places, length, self._config.num_experts)
-        if name in (tap_name("residual"), tap_name("norm")) and "logits_to_keep" in inputs:
-            length = int(inputs["logits_to_keep"][0])
-        return (*places, length, hidden)
-
     def values(self) -> Values:
-        """Give what was inside in all calls so far, which must have been about one sequence."""
+        """Return what was inside in all calls so far, which must have been about one sequence."""
         found = {name: _stack(parts) for name, parts in self._taken.items()}
-        if self._hides_by_number:
-            for name in found:
-                if name.endswith(tap_name("expert_scores")):
-                    found[name] = np.where(found[name] < HIDDEN / 2, np.float32(-np.inf), found[name])
-        return _in_order_of_size(found, self._config)
+        for tap in self._taps if self._hides_by_number else ():
+            if tap.kept:
+                found[tap.name] = np.where(found[tap.name] < HIDDEN / 2, np.float32(-np.inf), found[tap.name])
+        return _in_order_of_size(found, self._taps)
+
+
+def _shape(tap: Tap, inputs: Arrays) -> tuple[int, ...]:
+    if isinstance(tap.size, str):
+        return inputs[tap.size].shape
+    *places, length, _ = inputs["inputs_embeds"].shape
+    if tap.layer is None and "logits_to_keep" in inputs:
+        length = int(inputs["logits_to_keep"][0])
+    return (*places, length, tap.size)
 
 
 class _Sessions:
@@ -159,14 +146,8 @@ def widened(scores: Floats, width: int) -> Floats:
     return np.pad(scores, ((0, 0), (0, width - scores.shape[-1])), constant_values=-np.inf)
 
 
-def _in_order_of_size(values: Values, config: ModelConfig) -> Values:
-    """Sort the scores of every position, largest first: the graph does not know in which order the host keeps experts.
-
-    A window's worth of them is kept; more are never seen.
-    """
-    if not config.has_keys:
-        return values
-    width = config.expert_window * config.num_experts
-    names = [tap_name("expert_scores", layer) for layer in config.layers_with_experts]
-    largest = {name: -np.sort(-values[name], axis=-1)[:, :width] for name in names}
-    return {**values, **{name: widened(scores, width) for name, scores in largest.items()}}
+def _in_order_of_size(values: Values, taps: list[Tap]) -> Values:
+    """Sort scores that are in any order, largest first, and keep as many as a position ever sees."""
+    unordered = {tap.name: tap.kept for tap in taps if tap.kept}
+    largest = {name: -np.sort(-values[name], axis=-1)[:, :kept] for name, kept in unordered.items()}
+    return {**values, **{name: widened(scores, unordered[name]) for name, scores in largest.items()}}

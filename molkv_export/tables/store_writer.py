@@ -156,15 +156,19 @@ def fill(records: Records, source: RowSource, dtype: RowDtype, start: int) -> No
         last = min(stop, first + source.ids_at_once)
         place = slice(first - start, last - start)
         _put(records["embedding"][place], source.embedding(first, last), plain, "embedding", first)
+    scales = {vector.name: vector.scale for vector in source.config.record_vectors() if ROW_FORMATS[dtype].scale}
     for piece in source.pieces(start, stop):
         place = slice(piece.first_id - start, piece.first_id - start + len(piece.rows))
         rows = records["layers"][place, source.config.layers_with_experts.index(piece.layer)]
-        name = f"expert_{piece.name} of layer {piece.layer}"
-        if piece.name == "key":
-            _put(rows["key"][:, piece.experts], piece.rows, plain, name, piece.first_id)
-            continue
-        scale = rows["scale"][:, piece.experts] if "scale" in (rows.dtype.names or ()) else None
-        _put(rows["value"][:, piece.experts], piece.rows, dtype, name, piece.first_id, scale)
+        scale = scales.get(piece.vector, "")
+        _put(
+            rows[piece.vector][:, piece.experts],
+            piece.rows,
+            dtype if scale else plain,
+            f"expert_{piece.vector} of layer {piece.layer}",
+            piece.first_id,
+            rows[scale][:, piece.experts] if scale else None,
+        )
 
 
 def _put(

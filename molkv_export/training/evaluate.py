@@ -10,15 +10,11 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import cross_entropy
 
-from molkv_export.modeling import LookupExpertForCausalLM
-from molkv_export.modeling.mole import MoleMixer
-from molkv_export.modeling.molkv import MolkvMixer
+from molkv_export.modeling import ReferenceModel
 
 
 @torch.no_grad()
-def mean_loss(
-    model: LookupExpertForCausalLM, ids: npt.NDArray[np.int64], sequence_length: int, max_windows: int
-) -> float:
+def mean_loss(model: ReferenceModel, ids: npt.NDArray[np.int64], sequence_length: int, max_windows: int) -> float:
     """Mean negative log-likelihood in nats per token, over windows spread evenly through a token stream [n]."""
     available = (len(ids) - 1) // sequence_length
     starts = np.unique(np.linspace(0, available - 1, min(max_windows, available)).astype(int)) * sequence_length
@@ -30,12 +26,12 @@ def mean_loss(
 
 
 @contextmanager
-def experts_silenced(model: LookupExpertForCausalLM) -> Iterator[None]:
+def experts_silenced(model: ReferenceModel) -> Iterator[None]:
     """Make every expert branch add nothing, to see what the experts are worth."""
     handles = [
-        module.register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
-        for module in model.modules()
-        if isinstance(module, MoleMixer | MolkvMixer)
+        tap.module.register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
+        for tap in model.taps()
+        if tap.branch == "experts"
     ]
     try:
         yield

@@ -24,7 +24,8 @@ from molkv_export.atomic_folder import atomic_folder, check_output
 from molkv_export.checkpoints.checkpoint import CONFIG
 from molkv_export.checkpoints.native import tensors_to_save
 from molkv_export.checkpoints.weights import WEIGHTS
-from molkv_export.modeling import LookupExpertForCausalLM
+from molkv_export.families import reference_model
+from molkv_export.modeling import ReferenceModel
 from molkv_export.terminal import console
 from molkv_export.training.corpus import END_OF_TEXT, Corpus, encode, standard_library, train_tokenizer
 from molkv_export.training.evaluate import experts_silenced, mean_loss
@@ -113,7 +114,7 @@ def train(
     if min(len(train_ids), len(validation_ids)) <= options.sequence_length:
         raise RequestError(f"the text has fewer than sequence_length ({options.sequence_length}) + 1 tokens")
 
-    model = LookupExpertForCausalLM(config)
+    model = reference_model(config)
     model.initialize(options.seed)
     train_loss = _run_steps(model, train_ids, options, _State(out, config, options, train_ids))
     loss = mean_loss(model, validation_ids, options.sequence_length, _VALIDATION_WINDOWS)
@@ -129,9 +130,7 @@ def _is_checkpoint(folder: Path) -> bool:
     return {CONFIG, WEIGHTS, "training.json"} <= names <= set(_FILES)
 
 
-def _run_steps(
-    model: LookupExpertForCausalLM, ids: npt.NDArray[np.int64], options: TrainOptions, state: _State
-) -> float:
+def _run_steps(model: ReferenceModel, ids: npt.NDArray[np.int64], options: TrainOptions, state: _State) -> float:
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -178,7 +177,7 @@ class _State:
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be written ({error.strerror})") from error
 
-    def load(self, model: LookupExpertForCausalLM, optimizer: torch.optim.Optimizer) -> int:
+    def load(self, model: ReferenceModel, optimizer: torch.optim.Optimizer) -> int:
         """Restore the last saved step; 0 if there is none."""
         path = self.folder / "state.pt"
         if not path.exists():
@@ -196,7 +195,7 @@ class _State:
         optimizer.load_state_dict(state["optimizer"])
         return int(state["step"])
 
-    def save(self, model: LookupExpertForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def save(self, model: ReferenceModel, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Save the state after a number of steps, replacing the one before in one move."""
         temporary = self.folder / "state.pt.new"
         state = {"run": self.run, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -206,7 +205,7 @@ class _State:
 
 def _write_checkpoint(
     out: Path,
-    model: LookupExpertForCausalLM,
+    model: ReferenceModel,
     tokenizer: Tokenizer,
     options: TrainOptions,
     result: TrainResult,

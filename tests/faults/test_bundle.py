@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from molkv_bundle import Bundle, BundleError, ModelConfig, graph_interface
+from molkv_bundle import Bundle, BundleError, graph_interface, model_config
 from molkv_runtime import ExpertStore, Generator
 from tests.conftest import edit_manifest, replace_file
 
@@ -76,7 +76,7 @@ def test_a_folder_without_a_manifest_is_not_a_bundle(tmp_path: Path) -> None:
 def _consistently(manifest: dict[str, Any], field: str, value: int) -> None:
     """Change the configuration and all that is derived from it, except the graph."""
     manifest["model"][field] = value
-    config = msgspec.convert(manifest["model"], ModelConfig)
+    config = model_config(manifest["model"], Path("manifest.json"))
     graph = manifest["graphs"]["cpu"]
     graph["context_length"], graph["expert_window"] = config.max_position_embeddings, config.expert_window
     file = graph["files"][0]

@@ -34,7 +34,7 @@ def test_the_good_one_is_read_and_its_defaults_are_filled_in(tmp_path: Path) -> 
 CASES: list[tuple[dict[str, Any], str]] = [
     ({"vocab_size": None}, "missing required field `vocab_size`"),
     ({"num_expert": 4}, "unknown field `num_expert`"),
-    ({"model_type": "llama"}, "'llama' - at `$.model_type`"),
+    ({"model_type": "llama"}, "model_type is \"llama\", expected 'mole' or 'molkv'"),
     ({"hidden_size": "32"}, "Expected `int`, got `str` - at `$.hidden_size`"),
     ({"hidden_size": 0}, "hidden_size is 0, expected a number from 1"),
     ({"num_hidden_layers": -1}, "num_hidden_layers is -1"),

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from molkv_bundle import OutputError, StoreInfo
 from molkv_export import export
-from molkv_export.checkpoints import Checkpoint, open_checkpoint
+from molkv_export.checkpoints import Checkpoint
+from molkv_export.checkpoints.open import open_checkpoint
 from molkv_export.exporter import DEFAULT_MAX_MEMORY
 from molkv_export.needs import Needs, estimate
 from molkv_export.tables.plan import Memory, plan_memory, plan_store

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from molkv_bundle import ModelConfig, Records, record_dtype
-from molkv_runtime.window import ExpertWindow, InputFormat, Part
+from molkv_bundle import Arrays, MolkvConfig, Records, record_dtype
+from molkv_runtime.experts import InputFormat, Part, take_in
+from molkv_runtime.window import ExpertWindow
 
-CONFIG = ModelConfig(
+CONFIG = MolkvConfig(
     model_type="molkv",
     vocab_size=64,
     hidden_size=16,
@@ -33,9 +34,10 @@ def _records(positions: range) -> Records:
     return records
 
 
-def _groups(first: int, length: int, size: int) -> list[Records]:
-    records = _records(range(first, first + length))
-    return [records[at : at + size] for at in range(0, length, size)]
+def _take_in(window: ExpertWindow, part: Part, size: int) -> Arrays:
+    records = _records(range(part.start, part.start + part.length))
+    groups = [records[at : at + size] for at in range(0, part.length, size)]
+    return take_in(window, part, groups, np.empty((part.length, CONFIG.hidden_size), np.float32))
 
 
 def _seen(values: np.ndarray, mask: np.ndarray) -> list[list[float]]:
@@ -59,7 +61,7 @@ def test_prefill_shows_each_position_its_window_whatever_came_before(first: int,
     window = ExpertWindow(CONFIG, 2, 64, InputFormat())
     for position in range(first):
         window.decode(1, position, _records(range(position, position + 1)))
-    inputs = window.prefill(Part(1, first, length, follows=False, keep=0), _groups(first, length, group))
+    inputs = _take_in(window, Part(1, first, length, follows=False, keep=0), group)
     for kind in ("expert_value.0", "expert_key.0"):
         seen = _seen(inputs[kind], inputs["expert_mask"])
         assert seen == [_expected(position) for position in range(first, first + length)]
@@ -68,7 +70,7 @@ def test_prefill_shows_each_position_its_window_whatever_came_before(first: int,
 @pytest.mark.parametrize("prompt", [1, 3, 5, 10])
 def test_decode_shows_the_last_positions_after_any_prompt(prompt: int) -> None:
     window = ExpertWindow(CONFIG, 2, 64, InputFormat())
-    window.prefill(Part(0, 0, prompt, follows=False, keep=0), _groups(0, prompt, 4))
+    _take_in(window, Part(0, 0, prompt, follows=False, keep=0), 4)
     window.finish(0, prompt)
     for position in range(prompt, prompt + 12):
         window.decode(0, position, _records(range(position, position + 1)))
@@ -90,7 +92,7 @@ def test_parts_that_follow_each_other_are_one_prompt(parts: tuple[int, ...]) -> 
         window.decode(1, position, _records(range(position, position + 1)))
     for number, length in enumerate(parts):
         part = Part(1, start, length, follows=number > 0, keep=0)
-        inputs = window.prefill(part, _groups(start, length, 4))
+        inputs = _take_in(window, part, 4)
         seen = _seen(inputs["expert_value.0"], inputs["expert_mask"])
         assert seen == [_expected(position) for position in range(start, start + length)]
         start += length

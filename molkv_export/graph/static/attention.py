@@ -7,7 +7,7 @@ from typing import NamedTuple
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
-from molkv_bundle import ModelConfig
+from molkv_bundle import LookupExpertConfig
 from molkv_export.graph.linear import Linear
 from molkv_export.graph.static.number import Number
 from molkv_export.graph.static.rope import Rotary
@@ -25,7 +25,7 @@ class StaticCache(NamedTuple):
 class _Heads(nn.Module):
     """The heads of new positions."""
 
-    def __init__(self, config: ModelConfig, length: int, qkv_proj: nn.Module) -> None:
+    def __init__(self, config: LookupExpertConfig, length: int, qkv_proj: nn.Module) -> None:
         super().__init__()
         self.config, self.length = config, length
         self.qkv_proj = qkv_proj
@@ -56,7 +56,9 @@ class StaticAttention(_Heads):
     product over heads; and the cache is not joined with the new keys and values, since that would copy it.
     """
 
-    def __init__(self, config: ModelConfig, length: int, number: Number, qkv_proj: nn.Module, o_proj: Linear) -> None:
+    def __init__(
+        self, config: LookupExpertConfig, length: int, number: Number, qkv_proj: nn.Module, o_proj: Linear
+    ) -> None:
         super().__init__(config, length, qkv_proj)
         self.number = number
         self.o_proj = o_proj

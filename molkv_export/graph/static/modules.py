@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
 from onnx_ir import Value
 from onnxscript import OpBuilder
 
-from molkv_bundle import ModelConfig
+from molkv_bundle import LookupExpertConfig
 from molkv_export.graph.linear import HalfComputeLinear, Linear
-from molkv_export.graph.mole import MoleMixer
 from molkv_export.graph.static.attention import KeysAndValues, StaticAttention
 from molkv_export.graph.static.gelu import gelu_by_exp
-from molkv_export.graph.static.molkv import StaticMolkvMixer
 from molkv_export.graph.static.norm import HalfRMSNorm, StaticRMSNorm
 from molkv_export.graph.static.number import FLOAT, HALF, Number
 from molkv_export.graph.static.qdq import QdqLinear, SplitQkv
@@ -21,9 +20,14 @@ class StaticModules:
 
     number: Number = FLOAT
 
-    def __init__(self, config: ModelConfig, length: int) -> None:
+    def __init__(self, config: LookupExpertConfig, length: int) -> None:
         """Take the model, with the context and the window that the graph is to have, and T."""
-        self._config, self._length = config, length
+        self._config, self.length = config, length
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """What the graph computes in."""
+        return self.number.dtype
 
     def linear(self, in_features: int, out_features: int) -> Linear:
         """Make a product of two dimensions."""
@@ -50,25 +54,11 @@ class StaticModules:
     def attention(self) -> StaticAttention:
         """Make attention over a cache of fixed length."""
         out = self.linear(self._config.num_attention_heads * self._config.head_dim, self._config.hidden_size)
-        return StaticAttention(self._config, self._length, self.number, self.qkv(), out)
+        return StaticAttention(self._config, self.length, self.number, self.qkv(), out)
 
     def keys_and_values(self) -> KeysAndValues:
         """Make what is left of attention where nobody attends."""
-        return KeysAndValues(self._config, self._length, self.qkv())
-
-    def expert_mixer(self) -> MoleMixer | StaticMolkvMixer:
-        """Make the mixer that the model has."""
-        config = self._config
-        if not config.has_keys:
-            return MoleMixer(self.small_linear(config.hidden_size, config.num_experts), self.number.dtype)
-        return StaticMolkvMixer(
-            config,
-            self._length,
-            self.number,
-            self.linear(config.hidden_size, config.expert_key_size),
-            self.norm(config.expert_key_size) if config.expert_qk_norm else None,
-            self.small_linear(config.hidden_size, 1) if config.expert_gate == "sigmoid" else None,
-        )
+        return KeysAndValues(self._config, self.length, self.qkv())
 
     def gelu(self, op: OpBuilder, x: Value) -> Value:
         """Compute x * Phi(x)."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
-from molkv_bundle import ModelConfig
-from molkv_export.graph.linear import Linear
-from molkv_export.graph.static.norm import StaticRMSNorm
-from molkv_export.graph.static.number import Number
+from molkv_bundle import MolkvConfig
+from molkv_export.graph.static.modules import StaticModules
 from molkv_export.graph.static.rope import Rotary
 
 
@@ -29,20 +28,12 @@ class StaticMolkvMixer(nn.Module):
     The first dimension, 1, is there for NNAPI, which takes no product of two matrices that are both computed.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        length: int,
-        number: Number,
-        query_proj: Linear,
-        query_norm: StaticRMSNorm | None,
-        gate: Linear | None,
-    ) -> None:
+    def __init__(self, config: MolkvConfig, modules: StaticModules) -> None:
         super().__init__()
-        self.config, self.length, self.number = config, length, number
-        self.query_proj = query_proj
-        self.query_norm = query_norm
-        self.gate = gate
+        self.config, self.length, self.number = config, modules.length, modules.number
+        self.query_proj = modules.linear(config.hidden_size, config.expert_key_size)
+        self.query_norm = modules.norm(config.expert_key_size) if config.expert_qk_norm else None
+        self.gate = modules.small_linear(config.hidden_size, 1) if config.expert_gate == "sigmoid" else None
 
     def forward(self, op: OpBuilder, x: Value, experts: StaticMolkvInputs) -> tuple[Value, Value]:
         """Attend from x [T, d]; gives [T, d] and the masked scores [1, T, R*N]."""
@@ -57,3 +48,23 @@ class StaticMolkvMixer(nn.Module):
         mixed = op.MatMul(op.Softmax(scores, axis=-1), experts.value)
         out = op.Reshape(mixed, [self.length, self.config.hidden_size])
         return out if self.gate is None else op.Mul(op.Sigmoid(self.gate(op, x)), out), scores
+
+
+class StaticMolkvExperts:
+    """The `Experts` of MoLKV in static graphs."""
+
+    def __init__(self, config: MolkvConfig, modules: StaticModules) -> None:
+        self._config, self._modules = config, modules
+
+    def mixer(self) -> StaticMolkvMixer:
+        """Make the mixer of one layer."""
+        return StaticMolkvMixer(self._config, self._modules)
+
+    def inputs(self, values: Mapping[str, Value], layer: int) -> StaticMolkvInputs:
+        """Choose the inputs of a layer."""
+        rotary = None
+        if self._config.expert_rope:
+            rotary = Rotary(values["expert_rotary_cos"], values["expert_rotary_sin"])
+        return StaticMolkvInputs(
+            values[f"expert_key.{layer}"], values[f"expert_value.{layer}"], values["expert_mask"], rotary
+        )

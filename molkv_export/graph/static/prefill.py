@@ -5,8 +5,9 @@ from __future__ import annotations
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
-from molkv_bundle import ModelConfig
+from molkv_bundle import LookupExpertConfig
 from molkv_export.graph.decoder import DecoderLayer, LayerInputs
+from molkv_export.graph.modules import Experts
 from molkv_export.graph.static.modules import StaticModules
 from molkv_export.graph.static.rope import Rotary
 
@@ -14,7 +15,7 @@ from molkv_export.graph.static.rope import Rotary
 class KeyValueLayer(nn.Module):
     """What is left of the last layer: the keys and values that later tokens attend to."""
 
-    def __init__(self, config: ModelConfig, modules: StaticModules) -> None:
+    def __init__(self, config: LookupExpertConfig, modules: StaticModules) -> None:
         super().__init__()
         self.input_layernorm = modules.norm(config.hidden_size)
         self.self_attn = modules.keys_and_values()
@@ -29,10 +30,10 @@ class KeyValueLayer(nn.Module):
 class PrefillDecoder(nn.Module):
     """All layers, for their keys and values; behind the last one's nothing is computed."""
 
-    def __init__(self, config: ModelConfig, modules: StaticModules) -> None:
+    def __init__(self, config: LookupExpertConfig, modules: StaticModules, experts: Experts) -> None:
         super().__init__()
         last = config.num_hidden_layers - 1
-        layers = [DecoderLayer(config, modules, index) for index in range(last)]
+        layers = [DecoderLayer(config, modules, experts, index) for index in range(last)]
         self.layers = nn.ModuleList([*layers, KeyValueLayer(config, modules)])
 
     def forward(
@@ -50,9 +51,9 @@ class PrefillDecoder(nn.Module):
 class PrefillModel(nn.Module):
     """The prefix of names that weights have in a checkpoint."""
 
-    def __init__(self, config: ModelConfig, modules: StaticModules) -> None:
+    def __init__(self, config: LookupExpertConfig, modules: StaticModules, experts: Experts) -> None:
         super().__init__()
-        self.model = PrefillDecoder(config, modules)
+        self.model = PrefillDecoder(config, modules, experts)
 
     def forward(
         self, op: OpBuilder, x: Value, layer_inputs: list[LayerInputs], rotary: Rotary

@@ -1,7 +1,7 @@
 """The bundle format (`docs/bundle-format.md`) as Python: it is read and checked here, and nothing is run."""
 
 from molkv_bundle.bundle import GENERATION_CONFIG, TOKENIZER, Bundle
-from molkv_bundle.config import ModelConfig, read_config
+from molkv_bundle.config import KVCacheShape, ModelConfig, Rotation, TensorInfo, Vector
 from molkv_bundle.errors import (
     BundleError,
     CheckpointError,
@@ -13,12 +13,14 @@ from molkv_bundle.errors import (
     RequestError,
     one_line,
 )
+from molkv_bundle.families import FAMILIES, model_config, read_config
 from molkv_bundle.folders import contents, is_system_file
 from molkv_bundle.golden import GOLDEN, TOP, VERSION, VERSION_KEY, GoldenText, Projection, max_abs, read_golden
 from molkv_bundle.graph_file import check_graph_file
 from molkv_bundle.hashing import file_sha256
-from molkv_bundle.interface import HIDDEN, Arrays, Tensors, computed_layers, for_call, graph_interface
+from molkv_bundle.interface import HIDDEN, Arrays, Tensors, for_call, graph_interface
 from molkv_bundle.json_file import decode_json, read_bytes, shown
+from molkv_bundle.lookup_experts import LookupExpertConfig
 from molkv_bundle.manifest import (
     MANIFEST,
     NO_DIGEST,
@@ -33,10 +35,11 @@ from molkv_bundle.manifest import (
     Provenance,
     Shard,
     StoreInfo,
-    TensorInfo,
     read_manifest,
     write_manifest,
 )
+from molkv_bundle.mole import MoleConfig
+from molkv_bundle.molkv import MolkvConfig
 from molkv_bundle.record import Ids, Records, checked_record_dtype, checksum, record_bytes, record_dtype, record_fields
 from molkv_bundle.rope import rotary_tables, rotate
 from molkv_bundle.row_formats import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, Floats, RowDtype, ValueDecoder
@@ -45,6 +48,7 @@ from molkv_bundle.tensor_file import MAX_HEADER_BYTES, TensorEntry, TensorFile
 from molkv_bundle.verify import verify
 
 __all__ = [
+    "FAMILIES",
     "GENERATION_CONFIG",
     "GOLDEN",
     "HIDDEN",
@@ -74,10 +78,14 @@ __all__ = [
     "GraphFile",
     "GraphInfo",
     "Ids",
+    "KVCacheShape",
     "KVDtype",
+    "LookupExpertConfig",
     "Manifest",
     "MissingExtraError",
     "ModelConfig",
+    "MoleConfig",
+    "MolkvConfig",
     "MolkvError",
     "OpenShard",
     "OutputError",
@@ -86,6 +94,7 @@ __all__ = [
     "ProviderError",
     "Records",
     "RequestError",
+    "Rotation",
     "RowDtype",
     "Shard",
     "StoreInfo",
@@ -94,10 +103,10 @@ __all__ = [
     "TensorInfo",
     "Tensors",
     "ValueDecoder",
+    "Vector",
     "check_graph_file",
     "checked_record_dtype",
     "checksum",
-    "computed_layers",
     "contents",
     "decode_json",
     "file_sha256",
@@ -105,6 +114,7 @@ __all__ = [
     "graph_interface",
     "is_system_file",
     "max_abs",
+    "model_config",
     "one_line",
     "read_bytes",
     "read_config",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
-from molkv_bundle.config import ModelConfig
+from molkv_bundle.config import ModelConfig, TensorInfo
 from molkv_bundle.errors import BundleError
+from molkv_bundle.families import family_of
 from molkv_bundle.json_file import decode_json, read_bytes
 from molkv_bundle.row_formats import RowDtype
 
@@ -26,14 +28,6 @@ NO_DIGEST = "0" * 64
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A part of the manifest: unknown fields are errors, since a reader that ignores them could be wrong."""
-
-
-class TensorInfo(_Part, frozen=True):
-    """An input or output of a graph; dimensions are numbers or names."""
-
-    name: str
-    dtype: Literal["float32", "float16", "int64", "int32", "int8"]
-    shape: tuple[int | str, ...]
 
 
 class GraphFile(_Part, frozen=True):
@@ -69,9 +63,7 @@ class GraphInfo(_Part, frozen=True):
 
     def restrict(self, model: ModelConfig) -> ModelConfig:
         """Give a model with the context and the window that this graph has."""
-        return msgspec.structs.replace(
-            model, max_position_embeddings=self.context_length, expert_window=self.expert_window
-        )
+        return model.restricted(self.context_length, self.expert_window)
 
 
 class Field(_Part, frozen=True):
@@ -142,12 +134,21 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: schema_version is {str(version)[:20]}, expected {SCHEMA_VERSION}; "
             "export the model again or use the molkv version that wrote this bundle"
         )
-    manifest = decode_json(data, Manifest, path, BundleError)
+    model = found.get("model")
+    family = family_of(model if isinstance(model, dict) else {}, f"{path}: model", BundleError)
+    manifest = decode_json(data, _manifest_of(family), path, BundleError)
     digest = manifest.sha256.encode()
     if len(digest) != len(NO_DIGEST) or _digest(data.replace(digest, NO_DIGEST.encode())) != manifest.sha256:
         raise BundleError(f"{path}: its sha256 is not that of its contents; it was changed since it was exported")
     _check_names(manifest, path)
     return manifest
+
+
+@cache
+def _manifest_of(family: type[ModelConfig]) -> type[Manifest]:
+    """Return the type of the manifests whose model is of a family."""
+    kind = msgspec.defstruct("Manifest", [("model", family)], bases=(Manifest,), frozen=True, kw_only=True)
+    return cast(type[Manifest], kind)
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -174,6 +175,11 @@ def _check_names(manifest: Manifest, path: Path) -> None:
         raise BundleError(f"{path}: graphs is empty, expected at least one profile")
     for profile, graph in manifest.graphs.items():
         lengths = graph.lengths
+        if profile not in manifest.model.profiles:
+            raise BundleError(
+                f"{path}: graphs has a profile {profile!r}, expected {' or '.join(manifest.model.profiles)} for models "
+                f"of type {manifest.model.model_type}"
+            )
         ascending = bool(lengths) and lengths == sorted(set(lengths)) and lengths[-1] <= graph.context_length
         if not ascending or (lengths != [0] and lengths[0] != 1):
             raise BundleError(

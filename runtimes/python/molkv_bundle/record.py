@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from molkv_bundle.config import ModelConfig
+from molkv_bundle.config import ModelConfig, Vector
 from molkv_bundle.errors import BundleError, ConfigError
 from molkv_bundle.manifest import Field, StoreInfo
 from molkv_bundle.row_formats import ROW_FORMATS, RowDtype
@@ -26,8 +27,9 @@ Ids = npt.NDArray[np.integer[Any]]  # token ids
 def record_dtype(config: ModelConfig, dtype: RowDtype) -> np.dtype[np.void]:
     """Describe a record as a structured numpy dtype, little-endian.
 
-    Its fields are "embedding" [d]; "layers" [L], one for each layer with experts, each with "key" [N, dk] (MoLKV),
-    "scale" [N, groups] (quantized) and "value" [N, codes of a row]; and "checksum", in the last four bytes.
+    Its fields are "embedding" [d]; "layers" [L], one for each layer with experts, each with the vectors of
+    `ModelConfig.record_vectors` by name, and before a quantized one its scales [..., groups]; and "checksum", in the
+    last four bytes.
 
     Raises:
         ConfigError: A row cannot be cut into groups of the size that this dtype has.
@@ -49,17 +51,9 @@ def record_dtype(config: ModelConfig, dtype: RowDtype) -> np.dtype[np.void]:
 
 
 def _layer_dtype(config: ModelConfig, dtype: RowDtype) -> np.dtype[np.void]:
-    rows, size, count = ROW_FORMATS[dtype], config.hidden_size, config.num_experts
     if not config.layers_with_experts:
         return np.dtype([])
-    if size % max(rows.group, 1):
-        raise ConfigError(f"hidden_size is {size}, expected a multiple of {rows.group} for experts in {dtype}")
-    parts = []
-    if config.has_keys:
-        parts.append(("key", np.dtype(rows.plain), (count, config.expert_key_size)))
-    if rows.scale:
-        parts.append(("scale", np.dtype(rows.scale), (count, rows.scale_count(size))))
-    parts.append(("value", np.dtype(rows.code), (count, rows.code_count(size))))
+    parts = [part for vector in config.record_vectors() for part in _stored(vector, dtype)]
     offsets, total = _offsets([np.dtype((kind, shape)) for _, kind, shape in parts])
     return np.dtype(
         {
@@ -69,6 +63,22 @@ def _layer_dtype(config: ModelConfig, dtype: RowDtype) -> np.dtype[np.void]:
             "itemsize": total,
         }
     )
+
+
+def _stored(vector: Vector, dtype: RowDtype) -> Iterator[tuple[str, np.dtype[Any], tuple[int, ...]]]:
+    """Yield name, dtype and shape of the arrays that a vector is stored as."""
+    rows, (*places, size) = ROW_FORMATS[dtype], vector.shape
+    if not vector.scale:
+        yield vector.name, np.dtype(rows.plain), vector.shape
+        return
+    if size % max(rows.group, 1):
+        raise ConfigError(
+            f"rows of expert_{vector.name} have {size} numbers, expected a multiple of {rows.group} for experts in "
+            f"{dtype}"
+        )
+    if rows.scale:
+        yield vector.scale, np.dtype(rows.scale), (*places, rows.scale_count(size))
+    yield vector.name, np.dtype(rows.code), (*places, rows.code_count(size))
 
 
 def _offsets(parts: list[np.dtype[Any]]) -> tuple[list[int], int]:
@@ -94,15 +104,16 @@ def record_fields(config: ModelConfig, dtype: RowDtype) -> tuple[Field, ...]:
     if "layers" not in (record.names or ()):
         return tuple(fields)
     layer, start = _layer_dtype(config, dtype), _offset(record, "layers")
+    # Listed as the numbers they stand for, not as the codes that are stored.
+    values = {vector.name: vector.shape for vector in config.record_vectors() if vector.scale}
     for index, number in enumerate(config.layers_with_experts):
         for name in layer.names or ():
             kind = layer[name]
-            is_value = name == "value"  # listed as the numbers they stand for, not as the codes that are stored
             fields.append(
                 Field(
                     name=f"expert_{name}.{number}",
-                    dtype=dtype if is_value else cast(RowDtype, kind.base.name),
-                    shape=(config.num_experts, config.hidden_size) if is_value else kind.shape,
+                    dtype=dtype if name in values else cast(RowDtype, kind.base.name),
+                    shape=values.get(name, kind.shape),
                     offset=start + index * layer.itemsize + _offset(layer, name),
                 )
             )

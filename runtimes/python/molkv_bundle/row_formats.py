@@ -76,18 +76,17 @@ class ValueDecoder:
             byte = np.arange(256)
             self._pairs = np.stack([levels[byte & 15], levels[byte >> 4]], axis=-1).view(np.complex64)[:, 0]
 
-    def decode(self, values: npt.NDArray[np.void], out: Floats) -> None:
-        """Decode the values of some experts.
+    def decode(self, codes: npt.NDArray[Any], scales: npt.NDArray[Any] | None, out: Floats) -> None:
+        """Decode rows.
 
         Args:
-            values: Structured array [...] with fields "value" and, if quantized, "scale", as records have them.
-            out: float32 [..., N, d], need not be contiguous.
+            codes: As they are stored, [..., codes of a row].
+            scales: Their scales [..., scales of a row]; None if the dtype has none.
+            out: float32 [..., numbers of a row], need not be contiguous.
         """
-        codes = values["value"]
-        if not self._format.scale:
+        if scales is None:
             np.copyto(out, codes)
             return
-        scales = values["scale"]
         numbers = codes if self._format.levels is None else self._levels_of(codes)
         # The numbers of a group next to each other in an axis of their own, so that scales broadcast over it.
         grouped = (*scales.shape, out.shape[-1] // scales.shape[-1])

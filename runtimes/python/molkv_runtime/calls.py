@@ -7,7 +7,7 @@ from typing import Protocol
 
 from molkv_bundle import Floats, Records
 from molkv_runtime.dense_graph import Call
-from molkv_runtime.window import Part
+from molkv_runtime.experts import Part
 
 
 class Calls(Protocol):

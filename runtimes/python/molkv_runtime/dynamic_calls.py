@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from molkv_bundle import Arrays, Floats, KVDtype, ModelConfig, Records
+from molkv_bundle import Arrays, Floats, KVDtype, ModelConfig, Records, graph_interface
 from molkv_runtime.dense_graph import Call, Graph
-from molkv_runtime.experts import expert_state
-from molkv_runtime.window import Part
+from molkv_runtime.experts import InputFormat, Part, take_in
+from molkv_runtime.families import expert_state
 
 PREFILL_CHUNK = 128
 
@@ -28,11 +28,11 @@ class DynamicCalls:
     ) -> None:
         self._config, self._graph = config, graph
         self._prefill_chunk = prefill_chunk or PREFILL_CHUNK
-        self._experts = expert_state(config, batch_size, max_length)
-        cache_shape = (batch_size, config.num_key_value_heads, max_length, config.head_dim)
+        self._experts = expert_state(config, batch_size, max_length, InputFormat())
+        self._reads_positions = any(tensor.name == "position_ids" for tensor in graph_interface(config, kv_dtype)[0])
         self._cache = {
-            f"{layer}.{kind}": np.zeros(cache_shape, kv_dtype)
-            for layer in range(config.num_hidden_layers)
+            f"{layer}.{kind}": np.zeros((batch_size, heads, max_length, head_dim), kv_dtype)
+            for layer, heads, head_dim in config.kv_caches()
             for kind in ("key", "value")
         }
         self._embeds = np.zeros((batch_size, 1, config.hidden_size), np.float32)
@@ -50,7 +50,7 @@ class DynamicCalls:
             "logits_to_keep": np.ones(1, np.int64),
             **self._experts.decode_inputs,
         }
-        if self._config.has_keys:
+        if self._reads_positions:
             inputs["position_ids"] = self._positions
         return self._bind(inputs, self._logits, slice(None))
 
@@ -82,14 +82,15 @@ class DynamicCalls:
         end = part.start + part.length
         logits = np.empty((1, part.keep, self._config.vocab_size), np.float32)
         embeds = np.empty((1, part.length, self._config.hidden_size), np.float32)
+        experts = take_in(self._experts, part, groups, embeds[0])
         inputs: Arrays = {
             "inputs_embeds": embeds,
             "seqlens_k": np.array([end - 1], np.int32),
             "total_sequence_length": np.array(end, np.int32),
             "logits_to_keep": np.array([part.keep], np.int64),
-            **self._experts.prefill(part, with_embeddings(groups, embeds[0])),
+            **experts,
         }
-        if self._config.has_keys:
+        if self._reads_positions:
             inputs["position_ids"] = np.arange(part.start, end)[None]
         return self._bind(inputs, logits, slice(part.sequence, part.sequence + 1)), logits[0]
 
@@ -108,12 +109,3 @@ class DynamicCalls:
         self._total[...] = longest
         self._decode_call.run()
         return self._logits[:, 0]
-
-
-def with_embeddings(groups: Iterable[Records], embeds: Floats) -> Iterable[Records]:
-    """Pass records on, and put their embeddings aside, [n, d]."""
-    done = 0
-    for records in groups:
-        embeds[done : done + len(records)] = records["embedding"]
-        done += len(records)
-        yield records

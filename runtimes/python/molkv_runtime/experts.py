@@ -1,14 +1,38 @@
-"""The experts of the tokens at hand, as the dense graph wants them: present ones (MoLE) or a window (MoLKV)."""
+"""What the host keeps of experts between steps and how their records become inputs of the graph."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from molkv_bundle import Arrays, ModelConfig, Records
-from molkv_runtime.window import ExpertWindow, InputFormat, Part
+from molkv_bundle import Arrays, Floats, ModelConfig, Records
+
+
+class InputFormat(NamedTuple):
+    """What a graph's floating-point inputs are made of."""
+
+    dtype: npt.DTypeLike = np.float32
+    hidden: float = -np.inf  # added to the scores of experts that are not seen
+
+
+class Part(NamedTuple):
+    """A part of a prompt, taken in by one call of the graph."""
+
+    sequence: int
+    start: int  # its first position
+    length: int
+    follows: bool  # the part that was taken in last is the one before this one, of the same prompt
+    keep: int  # of so many last positions the logits are wanted
+    rows: int = 0  # positions that the graph computes, where that is more than length: the others are padding
+    writes: bool = True  # whether its keys and values go into the cache; if not, they are there already
+
+    @property
+    def computed(self) -> int:
+        """Positions that the graph computes."""
+        return max(self.length, self.rows)
 
 
 class ExpertState(Protocol):
@@ -20,11 +44,14 @@ class ExpertState(Protocol):
     decode_inputs: Arrays
     """Buffers that the graph reads in a decode step, by input name; they never move."""
 
-    def prefill(self, part: Part, groups: Iterable[Records]) -> Arrays:
-        """Take in a part of a prompt, whose records (float32) come in groups.
+    def begin(self, part: Part) -> None:
+        """Make room for a part of a prompt; for a padded one, more positions than it has records."""
 
-        Gives the graph's inputs for them, in memory that the next call uses again.
-        """
+    def add(self, first: int, records: Records) -> None:
+        """Enter records (float32) of the part: those of its positions from number `first` on, in order."""
+
+    def inputs(self) -> Arrays:
+        """Return the graph's inputs for the part, in memory that the next part uses again."""
 
     def finish(self, sequence: int, end: int) -> None:
         """Keep what later steps need of a prompt whose last part, up to position `end`, was taken in last.
@@ -37,42 +64,71 @@ class ExpertState(Protocol):
 
 
 class PresentExperts:
-    """MoLE (and dense models, which have none): a position reads the experts of its own token."""
+    """Experts of a position's own token: nothing is kept between steps."""
 
     block_length = 1
 
-    def __init__(self, config: ModelConfig, batch_size: int, inputs: InputFormat) -> None:
-        self._dtype = inputs.dtype
-        self._names = [f"expert_value.{layer}" for layer in config.layers_with_experts]
-        self._shape = (config.num_experts, config.hidden_size)
-        self._values = np.zeros((len(self._names), batch_size, 1, *self._shape), self._dtype)
-        self.decode_inputs: Arrays = dict(zip(self._names, self._values, strict=True))
-        self._memory = np.zeros((len(self._names), 0, *self._shape), self._dtype)  # of prefill
+    def __init__(self, config: ModelConfig, batch_size: int, max_length: int, inputs: InputFormat) -> None:  # noqa: ARG002
+        self._dtype, self._batch_size = inputs.dtype, batch_size
+        self._layers = config.layers_with_experts
+        self._shapes = {vector.name: vector.shape for vector in config.record_vectors()} if self._layers else {}
+        self._present = {name: self._zeros(name, batch_size) for name in self._shapes}
+        self.decode_inputs = self._by_name({name: rows[:, :, None] for name, rows in self._present.items()})
+        self._chunk = {name: self._zeros(name, 0) for name in self._shapes}  # memory of prefill
+        self._length = 0  # positions of the part
 
-    def prefill(self, part: Part, groups: Iterable[Records]) -> Arrays:
-        """Give the values of the records, [1, T, N, d] for each layer."""
-        if self._memory.shape[1] < part.computed:
-            self._memory = np.zeros((len(self._names), part.computed, *self._shape), self._dtype)
-        done = 0
-        for records in groups:
-            if self._names:
-                self._memory[:, done : done + len(records)] = records["layers"]["value"].swapaxes(0, 1)
-            done += len(records)
-        return {name: values[None, : part.computed] for name, values in zip(self._names, self._memory, strict=True)}
+    def _zeros(self, name: str, count: int) -> Floats:
+        return np.zeros((len(self._layers), count, *self._shapes[name]), self._dtype)
+
+    def _by_name(self, vectors: dict[str, Floats]) -> Arrays:
+        """Return vectors [L, ...], by their name in records, layer by layer under the names of the graph's inputs."""
+        return {
+            f"expert_{name}.{layer}": rows[index]
+            for name, rows in vectors.items()
+            for index, layer in enumerate(self._layers)
+        }
+
+    def begin(self, part: Part) -> None:
+        """Make room; what padding reads means nothing."""
+        self._length = part.computed
+        for name, rows in self._chunk.items():
+            if rows.shape[1] < self._length:
+                self._chunk[name] = self._zeros(name, self._length)
+
+    def add(self, first: int, records: Records) -> None:
+        """Copy the vectors of records."""
+        for name, rows in self._chunk.items():
+            rows[:, first : first + len(records)] = records["layers"][name].swapaxes(0, 1)
+
+    def inputs(self) -> Arrays:
+        """Return the vectors, [1, T, ...] for each layer."""
+        return self._by_name({name: rows[:, None, : self._length] for name, rows in self._chunk.items()})
 
     def finish(self, sequence: int, end: int) -> None:
         """Nothing: a position reads its own experts only."""
 
     def decode(self, sequence: int, position: int, record: Records) -> None:  # noqa: ARG002
-        """Put the values of the record where the graph reads them."""
-        if self._names:
-            self._values[:, sequence, 0] = record["layers"]["value"][0]
+        """Put the vectors of the record where the graph reads them."""
+        for name, rows in self._present.items():
+            rows[:, sequence] = record["layers"][name][0]
 
 
-def expert_state(
-    config: ModelConfig, batch_size: int, max_length: int, inputs: InputFormat | None = None
-) -> ExpertState:
-    """Make the state that a model needs, for B sequences of at most max_length tokens; by default as `cpu` wants it."""
-    if config.has_keys:
-        return ExpertWindow(config, batch_size, max_length, inputs or InputFormat())
-    return PresentExperts(config, batch_size, inputs or InputFormat())
+def take_in(experts: ExpertState, part: Part, groups: Iterable[Records], embeds: Floats) -> Arrays:
+    """Take in the records of a part of a prompt.
+
+    Args:
+        experts: The state.
+        part: Which positions.
+        groups: Their records in float32, some at a time.
+        embeds: Where to put their embeddings, [T, d].
+
+    Returns:
+        The graph's inputs that are about experts.
+    """
+    experts.begin(part)
+    first = 0
+    for records in groups:
+        embeds[first : first + len(records)] = records["embedding"]
+        experts.add(first, records)
+        first += len(records)
+    return experts.inputs()

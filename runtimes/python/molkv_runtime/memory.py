@@ -19,23 +19,9 @@ _LIMITS = (
 
 
 def cache_bytes(config: ModelConfig, length: int, kv_dtype: KVDtype = "float32") -> int:
-    """Size of the KV cache of one sequence of `length` tokens."""
-    return (
-        2
-        * np.dtype(kv_dtype).itemsize
-        * config.num_hidden_layers
-        * config.num_key_value_heads
-        * config.head_dim
-        * length
-    )
-
-
-def window_bytes(config: ModelConfig, length: int) -> int:
-    """Size of the expert window of one sequence of `length` tokens; 0 where experts have no keys."""
-    if not config.has_keys:
-        return 0
-    row = config.expert_key_size + config.hidden_size
-    return 4 * min(config.expert_window, length) * config.num_experts * row * len(config.layers_with_experts)
+    """Return the bytes of the KV cache of one sequence of `length` tokens."""
+    numbers = sum(cache.num_key_value_heads * cache.head_dim for cache in config.kv_caches())
+    return 2 * np.dtype(kv_dtype).itemsize * numbers * length
 
 
 def available_memory() -> int:

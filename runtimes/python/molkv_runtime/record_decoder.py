@@ -19,6 +19,7 @@ class RecordDecoder:
         self._stored = record_dtype(config, dtype)
         self._values = ValueDecoder(dtype)
         self._dtype = dtype
+        self._vectors = config.record_vectors() if config.layers_with_experts else ()
         # All of a float16 record is converted at once, gaps and checksum with it, so every offset doubles.
         self._decoded = _doubled(self._stored) if dtype == "float16" else record_dtype(config, "float32")
         self._halves = HalfReader() if dtype == "float16" else None
@@ -28,8 +29,8 @@ class RecordDecoder:
         """Decode records [n].
 
         Returns:
-            Structured array [n] with "embedding" [d] and "layers" [L] of "key" [N, dk] (MoLKV) and "value" [N, d], all
-            float32; overwritten by the next call.
+            Structured array [n] with "embedding" [d] and "layers" [L] of the model's vectors by name, all float32;
+            overwritten by the next call.
         """
         if self._dtype == "float32":
             return records
@@ -40,11 +41,12 @@ class RecordDecoder:
             self._halves.read(_flat(records, np.float16), _flat(out, np.float32))
             return out
         out["embedding"] = records["embedding"]
-        if "layers" in (self._stored.names or ()):
+        for vector in self._vectors:
             layers = records["layers"]
-            if "key" in (layers.dtype.names or ()):
-                out["layers"]["key"] = layers["key"]
-            self._values.decode(layers, out["layers"]["value"])
+            if vector.scale:
+                self._values.decode(layers[vector.name], layers[vector.scale], out["layers"][vector.name])
+            else:
+                out["layers"][vector.name] = layers[vector.name]
         return out
 
 

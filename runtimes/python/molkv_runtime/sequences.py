@@ -13,12 +13,13 @@ from molkv_runtime.arguments import token_ids, whole_number
 from molkv_runtime.calls import Calls
 from molkv_runtime.dense_graph import Graph
 from molkv_runtime.dynamic_calls import DynamicCalls
-from molkv_runtime.memory import available_memory, cache_bytes, window_bytes
+from molkv_runtime.experts import Part
+from molkv_runtime.families import window_bytes
+from molkv_runtime.memory import available_memory, cache_bytes
 from molkv_runtime.process import InOneProcess
 from molkv_runtime.record_decoder import GROUP, RecordDecoder
 from molkv_runtime.static_calls import StaticCalls
 from molkv_runtime.store import Store
-from molkv_runtime.window import Part
 
 
 class Sequences(InOneProcess):
@@ -118,14 +119,15 @@ class Sequences(InOneProcess):
             )
         start = int(self.lengths[sequence])
         parts = self._calls.parts(sequence, start, len(tokens), all_logits)
-        logits = list(self._prefill_parts(parts, tokens, start))
+        logits = self._prefill_parts(parts, tokens, start)
         # Only now: if a record cannot be read or the graph fails, the sequence is what it was before.
         self._calls.finish(sequence, start + len(tokens))
         self.lengths[sequence] = start + len(tokens)
         return np.concatenate(logits)
 
-    def _prefill_parts(self, parts: list[Part], tokens: Ids, start: int) -> Iterator[Floats]:
+    def _prefill_parts(self, parts: list[Part], tokens: Ids, start: int) -> list[Floats]:
         """Run parts one after the other; while one is being computed, the records of the next are being read."""
+        kept = []
         if len(self._chunk_records) < (longest := max(part.length for part in parts)):
             self._chunk_records = self._store.buffer(longest)
         ids = [tokens[part.start - start :][: part.length] for part in parts]
@@ -136,9 +138,10 @@ class Sequences(InOneProcess):
                 if number + 1 < len(parts):
                     pending = self._store.start_gather(ids[number + 1], self._chunk_records)
                 call.run()
-                yield logits
+                kept.append(logits)
         finally:
             pending.wait()
+        return kept
 
     def _decoded(self, records: Records) -> Iterator[Records]:
         """Decode records in groups."""

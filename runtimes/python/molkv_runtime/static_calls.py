@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from molkv_bundle import HIDDEN, Arrays, Floats, KVDtype, ModelConfig, Records, graph_interface, rotary_tables
+from molkv_bundle import HIDDEN, Arrays, Floats, KVDtype, ModelConfig, Records, Rotation, graph_interface, rotary_tables
 from molkv_runtime.dense_graph import Call, Graph
-from molkv_runtime.dynamic_calls import with_embeddings
-from molkv_runtime.experts import expert_state
-from molkv_runtime.window import InputFormat, Part
+from molkv_runtime.experts import InputFormat, Part, take_in
+from molkv_runtime.families import expert_state
 
 
 class StaticCalls:
@@ -36,18 +36,23 @@ class StaticCalls:
         self._interfaces = {length: graph_interface(config, kv_dtype, length) for length in lengths}
         context = config.max_position_embeddings
         self._experts = expert_state(config, batch_size, context, InputFormat(self._dtype, HIDDEN))
-        heads = (config.num_hidden_layers, config.num_key_value_heads)
-        self._keys = np.zeros((batch_size, *heads, config.head_dim, context), self._dtype)
-        self._values = np.zeros((batch_size, *heads, context, config.head_dim), self._dtype)
-        self._rotary = self._rotary_rows("rotary", config.head_dim)
-        if config.has_keys and config.expert_rope:
-            self._rotary |= self._rotary_rows("expert_rotary", config.expert_key_size)
+        self._caches = {
+            layer: (
+                np.zeros((batch_size, heads, head_dim, context), self._dtype),
+                np.zeros((batch_size, heads, context, head_dim), self._dtype),
+            )
+            for layer, heads, head_dim in config.kv_caches()
+        }
+        self._rotary: Arrays = {}
+        for name, rotation in config.rotations().items():
+            self._rotary |= self._rotary_rows(name, rotation)
         self._logits = np.zeros((batch_size, config.vocab_size), np.float32)
         self._steps = [self._decode_call(sequence) for sequence in range(batch_size)]
 
-    def _rotary_rows(self, name: str, size: int) -> Arrays:
+    def _rotary_rows(self, name: str, rotation: Rotation) -> Arrays:
         """Make cos and sin of all positions, over both halves: x * cos + (second, first) * sin is the rotation."""
-        cos, sin = rotary_tables(np.arange(self._config.max_position_embeddings), size, self._config.rope_theta)
+        positions = np.arange(self._config.max_position_embeddings)
+        cos, sin = rotary_tables(positions, rotation.size, rotation.rope_theta)
         both = {"cos": np.concatenate([cos, cos], axis=-1), "sin": np.concatenate([-sin, sin], axis=-1)}
         return {f"{name}_{function}": rows.astype(self._dtype) for function, rows in both.items()}
 
@@ -56,35 +61,33 @@ class StaticCalls:
         return self._bind(1, sequence, experts, self._logits[sequence : sequence + 1])
 
     def _bind(self, length: int, sequence: int, experts: Arrays, logits: Floats) -> _StaticCall:
-        config, (inputs, outputs) = self._config, self._interfaces[length]
-        if not config.has_keys:
-            experts = {name: array[0] for name, array in experts.items()}
-        keys = np.zeros((*self._keys.shape[1:-1], length), self._dtype)
-        values = np.zeros((*self._values.shape[1:3], length, config.head_dim), self._dtype)
-        names = [(layer, f"{layer}.key", f"{layer}.value") for layer in range(config.num_hidden_layers)]
-        mask = self._causal_mask(length)
-        known: Arrays = {"attention_mask": mask, "logits": logits, **experts}
-        for layer, key, value in names:
-            known[f"past_key_values.{key}"] = self._keys[sequence, layer]
-            known[f"past_key_values.{value}"] = self._values[sequence, layer]
-            known[f"present.{key}"], known[f"present.{value}"] = keys[layer], values[layer]
-        rows: Arrays = {
-            tensor.name: np.zeros([int(size) for size in tensor.shape], self._dtype)
-            for tensor in inputs
-            if tensor.name not in known
-        }
-        bound = [{tensor.name: {**known, **rows}[tensor.name] for tensor in tensors} for tensors in (inputs, outputs)]
-        call = self._graph.bind(*bound)
-        return _StaticCall(
-            call, rows, mask[..., :-length], (self._keys[sequence], keys), (self._values[sequence], values)
-        )
+        inputs, outputs = self._interfaces[length]
+        known: Arrays = {"logits": logits}
+        rows: Arrays = {}
+        for tensor in inputs:
+            shape = [int(size) for size in tensor.shape]
+            if tensor.name in experts:  # of one sequence, which the graph may have no dimension for
+                array = experts[tensor.name]
+                known[tensor.name] = array[0] if array.ndim > len(shape) else array
+            elif tensor.name == "inputs_embeds" or tensor.name in self._rotary:
+                known[tensor.name] = rows[tensor.name] = np.zeros(shape, self._dtype)
+        mask = known["attention_mask"] = self._causal_mask(length)
+        caches = []
+        for layer, (keys, values) in self._caches.items():
+            new_keys = np.zeros((*keys.shape[1:-1], length), self._dtype)
+            new_values = np.zeros((values.shape[1], length, values.shape[-1]), self._dtype)
+            known[f"past_key_values.{layer}.key"], known[f"present.{layer}.key"] = keys[sequence], new_keys
+            known[f"past_key_values.{layer}.value"], known[f"present.{layer}.value"] = values[sequence], new_values
+            caches.append(_Cache(keys[sequence], values[sequence], new_keys, new_values))
+        call = self._graph.bind(*({tensor.name: known[tensor.name] for tensor in each} for each in (inputs, outputs)))
+        return _StaticCall(call, rows, mask[..., :-length], caches)
 
     def _causal_mask(self, length: int) -> Floats:
         """Make the mask [1, G*T, S+T] of which nothing in the cache is seen; it hides padding, which comes last."""
         config = self._config
         mask = np.full((length, config.max_position_embeddings + length), HIDDEN, self._dtype)
         mask[:, -length:] = np.triu(mask[:, -length:], k=1)
-        return np.tile(mask, (config.num_attention_heads // config.num_key_value_heads, 1))[None]
+        return np.tile(mask, (config.num_attention_heads // config.kv_caches()[0].num_key_value_heads, 1))[None]
 
     def parts(self, sequence: int, start: int, length: int, all_logits: bool) -> list[Part]:
         """Cut a prompt; with all_logits each position is asked for them behind the keys and values of the others."""
@@ -110,7 +113,7 @@ class StaticCalls:
         """Make the call for a part, and the memory for its logits [1, vocab_size], or [0, vocab_size]."""
         logits = np.empty((1, self._config.vocab_size), np.float32)
         embeds = np.zeros((part.length, self._config.hidden_size), np.float32)
-        experts = self._experts.prefill(part, with_embeddings(groups, embeds))
+        experts = take_in(self._experts, part, groups, embeds)
         call = self._bind(part.computed, part.sequence, experts, logits)
         call.place(part.start, part.length, embeds, self._rotary, part.writes)
         return call, logits[: part.keep]
@@ -130,14 +133,20 @@ class StaticCalls:
         return self._logits
 
 
+class _Cache(NamedTuple):
+    """The KV cache of one layer and sequence, and what a call adds to it."""
+
+    keys: Floats  # [Hkv, head_dim, S]
+    values: Floats  # [Hkv, S, head_dim]
+    new_keys: Floats  # [Hkv, head_dim, T]
+    new_values: Floats  # [Hkv, T, head_dim]
+
+
 class _StaticCall:
     """A call that writes the new keys and values into the cache."""
 
-    def __init__(
-        self, call: Call, rows: Arrays, mask: Floats, keys: tuple[Floats, Floats], values: tuple[Floats, Floats]
-    ) -> None:
-        self._call, self._rows, self._mask = call, rows, mask  # the mask of the cache
-        self._keys, self._values = keys, values  # cache and new ones
+    def __init__(self, call: Call, rows: Arrays, mask: Floats, caches: list[_Cache]) -> None:
+        self._call, self._rows, self._mask, self._caches = call, rows, mask, caches  # the mask of the cache
         self._start = self._length = 0
         self._writes = False
 
@@ -154,7 +163,6 @@ class _StaticCall:
         start, end = self._start, self._start + self._length
         self._mask[..., :start], self._mask[..., start:] = 0, HIDDEN
         self._call.run()
-        if self._writes:
-            (keys, new_keys), (values, new_values) = self._keys, self._values
-            keys[..., start:end] = new_keys[..., : self._length]
-            values[..., start:end, :] = new_values[..., : self._length, :]
+        for cache in self._caches if self._writes else ():
+            cache.keys[..., start:end] = cache.new_keys[..., : self._length]
+            cache.values[..., start:end, :] = cache.new_values[..., : self._length, :]

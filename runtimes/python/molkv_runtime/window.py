@@ -2,37 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-from molkv_bundle import Arrays, Floats, ModelConfig, Records, rotary_tables, rotate
-
-
-class InputFormat(NamedTuple):
-    """What a graph's floating-point inputs are made of."""
-
-    dtype: npt.DTypeLike = np.float32
-    hidden: float = -np.inf  # added to the scores of experts that are not seen
-
-
-class Part(NamedTuple):
-    """A part of a prompt, taken in by one call of the graph."""
-
-    sequence: int
-    start: int  # its first position
-    length: int
-    follows: bool  # the part that was taken in last is the one before this one, of the same prompt
-    keep: int  # of so many last positions the logits are wanted
-    rows: int = 0  # positions that the graph computes, where that is more than length: the others are padding
-    writes: bool = True  # whether its keys and values go into the cache; if not, they are there already
-
-    @property
-    def computed(self) -> int:
-        """Positions that the graph computes."""
-        return max(self.length, self.rows)
+from molkv_bundle import Arrays, Floats, MolkvConfig, Records, rotary_tables, rotate
+from molkv_runtime.experts import ExpertState, InputFormat, Part, PresentExperts
 
 
 class ExpertWindow:
@@ -41,11 +16,12 @@ class ExpertWindow:
     Keys are rotated by their position once, when they enter.
     """
 
-    def __init__(self, config: ModelConfig, batch_size: int, max_length: int, inputs: InputFormat) -> None:
+    def __init__(self, config: MolkvConfig, batch_size: int, max_length: int, inputs: InputFormat) -> None:
         self._layers = config.layers_with_experts
         self._num_experts = config.num_experts
         self._inputs = inputs
         self._window = min(config.expert_window, max_length)  # a shorter sequence never fills the ring
+        self._before = self._window - 1  # positions before a part that its first one sees
         self.block_length = self._window
         slots = (len(self._layers), batch_size, self._window, config.num_experts)
         # Zeros, not garbage: masked slots have weight 0, and 0 * NaN would still be NaN.
@@ -62,6 +38,9 @@ class ExpertWindow:
         # Of the last part, its last W positions [L, W, N, size].
         self._latest: tuple[Floats, ...] = (self._keys[:, 0], self._values[:, 0])
         self._prefill_mask: tuple[tuple[int, int], Floats] = ((-1, -1), self._mask)
+        # The part that is being taken in: its blocks of C positions, as keys and values [L, blocks, R, N, size].
+        self._part, self._block = Part(0, 0, 0, follows=False, keep=0), 1
+        self._blocks: tuple[Floats, Floats] = self._keys, self._values
 
     def _by_name(self, keys: Floats, values: Floats) -> Arrays:
         """Cut arrays [L, blocks, R, N, size] into the graph's inputs [blocks, R*N, size]."""
@@ -71,43 +50,45 @@ class ExpertWindow:
             for index, layer in enumerate(self._layers)
         }
 
-    def prefill(self, part: Part, groups: Iterable[Records]) -> Arrays:
-        """Take in a part of a prompt and give the graph's inputs for it, in memory that the next call uses again.
+    def begin(self, part: Part) -> None:
+        """Make room for a part of a prompt, and put before it the W - 1 positions that its first one sees.
 
         The positions are cut into blocks of C = min(count, W); a block reads the R = C + W - 1 positions that any of
         its own can see, so work and memory grow with count * W and not with its square. A padded part is one block.
 
         Args:
             part: Which positions; at most W, or a multiple of it, or padded.
-            groups: Their records in float32, some at a time.
-
-        Returns:
-            expert_mask [blocks, C, R*N]; per layer expert_key [blocks, R*N, dk] and expert_value [blocks, R*N, d].
         """
-        block, before = part.rows or min(part.length, self._window), self._window - 1
-        count = part.computed // block
-        keys = self._blocks("key", self._keys, count, block + before)
-        values = self._blocks("value", self._values, count, block + before)
-        for ring, blocks, latest in zip((self._keys, self._values), (keys, values), self._latest, strict=True):
+        block = part.rows or min(part.length, self._window)
+        reach, count = block + self._before, part.computed // block
+        blocks = self._room("key", self._keys, count, reach), self._room("value", self._values, count, reach)
+        for ring, rows, latest in zip((self._keys, self._values), blocks, self._latest, strict=True):
             if part.follows:
-                blocks[:, 0, :before] = latest[:, 1:]
+                rows[:, 0, : self._before] = latest[:, 1:]
             else:
-                for slots, rows in self._runs(part.start - before, before):
-                    blocks[:, 0, rows] = ring[:, part.sequence, slots]
-        done = 0
-        for records in groups:
-            for number, chosen, rows in _in_blocks(done, len(records), block):
-                first = part.start + done + chosen.start
-                self._put(first, records[chosen], keys[:, number], values[:, number], before, rows)
-                if number + 1 < count:  # the next block sees all but the first of them
-                    seen = slice(max(rows.start, 1), rows.stop)
-                    for blocks in (keys, values):
-                        there = blocks[:, number, before + seen.start : before + seen.stop]
-                        blocks[:, number + 1, seen.start - 1 : seen.stop - 1] = there
-            done += len(records)
+                for slots, chosen in self._runs(part.start - self._before, self._before):
+                    rows[:, 0, chosen] = ring[:, part.sequence, slots]
         last = part.length - (count - 1) * block  # positions in the last block
-        self._latest = tuple(rows[:, -1, last - 1 : last + before] for rows in (keys, values))
-        return {"expert_mask": self._mask_of_blocks(part.start, part.computed, block), **self._by_name(keys, values)}
+        self._latest = tuple(rows[:, -1, last - 1 : last + self._before] for rows in blocks)
+        self._part, self._block, self._blocks = part, block, blocks
+
+    def add(self, first: int, records: Records) -> None:
+        """Enter the experts of records of the part, those of its positions from number `first` on."""
+        keys, values = self._blocks
+        for number, chosen, rows in _in_blocks(first, len(records), self._block):
+            self._put(
+                self._part.start + first + chosen.start, records[chosen], keys[:, number], values[:, number], rows
+            )
+            if number + 1 < keys.shape[1]:  # the next block sees all but the first of them
+                seen = slice(max(rows.start, 1), rows.stop)
+                for blocks in self._blocks:
+                    there = blocks[:, number, self._before + seen.start : self._before + seen.stop]
+                    blocks[:, number + 1, seen.start - 1 : seen.stop - 1] = there
+
+    def inputs(self) -> Arrays:
+        """Return expert_mask [blocks, C, R*N]; per layer expert_key [blocks, R*N, dk] and expert_value [..., d]."""
+        mask = self._mask_of_blocks(self._part.start, self._part.computed, self._block)
+        return {"expert_mask": mask, **self._by_name(*self._blocks)}
 
     def finish(self, sequence: int, end: int) -> None:
         """Enter the last W positions before `end`, which the last part of a prompt reached, into the ring."""
@@ -119,10 +100,10 @@ class ExpertWindow:
         for slots, chosen in self._runs(end - self._window, self._window):
             ring[:, slots] = rows[:, chosen]
 
-    def _put(self, start: int, records: Records, keys: Floats, values: Floats, before: int, rows: slice) -> None:
+    def _put(self, start: int, records: Records, keys: Floats, values: Floats, rows: slice) -> None:
         """Write the experts of records into their rows of a block [L, R, N, size]."""
         layers = records["layers"].swapaxes(0, 1)  # [L, n]
-        there = slice(before + rows.start, before + rows.stop)
+        there = slice(self._before + rows.start, self._before + rows.stop)
         values[:, there] = layers["value"]
         self._rotated(layers["key"], start, keys[:, there])
 
@@ -144,7 +125,7 @@ class ExpertWindow:
         cos, sin = (table[start : start + stored.shape[1], None] for table in self._rotary)
         rotate(stored, cos, sin, out)
 
-    def _blocks(self, kind: str, ring: Floats, count: int, reach: int) -> Floats:
+    def _room(self, kind: str, ring: Floats, count: int, reach: int) -> Floats:
         """Give memory [L, count, R, N, size] for rows as in a ring; it grows when a chunk is longer than any before."""
         rows, size = ring.shape[-2:]
         needed = count * reach * rows * size
@@ -181,3 +162,15 @@ def _in_blocks(first: int, count: int, block: int) -> Iterator[tuple[int, slice,
         length = min(block - offset, first + count - at)
         yield number, slice(at - first, at - first + length), slice(offset, offset + length)
         at += length
+
+
+def molkv_state(config: MolkvConfig, batch_size: int, max_length: int, inputs: InputFormat) -> ExpertState:
+    """Make the state of a MoLKV model; without layers that have experts there is nothing to keep."""
+    state = ExpertWindow if config.layers_with_experts else PresentExperts
+    return state(config, batch_size, max_length, inputs)
+
+
+def molkv_state_bytes(config: MolkvConfig, length: int) -> int:
+    """Return the bytes of the expert window of one sequence of `length` tokens, in float32."""
+    row = config.expert_key_size + config.hidden_size
+    return 4 * min(config.expert_window, length) * config.num_experts * row * len(config.layers_with_experts)

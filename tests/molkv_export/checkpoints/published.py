@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from molkv_bundle import ModelConfig
-from molkv_export.modeling import LookupExpertForCausalLM
+from molkv_bundle import LookupExpertConfig
+from molkv_export.modeling import ReferenceModel
 
 Tensors = dict[str, Tensor]
 
 
-def published_config(config: ModelConfig, **others: Any) -> dict[str, Any]:
+def published_config(config: LookupExpertConfig, **others: Any) -> dict[str, Any]:
     """Give the fields as transformers writes them for a class whose configuration is Llama's."""
     return {
         "architectures": ["MoleForCausalLM"],
@@ -48,7 +48,7 @@ def published_config(config: ModelConfig, **others: Any) -> dict[str, Any]:
     }
 
 
-def training_tensors(model: LookupExpertForCausalLM) -> Tensors:
+def training_tensors(model: ReferenceModel) -> Tensors:
     """Give the tensors of the training form."""
     tensors = {
         "model.embed_tokens.weight": model.model.embed_tokens.weight,
@@ -72,7 +72,7 @@ def training_tensors(model: LookupExpertForCausalLM) -> Tensors:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def table_tensors(training: Tensors, config: ModelConfig) -> Tensors:
+def table_tensors(training: Tensors, config: LookupExpertConfig) -> Tensors:
     """Re-parameterize: evaluate the experts for every id, all in one table, everything in float16."""
     x = training["model.embed_tokens.weight"]
     rows = []

@@ -11,20 +11,25 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from molkv_bundle import Bundle, DenseDtype
+from molkv_bundle import Bundle, DenseDtype, LookupExpertConfig
 from molkv_export import GraphOptions, export
-from molkv_export.graph.build import build_graph
+from molkv_export.families import FAMILIES
+from molkv_export.graph.build import DenseGraph
 from molkv_export.graph.choices import DTYPES
-from molkv_export.graph.linear import DenseFormat
+from molkv_export.graph.linear import FLOAT32, DenseFormat
 from molkv_export.graph.weights import source_names
 from molkv_runtime import session_options
 from tests.conftest import CONFIGS, random_model
 
 
+def _graph(config: LookupExpertConfig, dense: DenseFormat = FLOAT32) -> DenseGraph:
+    return FAMILIES[config.model_type].graph(config, dense)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_weight_but_the_expert_tables_goes_into_the_graph_once(name: str) -> None:
     config = CONFIGS[name]
-    weights = [n for n, v in build_graph(config).model.graph.initializers.items() if v.const_value is None]
+    weights = [n for n, v in _graph(config).model.graph.initializers.items() if v.const_value is None]
     used = Counter(source for weight in weights for source in source_names(weight, config.tie_word_embeddings))
     dense = {n for n, _ in random_model(config).named_parameters() if ".experts." not in n}
     if not config.tie_word_embeddings:
@@ -34,7 +39,7 @@ def test_every_weight_but_the_expert_tables_goes_into_the_graph_once(name: str) 
 
 def test_the_graph_has_fused_attention_and_norms_and_no_copies_of_caches() -> None:
     config = CONFIGS["molkv"]
-    graph = build_graph(config).model.graph
+    graph = _graph(config).model.graph
     operators = Counter(node.op_type for node in graph)
     layers = config.num_hidden_layers
     assert operators["GroupQueryAttention"] == layers
@@ -68,7 +73,7 @@ def test_weights_are_stored_outside_the_protobuf(bundles: Callable[..., Path]) -
 @pytest.mark.parametrize("dtype", DTYPES["cpu"])
 def test_every_large_product_is_in_the_format_asked_for(dtype: DenseDtype) -> None:
     config = CONFIGS["molkv-gated"]
-    operators = Counter(node.op_type for node in build_graph(config, DenseFormat(dtype)).model.graph)
+    operators = Counter(node.op_type for node in _graph(config, DenseFormat(dtype)).model.graph)
     # A layer has the products qkv, o, gate, up, down and query. Scores, mixing and the gate of experts are float32.
     products, plain = 6 * config.num_hidden_layers, 3 * config.num_hidden_layers
     expected = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from molkv_bundle import ModelConfig
+from molkv_bundle import LookupExpertConfig
 from tests.conftest import CONFIGS, random_model
 
 Array = np.ndarray
@@ -41,7 +41,7 @@ def network(x: Array, state: State, prefix: str) -> Array:
     return state[f"{prefix}down_proj.weight"] @ inner
 
 
-def attention(xs: Array, t: int, state: State, prefix: str, c: ModelConfig) -> Array:
+def attention(xs: Array, t: int, state: State, prefix: str, c: LookupExpertConfig) -> Array:
     outs, group = [], c.num_attention_heads // c.num_key_value_heads
     for head in range(c.num_attention_heads):
         q_rows = slice(head * c.head_dim, (head + 1) * c.head_dim)
@@ -53,7 +53,7 @@ def attention(xs: Array, t: int, state: State, prefix: str, c: ModelConfig) -> A
     return state[f"{prefix}o_proj.weight"] @ np.concatenate(outs)
 
 
-def experts(ids: Array, n: Array, t: int, state: State, prefix: str, c: ModelConfig) -> Array:
+def experts(ids: Array, n: Array, t: int, state: State, prefix: str, c: LookupExpertConfig) -> Array:
     def values(j: int) -> list[Array]:
         e = norm(state["model.embed_tokens.weight"][ids[j]], state[f"{prefix}experts.norm.weight"], c.rms_norm_eps)
         return [network(e, state, f"{prefix}experts.networks.{i}.") for i in range(c.num_experts)]
@@ -81,7 +81,7 @@ def experts(ids: Array, n: Array, t: int, state: State, prefix: str, c: ModelCon
     return out
 
 
-def logits(ids: Array, state: State, c: ModelConfig) -> Array:
+def logits(ids: Array, state: State, c: LookupExpertConfig) -> Array:
     xs = state["model.embed_tokens.weight"][ids]
     for layer in range(c.num_hidden_layers):
         prefix = f"model.layers.{layer}."

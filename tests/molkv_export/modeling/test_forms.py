@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from molkv_export.modeling import LookupExpertForCausalLM
-from molkv_export.modeling.experts import ExpertRows
+from molkv_export.families import reference_model
+from molkv_export.modeling import Rows
 from tests.conftest import CONFIGS, lookup_form, random_model
 
 WITH_EXPERTS = [name for name, config in CONFIGS.items() if config.num_experts]
@@ -21,16 +21,14 @@ def test_both_forms_agree_to_float32_rounding(name: str) -> None:
     assert trained.abs().max() > 1  # so that the bound above means something
 
 
-def _mixer_gradients(name: str, position: int) -> tuple[torch.Tensor, ExpertRows, int]:
+def _mixer_gradients(name: str, position: int) -> tuple[torch.Tensor, Rows, int]:
     """Differentiate the first mixer's output at a position by the rows of every position (all tokens distinct)."""
     model = random_model(CONFIGS[name])
     mixer = model.model.layers[0].expert_mixer
     length = 12
     x = torch.randn(1, length, model.config.hidden_size, generator=torch.Generator().manual_seed(2))
-    rows = model.records(torch.arange(length)).experts[0]
-    rows = ExpertRows(
-        None if rows.key is None else rows.key.clone().requires_grad_(), rows.value.clone().requires_grad_()
-    )
+    rows = model.records(torch.arange(length)).layers[0]
+    rows = {name: row.clone().requires_grad_() for name, row in rows.items()}
     out = mixer(x, rows, torch.arange(length)[None])[0, position]
     (out * torch.linspace(1, 2, len(out))).sum().backward()
     return out, rows, length
@@ -41,22 +39,23 @@ def _mixer_gradients(name: str, position: int) -> tuple[torch.Tensor, ExpertRows
 def test_every_expert_and_key_inside_the_window_matters_and_nothing_outside_does(name: str, position: int) -> None:
     _, rows, length = _mixer_gradients(name, position)
     window = CONFIGS[name].expert_window
-    assert rows.key is not None
-    assert rows.key.grad is not None
-    assert rows.value.grad is not None
+    key, value = rows["key"].grad, rows["value"].grad
+    assert key is not None
+    assert value is not None
     for j in range(length):
         visible = position - window < j <= position
         for expert in range(CONFIGS[name].num_experts):
             # A lone expert has weight 1 whatever its key; here there are always several.
-            assert bool(rows.key.grad[j, expert].abs().sum() > 0) == visible, (j, expert)
-            assert bool(rows.value.grad[j, expert].abs().sum() > 0) == visible, (j, expert)
+            assert bool(key[j, expert].abs().sum() > 0) == visible, (j, expert)
+            assert bool(value[j, expert].abs().sum() > 0) == visible, (j, expert)
 
 
 def test_mole_reads_every_expert_of_the_present_token_and_no_other() -> None:
     _, rows, length = _mixer_gradients("mole", 6)
-    assert rows.value.grad is not None
+    grad = rows["value"].grad
+    assert grad is not None
     for j in range(length):
-        assert bool((rows.value.grad[j].abs().sum(dim=-1) > 0).all()) == (j == 6)
+        assert bool((grad[j].abs().sum(dim=-1) > 0).all()) == (j == 6)
 
 
 @pytest.mark.parametrize("name", WITH_EXPERTS)
@@ -74,7 +73,7 @@ def test_every_layer_with_experts_changes_the_logits(name: str) -> None:
 
 
 def test_layers_without_experts_have_none() -> None:
-    model = LookupExpertForCausalLM(CONFIGS["molkv-some-layers"])
+    model = reference_model(CONFIGS["molkv-some-layers"])
     assert [layer.experts is not None for layer in model.model.layers] == [True, False, True]
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from molkv_export import Report, export, validate
-from molkv_export.graph.taps import Branch
 from molkv_export.parity.bisect import TapError
 from molkv_export.parity.texts import Scope
 from molkv_export.parity.validate import ROUNDED
@@ -32,7 +31,7 @@ class Fault(NamedTuple):
 
     what: str
     layer: int | None  # where it is
-    branch: Branch
+    branch: str
     apply: b.Apply
 
 

@@ -11,7 +11,8 @@ import onnx
 import pytest
 
 from molkv_bundle import Bundle, BundleError, RowDtype
-from molkv_export.checkpoints import open_checkpoint
+from molkv_export.checkpoints.open import open_checkpoint
+from molkv_export.families import reference_model
 from molkv_export.parity import tapped
 from molkv_export.parity.bisect import Bisection, bisect
 from molkv_export.parity.reference import SourceModel
@@ -109,7 +110,7 @@ def test_a_graph_whose_values_have_no_names_is_refused(stdlib_mini_bundle: Path,
             names[:] = ["other" if name == "layers.2.attention" else name for name in names]
     replace_file(bundle, "model.onnx", model.SerializeToString())
     with pytest.raises(BundleError, match=r"model.onnx: names no value 'layers.2.attention'.*export the model again"):
-        tapped.TappedGraph(Bundle(bundle), CPU)
+        tapped.TappedGraph(Bundle(bundle), CPU, reference_model(Bundle(bundle).config).taps())
 
 
 def test_a_fault_in_the_last_step_of_the_context_is_found(stdlib_mini_bundle: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from molkv_bundle import Bundle, CheckpointError, ModelConfig, RequestError, record_dtype
+from molkv_bundle import Bundle, CheckpointError, MoleConfig, RequestError, record_dtype
 from molkv_export import export
 from molkv_runtime import ExpertStore
 from tests.conftest import CONFIGS, random_model, save_checkpoint
@@ -51,8 +51,7 @@ def test_a_record_read_by_hand_holds_embedding_keys_values_and_checksum(
     as_stored = getattr(torch, dtype)
     assert np.array_equal(take(d), records.embedding[token].to(as_stored).numpy())
     for layer in config["expert_layers"]:
-        key, value = records.experts[layer]
-        assert key is not None
+        key, value = records.layers[layer]["key"], records.layers[layer]["value"]
         # Rows are computed in chunks of other sizes than here, so float32 rounding may differ.
         tolerance = 1e-5 if dtype == "float32" else 4e-3
         np.testing.assert_allclose(take(n, dk), key[token].to(as_stored).numpy(), atol=tolerance)
@@ -62,7 +61,7 @@ def test_a_record_read_by_hand_holds_embedding_keys_values_and_checksum(
 
 @pytest.mark.parametrize(("payload_floats", "stride"), [(15, 64), (16, 128), (4094, 16384 - 0), (4096, 20480)])
 def test_stride_is_padded_to_64_bytes_and_from_16_kib_on_to_a_page(payload_floats: int, stride: int) -> None:
-    config = ModelConfig(
+    config = MoleConfig(
         model_type="mole",
         vocab_size=1,
         hidden_size=payload_floats,

@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from molkv_bundle import ModelConfig, OutputError, RequestError
+from molkv_bundle import MolkvConfig, OutputError, RequestError
 from molkv_export.atomic_folder import check_output
-from molkv_export.checkpoints import open_checkpoint
+from molkv_export.checkpoints.open import open_checkpoint
 from molkv_export.training import loop
 from molkv_export.training.corpus import Corpus, encode, standard_library, train_tokenizer
 from molkv_export.training.loop import TrainOptions, learning_rate_at, train
 
-CONFIG = ModelConfig(
+CONFIG = MolkvConfig(
     model_type="molkv",
     vocab_size=300,
     hidden_size=32,

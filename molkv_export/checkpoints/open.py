@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from molkv_bundle import CheckpointError, ConfigError, decode_json, read_bytes, shown
-from molkv_export.checkpoints import mole, native
-from molkv_export.checkpoints.checkpoint import CONFIG, Checkpoint, Family
+from molkv_export.checkpoints.checkpoint import CONFIG, Checkpoint
 from molkv_export.checkpoints.files import file_state, refuse_pointer
 from molkv_export.checkpoints.foreign import foreign_format
 from molkv_export.checkpoints.weights import find_weights
-
-FAMILIES: tuple[Family, ...] = (native, mole)
+from molkv_export.families import FAMILIES
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -32,13 +30,15 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     state = file_state(path)
     data = read_bytes(path, ConfigError, f"a checkpoint needs a {CONFIG}")
     fields = decode_json(data, dict[str, Any], path, ConfigError)
-    for family in FAMILIES:
-        if family.matches(fields):
-            checkpoint = family.open_folder(folder, fields)
+    readers = {reader.EXPECTED: reader for family in FAMILIES.values() for reader in family.readers}
+    for reader in readers.values():
+        if reader.matches(fields):
+            contents = reader.read_folder(folder, fields)
+            checkpoint = Checkpoint(folder, contents, FAMILIES[contents.config.model_type].model)
             checkpoint.states[path] = state
             return checkpoint
     raise ConfigError(
         f"{path}: architectures is {shown(fields.get('architectures'))} and model_type is "
         f"{shown(fields.get('model_type'))}, "
-        f"expected {' or '.join(family.EXPECTED for family in FAMILIES)}"
+        f"expected {' or '.join(readers)}"
     )

@@ -11,15 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from molkv_bundle import CheckpointError, ConfigError, ModelConfig, shown
+from molkv_bundle import CheckpointError, ConfigError, LookupExpertConfig, shown
 from molkv_export.checkpoints.checkpoint import (
     CONFIG,
-    Checkpoint,
-    Place,
+    Contents,
+    ParameterSource,
     generation_fields,
-    model_config,
     without_generation,
 )
+from molkv_export.checkpoints.extras import follows_from_config
+from molkv_export.checkpoints.native import check_expert_count, lookup_expert_config
 from molkv_export.checkpoints.weights import Weights, row_width
 from molkv_export.modeling import Form
 
@@ -83,12 +84,12 @@ _ROPE = {
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
-    """See `Family`."""
+    """See `Reader`."""
     return fields.get("architectures") == ["MoleForCausalLM"]
 
 
-def open_folder(folder: Path, fields: Mapping[str, Any]) -> Checkpoint:
-    """See `Family`."""
+def read_folder(folder: Path, fields: Mapping[str, Any]) -> Contents:
+    """See `Reader`."""
     path = folder / CONFIG
     # null is Hugging Face's way of not saying anything.
     said = {name: value for name, value in fields.items() if value is not None}
@@ -96,10 +97,18 @@ def open_folder(folder: Path, fields: Mapping[str, Any]) -> Checkpoint:
     generation = generation_fields(said, config.vocab_size, path)
     weights = Weights(folder)
     form = _form(weights)
-    return Checkpoint(folder, config, form, weights, lambda name, shape: _place(name, shape, config), generation)
+    check_expert_count(weights, config, form)
+
+    def source(name: str, shape: tuple[int, ...]) -> ParameterSource:
+        return _source(name, shape, config)
+
+    def ignores(name: str) -> bool:
+        return follows_from_config(name, weights, config, CONFIG)
+
+    return Contents(config, form, weights, source, ignores, generation)
 
 
-def _config(fields: dict[str, Any], path: Path) -> ModelConfig:
+def _config(fields: dict[str, Any], path: Path) -> LookupExpertConfig:
     for name, value in fields.items():
         if name in ("rope_scaling", "rope_parameters"):
             continue
@@ -114,7 +123,8 @@ def _config(fields: dict[str, Any], path: Path) -> ModelConfig:
     for name in ("num_experts", "num_key_value_heads", "head_dim"):
         if taken.get(name) == 0:  # which means something else in our own configuration
             raise ConfigError(f"{path}: {name} is 0, expected 1 or more")
-    return model_config({**taken, **_rope_theta(fields, path), "model_type": "mole", "hidden_act": "gelu"}, path)
+    fields = {**taken, **_rope_theta(fields, path), "model_type": "mole", "hidden_act": "gelu"}
+    return lookup_expert_config(fields, path)
 
 
 def _check_honoured(name: str, value: Any, honoured: tuple[Any, ...], path: Path) -> None:
@@ -157,10 +167,10 @@ def _form(weights: Weights) -> Form:
     return "lookup"
 
 
-def _place(name: str, shape: tuple[int, ...], config: ModelConfig) -> Place:
+def _source(name: str, shape: tuple[int, ...], config: LookupExpertConfig) -> ParameterSource:
     if name.endswith(".experts.values"):
         layer, width = int(name.split(".")[2]), row_width(shape)
-        return Place(_TABLE, (shape[0], config.num_hidden_layers * width), layer * width)
+        return ParameterSource(_TABLE, (shape[0], config.num_hidden_layers * width), layer * width)
     for ours, theirs in _RENAMED:
         name = name.replace(ours, theirs)
-    return Place(name, shape)
+    return ParameterSource(name, shape)

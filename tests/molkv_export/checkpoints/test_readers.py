@@ -1,4 +1,4 @@
-"""What a family has to say for its checkpoints to be exported: names of tensors, and what config.json means."""
+"""What a reader has to say for a checkpoint to be exported: names of tensors, and what config.json means."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from safetensors.torch import load, save_file
 
 from molkv_bundle import ConfigError
 from molkv_export import export
-from molkv_export.checkpoints import Checkpoint, families
-from molkv_export.checkpoints.checkpoint import CONFIG, Place, model_config
-from molkv_export.checkpoints.weights import Weights
+from molkv_export.checkpoints import native
+from molkv_export.checkpoints.checkpoint import CONFIG, Contents, ParameterSource
+from molkv_export.families import FAMILIES
 
 
-def _open(folder: Path, fields: Mapping[str, Any]) -> Checkpoint:
-    config = model_config({name: value for name, value in fields.items() if name != "architectures"}, folder / CONFIG)
-    return Checkpoint(folder, config, "training", Weights(folder), lambda name, shape: Place(f"net.{name}", shape))
+def _read_folder(folder: Path, fields: Mapping[str, Any]) -> Contents:
+    contents = native.read_folder(folder, {name: value for name, value in fields.items() if name != "architectures"})
+    return contents._replace(source=lambda name, shape: ParameterSource(f"net.{name}", shape))
 
 
-def test_a_third_family_is_a_module_and_its_name_in_the_list(
+def test_another_way_of_publishing_a_family_is_one_more_reader(
     checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, folder = checkpoints("molkv"), tmp_path / "third"
@@ -37,9 +37,10 @@ def test_a_third_family_is_a_module_and_its_name_in_the_list(
     third = SimpleNamespace(
         EXPECTED='architectures ["Third"]',
         matches=lambda fields: fields.get("architectures") == ["Third"],
-        open_folder=_open,
+        read_folder=_read_folder,
     )
-    monkeypatch.setattr(families, "FAMILIES", (*families.FAMILIES, third))
+    molkv = FAMILIES["molkv"]
+    monkeypatch.setitem(FAMILIES, "molkv", molkv._replace(readers=(*molkv.readers, third)))
     found, expected = export(folder, tmp_path / "bundle"), export(source, tmp_path / "ours")
     assert found.model == expected.model
     assert [found.files[shard.file].sha256 for shard in found.store.shards] == [

@@ -1,0 +1,54 @@
+"""The families of models that a bundle can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from molkv_bundle.config import ModelConfig
+from molkv_bundle.errors import ConfigError, MolkvError
+from molkv_bundle.json_file import decode_json, read_bytes, shown
+from molkv_bundle.mole import MoleConfig
+from molkv_bundle.molkv import MolkvConfig
+
+FAMILIES: dict[str, type[ModelConfig]] = {"mole": MoleConfig, "molkv": MolkvConfig}
+"""By `model_type`. Another family is one more entry (docs/architecture.md, "A new family")."""
+
+
+def family_of(fields: Mapping[str, Any], source: str, error: type[MolkvError]) -> type[ModelConfig]:
+    """Find the configuration class for the fields of a configuration, which are from `source`.
+
+    Raises:
+        error: model_type is missing, or of no known family.
+    """
+    name = fields.get("model_type")
+    if not isinstance(name, str) or name not in FAMILIES:
+        found = shown(name) if "model_type" in fields else "missing"
+        raise error(f"{source}: model_type is {found}, expected {' or '.join(map(repr, FAMILIES))}")
+    return FAMILIES[name]
+
+
+def model_config(fields: Mapping[str, Any], path: Path) -> ModelConfig:
+    """Check the fields of a model's configuration, which are from the file `path`.
+
+    Raises:
+        ConfigError: A field is missing, unknown or has an impossible value.
+    """
+    family = family_of(fields, str(path), ConfigError)
+    try:
+        return msgspec.convert(fields, family)
+    except ValueError as error:  # msgspec's and ConfigError are ValueErrors
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Read a `config.json`.
+
+    Raises:
+        ConfigError: The file is missing, is not JSON, or a field is missing, unknown or has an impossible value.
+    """
+    data = read_bytes(path, ConfigError, "a checkpoint needs a config.json")
+    return model_config(decode_json(data, dict[str, Any], path, ConfigError), path)

@@ -1,0 +1,105 @@
+"""The configuration that MoLE (arXiv 2503.15798) and MoLKV (arXiv 2512.09723) share."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+import msgspec
+
+from molkv_bundle.config import KVCacheShape, ModelConfig, Rotation, check_sizes
+from molkv_bundle.errors import ConfigError
+
+
+class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A Llama-like decoder whose layers add a mixture of the experts of a token to their feed-forward network.
+
+    Fields that the papers leave open are marked "our choice". A field whose default is 0 takes its value from the
+    other fields, as its comment says.
+    """
+
+    num_experts: int  # N experts per token id; 0 makes a plain dense model
+    num_key_value_heads: int = 0  # 0: num_attention_heads
+    head_dim: int = 0  # 0: hidden_size / num_attention_heads
+    hidden_act: Literal["silu", "gelu"] = "silu"  # our choice: silu is gated (SwiGLU), gelu is plain with exact erf
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    tie_word_embeddings: bool = False
+    expert_intermediate_size: int = 0  # of the training-form networks; 0: intermediate_size
+    expert_layers: tuple[int, ...] | None = None  # our choice: which layers carry experts; None: all
+    # MoLKV only:
+    expert_key_size: int = 0  # dk
+    expert_window: int = 0  # W: the last W positions, the present one included, can be attended
+    expert_qk_norm: bool = True  # our choice: RMSNorm on queries and keys
+    expert_rope: bool = True  # our choice: rotate queries and keys by their positions, rope_theta shared
+    expert_gate: Literal["none", "sigmoid"] = "none"  # our choice: g_t = sigmoid(w_g . n_t)
+
+    profiles: ClassVar[tuple[str, ...]] = ("cpu", "coreml", "nnapi")
+
+    def __post_init__(self) -> None:
+        if self.head_dim == 0 and self.num_attention_heads > 0 and self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"hidden_size is {self.hidden_size}, expected a multiple of num_attention_heads "
+                f"({self.num_attention_heads}) where head_dim is not given"
+            )
+        defaults = {
+            "num_key_value_heads": self.num_attention_heads,
+            "head_dim": self.hidden_size // max(1, self.num_attention_heads),
+            "expert_intermediate_size": self.intermediate_size,
+        }
+        for name, value in defaults.items():
+            if getattr(self, name) == 0:
+                msgspec.structs.force_setattr(self, name, value)
+        super().__post_init__()
+        self._check_sizes()
+        if self.expert_layers is None:
+            msgspec.structs.force_setattr(self, "expert_layers", tuple(range(self.num_hidden_layers)))
+        self._check_relations()
+
+    def _check_sizes(self) -> None:
+        check_sizes(self, "num_key_value_heads", "head_dim", "expert_intermediate_size")
+        for name in ("rms_norm_eps", "rope_theta"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected a number above 0")
+        if not 0 <= self.num_experts < 2**31:
+            raise ConfigError(f"num_experts is {self.num_experts}, expected 0 (a dense model) or more")
+
+    def _check_relations(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ConfigError(
+                f"num_attention_heads is {self.num_attention_heads}, "
+                f"expected a multiple of num_key_value_heads ({self.num_key_value_heads})"
+            )
+        check_even(self, "head_dim")
+        layers = self.expert_layers or ()
+        if list(layers) != sorted(set(layers)) or any(not 0 <= i < self.num_hidden_layers for i in layers):
+            raise ConfigError(
+                f"expert_layers is {list(layers)}, expected ascending layer indices below {self.num_hidden_layers}"
+            )
+
+    @property
+    def layers_with_experts(self) -> tuple[int, ...]:
+        """Indices of the layers that carry experts, ascending; empty for a dense model."""
+        return tuple(self.expert_layers or ()) if self.num_experts else ()
+
+    def kv_caches(self) -> tuple[KVCacheShape, ...]:
+        """Return one for each layer, all of one shape."""
+        layers = range(self.num_hidden_layers)
+        return tuple(KVCacheShape(layer, self.num_key_value_heads, self.head_dim) for layer in layers)
+
+    def rotations(self) -> dict[str, Rotation]:
+        """Return attention's."""
+        return {"rotary": Rotation(self.head_dim, self.rope_theta)}
+
+    def restricted(self, context_length: int, expert_window: int) -> Self:
+        """Return the model with a shorter context and a shorter expert window."""
+        return msgspec.structs.replace(self, max_position_embeddings=context_length, expert_window=expert_window)
+
+
+def check_even(config: ModelConfig, name: str) -> None:
+    """Check the size of vectors that are rotated.
+
+    Raises:
+        ConfigError: It is odd.
+    """
+    if getattr(config, name) % 2:
+        raise ConfigError(f"{name} is {getattr(config, name)}, expected an even number (rotary embedding turns pairs)")

@@ -1,0 +1,65 @@
+"""MoLKV (arXiv 2512.09723): a position attends to the key-value experts of the last W tokens."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from molkv_bundle.config import Rotation, TensorInfo, Vector
+from molkv_bundle.errors import ConfigError
+from molkv_bundle.lookup_experts import LookupExpertConfig, check_even
+
+
+class MolkvConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Configuration of a MoLKV model: experts are keys [N, dk] and values [N, d]; the host keeps a window of them."""
+
+    model_type: Literal["molkv"]
+
+    def _check_relations(self) -> None:
+        for name in ("expert_key_size", "expert_window"):
+            if self.layers_with_experts and not 0 < getattr(self, name) < 2**31:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 1 or more in a molkv model")
+        super()._check_relations()
+        if self.layers_with_experts and self.expert_rope:
+            check_even(self, "expert_key_size")
+
+    def record_vectors(self) -> tuple[Vector, ...]:
+        """Return the keys [N, dk], which are never quantized, and the values [N, d]."""
+        count = self.num_experts
+        return Vector("key", (count, self.expert_key_size)), Vector("value", (count, self.hidden_size), "scale")
+
+    def expert_inputs(self) -> list[TensorInfo]:
+        """Return positions, which experts each sees, and the experts of the windows (`docs/bundle-format.md`)."""
+        layers = self.layers_with_experts
+        if not layers:
+            return []
+        sizes = {"key": self.expert_key_size, "value": self.hidden_size}
+        experts = [
+            TensorInfo(name=f"expert_{name}.{layer}", dtype="float32", shape=("blocks", "window_experts", size))
+            for layer in layers
+            for name, size in sizes.items()
+        ]
+        return [
+            TensorInfo(name="position_ids", dtype="int64", shape=("batch", "length")),
+            TensorInfo(name="expert_mask", dtype="float32", shape=("blocks", "block_length", "window_experts")),
+            *experts,
+        ]
+
+    def static_expert_inputs(self, layers: list[int], length: int) -> dict[str, tuple[int, ...]]:
+        """Return rotations of queries, the mask, and the experts of R = T + W - 1 positions, [1, R*N, size]."""
+        if not layers:
+            return {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.expert_rope:
+            shapes |= dict.fromkeys(("expert_rotary_cos", "expert_rotary_sin"), (length, self.expert_key_size))
+        visible = (length + self.expert_window - 1) * self.num_experts
+        shapes["expert_mask"] = (1, length, visible)
+        for layer in layers:
+            shapes[f"expert_key.{layer}"] = (1, visible, self.expert_key_size)
+            shapes[f"expert_value.{layer}"] = (1, visible, self.hidden_size)
+        return shapes
+
+    def rotations(self) -> dict[str, Rotation]:
+        """Return attention's, and that of the experts' queries."""
+        if not (self.layers_with_experts and self.expert_rope):
+            return super().rotations()
+        return {**super().rotations(), "expert_rotary": Rotation(self.expert_key_size, self.rope_theta)}

@@ -1,0 +1,33 @@
+"""The state that each family of models needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from molkv_bundle import ModelConfig
+from molkv_runtime.experts import ExpertState, InputFormat, PresentExperts
+from molkv_runtime.window import molkv_state, molkv_state_bytes
+
+
+class Family(NamedTuple):
+    """What the driver does for one family."""
+
+    state: Callable[[Any, int, int, InputFormat], ExpertState]
+    """Makes the state of experts: (config, batch size, longest sequence, format of the graph's inputs)."""
+    state_bytes: Callable[[Any, int], int] = lambda _config, _length: 0
+    """Bytes of this state for one sequence: (config, longest sequence)."""
+
+
+FAMILIES: dict[str, Family] = {"mole": Family(PresentExperts), "molkv": Family(molkv_state, molkv_state_bytes)}
+"""By `model_type`. Another family is one more entry (docs/architecture.md, "A new family")."""
+
+
+def expert_state(config: ModelConfig, batch_size: int, max_length: int, inputs: InputFormat) -> ExpertState:
+    """Make the state that a model needs, for B sequences of at most max_length tokens."""
+    return FAMILIES[config.model_type].state(config, batch_size, max_length, inputs)
+
+
+def window_bytes(config: ModelConfig, length: int) -> int:
+    """Return the bytes of the expert window of one sequence of `length` tokens; 0 where there is none."""
+    return FAMILIES[config.model_type].state_bytes(config, length)
