@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy.typing as npt
 import onnx_ir as ir
 import onnxscript
@@ -95,7 +96,15 @@ def _share(graph: DenseGraph, stored: dict[str, ir.TensorProtocol]) -> None:
 
 def _cache_key(plan: GraphPlan, length: int, hashes: dict[str, str]) -> str:
     versions = [__version__, ir.__version__, onnxscript.__version__]
-    decides = [plan.profile, repr(plan.config), repr(plan.dense), str(length), *sorted(hashes.values()), *versions]
+    fields = ", ".join(f"{name}={value!r}" for name, value in msgspec.structs.asdict(plan.config).items())
+    decides = [
+        plan.profile,
+        f"ModelConfig({fields})",
+        repr(plan.dense),
+        str(length),
+        *sorted(hashes.values()),
+        *versions,
+    ]
     return hashlib.sha256("\n".join(decides).encode()).hexdigest()[:40]
 
 
