@@ -38,6 +38,8 @@ class MoleMixer(nn.Module):
 class MoleForCausalLM(LookupExpertForCausalLM):
     """A MoLE language model, or a dense one."""
 
+    plain_parameters = (".router.weight",)
+
     def __init__(self, config: MoleConfig, form: Form = "training") -> None:
         super().__init__(config, form, lambda: ExpertNetworks(config), lambda: MoleMixer(config))
 

@@ -105,6 +105,8 @@ class MolkvMixer(nn.Module):
 class MolkvForCausalLM(LookupExpertForCausalLM):
     """A MoLKV language model."""
 
+    plain_parameters = (".expert_mixer.gate.weight",)
+
     def __init__(self, config: MolkvConfig, form: Form = "training") -> None:
         super().__init__(config, form, lambda: KeyValueNetworks(config), lambda: MolkvMixer(config))
 

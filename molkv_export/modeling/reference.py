@@ -62,6 +62,9 @@ class ReferenceModel(nn.Module):
 
     config: ModelConfig
 
+    plain_parameters: tuple[str, ...] = ()
+    """How the names of matrices end that are float32 in every graph, since they are not worth quantizing."""
+
     def experts(self, layer: int) -> nn.Module:
         """Return the module `model.layers.{layer}.experts`.
 

@@ -8,7 +8,16 @@ from typing import NamedTuple
 
 import jinja2
 
-from molkv_bundle import HIDDEN, NF4_LEVELS, ROW_FORMATS, Manifest, TensorInfo, max_abs, shard_header
+from molkv_bundle import (
+    HIDDEN,
+    NF4_LEVELS,
+    ROW_FORMATS,
+    LookupExpertConfig,
+    Manifest,
+    TensorInfo,
+    max_abs,
+    shard_header,
+)
 from molkv_export.packaging.layout import AppFolder, Limits, PackageInfo
 from molkv_export.terminal import human_bytes
 from molkv_runtime import PRESETS, cache_bytes, window_bytes
@@ -41,9 +50,11 @@ def readme(manifest: Manifest, info: PackageInfo, limits: Limits) -> str:
     config = graph.restrict(manifest.model)
     exact = max_abs(graph)
     inputs = {tensor.name for tensor in graph.files[0].inputs}
+    # The programs in the templates are written for the decoder of MoLE and MoLKV, whose fields they read.
+    template = f"{info.target}.md" if isinstance(config, LookupExpertConfig) else "tables.md"
     return (
         _environment()
-        .get_template(f"{info.target}.md")
+        .get_template(template)
         .render(
             manifest=manifest,
             store=manifest.store,

@@ -50,7 +50,7 @@ class SourceModel:
         state = {}
         for name, source in sources.items():  # one by one: only one is in RAM twice
             weight = checkpoint.tensor(source)
-            state[name] = weight if graph is None else stored_weight(name, weight, graph)
+            state[name] = weight if graph is None else stored_weight(name, weight, graph, self.model.plain_parameters)
         self.model.load_state_dict(state, strict=False, assign=True)
         self.model.requires_grad_(False).eval()
         if bundle is not None and bundle.graph().dense_dtype == "qdq-int8":

@@ -13,18 +13,18 @@ from molkv_bundle import GraphInfo
 from molkv_export.checkpoints import LM_HEAD
 
 _HEAD_BLOCK = 128
-_FLOAT32_ONLY = (".router.weight", ".expert_mixer.gate.weight")
 
 
-def stored_weight(name: str, weight: Tensor, graph: GraphInfo) -> Tensor:
+def stored_weight(name: str, weight: Tensor, graph: GraphInfo, plain: tuple[str, ...]) -> Tensor:
     """Give what a graph multiplies with where the checkpoint has a float32 tensor.
 
     Args:
         name: The tensor's.
         weight: The tensor, a matrix [out, in] or a vector.
         graph: How the bundle stores its weights.
+        plain: How the names of those end that are float32 in every graph.
     """
-    if weight.dim() == 1 or name.endswith(_FLOAT32_ONLY) or graph.dense_dtype == "float32":
+    if weight.dim() == 1 or name.endswith(plain) or graph.dense_dtype == "float32":
         return weight
     if graph.dense_dtype == "float16":
         return weight.half().float()
