@@ -55,7 +55,7 @@ def _stored(weight: Floats, dense: DenseFormat, name: str = "up_proj.weight") ->
     info = msgspec.convert(
         {"files": (), "data": "", "golden": "", "context_length": 1, "expert_window": 0, **graph}, GraphInfo
     )
-    return stored_weight(name, torch.from_numpy(weight.T.copy()), info).numpy().T
+    return stored_weight(name, torch.from_numpy(weight.T.copy()), info, ()).numpy().T
 
 
 def _rounded_activations(x: Floats, dense: DenseFormat) -> npt.NDArray[np.float64]:
