@@ -1,0 +1,35 @@
+"""How the toy is published: its language model beside a tower for images, which is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from molkv_bundle import model_config
+from molkv_export.checkpoints.checkpoint import CONFIG, Contents, ParameterSource
+from molkv_export.checkpoints.weights import Weights
+
+EXPECTED = 'architectures ["Toy"]'
+IGNORED = "model.vision_tower."
+LANGUAGE_MODEL = "model.language_model."
+
+
+def published_name(name: str) -> str:
+    """Name a parameter of the reference model as the files do."""
+    return name.replace("model.", LANGUAGE_MODEL, 1) if name.startswith("model.") else name
+
+
+def matches(fields: Mapping[str, Any]) -> bool:
+    """See `Reader`."""
+    return fields.get("architectures") == ["Toy"]
+
+
+def read_folder(folder: Path, fields: Mapping[str, Any]) -> Contents:
+    """See `Reader`."""
+    config = model_config({name: value for name, value in fields.items() if name != "architectures"}, folder / CONFIG)
+
+    def source(name: str, shape: tuple[int, ...]) -> ParameterSource:
+        return ParameterSource(published_name(name), shape)
+
+    return Contents(config, "lookup", Weights(folder), source, lambda name: name.startswith(IGNORED), {})
