@@ -193,7 +193,7 @@ _OPERATORS: list[type[OpRun]] = [
 
 
 class ReferenceGraph:
-    """A profile's graphs in ONNX's evaluator; a `molkv_runtime.dense_graph.Graph`.
+    """A profile's graphs in ONNX's evaluator; a `molkv_runtime.Graph`.
 
     Those of a static profile hold ONNX's own operators only, so none of the code above has a part in them.
     """

@@ -49,7 +49,7 @@ def source_values(model: SourceModel, ids: Ids, store: Store) -> Values:
 
 
 class TappedGraph:
-    """A bundle's dense graph that also gives the values inside; a `molkv_runtime.dense_graph.Graph`."""
+    """A bundle's dense graph that also gives the values inside; a `molkv_runtime.Graph`."""
 
     def __init__(self, bundle: Bundle, target: Target, taps: list[Tap]) -> None:
         """Load the graph once more, with more outputs: those values that the source model has, too.

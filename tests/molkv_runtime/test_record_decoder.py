@@ -10,8 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from molkv_bundle import Records, RowDtype, ValueDecoder, record_dtype
-from molkv_runtime.float16 import CAST_MODEL, HalfReader
-from molkv_runtime.record_decoder import RecordDecoder
+from molkv_runtime.record_decoder import CAST_MODEL, HalfReader, RecordDecoder
 from tests.conftest import CONFIGS
 
 

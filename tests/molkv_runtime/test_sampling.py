@@ -9,7 +9,7 @@ import pytest
 
 from molkv_bundle import RequestError
 from molkv_runtime import Sampling
-from molkv_runtime.sampling import greedy
+from molkv_runtime.generator import greedy
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.3, 0.2, 0.05], np.float32))
 

@@ -128,7 +128,7 @@ def test_a_sealed_change_of_a_weight_fails(bundle: Path) -> None:
 
 
 def test_an_altered_driver_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(molkv_runtime.window, "rotate", lambda x, _cos, _sin, out: np.copyto(out, x))
+    monkeypatch.setattr(molkv_runtime.window, "_rotate", lambda x, _cos, _sin, out: np.copyto(out, x))
     failures = selftest(bundle).failures
     assert [failure.partition(":")[0] for failure in failures] == [
         "prefill in chunks",

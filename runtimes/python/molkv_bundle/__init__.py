@@ -14,12 +14,10 @@ from molkv_bundle.errors import (
     one_line,
 )
 from molkv_bundle.families import FAMILIES, model_config, read_config
-from molkv_bundle.folders import contents, is_system_file
+from molkv_bundle.files import contents, decode_json, file_sha256, is_system_file, read_bytes, shown
 from molkv_bundle.golden import GOLDEN, TOP, VERSION, VERSION_KEY, GoldenText, Projection, max_abs, read_golden
 from molkv_bundle.graph_file import check_graph_file
-from molkv_bundle.hashing import file_sha256
-from molkv_bundle.interface import HIDDEN, Arrays, Tensors, for_call, graph_interface
-from molkv_bundle.json_file import decode_json, read_bytes, shown
+from molkv_bundle.interface import HIDDEN, Arrays, Tensors, for_call, graph_interface, rotary_tables
 from molkv_bundle.lookup_experts import LookupExpertConfig
 from molkv_bundle.manifest import (
     MANIFEST,
@@ -40,11 +38,18 @@ from molkv_bundle.manifest import (
 )
 from molkv_bundle.mole import MoleConfig
 from molkv_bundle.molkv import MolkvConfig
-from molkv_bundle.record import Ids, Records, checked_record_dtype, checksum, record_bytes, record_dtype, record_fields
-from molkv_bundle.rope import rotary_tables, rotate
+from molkv_bundle.record import Ids, Records, checked_record_dtype, record_bytes, record_dtype, record_fields
 from molkv_bundle.row_formats import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, Floats, RowDtype, ValueDecoder
-from molkv_bundle.shard import RECORDS, Access, OpenShard, shard_header
-from molkv_bundle.tensor_file import MAX_HEADER_BYTES, TensorEntry, TensorFile
+from molkv_bundle.safetensors_file import (
+    MAX_HEADER_BYTES,
+    RECORDS,
+    Access,
+    OpenShard,
+    TensorEntry,
+    TensorFile,
+    checksum,
+    shard_header,
+)
 from molkv_bundle.verify import verify
 
 __all__ = [
@@ -124,7 +129,6 @@ __all__ = [
     "record_dtype",
     "record_fields",
     "rotary_tables",
-    "rotate",
     "shard_header",
     "shown",
     "verify",

@@ -10,10 +10,9 @@ import msgspec
 
 from molkv_bundle.config import ModelConfig
 from molkv_bundle.errors import BundleError
+from molkv_bundle.files import decode_json, file_sha256
 from molkv_bundle.graph_file import check_graph_file
-from molkv_bundle.hashing import file_sha256
 from molkv_bundle.interface import graph_interface
-from molkv_bundle.json_file import decode_json
 from molkv_bundle.manifest import PROFILES, GraphInfo, Manifest, read_manifest
 
 TOKENIZER = "tokenizer.json"

@@ -10,7 +10,7 @@ import msgspec
 
 from molkv_bundle.config import ModelConfig
 from molkv_bundle.errors import ConfigError, MolkvError
-from molkv_bundle.json_file import decode_json, read_bytes, shown
+from molkv_bundle.files import decode_json, read_bytes, shown
 from molkv_bundle.mole import MoleConfig
 from molkv_bundle.molkv import MolkvConfig
 

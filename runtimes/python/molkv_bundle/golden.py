@@ -15,7 +15,7 @@ from molkv_bundle.bundle import Bundle
 from molkv_bundle.errors import BundleError
 from molkv_bundle.manifest import DenseDtype, GraphInfo, KVDtype
 from molkv_bundle.row_formats import Floats
-from molkv_bundle.tensor_file import TensorFile
+from molkv_bundle.safetensors_file import TensorFile
 
 GOLDEN = "golden.safetensors"  # of the cpu profile; others have their name in it
 VERSION_KEY, VERSION = "golden_version", "1"  # all metadata there is: with two keys, safetensors writes any order

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from molkv_bundle.errors import BundleError
-from molkv_bundle.json_file import read_bytes
+from molkv_bundle.files import read_bytes
 from molkv_bundle.operators import OPERATORS, OPSETS, AttributeType
 from molkv_bundle.protobuf import Field, Schema, UnknownFieldError, decode
-from molkv_bundle.tensor_file import MAX_RANK
+from molkv_bundle.safetensors_file import MAX_RANK
 
 # The fields of ONNX that a dense graph has (onnx.proto, IR version 10); metadata and types are not looked into.
 _SCHEMA: Schema = {

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from molkv_bundle.config import ModelConfig, TensorInfo
 from molkv_bundle.manifest import KVDtype
+from molkv_bundle.row_formats import Floats
 
 HIDDEN = -1e4  # what static graphs add to scores that do not count: no -inf, which not every compiler takes
 Tensors = tuple[TensorInfo, ...]
@@ -95,3 +96,11 @@ def _tensors(shapes: dict[str, tuple[int, ...]], dtype: KVDtype) -> Tensors:
 def for_call(graphs: Mapping[int, Graphs], inputs: Arrays) -> Graphs:
     """Choose, of graphs by the length of a call, the one for these inputs; 0 takes any length."""
     return graphs[0 if 0 in graphs else inputs["inputs_embeds"].shape[-2]]
+
+
+def rotary_tables(positions: npt.ArrayLike, size: int, theta: float) -> tuple[Floats, Floats]:
+    """Compute cos and sin, each float32 [*positions.shape, size / 2]; angles in float64, as in the reference model."""
+    half = size // 2
+    frequencies = theta ** (-np.arange(half, dtype=np.float64) / half)
+    angles = np.asarray(positions, np.float64)[..., None] * frequencies
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

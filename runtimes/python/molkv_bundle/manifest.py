@@ -12,7 +12,7 @@ import msgspec
 from molkv_bundle.config import ModelConfig, TensorInfo
 from molkv_bundle.errors import BundleError
 from molkv_bundle.families import family_of
-from molkv_bundle.json_file import decode_json, read_bytes
+from molkv_bundle.files import decode_json, read_bytes
 from molkv_bundle.row_formats import RowDtype
 
 DenseDtype = Literal["float32", "float16", "int8", "int4", "qdq-int8"]

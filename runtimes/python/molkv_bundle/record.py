@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -149,8 +148,3 @@ def checked_record_dtype(config: ModelConfig, store: StoreInfo, source: str) -> 
 def record_bytes(records: Records) -> memoryview:
     """Give the memory of contiguous records, byte by byte."""
     return records.view(np.uint8).data
-
-
-def checksum(record: memoryview) -> int:
-    """CRC-32 (as in zlib) of all bytes of a record but the last four."""
-    return zlib.crc32(record[:-CHECKSUM_BYTES])

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from molkv_bundle.bundle import Bundle
 from molkv_bundle.errors import BundleError
-from molkv_bundle.folders import contents
-from molkv_bundle.hashing import file_sha256
+from molkv_bundle.files import contents, file_sha256
 from molkv_bundle.manifest import MANIFEST, Shard
-from molkv_bundle.shard import OpenShard
+from molkv_bundle.safetensors_file import OpenShard
 
 _NAMED_RECORDS = 10
 

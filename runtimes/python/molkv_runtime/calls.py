@@ -1,13 +1,57 @@
-"""What a step is for a graph: the calls that take in a part of a prompt, and one token of every sequence."""
+"""What a step is for a graph: calls with bound buffers, and the cpu profile's, which take any number of positions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from molkv_bundle import Floats, Records
-from molkv_runtime.dense_graph import Call
-from molkv_runtime.experts import Part
+import numpy as np
+import onnxruntime
+
+from molkv_bundle import Arrays, BundleError, Floats, KVDtype, ModelConfig, Records, graph_interface, one_line
+from molkv_runtime.experts import InputFormat, Part, take_in
+from molkv_runtime.families import expert_state
+
+PREFILL_CHUNK = 128
+
+
+class Call(Protocol):
+    """One call of a graph with all its buffers; it can be repeated after their contents have changed."""
+
+    def run(self) -> None:
+        """Compute the outputs from the inputs."""
+
+
+class Graph(Protocol):
+    """What computes the dense graph."""
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
+        """Bind buffers to all inputs and outputs."""
+
+
+class BoundCall:
+    """A call of an ONNX Runtime session."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, inputs: Arrays, outputs: Arrays) -> None:
+        self._session = session
+        self._buffers = (inputs, outputs)  # ONNX Runtime holds bare pointers: keep the arrays alive
+        self._binding = session.io_binding()
+        for bind, arrays in ((self._binding.bind_input, inputs), (self._binding.bind_output, outputs)):
+            for name, array in arrays.items():
+                if not array.flags.c_contiguous:
+                    raise ValueError(f"buffer {name!r} is not contiguous")
+                bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
+
+    def run(self) -> None:
+        """Compute the outputs from the inputs.
+
+        Raises:
+            BundleError: The graph does not take what the manifest says that it takes.
+        """
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # ONNX Runtime raises many kinds, none of them public
+            raise BundleError(f"the dense graph fails: {one_line(error)}") from error
 
 
 class Calls(Protocol):
@@ -30,3 +74,100 @@ class Calls(Protocol):
 
         They are in a buffer that the next step overwrites.
         """
+
+
+class DynamicCalls:
+    """The `Calls` of a graph whose past and present are the same memory."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        graph: Graph,
+        kv_dtype: KVDtype,
+        batch_size: int,
+        max_length: int,
+        prefill_chunk: int | None,
+    ) -> None:
+        self._config, self._graph = config, graph
+        self._prefill_chunk = prefill_chunk or PREFILL_CHUNK
+        self._experts = expert_state(config, batch_size, max_length, InputFormat())
+        self._reads_positions = any(tensor.name == "position_ids" for tensor in graph_interface(config, kv_dtype)[0])
+        self._cache = {
+            f"{layer}.{kind}": np.zeros((batch_size, heads, max_length, head_dim), kv_dtype)
+            for layer, heads, head_dim in config.kv_caches()
+            for kind in ("key", "value")
+        }
+        self._embeds = np.zeros((batch_size, 1, config.hidden_size), np.float32)
+        self._positions = np.zeros((batch_size, 1), np.int64)
+        self._seqlens = np.zeros(batch_size, np.int32)
+        self._total = np.zeros((), np.int32)
+        self._logits = np.zeros((batch_size, 1, config.vocab_size), np.float32)
+        self._decode_call = self._bind_decode()
+
+    def _bind_decode(self) -> Call:
+        inputs: Arrays = {
+            "inputs_embeds": self._embeds,
+            "seqlens_k": self._seqlens,
+            "total_sequence_length": self._total,
+            "logits_to_keep": np.ones(1, np.int64),
+            **self._experts.decode_inputs,
+        }
+        if self._reads_positions:
+            inputs["position_ids"] = self._positions
+        return self._bind(inputs, self._logits, slice(None))
+
+    def _bind(self, inputs: Arrays, logits: Floats, rows: slice) -> Call:
+        # Past and present are the same memory: the graph writes the new keys and values in place.
+        cache = {name: array[rows] for name, array in self._cache.items()}
+        past = {f"past_key_values.{name}": array for name, array in cache.items()}
+        present = {f"present.{name}": array for name, array in cache.items()}
+        return self._graph.bind({**inputs, **past}, {"logits": logits, **present})
+
+    def parts(self, sequence: int, start: int, length: int, all_logits: bool) -> list[Part]:
+        """Cut so that no part needs padding: multiples of the block length, then what is left."""
+        block, size = self._experts.block_length, self._prefill_chunk
+        if size <= block:
+            starts = list(range(0, length, size))
+        else:
+            whole = length - length % block
+            starts = [*range(0, whole, size - size % block), whole]
+        parts = []
+        for at, end in zip(starts, [*starts[1:], length], strict=True):
+            if at < end:
+                # The LM head is a large part of the work; of a part in the middle nobody wants to know.
+                keep = end - at if all_logits else int(end == length)
+                parts.append(Part(sequence, start + at, end - at, follows=at > 0, keep=keep))
+        return parts
+
+    def prepare(self, part: Part, groups: Iterable[Records]) -> tuple[Call, Floats]:
+        """Make the call for a part, and the memory for its last logits [keep, vocab_size]."""
+        end = part.start + part.length
+        logits = np.empty((1, part.keep, self._config.vocab_size), np.float32)
+        embeds = np.empty((1, part.length, self._config.hidden_size), np.float32)
+        experts = take_in(self._experts, part, groups, embeds[0])
+        inputs: Arrays = {
+            "inputs_embeds": embeds,
+            "seqlens_k": np.array([end - 1], np.int32),
+            "total_sequence_length": np.array(end, np.int32),
+            "logits_to_keep": np.array([part.keep], np.int64),
+            **experts,
+        }
+        if self._reads_positions:
+            inputs["position_ids"] = np.arange(part.start, end)[None]
+        return self._bind(inputs, logits, slice(part.sequence, part.sequence + 1)), logits[0]
+
+    def finish(self, sequence: int, end: int) -> None:
+        """Enter the experts of the last positions into the ring."""
+        self._experts.finish(sequence, end)
+
+    def decode(self, positions: Sequence[int], going: Sequence[bool], records: Records) -> Floats:  # noqa: ARG002
+        """Compute one position of all sequences; what is computed for one that does not go on is not counted."""
+        self._embeds[:, 0] = records["embedding"]
+        longest = 0
+        for sequence, position in enumerate(positions):
+            self._experts.decode(sequence, position, records[sequence : sequence + 1])
+            self._positions[sequence, 0] = self._seqlens[sequence] = position
+            longest = max(longest, position + 1)
+        self._total[...] = longest
+        self._decode_call.run()
+        return self._logits[:, 0]

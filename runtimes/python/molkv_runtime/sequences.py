@@ -9,14 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from molkv_bundle import Floats, Ids, KVDtype, ModelConfig, Records, RequestError
-from molkv_runtime.arguments import token_ids, whole_number
-from molkv_runtime.calls import Calls
-from molkv_runtime.dense_graph import Graph
-from molkv_runtime.dynamic_calls import DynamicCalls
+from molkv_runtime.calls import Calls, DynamicCalls, Graph
+from molkv_runtime.checks import InOneProcess, token_ids, whole_number
 from molkv_runtime.experts import Part
 from molkv_runtime.families import window_bytes
 from molkv_runtime.memory import available_memory, cache_bytes
-from molkv_runtime.process import InOneProcess
 from molkv_runtime.record_decoder import GROUP, RecordDecoder
 from molkv_runtime.static_calls import StaticCalls
 from molkv_runtime.store import Store

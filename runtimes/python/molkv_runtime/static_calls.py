@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molkv_bundle import HIDDEN, Arrays, Floats, KVDtype, ModelConfig, Records, Rotation, graph_interface, rotary_tables
-from molkv_runtime.dense_graph import Call, Graph
+from molkv_runtime.calls import Call, Graph
 from molkv_runtime.experts import InputFormat, Part, take_in
 from molkv_runtime.families import expert_state
 

@@ -25,7 +25,7 @@ from molkv_bundle import (
     checked_record_dtype,
     record_bytes,
 )
-from molkv_runtime.process import InOneProcess
+from molkv_runtime.checks import InOneProcess
 
 # Flash serves many requests at once; beyond 16 threads no disk that we measured got faster (docs/performance.md).
 READ_THREADS = 16

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from molkv_bundle import Arrays, Floats, MolkvConfig, Records, rotary_tables, rotate
+from molkv_bundle import Arrays, Floats, MolkvConfig, Records, rotary_tables
 from molkv_runtime.experts import ExpertState, InputFormat, Part, PresentExperts
 
 
@@ -123,7 +123,7 @@ class ExpertWindow:
             np.copyto(out, stored)
             return
         cos, sin = (table[start : start + stored.shape[1], None] for table in self._rotary)
-        rotate(stored, cos, sin, out)
+        _rotate(stored, cos, sin, out)
 
     def _room(self, kind: str, ring: Floats, count: int, reach: int) -> Floats:
         """Give memory [L, count, R, N, size] for rows as in a ring; it grows when a chunk is longer than any before."""
@@ -174,3 +174,11 @@ def molkv_state_bytes(config: MolkvConfig, length: int) -> int:
     """Return the bytes of the expert window of one sequence of `length` tokens, in float32."""
     row = config.expert_key_size + config.hidden_size
     return 4 * min(config.expert_window, length) * config.num_experts * row * len(config.layers_with_experts)
+
+
+def _rotate(x: Floats, cos: Floats, sin: Floats, out: Floats) -> None:
+    """Rotate x [..., size] into out of the same shape; cos and sin broadcast to [..., size / 2]; halves are paired."""
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    out[..., :half] = first * cos - second * sin
+    out[..., half:] = second * cos + first * sin

@@ -223,7 +223,7 @@ def wrong_slot(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def keys_not_rotated(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(molkv_runtime.window, "rotate", lambda x, _cos, _sin, out: np.copyto(out, x))
+    patch.setattr(molkv_runtime.window, "_rotate", lambda x, _cos, _sin, out: np.copyto(out, x))
 
 
 def rotated_too_far(_bundle: Path, patch: pytest.MonkeyPatch) -> None:

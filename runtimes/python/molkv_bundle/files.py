@@ -1,10 +1,12 @@
-"""Reading JSON files that may come from strangers into typed values."""
+"""Reading files and folders that may come from strangers: JSON into typed values, hashes, what a folder holds."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -15,6 +17,11 @@ from molkv_bundle.errors import MolkvError
 T = TypeVar("T")
 
 _SHOWN = 80  # characters
+
+
+_CHUNK_BYTES = 4 * 1024 * 1024
+_LEFT_BY_SYSTEMS = frozenset((".ds_store", "thumbs.db", "desktop.ini"))
+_APPLE_DOUBLE = "._"  # prefix of what macOS keeps beside a file where the disk has no place for it
 
 
 def decode_json(data: bytes, kind: type[T], path: Path, error: type[MolkvError]) -> T:
@@ -72,3 +79,37 @@ def read_bytes(path: Path, error: type[MolkvError], hint: str) -> bytes:
         return path.read_bytes()
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror}); {hint}") from cause
+
+
+def file_sha256(file: Path | int, advance: Callable[[int], object] = lambda _: None) -> str:
+    """Hash a file; `advance` is told the number of bytes after each piece. Gives hexadecimal digits.
+
+    Args:
+        file: Its path, or a descriptor that it is open by, which stays open.
+        advance: See above.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK_BYTES))
+    with open(file, "rb", buffering=0, closefd=not isinstance(file, int)) as opened:
+        opened.seek(0)
+        while count := opened.readinto(buffer):
+            digest.update(buffer[:count])
+            advance(count)
+    return digest.hexdigest()
+
+
+def is_system_file(path: Path) -> bool:
+    """Return whether a path names a file that macOS or Windows leaves in a folder; a folder never is one."""
+    name = path.name.lower()
+    return (name in _LEFT_BY_SYSTEMS or name.startswith(_APPLE_DOUBLE)) and not path.is_dir()
+
+
+def contents(folder: Path) -> list[Path]:
+    """Return what is in a folder, sorted, without the files that systems leave there.
+
+    Raises:
+        OSError: It is not a folder, or cannot be read.
+    """
+    return sorted(path for path in folder.iterdir() if not is_system_file(path))

@@ -1,9 +1,10 @@
-"""Checks of what a caller of the driver passes in."""
+"""Checks of what a caller of the driver passes in, and of the process that calls."""
 
 from __future__ import annotations
 
 import operator
-from typing import Any
+import os
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -57,3 +58,28 @@ def list_of(what: str, name: str, value: Any) -> list[Any]:
         except TypeError:
             pass
     raise RequestError(f"{name} is {found}, expected a list of {what}, at least one")
+
+
+class InOneProcess:
+    """Base of what holds threads, open files or sessions of ONNX Runtime, which neither a fork nor a pickle has."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+
+    def check_process(self) -> None:
+        """Check that the present process made this object; its threads do not exist in a fork, and waiting never ends.
+
+        Raises:
+            RequestError: Another process did.
+        """
+        if os.getpid() != self._process:
+            raise RequestError(
+                f"a {type(self).__name__} of process {self._process} is used in process {os.getpid()}, a fork of it "
+                "without its threads; open the bundle in the process that uses it (multiprocessing: method 'spawn')"
+            )
+
+    def __reduce__(self) -> NoReturn:
+        raise RequestError(
+            f"a {type(self).__name__} cannot be pickled or copied, since it holds open files and threads; pass the "
+            "bundle's path, and open it there"
+        )
