@@ -20,7 +20,7 @@ from molkv_bundle import (
 if TYPE_CHECKING:
     from molkv_export.tables.rows import RowSource  # needs PyTorch, and shards are also planned without it
 
-SLABS = 4  # one is filled, one gets its checksums, one is written, one is hashed
+SLABS = 4  # of records: one is filled, one gets its checksums, one is written, one is hashed
 
 
 def plan_store(config: ModelConfig, dtype: RowDtype, shard_size: int) -> StoreInfo:

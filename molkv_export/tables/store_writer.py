@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from molkv_bundle import (
     FileInfo,
     Records,
     RowDtype,
+    Shard,
     StoreInfo,
     checksum,
     record_bytes,
@@ -43,8 +46,8 @@ def write_store(
 ) -> None:
     """Write all shards that are not finished.
 
-    A slab of records is filled while the one before it gets its checksums, and the one before that is written and
-    hashed; at the same time finished shards are brought to the disk.
+    The calling thread fills slabs of records. A second thread adds checksums to each slab, a third one writes the
+    slabs, shard by shard, and a fourth one hashes what the third one writes.
 
     Args:
         source: Where the rows come from.
@@ -52,42 +55,53 @@ def write_store(
         slab_ids: Records in a slab, from `plan_memory`.
         folder: Where the shards go.
         finished: Shards that are there already.
-        finish: Told size and hash of every other shard, once it is safe on the disk.
-        advance: Told the number of bytes after each piece is written.
+        finish: Told size and hash of every other shard, once it is safe on the disk; called by the third thread.
+        advance: Told the number of bytes after each piece is written; called by the third thread.
 
     Raises:
         CheckpointError: A value does not fit the store's dtype.
         OSError: The disk is full, or fails.
     """
-    dtype = record_dtype(source.config, store.dtype)
-    slabs = [aligned_zeros(slab_ids, dtype) for _ in range(SLABS)]  # zeros: records end with padding
-    written: list[Future[Future[None]]] = []  # each gives the end of hashing
-    safe: list[Future[None]] = []
-    with ExitStack() as stack:
-        if not source.loads_networks:
-            stack.enter_context(_one_torch_thread())
-        # Entered last, so left first: files are closed when no thread uses them any more.
-        files = stack.enter_context(ExitStack())
-        hasher = stack.enter_context(ThreadPoolExecutor(1, "hash"))
-        writer = stack.enter_context(ThreadPoolExecutor(1, "write"))
-        checker = stack.enter_context(ThreadPoolExecutor(1, "checksums"))
-        syncer = stack.enter_context(ThreadPoolExecutor(1, "sync"))
-        for shard in store.shards:
-            if shard.file in finished:
-                continue
-            output = _ShardOutput(folder / shard.file, hasher, advance)
-            files.callback(output.close)
-            output.put(memoryview(shard_header(shard, store))).result()
-            for start in range(shard.first_id, shard.first_id + shard.count, slab_ids):
-                if len(written) >= SLABS:
-                    written[-SLABS].result().result()  # its slab is free again
-                records = slabs[len(written) % SLABS][: min(slab_ids, shard.first_id + shard.count - start)]
-                fill(records, source, store.dtype, start)
-                checked = checker.submit(_add_checksums, records, store.stride)
-                written.append(writer.submit(output.write, checked))
-            safe.append(syncer.submit(_finish, written[-1], output, finish))
-        for work in safe:
-            work.result()
+    shards = [shard for shard in store.shards if shard.file not in finished]
+    slabs = _Slabs(slab_ids, record_dtype(source.config, store.dtype))
+
+    def write_shards() -> None:
+        for shard in shards:
+            finish(shard.file, write_shard(shard, store, folder, slabs, advance))
+
+    threads = nullcontext() if source.loads_networks else _one_torch_thread()
+    with threads, ThreadPoolExecutor(1, "checksums") as checker, ThreadPoolExecutor(1, "write") as writer:
+        try:
+            writing = writer.submit(write_shards)
+            writing.add_done_callback(lambda _: slabs.end_filling())
+            _fill_shards(shards, source, store, slabs, checker)
+            writing.result()
+        finally:
+            slabs.end_writing()
+
+
+class _FilledSlab(NamedTuple):
+    slab: Records  # [slab_ids], of which the first ones are filled
+    data: Future[memoryview]  # the bytes of these, once they have their checksums
+
+
+class _Slabs:
+    """The memory for records: one thread takes a free slab and fills it, another one writes and frees it."""
+
+    def __init__(self, slab_ids: int, dtype: np.dtype[Any]) -> None:
+        self.slab_ids = slab_ids
+        self.free: SimpleQueue[Records | None] = SimpleQueue()  # None: nobody will write what is filled
+        self.filled: SimpleQueue[_FilledSlab | None] = SimpleQueue()  # None: nobody fills any more
+        for _ in range(SLABS):
+            self.free.put(aligned_zeros(slab_ids, dtype))  # zeros: records end with padding
+
+    def end_filling(self) -> None:
+        """Let the thread that fills not wait for slabs that nobody will free."""
+        self.free.put(None)
+
+    def end_writing(self) -> None:
+        """Let the thread that writes not wait for slabs that nobody will fill."""
+        self.filled.put(None)
 
 
 @contextmanager
@@ -101,46 +115,52 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def _fill_shards(
+    shards: Sequence[Shard], source: RowSource, store: StoreInfo, slabs: _Slabs, checker: ThreadPoolExecutor
+) -> None:
+    """Fill the records of some shards, slab by slab; return early if writing them has failed."""
+    for shard in shards:
+        stop = shard.first_id + shard.count
+        for start in range(shard.first_id, stop, slabs.slab_ids):
+            slab = slabs.free.get()
+            if slab is None:
+                return
+            records = slab[: stop - start]
+            fill(records, source, store.dtype, start)
+            slabs.filled.put(_FilledSlab(slab, checker.submit(_add_checksums, records, store.stride)))
+
+
 def _add_checksums(records: Records, stride: int) -> memoryview:
     data = record_bytes(records)
     records["checksum"] = [checksum(data[start : start + stride]) for start in range(0, len(data), stride)]
     return data
 
 
-def _finish(last_write: Future[Future[None]], output: _ShardOutput, finish: Callable[[str, FileInfo], None]) -> None:
-    last_write.result().result()
-    finish(output.path.name, output.finish())
+def write_shard(
+    shard: Shard, store: StoreInfo, folder: Path, slabs: _Slabs, advance: Callable[[int], object]
+) -> FileInfo:
+    """Write one shard, of slabs that another thread fills at the same time; return when it is safe on the disk."""
+    digest, hashed = hashlib.sha256(), list[Future[None]]()
+    with closing(DirectFile(folder / shard.file)) as file, ThreadPoolExecutor(1, "hash") as hasher:
 
+        def write(data: memoryview) -> None:
+            hashed.append(hasher.submit(digest.update, data))
+            while data:
+                count = file.write(data)
+                advance(count)
+                data = data[count:]
 
-class _ShardOutput:
-    """A shard's file while it is written."""
-
-    def __init__(self, path: Path, hasher: ThreadPoolExecutor, advance: Callable[[int], object]) -> None:
-        self.path, self._hasher, self._advance = path, hasher, advance
-        self._file = DirectFile(path)
-        self._digest = hashlib.sha256()
-
-    def write(self, data: Future[memoryview]) -> Future[None]:
-        """Write what comes; gives the end of hashing, which may be later."""
-        return self.put(data.result())
-
-    def put(self, data: memoryview) -> Future[None]:
-        """Write some bytes, and hash them at the same time or later."""
-        hashing = self._hasher.submit(self._digest.update, data)
-        while data:
-            count = self._file.write(data)
-            self._advance(count)
-            data = data[count:]
-        return hashing
-
-    def finish(self) -> FileInfo:
-        """Bring the file to the disk."""
-        size = self._file.sync()
-        self.close()
-        return FileInfo(size=size, sha256=self._digest.hexdigest())
-
-    def close(self) -> None:
-        self._file.close()
+        write(memoryview(shard_header(shard, store)))
+        for _ in range(0, shard.count, slabs.slab_ids):
+            filled = slabs.filled.get()
+            if filled is None:
+                raise CancelledError
+            write(filled.data.result())
+            hasher.submit(slabs.free.put, filled.slab)  # it is written, and hashed when this thread comes to it
+        size = file.sync()
+        for hashing in hashed:
+            hashing.result()
+    return FileInfo(size=size, sha256=digest.hexdigest())
 
 
 @torch.no_grad()

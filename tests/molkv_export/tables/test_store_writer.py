@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import gc
+import hashlib
 import json
+import os
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 
-from molkv_bundle import Bundle, CheckpointError, MoleConfig, RequestError, record_dtype
+from molkv_bundle import Bundle, CheckpointError, FileInfo, MoleConfig, RequestError, record_dtype
 from molkv_export import export
+from molkv_export.checkpoints.open import open_checkpoint
+from molkv_export.tables import store_writer
+from molkv_export.tables.direct_file import DirectFile
+from molkv_export.tables.plan import plan_store
+from molkv_export.tables.rows import row_source
+from molkv_export.tables.store_writer import write_store
 from molkv_runtime import ExpertStore
 from tests.conftest import CONFIGS, random_model, save_checkpoint
 
@@ -132,3 +143,92 @@ def test_an_export_gives_the_same_bytes_twice(checkpoints: Callable[[str], Path]
         export(checkpoints("molkv"), tmp_path / name, max_memory=memory)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def _write_in_slabs_of_two(checkpoint: Path, folder: Path, finished: dict[str, FileInfo]) -> None:
+    """Write a store of several shards, each of many slabs; put finished shards into the given dictionary."""
+    with open_checkpoint(checkpoint) as source:
+        store = plan_store(source.config, "float16", 20_000)
+        assert store.shards[0].count > 8
+        write_store(
+            row_source(source),
+            store,
+            2,
+            folder,
+            finished={},
+            finish=finished.__setitem__,
+            advance=lambda _: None,
+        )
+
+
+def test_shards_are_finished_in_order_with_their_size_and_hash(
+    checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    finished: dict[str, FileInfo] = {}
+    _write_in_slabs_of_two(checkpoints("molkv"), tmp_path, finished)
+    assert len(finished) > 3
+    assert list(finished) == sorted(path.name for path in tmp_path.iterdir())
+    for name, info in finished.items():
+        data = (tmp_path / name).read_bytes()
+        assert info == FileInfo(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+class _FailingHash:
+    """SHA-256 that fails in the middle of a shard."""
+
+    def __init__(self) -> None:
+        self.update = _fail_once(lambda _: None)
+
+    def hexdigest(self) -> str:
+        return 64 * "0"
+
+
+def _fail_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function fail in its third call: of most stages, within the first shard."""
+    calls = 0
+
+    def failing(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise OSError(errno.EIO, "a stage has failed")
+        return function(*arguments)
+
+    return failing
+
+
+@pytest.mark.parametrize("stage", ["fill", "checksum", "write", "hash", "sync", "finish"])
+def test_an_error_of_any_thread_reaches_the_caller_and_closes_the_files(
+    stage: str, checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished: dict[str, FileInfo] = {}
+    match stage:
+        case "fill":
+            monkeypatch.setattr(store_writer, "fill", _fail_once(store_writer.fill))
+        case "checksum":
+            monkeypatch.setattr(store_writer, "_add_checksums", _fail_once(store_writer._add_checksums))
+        case "write" | "sync":
+            monkeypatch.setattr(DirectFile, stage, _fail_once(getattr(DirectFile, stage)))
+        case "hash":
+            monkeypatch.setattr(hashlib, "sha256", _FailingHash)
+        case "finish":
+            finished = _FailingDict()
+    gc.collect()
+    before = _open_files()
+    with pytest.raises(OSError, match="a stage has failed"):
+        _write_in_slabs_of_two(checkpoints("molkv"), tmp_path, finished)
+    assert _open_files() == before
+    assert len(finished) == (2 if stage in ("sync", "finish") else 0)
+
+
+class _FailingDict(dict[str, FileInfo]):
+    def __setitem__(self, name: str, info: FileInfo) -> None:
+        if len(self) == 2:
+            raise OSError(errno.EIO, "a stage has failed")
+        super().__setitem__(name, info)
+
+
+def _open_files() -> set[str]:
+    """Name the files that this process holds open; none where the system does not tell."""
+    folder = Path("/proc/self/fd")
+    return {os.path.realpath(path) for path in folder.iterdir()} if folder.exists() else set()
