@@ -17,9 +17,9 @@ from molkv_export.graph.attention import KVCache
 from molkv_export.graph.build import IR_VERSION, OPSET, DenseGraph
 from molkv_export.graph.cpu import CpuModules
 from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
+from molkv_export.graph.initializers import attach_weights
 from molkv_export.graph.linear import FLOAT32, Linear
 from molkv_export.graph.molkv import MolkvExperts, MolkvInputs
-from molkv_export.graph.weights import attach_weights
 from molkv_runtime import BoundCall, Target, session_options
 
 _CHUNK = 128
@@ -30,7 +30,7 @@ def export_naively(checkpoint: Path, folder: Path) -> None:
     with open_checkpoint(checkpoint) as source:
         assert isinstance(source.config, MolkvConfig)
         graph = _graph(source.config)
-        attach_weights(graph, source)
+        attach_weights([graph], source)
         folder.mkdir(parents=True)
         ir.save(graph.model, folder / "model.onnx", external_data="model.onnx.data")
 

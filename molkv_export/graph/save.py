@@ -16,8 +16,8 @@ from molkv_bundle import GOLDEN, GraphFile, GraphInfo
 from molkv_export import __version__
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.graph.build import DenseGraph
+from molkv_export.graph.initializers import attach_weights
 from molkv_export.graph.profiles import GraphPlan
-from molkv_export.graph.weights import attach_weights
 
 _CACHE_KEY = "COREML_CACHE_KEY"  # metadata by which the CoreML provider tells models apart; at most 64 characters
 
@@ -43,12 +43,12 @@ def save_graphs(
     """
     infix = "" if plan.profile == "cpu" else f".{plan.profile}"
     data = f"model{infix}.data" if infix else "model.onnx.data"
+    attach_weights(plan.graphs.values(), source, scales)
     files, stored = [], None
     for length, graph in sorted(plan.graphs.items()):
         name = f"model{infix}.{length}.onnx" if length else f"model{infix}.onnx"
         if length:
             graph.model.metadata_props[_CACHE_KEY] = _cache_key(plan, length, hashes)
-        attach_weights(graph, source, scales)
         if stored is None:
             _save(graph, folder / name, data, advance)
             stored = _stored(folder / name)

@@ -16,8 +16,8 @@ from molkv_export import GraphOptions, export
 from molkv_export.families import FAMILIES
 from molkv_export.graph.build import DenseGraph
 from molkv_export.graph.choices import DTYPES
+from molkv_export.graph.initializers import source_names
 from molkv_export.graph.linear import FLOAT32, DenseFormat
-from molkv_export.graph.weights import source_names
 from molkv_runtime import session_options
 from tests.conftest import CONFIGS, random_model
 

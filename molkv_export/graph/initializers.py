@@ -1,0 +1,117 @@
+"""Filling dense graphs with a checkpoint's weights, by name and lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from molkv_bundle import Floats
+from molkv_export.checkpoints import EMBEDDING, LM_HEAD, Checkpoint
+from molkv_export.graph.build import DenseGraph
+from molkv_export.graph.linear import Linear
+
+_ROWS_AT_A_TIME = 4096
+_SMALL_BYTES = 256  # tensors up to this size stand in the graph's own file
+
+
+def attach_weights(
+    graphs: Iterable[DenseGraph],
+    checkpoint: Checkpoint,
+    scales: Mapping[str, npt.NDArray[Any]] = MappingProxyType({}),
+) -> None:
+    """Give every initializer without data a lazy tensor that reads it from the checkpoint when its graph is saved.
+
+    Args:
+        graphs: Graphs whose weights are equal, which differ in the length of a call.
+        checkpoint: Where the weights are.
+        scales: What is in no checkpoint, by the name of the initializer: scales of activations and of a quantized KV
+            cache.
+    """
+    encoder = _WeightEncoder(checkpoint)
+    for graph in graphs:
+        linears = {f"{name}.weight": linear for name, linear in graph.linears.items()}
+        for name, value in graph.model.graph.initializers.items():
+            if name in scales:
+                value.const_value = ir.tensor(scales[name], name=name)
+            elif value.const_value is None:
+                linear = linears.get(source_weight(name))
+                read = _vector_reader(name, checkpoint, value) if linear is None else encoder.reader(name, linear)
+                value.const_value = _lazy(read, value)
+
+
+def source_weight(initializer: str) -> str:
+    """Name the weight that an initializer is made from: quantized ones have scales beside them."""
+    return initializer.removesuffix("_scale")
+
+
+def source_names(weight: str, tied: bool) -> list[str]:
+    """Name the tensors of the checkpoint that make up a weight, in the order of its columns."""
+    if weight.endswith("qkv_proj.weight"):
+        return [weight.replace("qkv_proj", part) for part in ("q_proj", "k_proj", "v_proj")]
+    weight = weight.replace(".qkv_proj.", ".")  # of a graph that keeps query, key and value apart
+    return [EMBEDDING if tied and weight == LM_HEAD else weight]
+
+
+def _vector_reader(name: str, checkpoint: Checkpoint, value: ir.Value) -> Callable[[], npt.NDArray[Any]]:
+    assert value.dtype is not None
+    dtype = value.dtype.numpy()
+
+    def read() -> npt.NDArray[Any]:
+        vector: npt.NDArray[Any] = checkpoint.tensor(name).numpy().astype(dtype, copy=False)
+        return vector
+
+    return read
+
+
+class _WeightEncoder:
+    """Reads and encodes weights. A quantized one becomes several arrays (codes, scales), each a tensor of its own.
+
+    Each weight is read and encoded once if the arrays are asked for in the order in which onnx_ir saves them: the
+    large ones of one weight one after the other, then the small ones of all weights, for each graph again. So a large
+    array is kept until it is asked for, or the next weight is read; small ones are kept for good.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._arrays: dict[str, npt.NDArray[Any]] = {}  # by the names of initializers
+
+    def reader(self, name: str, linear: Linear) -> Callable[[], npt.NDArray[Any]]:
+        """Give a function that gives the array of an initializer."""
+
+        def read() -> npt.NDArray[Any]:
+            if name not in self._arrays:
+                self._encode(source_weight(name), linear)
+            array = self._arrays[name]
+            if array.nbytes > _SMALL_BYTES:
+                del self._arrays[name]
+            return array
+
+        return read
+
+    def _encode(self, weight: str, linear: Linear) -> None:
+        self._arrays = {name: array for name, array in self._arrays.items() if array.nbytes <= _SMALL_BYTES}
+        module = weight.removesuffix("weight")
+        for parameter, array in linear.encode(self._transposed(weight, linear)).items():
+            self._arrays[module + parameter] = array
+
+    def _transposed(self, weight: str, linear: Linear) -> Floats:
+        """Read a weight [in, out], piece by piece: of the LM head there is never a second copy."""
+        out, column = np.empty(linear.shape, np.float32), 0
+        for source in source_names(weight, self._checkpoint.config.tie_word_embeddings):
+            rows = self._checkpoint.shape(source)[0]
+            for start in range(0, rows, _ROWS_AT_A_TIME):
+                stop = min(rows, start + _ROWS_AT_A_TIME)
+                out[:, column + start : column + stop] = self._checkpoint.tensor(source, start, stop).numpy().T
+            column += rows
+        return out
+
+
+def _lazy(read: Callable[[], npt.NDArray[Any]], value: ir.Value) -> ir.LazyTensor:
+    assert value.dtype is not None
+    assert isinstance(value.shape, ir.Shape)
+    return ir.LazyTensor(lambda: ir.Tensor(read(), name=value.name), value.dtype, value.shape, name=value.name)
