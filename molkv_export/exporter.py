@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -49,9 +49,9 @@ from molkv_export.golden import calibration_texts, golden_ram, write_golden
 from molkv_export.graph.linear import FLOAT32
 from molkv_export.graph.profiles import GraphOptions, GraphPlan, plan_graphs
 from molkv_export.graph.save import save_graphs
-from molkv_export.needs import estimate
+from molkv_export.needs import Needs, estimate
 from molkv_export.source import HashedSource, check_source
-from molkv_export.tables.plan import plan_memory, plan_store
+from molkv_export.tables.plan import Memory, plan_memory, plan_store
 from molkv_export.tables.resume import JOURNAL, Journal, take_up
 from molkv_export.tables.rows import RowSource, row_source
 from molkv_export.tables.store_writer import write_store
@@ -102,43 +102,19 @@ def export(
     check_output(bundle, is_ours=_is_bundle, force=force)
     with open_checkpoint(checkpoint) as source:
         companions = Companions(source)
-        plans = plan_graphs(source.config, profiles, graph)
-        rows = row_source(source)
-        store = plan_store(source.config, experts_dtype, shard_size)
-        memory = plan_memory(rows, store, max_memory)
+        plan = _plan(source, profiles, graph, experts_dtype, shard_size, max_memory)
         with atomic_folder(bundle, is_ours=_is_bundle, force=force, journal=JOURNAL) as folder:
             with byte_progress(console) as progress:
                 hashed = _hash_checkpoint(source, progress)
-                hashes, check = hashed.hashes, partial(_check_unchanged, hashed, companions, folder)
-                journal, message = take_up(folder, _arguments(hashes, experts_dtype, shard_size))
-                if message:
-                    print_line(progress.console, f"{bundle}: {message}")
-                for warning in companions.warnings:
-                    print_line(progress.console, f"warning: {warning}")
-                companions.write(folder)
-                weights = [size for plan in plans for size in plan.weights]
-                needs = estimate(
-                    rows,
-                    store,
-                    memory,
-                    folder,
-                    bundle,
-                    finished=set(journal.shards),
-                    dense=sum(plan.nbytes for plan in plans),
-                    weight=max(weights) * (1 if all(plan.dense == FLOAT32 for plan in plans) else 2),
-                    golden=golden_ram(source, sum(plans[0].weights)),
-                )
+                check = partial(_check_unchanged, hashed, companions, folder)
+                arguments = _arguments(hashed.hashes, experts_dtype, shard_size)
+                journal = _start(folder, bundle, arguments, companions, progress)
+                needs = _needs(source, plan, folder, bundle, journal)
                 print_line(progress.console, str(needs))
-                graphs = {plan.profile: _write_graphs(plan, source, folder, hashes, progress) for plan in plans}
-                _write_store(rows, store, memory.slab_ids, folder, journal, check, progress, needs.store)
-            manifest = Manifest(
-                schema_version=SCHEMA_VERSION,
-                model=source.config,
-                graphs=graphs,
-                store=store,
-                files=_file_infos(folder, journal.shards),
-                provenance=_provenance(hashes, command),
-            )
+                graphs = {g.profile: _write_graphs(g, source, folder, hashed.hashes, progress) for g in plan.graphs}
+                _write_store(plan, folder, journal, check, progress, needs.store)
+            files = _file_infos(folder, journal.shards)
+            manifest = _new_manifest(source, graphs, plan.store, files, hashed.hashes, command)
             manifest = _finish(source, folder, manifest, list(graphs), console)
             check()
             return manifest
@@ -206,6 +182,57 @@ def add_profile(
             return manifest
 
 
+class _Plan(NamedTuple):
+    """What an export makes, decided before it writes anything."""
+
+    graphs: list[GraphPlan]
+    rows: RowSource
+    store: StoreInfo
+    memory: Memory
+
+
+def _plan(
+    source: Checkpoint,
+    profiles: Sequence[str],
+    graph: GraphOptions,
+    experts_dtype: RowDtype,
+    shard_size: int,
+    max_memory: int,
+) -> _Plan:
+    graphs = plan_graphs(source.config, profiles, graph)
+    rows = row_source(source)
+    store = plan_store(source.config, experts_dtype, shard_size)
+    return _Plan(graphs, rows, store, plan_memory(rows, store, max_memory))
+
+
+def _start(
+    folder: Path, bundle: Path, arguments: dict[str, str], companions: Companions, progress: Progress
+) -> Journal:
+    """Clear the folder of what is of no use, put the companions there, and tell the user what was found."""
+    journal, message = take_up(folder, arguments)
+    if message:
+        print_line(progress.console, f"{bundle}: {message}")
+    for warning in companions.warnings:
+        print_line(progress.console, f"warning: {warning}")
+    companions.write(folder)
+    return journal
+
+
+def _needs(source: Checkpoint, plan: _Plan, folder: Path, bundle: Path, journal: Journal) -> Needs:
+    weights = [size for graphs in plan.graphs for size in graphs.weights]
+    return estimate(
+        plan.rows,
+        plan.store,
+        plan.memory,
+        folder,
+        bundle,
+        finished=set(journal.shards),
+        dense=sum(graphs.nbytes for graphs in plan.graphs),
+        weight=max(weights) * (1 if all(graphs.dense == FLOAT32 for graphs in plan.graphs) else 2),
+        golden=golden_ram(source, sum(plan.graphs[0].weights)),
+    )
+
+
 def _files_of(graph: GraphInfo | None) -> set[str]:
     return set() if graph is None else {graph.data, graph.golden, *(file.file for file in graph.files)}
 
@@ -240,14 +267,7 @@ def _write_graphs(
 
 
 def _write_store(
-    rows: RowSource,
-    store: StoreInfo,
-    slab_ids: int,
-    folder: Path,
-    journal: Journal,
-    check: Callable[[], None],
-    progress: Progress,
-    total: int,
+    plan: _Plan, folder: Path, journal: Journal, check: Callable[[], None], progress: Progress, total: int
 ) -> None:
     task = progress.add_task("expert store", total=total)
 
@@ -257,9 +277,9 @@ def _write_store(
         journal.save(folder)
 
     write_store(
-        rows,
-        store,
-        slab_ids,
+        plan.rows,
+        plan.store,
+        plan.memory.slab_ids,
         folder,
         finished=dict(journal.shards),
         finish=finish,
@@ -312,11 +332,25 @@ def _is_bundle(folder: Path) -> bool:
     return {path.name for path in contents(folder)} <= {MANIFEST, *known}
 
 
-def _provenance(hashes: dict[str, str], command: str) -> Provenance:
+def _new_manifest(
+    source: Checkpoint,
+    graphs: dict[str, GraphInfo],
+    store: StoreInfo,
+    files: dict[str, FileInfo],
+    hashes: dict[str, str],
+    command: str,
+) -> Manifest:
     packages = (torch, onnx_ir, onnxscript, onnxruntime, np)
     versions = {package.__name__: str(package.__version__) for package in packages}
-    return Provenance(
-        command=command,
-        tools={"python": platform.python_version(), "molkv-export": __version__, **versions},
-        source=hashes,
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        model=source.config,
+        graphs=graphs,
+        store=store,
+        files=files,
+        provenance=Provenance(
+            command=command,
+            tools={"python": platform.python_version(), "molkv-export": __version__, **versions},
+            source=hashes,
+        ),
     )
