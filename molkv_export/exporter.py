@@ -28,6 +28,7 @@ from molkv_bundle import (
     FileInfo,
     GraphInfo,
     Manifest,
+    ModelConfig,
     OutputError,
     Provenance,
     RowDtype,
@@ -45,13 +46,12 @@ from molkv_export.calibration import activation_scales, kv_scales
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.checkpoints.open import open_checkpoint
 from molkv_export.companions import Companions
-from molkv_export.golden import calibration_texts, golden_ram, write_golden
-from molkv_export.graph.linear import FLOAT32
+from molkv_export.disk_and_ram import estimate_disk_and_ram
+from molkv_export.golden import calibration_texts, write_golden
 from molkv_export.graph.profiles import GraphOptions, GraphPlan, plan_graphs
 from molkv_export.graph.save import save_graphs
-from molkv_export.needs import Needs, estimate
 from molkv_export.source import HashedSource, check_source
-from molkv_export.tables.plan import Memory, plan_memory, plan_store
+from molkv_export.tables.plan import Memory, plan_memory, plan_store, shard_bytes
 from molkv_export.tables.resume import JOURNAL, Journal, take_up
 from molkv_export.tables.rows import RowSource, row_source
 from molkv_export.tables.store_writer import write_store
@@ -101,18 +101,15 @@ def export(
     """
     check_output(bundle, is_ours=_is_bundle, force=force)
     with open_checkpoint(checkpoint) as source:
-        companions = Companions(source)
         plan = _plan(source, profiles, graph, experts_dtype, shard_size, max_memory)
         with atomic_folder(bundle, is_ours=_is_bundle, force=force, journal=JOURNAL) as folder:
             with byte_progress(console) as progress:
                 hashed = _hash_checkpoint(source, progress)
-                check = partial(_check_unchanged, hashed, companions, folder)
+                check = partial(_check_unchanged, hashed, plan.companions, folder)
                 arguments = _arguments(hashed.hashes, experts_dtype, shard_size)
-                journal = _start(folder, bundle, arguments, companions, progress)
-                needs = _needs(source, plan, folder, bundle, journal)
-                print_line(progress.console, str(needs))
+                journal = _start(plan, folder, bundle, arguments, progress)
                 graphs = {g.profile: _write_graphs(g, source, folder, hashed.hashes, progress) for g in plan.graphs}
-                _write_store(plan, folder, journal, check, progress, needs.store)
+                _write_store(plan, folder, journal, check, progress)
             files = _file_infos(folder, journal.shards)
             manifest = _new_manifest(source, graphs, plan.store, files, hashed.hashes, command)
             manifest = _finish(source, folder, manifest, list(graphs), console)
@@ -185,6 +182,8 @@ def add_profile(
 class _Plan(NamedTuple):
     """What an export makes, decided before it writes anything."""
 
+    config: ModelConfig
+    companions: Companions
     graphs: list[GraphPlan]
     rows: RowSource
     store: StoreInfo
@@ -199,38 +198,26 @@ def _plan(
     shard_size: int,
     max_memory: int,
 ) -> _Plan:
+    companions = Companions(source)
     graphs = plan_graphs(source.config, profiles, graph)
     rows = row_source(source)
     store = plan_store(source.config, experts_dtype, shard_size)
-    return _Plan(graphs, rows, store, plan_memory(rows, store, max_memory))
+    return _Plan(source.config, companions, graphs, rows, store, plan_memory(rows, store, max_memory))
 
 
-def _start(
-    folder: Path, bundle: Path, arguments: dict[str, str], companions: Companions, progress: Progress
-) -> Journal:
-    """Clear the folder of what is of no use, put the companions there, and tell the user what was found."""
+def _start(plan: _Plan, folder: Path, bundle: Path, arguments: dict[str, str], progress: Progress) -> Journal:
+    """Keep what an unfinished export has left, write the companions, and tell the user what the rest will take."""
     journal, message = take_up(folder, arguments)
     if message:
         print_line(progress.console, f"{bundle}: {message}")
-    for warning in companions.warnings:
+    for warning in plan.companions.warnings:
         print_line(progress.console, f"warning: {warning}")
-    companions.write(folder)
-    return journal
-
-
-def _needs(source: Checkpoint, plan: _Plan, folder: Path, bundle: Path, journal: Journal) -> Needs:
-    weights = [size for graphs in plan.graphs for size in graphs.weights]
-    return estimate(
-        plan.rows,
-        plan.store,
-        plan.memory,
-        folder,
-        bundle,
-        finished=set(journal.shards),
-        dense=sum(graphs.nbytes for graphs in plan.graphs),
-        weight=max(weights) * (1 if all(graphs.dense == FLOAT32 for graphs in plan.graphs) else 2),
-        golden=golden_ram(source, sum(plan.graphs[0].weights)),
+    plan.companions.write(folder)
+    needs = estimate_disk_and_ram(
+        plan.config, plan.graphs, plan.store, plan.memory, finished=journal.shards, folder=folder, out=bundle
     )
+    print_line(progress.console, str(needs))
+    return journal
 
 
 def _files_of(graph: GraphInfo | None) -> set[str]:
@@ -266,10 +253,9 @@ def _write_graphs(
     return info
 
 
-def _write_store(
-    plan: _Plan, folder: Path, journal: Journal, check: Callable[[], None], progress: Progress, total: int
-) -> None:
-    task = progress.add_task("expert store", total=total)
+def _write_store(plan: _Plan, folder: Path, journal: Journal, check: Callable[[], None], progress: Progress) -> None:
+    missing = [shard for shard in plan.store.shards if shard.file not in journal.shards]
+    task = progress.add_task("expert store", total=sum(shard_bytes(shard, plan.store) for shard in missing))
 
     def finish(name: str, info: FileInfo) -> None:
         check()  # the journal names shards that were made from what was hashed, and no others

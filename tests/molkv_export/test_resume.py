@@ -20,7 +20,7 @@ from rich.console import Console
 
 import molkv_export.atomic_folder
 from molkv_bundle import Bundle, BundleError, OutputError
-from molkv_export import export, needs
+from molkv_export import export
 from molkv_export.tables import store_writer
 from molkv_export.tables.resume import JOURNAL
 
@@ -94,10 +94,7 @@ def _opens(folder: Path) -> bool:
 
 
 def _interrupt_in_call(number: int, patch: pytest.MonkeyPatch) -> list[int]:
-    """Let `fill` be interrupted in its n-th call; gives the list of first ids that it was called with.
-
-    The trial that `needs` makes does not count: it writes the first records, whatever is finished.
-    """
+    """Let `fill` be interrupted in its n-th call; give the list of first ids that it was called with."""
     original, calls = store_writer.fill, []
 
     def fill(records: Any, source: Any, dtype: Any, start: int) -> None:
@@ -107,7 +104,6 @@ def _interrupt_in_call(number: int, patch: pytest.MonkeyPatch) -> list[int]:
         original(records, source, dtype, start)
 
     patch.setattr(store_writer, "fill", fill)
-    patch.setattr(needs, "_trial", lambda *_: 0.0)
     return calls
 
 
