@@ -52,7 +52,7 @@ from molkv_export.graph.profiles import GraphOptions, GraphPlan, plan_graphs
 from molkv_export.graph.save import save_graphs
 from molkv_export.source import HashedSource, check_source
 from molkv_export.tables.plan import Memory, plan_memory, plan_store, shard_bytes
-from molkv_export.tables.resume import JOURNAL, Journal, take_up
+from molkv_export.tables.resume import JOURNAL, Journal, resume_export
 from molkv_export.tables.rows import RowSource, row_source
 from molkv_export.tables.store_writer import write_store
 from molkv_export.terminal import byte_progress, print_line
@@ -77,7 +77,7 @@ def export(
 ) -> Manifest:
     """Write a checkpoint as a bundle: dense graphs, expert store, manifest and tokenizer files.
 
-    An export that was cut short, even by SIGKILL, is taken up by the next one with the same arguments: shards that
+    An export that was cut short, even by SIGKILL, is resumed by the next one with the same arguments: shards that
     were finished are checked by their hashes and kept, and the bundle becomes the same, byte for byte.
 
     Args:
@@ -207,7 +207,7 @@ def _plan(
 
 def _start(plan: _Plan, folder: Path, bundle: Path, arguments: dict[str, str], progress: Progress) -> Journal:
     """Keep what an unfinished export has left, write the companions, and tell the user what the rest will take."""
-    journal, message = take_up(folder, arguments)
+    journal, message = resume_export(folder, arguments)
     if message:
         print_line(progress.console, f"{bundle}: {message}")
     for warning in plan.companions.warnings:

@@ -120,7 +120,7 @@ def export_command(
     CHECKPOINT is a folder with config.json and weights (and tokenizer files, if it has them): ours, in training form or
     lookup form, or a MoLE as published, in training form or re-parameterized. Weights are model.safetensors,
     pytorch_model.bin, or several files with an index. BUNDLE appears when it is complete, or not at all. An export
-    that was cut short is taken up by the same command.
+    that was cut short is resumed by the same command.
 
     \b
     Examples:

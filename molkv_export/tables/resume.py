@@ -1,4 +1,4 @@
-"""What an export that was cut short has finished, so that the next one can go on."""
+"""Resuming an export: a journal in the unfinished bundle says which shards are finished."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ JOURNAL = "export-in-progress.json"
 
 
 class Journal(msgspec.Struct):
-    """The arguments of an export and its finished shards. It is written when there is one, and after each of them."""
+    """The file JOURNAL: what an export was asked for, and the shards that it has finished."""
 
     arguments: dict[str, str]  # all that decides on the bytes of the store
-    shards: dict[str, FileInfo] = {}
+    shards: dict[str, FileInfo] = {}  # by file
 
     def save(self, folder: Path) -> None:
         """Write the journal so that there is always a whole one."""
@@ -29,30 +29,25 @@ class Journal(msgspec.Struct):
         new.replace(folder / JOURNAL)
 
 
-def read_journal(folder: Path) -> Journal | None:
-    """Give the journal of a folder; None if there is none, or not a whole one."""
-    path = folder / JOURNAL
-    try:
-        return decode_json(path.read_bytes(), Journal, path, BundleError)
-    except (OSError, BundleError):
-        return None
+def resume_export(folder: Path, arguments: dict[str, str]) -> tuple[Journal, str]:
+    """Prepare a folder for an export: keep the finished shards of an export with these arguments, remove all else.
 
-
-def take_up(folder: Path, arguments: dict[str, str]) -> tuple[Journal, str]:
-    """Make a folder ready to export into: keep what can be used again, remove the rest.
+    Args:
+        folder: Where an earlier export may have been cut short.
+        arguments: All that decides on the bytes of the store, by names that the user knows.
 
     Returns:
-        The journal, with the shards that are there and whole; and what to tell the user about them, if anything.
+        The journal, with the shards that are there and undamaged; and what to tell the user about them, or "".
     """
-    old = read_journal(folder)
+    unfinished = _read_journal(folder)
     journal, message = Journal(arguments), ""
-    if old is not None and old.arguments != arguments:
-        changed = sorted(k for k in arguments.keys() | old.arguments.keys() if old.arguments.get(k) != arguments.get(k))
-        message = f"an unfinished export of other {', '.join(changed)} is there; starting anew"
-    elif old is not None and old.shards:
-        journal.shards = {name: info for name, info in old.shards.items() if _is_whole(folder / name, info)}
+    if unfinished is not None and unfinished.arguments != arguments:
+        message = f"an unfinished export of other {_changed(unfinished.arguments, arguments)} is there; starting anew"
+    elif unfinished is not None and unfinished.shards:
+        found = unfinished.shards
+        journal.shards = {file: info for file, info in found.items() if _is_undamaged(folder / file, info)}
         message = f"going on with an unfinished export: {len(journal.shards)} shard(s) are there already"
-        if damaged := len(old.shards) - len(journal.shards):
+        if damaged := len(found) - len(journal.shards):
             message += f", {damaged} damaged one(s) will be written again"
     clear(folder, keep=(*journal.shards, JOURNAL))
     if journal.shards:
@@ -62,7 +57,20 @@ def take_up(folder: Path, arguments: dict[str, str]) -> tuple[Journal, str]:
     return journal, message
 
 
-def _is_whole(path: Path, info: FileInfo) -> bool:
+def _read_journal(folder: Path) -> Journal | None:
+    """Return the journal of a folder; None if there is none, or not a whole one."""
+    path = folder / JOURNAL
+    try:
+        return decode_json(path.read_bytes(), Journal, path, BundleError)
+    except (OSError, BundleError):
+        return None
+
+
+def _changed(old: dict[str, str], new: dict[str, str]) -> str:
+    return ", ".join(sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)))
+
+
+def _is_undamaged(path: Path, info: FileInfo) -> bool:
     try:
         return path.stat().st_size == info.size and file_sha256(path) == info.sha256
     except OSError:

@@ -98,7 +98,12 @@ def _before(patch: pytest.MonkeyPatch, owner: Any, name: str, change: Callable[[
 
 
 # Just before a checkpoint is hashed, just after, and while its rows are read.
-MOMENTS = ((Checkpoint, "sha256", 1), (exporting, "take_up", 1), (store_writer, "fill", 3), (exporting, "_finish", 1))
+MOMENTS = (
+    (Checkpoint, "sha256", 1),
+    (exporting, "resume_export", 1),
+    (store_writer, "fill", 3),
+    (exporting, "_finish", 1),
+)
 
 
 def _export(folder: Path) -> None:

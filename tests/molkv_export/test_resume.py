@@ -1,4 +1,4 @@
-"""Exports that are cut short: killed at any moment, taken up again, never seen incomplete."""
+"""Exports that are cut short: killed at any moment, resumed, never seen incomplete."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_killed_a_hundred_times_it_is_never_incomplete_and_ends_with_the_same_by
     context = multiprocessing.get_context("forkserver")  # imports once, then starts a child in milliseconds
     context.set_forkserver_preload(["molkv_export.exporter", "tests.molkv_export.test_resume"])
     expected, bundle = _contents(whole), tmp_path / "bundle"
-    moments, kills, taken_up = random.Random(0), 0, 0
+    moments, kills, resumed = random.Random(0), 0, 0
     duration = 600.0  # of a whole export: the first one shows it
     while kills < KILLS:
         start = time.monotonic()
@@ -68,7 +68,7 @@ def test_killed_a_hundred_times_it_is_never_incomplete_and_ends_with_the_same_by
             child.kill()
             child.join()
             kills += 1
-            taken_up += (tmp_path / PARTIAL / JOURNAL).exists()
+            resumed += (tmp_path / PARTIAL / JOURNAL).exists()
             assert not _opens(tmp_path / PARTIAL) or _contents(tmp_path / PARTIAL).keys() >= expected.keys()
         else:
             assert child.exitcode == 0
@@ -79,7 +79,7 @@ def test_killed_a_hundred_times_it_is_never_incomplete_and_ends_with_the_same_by
                 shutil.rmtree(bundle)
         # Whoever looks at this moment sees a whole bundle or none; while one is replaced, none for an instant.
         assert not bundle.exists() or _contents(bundle) == expected
-    assert taken_up > KILLS / 10  # else the kills came too early to show anything
+    assert resumed > KILLS / 10  # else the kills came too early to show anything
     _export(checkpoint, bundle)
     assert _contents(bundle) == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "whole"]
