@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from molkv_bundle import ModelConfig, OutputError, StoreInfo
+from molkv_bundle import OutputError, StoreInfo
+from molkv_export.checkpoints import Checkpoint
 from molkv_export.golden import golden_ram
 from molkv_export.graph.linear import FLOAT32
 from molkv_export.graph.profiles import GraphPlan
@@ -30,7 +31,7 @@ class DiskAndRam(NamedTuple):
 
 
 def estimate_disk_and_ram(
-    config: ModelConfig,
+    source: Checkpoint,
     graphs: Sequence[GraphPlan],
     store: StoreInfo,
     memory: Memory,
@@ -42,7 +43,7 @@ def estimate_disk_and_ram(
     """Find out what is still to be written, and whether it fits on the disk.
 
     Args:
-        config: The model.
+        source: The checkpoint.
         graphs: What is to be written for each profile; the first one also makes golden vectors.
         store: The shards.
         memory: The plan for writing them.
@@ -64,5 +65,5 @@ def estimate_disk_and_ram(
     # A weight is read as float32; in another dtype, what it becomes is there at the same time.
     copies = 1 if all(plan.dense == FLOAT32 for plan in graphs) else 2
     weight = copies * max(size for plan in graphs for size in plan.weights)
-    golden = golden_ram(config, sum(graphs[0].weights))
+    golden = golden_ram(source, sum(graphs[0].weights))
     return DiskAndRam(disk=disk, free=free, ram=max(memory.total, golden, weight))

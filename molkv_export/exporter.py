@@ -28,7 +28,6 @@ from molkv_bundle import (
     FileInfo,
     GraphInfo,
     Manifest,
-    ModelConfig,
     OutputError,
     Provenance,
     RowDtype,
@@ -182,7 +181,7 @@ def add_profile(
 class _Plan(NamedTuple):
     """What an export makes, decided before it writes anything."""
 
-    config: ModelConfig
+    source: Checkpoint
     companions: Companions
     graphs: list[GraphPlan]
     rows: RowSource
@@ -202,7 +201,7 @@ def _plan(
     graphs = plan_graphs(source.config, profiles, graph)
     rows = row_source(source)
     store = plan_store(source.config, experts_dtype, shard_size)
-    return _Plan(source.config, companions, graphs, rows, store, plan_memory(rows, store, max_memory))
+    return _Plan(source, companions, graphs, rows, store, plan_memory(rows, store, max_memory))
 
 
 def _start(plan: _Plan, folder: Path, bundle: Path, arguments: dict[str, str], progress: Progress) -> Journal:
@@ -214,7 +213,7 @@ def _start(plan: _Plan, folder: Path, bundle: Path, arguments: dict[str, str], p
         print_line(progress.console, f"warning: {warning}")
     plan.companions.write(folder)
     needs = estimate_disk_and_ram(
-        plan.config, plan.graphs, plan.store, plan.memory, finished=journal.shards, folder=folder, out=bundle
+        plan.source, plan.graphs, plan.store, plan.memory, finished=journal.shards, folder=folder, out=bundle
     )
     print_line(progress.console, str(needs))
     return journal

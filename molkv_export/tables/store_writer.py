@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -44,10 +43,7 @@ def write_store(
     finish: Callable[[str, FileInfo], None],
     advance: Callable[[int], object],
 ) -> None:
-    """Write all shards that are not finished.
-
-    The calling thread fills slabs of records. A second thread adds checksums to each slab, a third one writes the
-    slabs, shard by shard, and a fourth one hashes what the third one writes.
+    """Write all shards that are not finished, one after the other.
 
     Args:
         source: Where the rows come from.
@@ -55,53 +51,19 @@ def write_store(
         slab_ids: Records in a slab, from `plan_memory`.
         folder: Where the shards go.
         finished: Shards that are there already.
-        finish: Told size and hash of every other shard, once it is safe on the disk; called by the third thread.
-        advance: Told the number of bytes after each piece is written; called by the third thread.
+        finish: Told size and hash of every other shard, once it is safe on the disk.
+        advance: Told the number of bytes after each piece is written, from another thread.
 
     Raises:
         CheckpointError: A value does not fit the store's dtype.
         OSError: The disk is full, or fails.
     """
-    shards = [shard for shard in store.shards if shard.file not in finished]
-    slabs = _Slabs(slab_ids, record_dtype(source.config, store.dtype))
-
-    def write_shards() -> None:
-        for shard in shards:
-            finish(shard.file, write_shard(shard, store, folder, slabs, advance))
-
-    threads = nullcontext() if source.loads_networks else _one_torch_thread()
-    with threads, ThreadPoolExecutor(1, "checksums") as checker, ThreadPoolExecutor(1, "write") as writer:
-        try:
-            writing = writer.submit(write_shards)
-            writing.add_done_callback(lambda _: slabs.end_filling())
-            _fill_shards(shards, source, store, slabs, checker)
-            writing.result()
-        finally:
-            slabs.end_writing()
-
-
-class _FilledSlab(NamedTuple):
-    slab: Records  # [slab_ids], of which the first ones are filled
-    data: Future[memoryview]  # the bytes of these, once they have their checksums
-
-
-class _Slabs:
-    """The memory for records: one thread takes a free slab and fills it, another one writes and frees it."""
-
-    def __init__(self, slab_ids: int, dtype: np.dtype[Any]) -> None:
-        self.slab_ids = slab_ids
-        self.free: SimpleQueue[Records | None] = SimpleQueue()  # None: nobody will write what is filled
-        self.filled: SimpleQueue[_FilledSlab | None] = SimpleQueue()  # None: nobody fills any more
-        for _ in range(SLABS):
-            self.free.put(aligned_zeros(slab_ids, dtype))  # zeros: records end with padding
-
-    def end_filling(self) -> None:
-        """Let the thread that fills not wait for slabs that nobody will free."""
-        self.free.put(None)
-
-    def end_writing(self) -> None:
-        """Let the thread that writes not wait for slabs that nobody will fill."""
-        self.filled.put(None)
+    dtype = record_dtype(source.config, store.dtype)
+    slabs = [aligned_zeros(slab_ids, dtype) for _ in range(SLABS)]  # zeros: records end with padding
+    with nullcontext() if source.loads_networks else _one_torch_thread():
+        for shard in store.shards:
+            if shard.file not in finished:
+                finish(shard.file, write_shard(source, store, shard, slabs, folder, advance))
 
 
 @contextmanager
@@ -115,19 +77,59 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _fill_shards(
-    shards: Sequence[Shard], source: RowSource, store: StoreInfo, slabs: _Slabs, checker: ThreadPoolExecutor
-) -> None:
-    """Fill the records of some shards, slab by slab; return early if writing them has failed."""
-    for shard in shards:
+def write_shard(
+    source: RowSource,
+    store: StoreInfo,
+    shard: Shard,
+    slabs: Sequence[Records],
+    folder: Path,
+    advance: Callable[[int], object],
+) -> FileInfo:
+    """Write one shard, and return its size and hash when it is safe on the disk.
+
+    While a slab is filled, the one before it gets its checksums, and those before that are written and hashed.
+
+    Args:
+        source: Where the rows come from.
+        store: What the shard is a part of.
+        shard: Which records.
+        slabs: Memory that is used in turn, [n] records each; zeros where no field of a record is.
+        folder: Where the file goes.
+        advance: Told the number of bytes after each piece is written, from another thread.
+
+    Raises:
+        CheckpointError: A value does not fit the store's dtype.
+        OSError: The disk is full, or fails.
+    """
+    digest, header = hashlib.sha256(), memoryview(shard_header(shard, store))
+    with (
+        closing(DirectFile(folder / shard.file)) as file,
+        ThreadPoolExecutor(1, "checksums") as checker,
+        ThreadPoolExecutor(1, "write") as writer,
+        ThreadPoolExecutor(1, "hash") as hasher,
+    ):
+        digest.update(header)
+        _write(file, header, advance)
+        work: deque[list[Future[Any]]] = deque()  # what is still to be done with each slab, oldest first
         stop = shard.first_id + shard.count
-        for start in range(shard.first_id, stop, slabs.slab_ids):
-            slab = slabs.free.get()
-            if slab is None:
-                return
-            records = slab[: stop - start]
+        for number, start in enumerate(range(shard.first_id, stop, len(slabs[0]))):
+            if len(work) == len(slabs):
+                _wait(work.popleft())
+            records = slabs[number % len(slabs)][: stop - start]
             fill(records, source, store.dtype, start)
-            slabs.filled.put(_FilledSlab(slab, checker.submit(_add_checksums, records, store.stride)))
+            checked = checker.submit(_add_checksums, records, store.stride)
+            written = writer.submit(lambda data: _write(file, data.result(), advance), checked)
+            hashed = hasher.submit(lambda data: digest.update(data.result()), checked)
+            work.append([checked, written, hashed])
+        for rest in work:
+            _wait(rest)
+        size = file.sync()
+    return FileInfo(size=size, sha256=digest.hexdigest())
+
+
+def _wait(work: list[Future[Any]]) -> None:
+    for each in work:
+        each.result()
 
 
 def _add_checksums(records: Records, stride: int) -> memoryview:
@@ -136,31 +138,11 @@ def _add_checksums(records: Records, stride: int) -> memoryview:
     return data
 
 
-def write_shard(
-    shard: Shard, store: StoreInfo, folder: Path, slabs: _Slabs, advance: Callable[[int], object]
-) -> FileInfo:
-    """Write one shard, of slabs that another thread fills at the same time; return when it is safe on the disk."""
-    digest, hashed = hashlib.sha256(), list[Future[None]]()
-    with closing(DirectFile(folder / shard.file)) as file, ThreadPoolExecutor(1, "hash") as hasher:
-
-        def write(data: memoryview) -> None:
-            hashed.append(hasher.submit(digest.update, data))
-            while data:
-                count = file.write(data)
-                advance(count)
-                data = data[count:]
-
-        write(memoryview(shard_header(shard, store)))
-        for _ in range(0, shard.count, slabs.slab_ids):
-            filled = slabs.filled.get()
-            if filled is None:
-                raise CancelledError
-            write(filled.data.result())
-            hasher.submit(slabs.free.put, filled.slab)  # it is written, and hashed when this thread comes to it
-        size = file.sync()
-        for hashing in hashed:
-            hashing.result()
-    return FileInfo(size=size, sha256=digest.hexdigest())
+def _write(file: DirectFile, data: memoryview, advance: Callable[[int], object]) -> None:
+    while data:
+        count = file.write(data)
+        advance(count)
+        data = data[count:]
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ def _estimate(source: Checkpoint, folder: Path, finished: set[str], out: Path = 
     rows, store = _store(source)
     graphs = plan_graphs(source.config, ["cpu"], GraphOptions())
     memory = plan_memory(rows, store, DEFAULT_MAX_MEMORY)
-    return estimate_disk_and_ram(source.config, graphs, store, memory, finished=finished, folder=folder, out=out)
+    return estimate_disk_and_ram(source, graphs, store, memory, finished=finished, folder=folder, out=out)
 
 
 def test_the_files_take_what_is_said_and_finished_shards_nothing(

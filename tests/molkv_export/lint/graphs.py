@@ -13,7 +13,7 @@ import onnx.parser
 import onnx_ir as ir
 from onnx import TensorProto, numpy_helper
 
-from molkv_export.graph.static.build import build_static_graph
+from molkv_export.families import FAMILIES
 from molkv_export.graph.static.modules import HalfModules, NnapiModules, StaticModules
 from molkv_export.lint import Compiler, LintResult, lint
 from tests.conftest import CONFIGS
@@ -56,7 +56,9 @@ def static_model(name: str, profile: Profile, length: int) -> onnx.ModelProto:
     config = CONFIGS[name]
     config = msgspec.structs.replace(config, max_position_embeddings=40, expert_window=min(config.expert_window, 40))
     kv_dtype: Literal["float16", "float32"] = "float16" if profile == "coreml-half" else "float32"
-    model = build_static_graph(config, MODULES[profile](config, length), kv_dtype, length).model
+    build = FAMILIES[config.model_type].static_graph
+    assert build is not None
+    model = build(config, MODULES[profile], kv_dtype, length).model
     for value in model.graph.initializers.values():
         if value.const_value is None:
             assert value.shape is not None
