@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import molkv_export.export as exporting
 import pytest
 
+import molkv_export.exporter as exporting
 from molkv_bundle import DenseDtype, GraphInfo
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.graph.profiles import DTYPES, GraphOptions, GraphPlan
