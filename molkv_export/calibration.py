@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from molkv_bundle import Floats, KVCacheShape
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.graph.build import DenseGraph
-from molkv_export.graph.static.qdq import QdqLinear
+from molkv_export.graph.static.layers import QdqLinear
 from molkv_export.parity.phases import Ids
 from molkv_export.parity.reference import SourceModel
 

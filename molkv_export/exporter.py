@@ -43,9 +43,9 @@ from molkv_export import __version__
 from molkv_export.atomic_folder import atomic_folder, check_output, link_or_copy, partial_of
 from molkv_export.calibration import activation_scales, kv_scales
 from molkv_export.checkpoints import Checkpoint
-from molkv_export.checkpoints.open import open_checkpoint
 from molkv_export.companions import Companions
 from molkv_export.disk_and_ram import estimate_disk_and_ram
+from molkv_export.families import open_checkpoint
 from molkv_export.golden import calibration_texts, write_golden
 from molkv_export.graph.profiles import GraphOptions, GraphPlan, plan_graphs
 from molkv_export.graph.save import save_graphs

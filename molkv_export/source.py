@@ -7,7 +7,7 @@ from collections.abc import Callable
 from molkv_bundle import Bundle, CheckpointError, MolkvError
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.checkpoints.files import changed, file_state
-from molkv_export.checkpoints.open import open_checkpoint
+from molkv_export.families import open_checkpoint
 
 
 class HashedSource:

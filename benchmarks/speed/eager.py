@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.speed import CONTEXT
-from molkv_export.checkpoints.open import open_checkpoint
-from molkv_export.modeling.attention import Attention
+from molkv_export.families import open_checkpoint
 from molkv_export.modeling.decoder import DecoderLayer
+from molkv_export.modeling.layers import Attention, rotate
 from molkv_export.modeling.molkv import MolkvForCausalLM, MolkvMixer
-from molkv_export.modeling.rope import rotate
 from molkv_export.parity.reference import SourceModel
 
 

@@ -12,10 +12,9 @@ from onnxscript import GraphBuilder, OpBuilder
 
 from benchmarks.speed import CONTEXT
 from molkv_bundle import Arrays, MolkvConfig, rotary_tables
-from molkv_export.checkpoints.open import open_checkpoint
-from molkv_export.graph.attention import KVCache
+from molkv_export.families import open_checkpoint
 from molkv_export.graph.build import IR_VERSION, OPSET, DenseGraph
-from molkv_export.graph.cpu import CpuModules
+from molkv_export.graph.cpu import CpuModules, KVCache
 from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
 from molkv_export.graph.initializers import attach_weights
 from molkv_export.graph.linear import FLOAT32, Linear

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from molkv_bundle import CheckpointError, ConfigError, ModelConfig, MolkvError, file_sha256, shown
-from molkv_export.checkpoints.extras import other_prefix
 from molkv_export.checkpoints.weights import Weights, row_width
 from molkv_export.modeling import Form, ReferenceModel
 
@@ -110,7 +109,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             raise CheckpointError(
                 f"{path}: tensor {missing[0]!r} is missing ({len(missing)} in all), "
                 f"expected {list(expected[missing[0]])} by {why}"
-                + (other_prefix(embedding, found) if embedding in missing else "")
+                + (_other_prefix(embedding, found) if embedding in missing else "")
             )
         extra = sorted(found - expected.keys())
         if self.config.tie_word_embeddings and LM_HEAD in extra:
@@ -253,3 +252,28 @@ def check_token_ids(name: str, value: object, least: int, vocab_size: int, path:
     ids = value if isinstance(value, list) else [value]
     if not ids or any(type(token) is not int or not least <= token < vocab_size for token in ids):
         raise error(f"{path}: {name} is {shown(value)}, expected token ids from {least} to {vocab_size - 1}, or null")
+
+
+def _other_prefix(expected: str, found: Collection[str]) -> str:
+    """Say, for an error, that names begin otherwise than expected; empty if they do not.
+
+    Args:
+        expected: The name of a tensor that every model has and this checkpoint does not, of three parts or more.
+        found: The names of all tensors.
+    """
+    for tail in _tails(expected):
+        for name in sorted(found):
+            if name != tail and not name.endswith(f".{tail}"):
+                continue
+            theirs, ours = name.removesuffix(tail), expected.removesuffix(tail)
+            who = "every tensor begins" if all(other.startswith(theirs) for other in found) else "tensors begin"
+            if not theirs:
+                return f"; names lack {ours!r} at their beginning"
+            return f"; {who} with {theirs!r}, expected {repr(ours) if ours else 'none'}"
+    return ""
+
+
+def _tails(name: str) -> Iterable[str]:
+    """Return a name without its first parts, longest first; at least two parts are left."""
+    parts = name.split(".")
+    return (".".join(parts[start:]) for start in range(len(parts) - 1))

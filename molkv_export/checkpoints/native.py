@@ -5,13 +5,14 @@ As in Hugging Face's, config.json may also name the token ids of generation_conf
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from molkv_bundle import LookupExpertConfig, model_config
+from molkv_bundle import CheckpointError, LookupExpertConfig, model_config
 from molkv_export.checkpoints.checkpoint import (
     CONFIG,
     LM_HEAD,
@@ -21,11 +22,14 @@ from molkv_export.checkpoints.checkpoint import (
     generation_fields,
     without_generation,
 )
-from molkv_export.checkpoints.extras import follows_from_config
 from molkv_export.checkpoints.weights import Weights
 from molkv_export.modeling import Form, ReferenceModel
 
 EXPECTED = 'model_type "molkv" or "mole" without architectures (ours)'
+
+
+_FREQUENCIES = re.compile(r"(.+\.)?rotary_emb\.inv_freq")
+_FLOAT32_STEPS = 32  # libraries compute powers in float32; with bases up to 1e7 they are off by up to 10 steps
 
 
 def tensors_to_save(model: ReferenceModel) -> dict[str, torch.Tensor]:
@@ -73,3 +77,34 @@ def check_expert_count(weights: Weights, config: LookupExpertConfig, form: Form)
     """
     if form == "training":
         check_count(weights, "num_experts", config.num_experts * len(config.layers_with_experts))
+
+
+def follows_from_config(name: str, weights: Weights, config: LookupExpertConfig, source: str) -> bool:
+    """Tell whether a tensor holds only what the configuration says: RoPE's frequencies, as old Llama code saves them.
+
+    Args:
+        name: The tensor's name.
+        weights: What holds it.
+        config: The model.
+        source: The name of the file that the configuration is from.
+
+    Raises:
+        CheckpointError: It holds other frequencies, so the model rotates otherwise.
+    """
+    if not _FREQUENCIES.fullmatch(name):
+        return False
+    half = config.head_dim // 2
+    weights.check(name, (half,), source)
+    found = weights.read(name, 0, half, 0, 1)
+    exact = config.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
+    dtype = torch.finfo(found.dtype)
+    relative = dtype.eps / 2 + _FLOAT32_STEPS * torch.finfo(torch.float32).eps
+    wrong = (found.double() - exact).abs() > relative * exact + dtype.smallest_normal * dtype.eps
+    if wrong.any():
+        index = int(wrong.nonzero()[0])
+        raise CheckpointError(
+            f"{weights.path_of(name)}: tensor {name!r} holds {found[index].item():.6g} at {index}, expected "
+            f"{exact[index].item():.6g} by rope_theta {config.rope_theta:g} of {source}; a model with a scaled RoPE "
+            "cannot be exported"
+        )
+    return True

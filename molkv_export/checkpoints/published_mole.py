@@ -19,8 +19,7 @@ from molkv_export.checkpoints.checkpoint import (
     generation_fields,
     without_generation,
 )
-from molkv_export.checkpoints.extras import follows_from_config
-from molkv_export.checkpoints.native import check_expert_count, lookup_expert_config
+from molkv_export.checkpoints.native import check_expert_count, follows_from_config, lookup_expert_config
 from molkv_export.checkpoints.weights import Weights, row_width
 from molkv_export.modeling import Form
 

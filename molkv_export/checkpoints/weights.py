@@ -12,8 +12,7 @@ import msgspec
 import torch
 
 from molkv_bundle import CheckpointError, TensorEntry, TensorFile, decode_json, file_sha256, read_bytes
-from molkv_export.checkpoints.files import FileState, file_state, refuse_pointer
-from molkv_export.checkpoints.foreign import foreign_format
+from molkv_export.checkpoints.files import FileState, file_state, foreign_format, refuse_pointer
 from molkv_export.checkpoints.torch_file import TorchFile
 
 WEIGHTS = "model.safetensors"

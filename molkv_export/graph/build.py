@@ -10,11 +10,9 @@ import onnx_ir as ir
 from onnxscript import GraphBuilder, nn
 
 from molkv_bundle import ConfigError, LookupExpertConfig, TensorInfo, Tensors, graph_interface
-from molkv_export.graph.attention import KVCache
-from molkv_export.graph.cpu import CpuModules
-from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
+from molkv_export.graph.cpu import CpuModules, KVCache
+from molkv_export.graph.decoder import Experts, LayerInputs, LookupExpertForCausalLM
 from molkv_export.graph.linear import DenseFormat, Linear
-from molkv_export.graph.modules import Experts
 
 OPSET = 22
 IR_VERSION = 10

@@ -2,15 +2,107 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 import onnx_ir as ir
 from onnx_ir import Value
-from onnxscript import OpBuilder
+from onnxscript import OpBuilder, nn
 
-from molkv_bundle import LookupExpertConfig
-from molkv_export.graph.attention import Attention
+from molkv_bundle import LookupExpertConfig, rotary_tables
 from molkv_export.graph.linear import DenseFormat, Linear
-from molkv_export.graph.norm import RMSNorm
-from molkv_export.graph.rope import RotaryCache
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm over the last dimension, alone or fused with the addition before it (ONNX Runtime's operators)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter([size])
+        self.eps = eps
+
+    def forward(self, op: OpBuilder, x: Value, skip: Value | None = None) -> tuple[Value, Value]:
+        """Give (RMSNorm(x + skip), x + skip); without skip (RMSNorm(x), x)."""
+        if skip is None:
+            # ONNX Runtime registers this operator in the default domain, though ONNX does not define it.
+            return op.SimplifiedLayerNormalization(x, self.weight, axis=-1, epsilon=self.eps, stash_type=1), x
+        normed, _, _, total = op.SkipSimplifiedLayerNormalization(
+            x, skip, self.weight, epsilon=self.eps, _domain="com.microsoft", _version=1, _outputs=4
+        )
+        return normed, total
+
+
+class RotaryCache:
+    """cos and sin of all positions as constants of the graph, one pair for every size and scale."""
+
+    def __init__(self, max_positions: int, theta: float) -> None:
+        self.max_positions = max_positions
+        self.theta = theta
+        self._values: dict[str, tuple[ir.Value, ir.Value]] = {}
+
+    def tables(self, op: OpBuilder, size: int, scale: float = 1.0) -> tuple[ir.Value, ir.Value]:
+        """Give (cos, sin), each float32 [max_positions, size / 2], times a scale."""
+        name = str(size) if scale == 1 else f"{size}.scaled"
+        if name not in self._values:
+            cos, sin = rotary_tables(np.arange(self.max_positions), size, self.theta)
+            root = op.builder.root
+            cos, sin = (np.multiply(table, scale, dtype=np.float32) for table in (cos, sin))
+            self._values[name] = (
+                root.initializer(ir.tensor(cos, name=f"rotary_cos.{name}"), qualify=False),
+                root.initializer(ir.tensor(sin, name=f"rotary_sin.{name}"), qualify=False),
+            )
+        return self._values[name]
+
+
+# One scale for each channel of each head, fixed when the model is exported.
+_INT8_CACHE = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+
+
+class KVCache(NamedTuple):
+    """One layer's cache [B, Hkv, max_length, head_dim], float32 or int8, and the lengths GroupQueryAttention needs."""
+
+    past_key: Value
+    past_value: Value
+    seqlens_k: Value  # int32 [B]: tokens in the cache after this step, minus 1
+    total_sequence_length: Value  # int32 scalar: the longest of them, not reduced by 1
+
+
+class Attention(nn.Module):
+    """ONNX Runtime's GroupQueryAttention with packed query, key and value, which also rotates them."""
+
+    def __init__(self, config: LookupExpertConfig, dense: DenseFormat, rotary: RotaryCache) -> None:
+        super().__init__()
+        self.config = config
+        self.rotary = rotary
+        heads = config.num_attention_heads + 2 * config.num_key_value_heads
+        self.qkv_proj = dense.linear(config.hidden_size, heads * config.head_dim)
+        self.k_scale = self.v_scale = None
+        if dense.kv_dtype == "int8":
+            shape = [1, config.num_key_value_heads, 1, config.head_dim]
+            self.k_scale, self.v_scale = nn.Parameter(shape), nn.Parameter(shape)
+        self.o_proj = dense.linear(config.num_attention_heads * config.head_dim, config.hidden_size)
+
+    def forward(self, op: OpBuilder, x: Value, cache: KVCache) -> tuple[Value, Value, Value]:
+        """Attend from x [B, T, d]; give the output [B, T, d] and the present key and value."""
+        out, present_key, present_value = op.GroupQueryAttention(
+            self.qkv_proj(op, x),
+            None,
+            None,
+            cache.past_key,
+            cache.past_value,
+            cache.seqlens_k,
+            cache.total_sequence_length,
+            *self.rotary.tables(op, self.config.head_dim),
+            *(() if self.k_scale is None else (None, None, None, self.k_scale, self.v_scale)),
+            num_heads=self.config.num_attention_heads,
+            kv_num_heads=self.config.num_key_value_heads,
+            do_rotary=1,
+            **({} if self.k_scale is None else _INT8_CACHE),
+            _domain="com.microsoft",
+            _version=1,
+            _outputs=3,
+        )
+        return self.o_proj(op, out), present_key, present_value
 
 
 class CpuModules:

@@ -2,15 +2,77 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
+import onnx_ir as ir
 from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
 from molkv_bundle import LookupExpertConfig
-from molkv_export.graph.feed_forward import FeedForward
-from molkv_export.graph.modules import Experts, Modules
+from molkv_export.graph.linear import Linear
 from molkv_export.modeling import tap_name
+
+
+class Modules(Protocol):
+    """Makes modules with the signatures of those in this folder, of the operators and shapes that a profile takes."""
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """What the graph computes in."""
+
+    def linear(self, in_features: int, out_features: int) -> Linear:
+        """Make a product that is computed for every position."""
+
+    def head(self, in_features: int, out_features: int) -> Linear:
+        """Make the LM head."""
+
+    def small_linear(self, in_features: int, out_features: int) -> Linear:
+        """Make a product that is not worth quantizing."""
+
+    def norm(self, size: int) -> nn.Module:
+        """Make an `RMSNorm`."""
+
+    def attention(self) -> nn.Module:
+        """Make an `Attention`."""
+
+    def gelu(self, op: OpBuilder, x: Value) -> Value:
+        """Compute x * Phi(x)."""
+
+
+class Experts(Protocol):
+    """How the experts of a family enter the layers of one graph."""
+
+    def mixer(self) -> nn.Module:
+        """Make what mixes the experts of one layer.
+
+        Called with the normed residual stream and this layer's inputs, it returns what is added to the feed-forward
+        network's output, and the scores of the experts.
+        """
+
+    def inputs(self, values: Mapping[str, Value], layer: int) -> Any:
+        """Choose, of the graph's inputs by name, those that the mixer of a layer reads."""
+
+
+class FeedForward(nn.Module):
+    """`silu`: down(silu(gate(x)) * up(x)). `gelu`: down(gelu(up(x))), exact."""
+
+    def __init__(self, config: LookupExpertConfig, modules: Modules) -> None:
+        super().__init__()
+        self._gelu = modules.gelu
+        sizes = config.hidden_size, config.intermediate_size
+        self.gate_proj = modules.linear(*sizes) if config.hidden_act == "silu" else None
+        self.up_proj = modules.linear(*sizes)
+        self.down_proj = modules.linear(*sizes[::-1])
+
+    def forward(self, op: OpBuilder, x: Value) -> Value:
+        """Map x [..., d] to [..., d]."""
+        up = self.up_proj(op, x)
+        if self.gate_proj is None:
+            return self.down_proj(op, self._gelu(op, up))
+        gate = self.gate_proj(op, x)
+        silu = op.Mul(gate, op.Sigmoid(gate))
+        return self.down_proj(op, op.Mul(silu, up))
 
 
 class LayerInputs(NamedTuple):

@@ -10,8 +10,8 @@ from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
 from molkv_bundle import MoleConfig
+from molkv_export.graph.decoder import Modules
 from molkv_export.graph.linear import Linear
-from molkv_export.graph.modules import Modules
 
 
 class MoleInputs(NamedTuple):

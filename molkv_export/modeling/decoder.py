@@ -9,9 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from molkv_bundle import LookupExpertConfig
-from molkv_export.modeling.attention import Attention
-from molkv_export.modeling.feed_forward import FeedForward
-from molkv_export.modeling.norm import RMSNorm
+from molkv_export.modeling.layers import Attention, FeedForward, RMSNorm
 from molkv_export.modeling.reference import ExactRecords, ExpertTables, Form, ReferenceModel, Rows, Tap, computed, given
 
 Make = Callable[[], nn.Module]

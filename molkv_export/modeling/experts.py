@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from molkv_bundle import LookupExpertConfig
-from molkv_export.modeling.feed_forward import FeedForward
-from molkv_export.modeling.norm import RMSNorm
+from molkv_export.modeling.layers import FeedForward, RMSNorm
 from molkv_export.modeling.reference import Rows
 
 

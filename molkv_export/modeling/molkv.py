@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from molkv_bundle import MolkvConfig
 from molkv_export.modeling.decoder import LookupExpertForCausalLM
 from molkv_export.modeling.experts import ExpertNetworks, ExpertPart
-from molkv_export.modeling.norm import RMSNorm
+from molkv_export.modeling.layers import RMSNorm, rotate
 from molkv_export.modeling.reference import Form, Rows
-from molkv_export.modeling.rope import rotate
 
 
 def window_mask(length: int, window: int, device: torch.device | None = None) -> Tensor:

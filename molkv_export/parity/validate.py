@@ -17,7 +17,7 @@ import torch
 from molkv_bundle import TOKENIZER, Bundle, RequestError
 from molkv_export import __version__
 from molkv_export.checkpoints import Checkpoint
-from molkv_export.checkpoints.open import open_checkpoint
+from molkv_export.families import open_checkpoint
 from molkv_export.inspection import Sizes, sizes_of
 from molkv_export.parity.bisect import Bisection, bisect
 from molkv_export.parity.compare import (

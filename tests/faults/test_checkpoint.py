@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load, save_file
 
 from molkv_bundle import CheckpointError, ConfigError
-from molkv_export.checkpoints.open import open_checkpoint
+from molkv_export.families import open_checkpoint
 from tests.conftest import STDLIB_MINI
 from tests.faults.refusal import refused
 

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, models, processors
 
 from molkv_bundle import CheckpointError
 from molkv_export import export, inspect
-from molkv_export.checkpoints.open import open_checkpoint
 from molkv_export.companions import Companions
+from molkv_export.families import open_checkpoint
 from molkv_export.inspection import print_inspection
 from molkv_runtime import Generator
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 import molkv_runtime.window
 from molkv_bundle import GOLDEN, Bundle, BundleError, Projection, ProviderError, read_golden
 from molkv_bundle.golden import PROJECTIONS
-from molkv_export.checkpoints.open import open_checkpoint
+from molkv_export.families import open_checkpoint
 from molkv_export.golden import write_golden
 from molkv_export.parity.reference import SourceModel
 from molkv_runtime import Generator, Sequences, Target, selftest

@@ -9,8 +9,7 @@ from onnxscript import OpBuilder, nn
 
 from molkv_bundle import LookupExpertConfig
 from molkv_export.graph.linear import Linear
-from molkv_export.graph.static.number import Number
-from molkv_export.graph.static.rope import Rotary
+from molkv_export.graph.static.layers import Number, Rotary
 
 
 class StaticCache(NamedTuple):

@@ -9,10 +9,16 @@ from onnxscript import OpBuilder
 from molkv_bundle import LookupExpertConfig
 from molkv_export.graph.linear import HalfComputeLinear, Linear
 from molkv_export.graph.static.attention import KeysAndValues, StaticAttention
-from molkv_export.graph.static.gelu import gelu_by_exp
-from molkv_export.graph.static.norm import HalfRMSNorm, StaticRMSNorm
-from molkv_export.graph.static.number import FLOAT, HALF, Number
-from molkv_export.graph.static.qdq import QdqLinear, SplitQkv
+from molkv_export.graph.static.layers import (
+    FLOAT,
+    HALF,
+    HalfRMSNorm,
+    Number,
+    QdqLinear,
+    SplitQkv,
+    StaticRMSNorm,
+    gelu_by_exp,
+)
 
 
 class StaticModules:

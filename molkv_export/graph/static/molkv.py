@@ -9,8 +9,8 @@ from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
 from molkv_bundle import MolkvConfig
+from molkv_export.graph.static.layers import Rotary
 from molkv_export.graph.static.modules import StaticModules
-from molkv_export.graph.static.rope import Rotary
 
 
 class StaticMolkvInputs(NamedTuple):

@@ -20,7 +20,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from molkv_bundle import ROW_FORMATS, Bundle, DenseDtype, RowDtype
 from molkv_export import GraphOptions, export, validate
-from molkv_export.checkpoints.open import open_checkpoint
+from molkv_export.families import open_checkpoint
 from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.texts import Scope
 from molkv_export.parity.validate import TRAINED

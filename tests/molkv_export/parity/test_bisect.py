@@ -11,8 +11,7 @@ import onnx
 import pytest
 
 from molkv_bundle import Bundle, BundleError, RowDtype
-from molkv_export.checkpoints.open import open_checkpoint
-from molkv_export.families import reference_model
+from molkv_export.families import open_checkpoint, reference_model
 from molkv_export.parity import tapped
 from molkv_export.parity.bisect import Bisection, bisect
 from molkv_export.parity.reference import SourceModel

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from molkv_bundle import ROW_FORMATS, MolkvConfig, Records, RowDtype, record_dtype
-from molkv_export.modeling.feed_forward import FeedForward
+from molkv_export.modeling.layers import FeedForward
 from molkv_export.parity.rounding import StoredRows, rounding_slack
 from molkv_export.tables.quantize import quantize
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 import molkv_export.exporter
-import molkv_export.graph.attention
-import molkv_export.graph.rope
+import molkv_export.graph.cpu
 import molkv_export.tables.store_writer
 from molkv_bundle import CheckpointError, Records, RequestError, RowDtype
 from molkv_export import GraphOptions, Report, export, validate
@@ -145,12 +144,12 @@ def _shift_rotation(patch: pytest.MonkeyPatch) -> None:
 
     Attention turns queries and keys alike, so nothing changes there; the experts' keys are turned by the host.
     """
-    original = molkv_export.graph.rope.rotary_tables
+    original = molkv_export.graph.cpu.rotary_tables
 
     def broken(positions: np.ndarray, size: int, theta: float) -> Any:
         return original(positions + 1, size, theta)
 
-    patch.setattr(molkv_export.graph.rope, "rotary_tables", broken)
+    patch.setattr(molkv_export.graph.cpu, "rotary_tables", broken)
 
 
 def _scale_norm(patch: pytest.MonkeyPatch) -> None:

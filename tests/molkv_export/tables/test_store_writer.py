@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 
 from molkv_bundle import Bundle, CheckpointError, FileInfo, MoleConfig, RequestError, record_dtype
 from molkv_export import export
-from molkv_export.checkpoints.open import open_checkpoint
+from molkv_export.families import open_checkpoint
 from molkv_export.tables import store_writer
 from molkv_export.tables.direct_file import DirectFile
 from molkv_export.tables.plan import plan_store

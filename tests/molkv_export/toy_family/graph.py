@@ -9,11 +9,10 @@ from onnxscript import OpBuilder, nn
 
 from molkv_bundle import KVDtype, graph_interface
 from molkv_export.graph.build import DenseGraph, Frame
+from molkv_export.graph.cpu import RMSNorm, RotaryCache
 from molkv_export.graph.linear import DenseFormat
-from molkv_export.graph.norm import RMSNorm
-from molkv_export.graph.rope import RotaryCache
+from molkv_export.graph.static.layers import Rotary
 from molkv_export.graph.static.modules import StaticModules
-from molkv_export.graph.static.rope import Rotary
 from molkv_export.modeling import tap_name
 from tests.molkv_export.toy_family.config import SHARED, ToyConfig
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from molkv_export.modeling import ExactRecords, Form, ReferenceModel, Tap
-from molkv_export.modeling.norm import RMSNorm
+from molkv_export.modeling.layers import RMSNorm, rotate
 from molkv_export.modeling.reference import ExpertTables, computed, given
-from molkv_export.modeling.rope import rotate
 from tests.molkv_export.toy_family.config import SHARED, ToyConfig
 
 

@@ -15,12 +15,17 @@ from onnx.reference import ReferenceEvaluator
 from onnxscript import GraphBuilder, OpBuilder
 
 from molkv_export.graph.build import IR_VERSION, OPSET
-from molkv_export.graph.static.gelu import gelu_by_exp
-from molkv_export.graph.static.norm import HalfRMSNorm, StaticRMSNorm
-from molkv_export.graph.static.number import FLOAT, HALF, Number
-from molkv_export.graph.static.qdq import QdqLinear
-from molkv_export.graph.static.rope import Rotary
-from molkv_export.modeling.rope import rotate
+from molkv_export.graph.static.layers import (
+    FLOAT,
+    HALF,
+    HalfRMSNorm,
+    Number,
+    QdqLinear,
+    Rotary,
+    StaticRMSNorm,
+    gelu_by_exp,
+)
+from molkv_export.modeling.layers import rotate
 from molkv_runtime import session_options
 
 Array = npt.NDArray[Any]

@@ -16,7 +16,7 @@ import pytest
 
 from molkv_bundle import Arrays, Bundle, BundleError, DenseDtype, MolkvError, RequestError
 from molkv_export import GraphOptions, export, inspect, validate
-from molkv_export.checkpoints.open import open_checkpoint
+from molkv_export.families import open_checkpoint
 from molkv_export.lint import lint, optimized_graph
 from molkv_export.parity.reference import SourceModel
 from molkv_export.parity.runners import ONNX_REFERENCE, load_generator

@@ -1,0 +1,148 @@
+"""The floating-point type that a static graph computes in."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+from onnx import TensorProto
+from onnx_ir import Value
+from onnxruntime.quantization.quant_utils import quantize_nparray
+from onnxscript import OpBuilder, nn
+
+from molkv_bundle import Floats
+from molkv_export.graph.linear import Linear, Parameters
+
+
+class Number(NamedTuple):
+    """Makes constants of the type; the same constant is stored once."""
+
+    dtype: ir.DataType
+
+    def __call__(self, op: OpBuilder, value: float) -> ir.Value:
+        """Give a scalar of the graph."""
+        name = f"constant.{value!r}"
+        root = op.builder.root
+        known: ir.Value | None = root.graph.initializers.get(name)
+        if known is not None:
+            return known
+        return root.initializer(ir.tensor(np.array(value, self.dtype.numpy()), name=name), qualify=False)
+
+
+FLOAT = Number(ir.DataType.FLOAT)
+HALF = Number(ir.DataType.FLOAT16)
+
+
+_SMALLEST = 2.0**-14  # float16's smallest normal number
+
+
+class StaticRMSNorm(nn.Module):
+    """RMSNorm over the last dimension. By Div: CoreML's inverse, which Reciprocal becomes, adds 1e-4."""
+
+    def __init__(self, size: int, eps: float, number: Number) -> None:
+        super().__init__()
+        self.number = number
+        self.weight = nn.Parameter([size], number.dtype)
+        self.eps = eps
+
+    def forward(self, op: OpBuilder, x: Value, skip: Value | None = None) -> tuple[Value, Value]:
+        """Give (RMSNorm(x + skip), x + skip); without skip (RMSNorm(x), x)."""
+        total = x if skip is None else op.Add(x, skip)
+        return op.Mul(self._normed(op, total), self.weight), total
+
+    def _normed(self, op: OpBuilder, x: Value) -> Value:
+        return op.Div(x, op.Sqrt(op.Add(_mean_square(op, x), self.number(op, self.eps))))
+
+
+class HalfRMSNorm(StaticRMSNorm):
+    """The same in float16, in which the square of 256 is infinite: a row is first divided by its largest number."""
+
+    def _normed(self, op: OpBuilder, x: Value) -> Value:
+        sizes = op.Max(x, op.Sub(self.number(op, 0.0), x))  # CoreML has no Abs
+        largest = op.Max(op.ReduceMax(sizes, [-1], keepdims=1), self.number(op, _SMALLEST))
+        scaled = op.Div(x, largest)
+        eps = op.Div(op.Div(self.number(op, self.eps), largest), largest)
+        # Nothing but a row of zeros has a mean square below that, and eps may have become 0.
+        mean = op.Max(op.Add(_mean_square(op, scaled), eps), self.number(op, _SMALLEST))
+        return op.Div(scaled, op.Sqrt(mean))
+
+
+def _mean_square(op: OpBuilder, x: Value) -> Value:
+    return op.ReduceMean(op.Mul(x, x), [-1], keepdims=1)
+
+
+# Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: erfc(z) for z >= 0 within 1.5e-7.
+_P = 0.3275911
+_A = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+
+
+def gelu_by_exp(op: OpBuilder, x: Value, number: Number) -> Value:
+    """Compute x * Phi(x) = relu(x) - |x| / 2 * erfc(|x| / sqrt(2)) out of Exp."""
+    size = op.Abs(x)
+    z = op.Mul(size, number(op, 0.5**0.5))
+    t = op.Div(number(op, 1.0), op.Add(op.Mul(z, number(op, _P)), number(op, 1.0)))
+    polynomial = op.Mul(t, number(op, _A[0]))
+    for coefficient in _A[1:]:
+        polynomial = op.Mul(op.Add(polynomial, number(op, coefficient)), t)
+    tail = op.Exp(op.Mul(op.Mul(z, z), number(op, -1.0)))
+    return op.Sub(op.Relu(x), op.Mul(op.Mul(size, number(op, 0.5)), op.Mul(polynomial, tail)))
+
+
+class Rotary(NamedTuple):
+    """cos and sin of the positions at hand, over both halves of a head: [cos, cos] and [-sin, sin]."""
+
+    cos: Value  # of the rank of what is rotated: [T, size] or [T, 1, size]
+    sin: Value
+
+    def __call__(self, op: OpBuilder, x: Value, size: int, last: int) -> Value:
+        """Rotate x [..., size], whose last axis is `last`; halves are paired: x * cos + (second, first) * sin."""
+        half = size // 2
+        first, second = op.Slice(x, [0], [half], [last], [1]), op.Slice(x, [half], [size], [last], [1])
+        return op.Add(op.Mul(x, self.cos), op.Mul(op.Concat(second, first, axis=last), self.sin))
+
+
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+class QdqLinear(Linear):
+    """A MatMul between DequantizeLinear and QuantizeLinear, which a compiler makes one product of integers.
+
+    NNAPI takes one scale for all of a weight, and wants what goes in and comes out as uint8.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.weight = nn.Parameter([in_features, out_features], ir.DataType.INT8)
+        self.weight_scale = nn.Parameter([])
+        self.input_scale, self.output_scale = nn.Parameter([]), nn.Parameter([])
+        self.input_zero_point = nn.Parameter([], ir.DataType.UINT8)
+        self.output_zero_point = nn.Parameter([], ir.DataType.UINT8)
+
+    def forward(self, op: OpBuilder, x: Value) -> Value:
+        """Map x [T, in] to [T, out]."""
+        x = _rounded(op, x, self.input_scale, self.input_zero_point)
+        zero = op.Constant(value=ir.tensor(np.int8(0)))
+        product = op.MatMul(x, op.DequantizeLinear(self.weight, self.weight_scale, zero))
+        return _rounded(op, product, self.output_scale, self.output_zero_point)
+
+    def encode(self, weight: Floats) -> Parameters:
+        """Round to codes from -127 to 127."""
+        scale = np.float32(max(float(np.abs(weight).max()) / 127, _TINY))
+        return {"weight": quantize_nparray(TensorProto.INT8, weight, scale, 0), "weight_scale": np.asarray(scale)}
+
+
+class SplitQkv(nn.Module):
+    """Query, key and value side by side; each has a scale of its own, since values are far smaller than keys."""
+
+    def __init__(self, q_proj: Linear, k_proj: Linear, v_proj: Linear) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = q_proj, k_proj, v_proj
+
+    def forward(self, op: OpBuilder, x: Value) -> Value:
+        """Map x [T, d] to [T, (H + 2 * Hkv) * head_dim]."""
+        return op.Concat(self.q_proj(op, x), self.k_proj(op, x), self.v_proj(op, x), axis=1)
+
+
+def _rounded(op: OpBuilder, x: Value, scale: Value, zero_point: Value) -> Value:
+    return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
