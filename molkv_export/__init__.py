@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from molkv_export.inspection import Inspection, inspect
     from molkv_export.packaging.layout import PackageInfo
     from molkv_export.packaging.package import package
-    from molkv_export.parity.texts import Scope
+    from molkv_export.parity.compared_texts import Scope
     from molkv_export.parity.validate import Report, validate
 
 __version__ = "0.1.0"  # the only place: pyproject.toml reads it here, so that a checkout knows it, too
@@ -42,7 +42,7 @@ _MODULES = {  # as above: where each name is defined
     "Inspection": "inspection",
     "PackageInfo": "packaging.layout",
     "Report": "parity.validate",
-    "Scope": "parity.texts",
+    "Scope": "parity.compared_texts",
     "add_profile": "exporter",
     "export": "exporter",
     "inspect": "inspection",

@@ -12,16 +12,43 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from molkv_bundle import OutputError, contents
-from molkv_export.durable import sync
+
+# Some network disks sync no folders (EINVAL); Windows opens none (EACCES), and syncs no file that is open for reading
+# only (EBADF).
+_CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EBADF}
+
+
+_UNLOCKED = "cannot be locked here, so do not write to it from two processes at once"
+_UNSYNCED = "files cannot be forced to this disk, so check them after a power cut"
+_LOG = logging.getLogger(__name__)  # warnings go to stderr, unless the program has other plans
+
+
+def sync(file: int | Path) -> bool:
+    """Bring an open file, a file, or the names in a folder to the disk; return whether the system can do that.
+
+    Raises:
+        OSError: The disk is full, or fails.
+    """
+    try:
+        if isinstance(file, int):
+            os.fsync(file)
+            return True
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        return False
+    return True
+
 
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
-
-_UNLOCKED = "cannot be locked here, so do not write to it from two processes at once"
-_UNSYNCED = "files cannot be forced to this disk, so check them after a power cut"
-_LOG = logging.getLogger(__name__)  # warnings go to stderr, unless the program has other plans
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from molkv_bundle import Floats, KVCacheShape
 from molkv_export.checkpoints import Checkpoint
+from molkv_export.golden import Ids
 from molkv_export.graph.build import DenseGraph
 from molkv_export.graph.static.layers import QdqLinear
-from molkv_export.parity.phases import Ids
-from molkv_export.parity.reference import SourceModel
+from molkv_export.source.model import SourceModel
 
 # Other texts may have larger numbers than those looked at, and what is too large is cut off. It costs 0.14 bits.
 _MARGIN = 1.1

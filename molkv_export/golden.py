@@ -24,10 +24,10 @@ from molkv_bundle import (
     max_abs,
 )
 from molkv_export.checkpoints import Checkpoint
-from molkv_export.parity.metrics import top_ids
-from molkv_export.parity.phases import Ids, window
-from molkv_export.parity.reference import SourceModel
+from molkv_export.source.model import SourceModel
 from molkv_runtime import ExpertStore, Store, encode, open_tokenizer
+
+Ids = npt.NDArray[np.int64]
 
 _PROMPTS = (
     "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n    return",
@@ -126,3 +126,16 @@ def _continue(model: SourceModel, store: Store, ids: Ids, new_tokens: int, tie: 
             break
         found = np.append(found, first)
     return found.astype(np.int32)
+
+
+def window(config: ModelConfig) -> int:
+    """Give the length of the expert window, or where there is none a length to cut texts by."""
+    return max(2, config.expert_window)
+
+
+def top_ids(logits: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.int64]:
+    """Give the likeliest token ids [n, count] of logits [n, vocab_size], the likeliest first."""
+    count = min(count, logits.shape[-1])
+    found = np.argpartition(-logits, count - 1, axis=-1)[:, :count]
+    order = np.argsort(-np.take_along_axis(logits, found, axis=-1), axis=-1, kind="stable")
+    return np.take_along_axis(found, order, axis=-1)

@@ -20,8 +20,8 @@ from benchmarks.exporting import export_measured
 from benchmarks.mobile.first_text import largest_difference
 from benchmarks.store.model import model_config, write_checkpoint
 from molkv_bundle import Bundle, DenseDtype
+from molkv_export.graph.files import load_graphs
 from molkv_export.lint import Compiler, lint, official_check, optimized_graph
-from molkv_export.parity.graphs import load_graphs
 from molkv_export.parity.onnx_reference import ReferenceGraph
 from molkv_runtime import Generator
 

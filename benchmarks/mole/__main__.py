@@ -16,7 +16,7 @@ from benchmarks.exporting import export_measured
 from benchmarks.mole.published import VOCAB, write_floor, write_table, write_training
 from molkv_bundle import Bundle
 from molkv_export import validate
-from molkv_export.parity.texts import Scope
+from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.validate import ROUNDED
 from molkv_runtime import ExpertStore, Generator, Sequences
 

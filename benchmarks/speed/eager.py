@@ -14,7 +14,7 @@ from molkv_export.families import open_checkpoint
 from molkv_export.modeling.decoder import DecoderLayer
 from molkv_export.modeling.layers import Attention, rotate
 from molkv_export.modeling.molkv import MolkvForCausalLM, MolkvMixer
-from molkv_export.parity.reference import SourceModel
+from molkv_export.source.model import SourceModel
 
 
 class Eager:

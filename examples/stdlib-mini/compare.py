@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from molkv_bundle import read_config
-from molkv_export.training.corpus import standard_library, train_tokenizer
+from molkv_export.corpus import standard_library, train_tokenizer
 from molkv_export.training.loop import TrainOptions, TrainResult, train
 
 CONFIGS = Path(__file__).parent / "configs"

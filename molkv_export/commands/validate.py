@@ -99,7 +99,7 @@ def validate_command(
 
 def _scope(quick: bool, **asked: int | None) -> Scope | None:
     """Return how much is to be compared; None leaves that to `validate`."""
-    from molkv_export.parity.texts import QUICK, Scope
+    from molkv_export.parity.compared_texts import QUICK, Scope
 
     given = {name: value for name, value in asked.items() if value is not None}
     return msgspec.structs.replace(QUICK if quick else Scope(), **given) if quick or given else None
@@ -107,7 +107,7 @@ def _scope(quick: bool, **asked: int | None) -> Scope | None:
 
 def _check_places(report_folder: Path | None, plot: Path | None) -> None:
     """Refuse before the work what could not be written after it."""
-    from molkv_export.parity.report_folder import check_plot, check_report_folder
+    from molkv_export.parity.report import check_plot, check_report_folder
 
     if plot is not None:
         check_plot(plot)
@@ -116,7 +116,7 @@ def _check_places(report_folder: Path | None, plot: Path | None) -> None:
 
 
 def _write(report: Report, json_file: BinaryIO | None, report_folder: Path | None, plot: Path | None) -> None:
-    from molkv_export.parity.report_folder import write_plot, write_report
+    from molkv_export.parity.report import write_plot, write_report
 
     if json_file is not None:
         write_out(json_file, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")

@@ -12,6 +12,9 @@ from onnxscript import OpBuilder, nn
 from molkv_bundle import LookupExpertConfig, rotary_tables
 from molkv_export.graph.linear import DenseFormat, Linear
 
+# One scale for each channel of each head, fixed when the model is exported.
+_INT8_CACHE = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+
 
 class RMSNorm(nn.Module):
     """RMSNorm over the last dimension, alone or fused with the addition before it (ONNX Runtime's operators)."""
@@ -52,10 +55,6 @@ class RotaryCache:
                 root.initializer(ir.tensor(sin, name=f"rotary_sin.{name}"), qualify=False),
             )
         return self._values[name]
-
-
-# One scale for each channel of each head, fixed when the model is exported.
-_INT8_CACHE = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
 
 
 class KVCache(NamedTuple):

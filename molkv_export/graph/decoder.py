@@ -1,4 +1,4 @@
-"""The dense part of the decoder, whole."""
+"""The dense part of the decoder of MoLE and MoLKV, whole, and what a profile and a family put into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Root-mean-square normalization."""
+"""What decoder layers are made of: norms, feed-forward networks, rotations, attention."""
 
 from __future__ import annotations
 

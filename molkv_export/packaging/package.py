@@ -10,8 +10,7 @@ import msgspec
 from rich.console import Console
 
 from molkv_bundle import Bundle, Manifest, RequestError
-from molkv_export.atomic_folder import atomic_folder, check_output
-from molkv_export.durable import sync
+from molkv_export.atomic_folder import atomic_folder, check_output, sync
 from molkv_export.packaging.content import Content, total_bytes
 from molkv_export.packaging.layout import (
     DATA,

@@ -9,14 +9,12 @@ import msgspec
 import numpy as np
 
 from molkv_bundle import TOKENIZER
+from molkv_export.parity.agreement import RecordsResult
+from molkv_export.parity.compared_texts import Texts
 from molkv_export.parity.gates import QualityGate
-from molkv_export.parity.metrics import Doubles, Metrics, MetricsAccumulator
-from molkv_export.parity.phases import CONTEXT_END, MIXED_BATCH, PHASES, context_end, mixed_batch
-from molkv_export.parity.records import RecordsResult
-from molkv_export.parity.reference import SourceModel
-from molkv_export.parity.runners import DriverRunner, Runner
-from molkv_export.parity.texts import Texts
-from molkv_export.parity.worst import WorstPosition, WorstPositions
+from molkv_export.parity.metrics import Doubles, Metrics, MetricsAccumulator, WorstPosition, WorstPositions
+from molkv_export.parity.runners import CONTEXT_END, MIXED_BATCH, PHASES, DriverRunner, Runner, context_end, mixed_batch
+from molkv_export.source.model import SourceModel
 from molkv_runtime import Generator
 
 QUALITY_PHASE = "one-shot prefill"  # what rounding costs is the same in every phase

@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from molkv_bundle import Bundle, Floats, ModelConfig, RequestError, TensorFile
+from molkv_export.golden import Ids, window
 from molkv_export.parity.compare import EVERY_PHASE, QUALITY_PHASE, Measure, Reference
+from molkv_export.parity.compared_texts import Texts
 from molkv_export.parity.gates import (
     FILE_GATES,
     OWN_CODE_MAX_ABS,
@@ -24,8 +26,7 @@ from molkv_export.parity.gates import (
     top1_failure,
 )
 from molkv_export.parity.metrics import Metrics
-from molkv_export.parity.phases import CONTEXT_END, Ids, window
-from molkv_export.parity.texts import Texts
+from molkv_export.parity.runners import CONTEXT_END
 
 EXPECTED = "your own code"
 

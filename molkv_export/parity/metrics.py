@@ -1,15 +1,26 @@
-"""How far two runtimes' logits are apart."""
+"""How far two runtimes' logits are apart, and where the most."""
 
 from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from molkv_bundle import Floats
+from molkv_export.golden import Ids, top_ids
 
 Doubles = npt.NDArray[np.float64]
 
+_TOP = 5
+
+
+_ROWS_AT_A_TIME = 64  # bounds the memory of the float64 copies
+_KEPT = 8
+_SHOWN_TOKENS = 24
 _TOP = 5
 
 
@@ -40,9 +51,6 @@ class Metrics(msgspec.Struct, frozen=True):
     top1_agreement: float  # share of positions with the same likeliest token
     top5_agreement: float  # share of the reference's five likeliest tokens that are among the candidate's
     perplexity: Perplexity | None  # None where the tokens that follow were not compared
-
-
-_ROWS_AT_A_TIME = 64  # bounds the memory of the float64 copies
 
 
 class MetricsAccumulator:
@@ -116,14 +124,6 @@ def log_softmax(x: Doubles) -> Doubles:
     return result
 
 
-def top_ids(logits: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.int64]:
-    """Give the likeliest token ids [n, count] of logits [n, vocab_size], the likeliest first."""
-    count = min(count, logits.shape[-1])
-    found = np.argpartition(-logits, count - 1, axis=-1)[:, :count]
-    order = np.argsort(-np.take_along_axis(logits, found, axis=-1), axis=-1, kind="stable")
-    return np.take_along_axis(found, order, axis=-1)
-
-
 def _same_top(exact: Doubles, found: Doubles) -> Doubles:
     first = exact.argmax(axis=-1) == found.argmax(axis=-1)
     five = (top_ids(exact, _TOP)[:, :, None] == top_ids(found, _TOP)[:, None, :]).any(axis=-1).mean(axis=-1)
@@ -138,3 +138,78 @@ def _perplexity(nll: Doubles) -> Perplexity:
         return value, value * float(values.std()) / len(values) ** 0.5
 
     return Perplexity(*of(nll[:, 0]), *of(nll[:, 1]), *of(nll[:, 1] - nll[:, 0]))
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A token that could follow."""
+
+    text: str
+    probability: float
+
+
+class WorstPosition(msgspec.Struct, frozen=True):
+    """One position."""
+
+    sequence: int
+    position: int
+    kl: float
+    before: str  # the text up to the position
+    follows: str  # the token that really follows; empty at the end of the text
+    reference: list[Candidate]  # the likeliest, likeliest first
+    candidate: list[Candidate]
+
+
+class _Found(NamedTuple):
+    kl: float
+    sequence: int
+    position: int
+    before: Ids
+    follows: Ids  # [1] or [0]
+    reference: Floats
+    candidate: Floats
+
+
+class WorstPositions:
+    """Keeps the logits of a few positions."""
+
+    def __init__(self) -> None:
+        self._heap: list[_Found] = []
+
+    def add(self, sequence: int, ids: Ids, reference: Floats, candidate: Floats, kl: Doubles) -> None:
+        """Look at all positions of a text [T] with logits [T, vocab_size] and divergences [T]."""
+        kl = np.where(np.isnan(kl), np.inf, kl)  # the worst of all
+        for position in np.argsort(-kl)[:_KEPT].tolist():
+            found = _Found(
+                float(kl[position]),
+                sequence,
+                position,
+                ids[max(0, position + 1 - _SHOWN_TOKENS) : position + 1],
+                ids[position + 1 : position + 2],
+                reference[position].copy(),
+                candidate[position].copy(),
+            )
+            if len(self._heap) < _KEPT:
+                heapq.heappush(self._heap, found)
+            elif found[:3] > self._heap[0][:3]:
+                heapq.heapreplace(self._heap, found)
+
+    def result(self, decode: Callable[[list[int]], str]) -> list[WorstPosition]:
+        """Give them, the worst first; `decode` turns token ids into text."""
+
+        def candidates(logits: Floats) -> list[Candidate]:
+            probabilities = np.exp(log_softmax(logits[None].astype(np.float64)))[0]
+            ids = top_ids(logits[None], _TOP)[0].tolist()
+            return [Candidate(decode([i]), float(probabilities[i])) for i in ids]
+
+        return [
+            WorstPosition(
+                sequence=found.sequence,
+                position=found.position,
+                kl=found.kl,
+                before=decode(found.before.tolist()),
+                follows=decode(found.follows.tolist()),
+                reference=candidates(found.reference),
+                candidate=candidates(found.candidate),
+            )
+            for found in sorted(self._heap, key=lambda found: found[:3], reverse=True)
+        ]

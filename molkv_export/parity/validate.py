@@ -19,6 +19,13 @@ from molkv_export import __version__
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.families import open_checkpoint
 from molkv_export.inspection import Sizes, sizes_of
+from molkv_export.parity.agreement import (
+    GreedyResult,
+    RecordsResult,
+    continuations,
+    greedy_agreement,
+    records_agreement,
+)
 from molkv_export.parity.bisect import Bisection, bisect
 from molkv_export.parity.compare import (
     EVERY_PHASE,
@@ -29,6 +36,7 @@ from molkv_export.parity.compare import (
     Reference,
     compare,
 )
+from molkv_export.parity.compared_texts import Scope, Texts, choose_texts
 from molkv_export.parity.expected import expected_measure
 from molkv_export.parity.gates import (
     QualityGate,
@@ -38,14 +46,10 @@ from molkv_export.parity.gates import (
     rounding_failure,
     rounding_limit,
 )
-from molkv_export.parity.greedy import GreedyResult, continuations, greedy_agreement
-from molkv_export.parity.metrics import Metrics
-from molkv_export.parity.records import RecordsResult, records_agreement
-from molkv_export.parity.reference import SourceModel
+from molkv_export.parity.metrics import Metrics, WorstPosition
 from molkv_export.parity.runners import DriverRunner, SourceRunner, load_generator, open_bundle
-from molkv_export.parity.texts import Scope, Texts, choose_texts
-from molkv_export.parity.worst import WorstPosition
-from molkv_export.source import HashedSource, check_source
+from molkv_export.source.hashes import HashedSource, check_source
+from molkv_export.source.model import SourceModel
 from molkv_runtime import Generator, Target, describe_placements
 
 TRAINED = "as trained"

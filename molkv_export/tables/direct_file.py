@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from molkv_export.durable import sync
+from molkv_export.atomic_folder import sync
 
 try:
     import fcntl

@@ -7,8 +7,7 @@ from pathlib import Path
 import msgspec
 
 from molkv_bundle import BundleError, FileInfo, decode_json, file_sha256
-from molkv_export.atomic_folder import clear
-from molkv_export.durable import sync
+from molkv_export.atomic_folder import clear, sync
 
 JOURNAL = "export-in-progress.json"
 

@@ -1,4 +1,4 @@
-"""The training loop: AdamW, linear warm-up and cosine decay, resumable."""
+"""The training loop: AdamW, linear warm-up and cosine decay, resumable; and the loss on held-out text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import hashlib
 import math
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +26,41 @@ from molkv_export.atomic_folder import atomic_folder, check_output
 from molkv_export.checkpoints.checkpoint import CONFIG
 from molkv_export.checkpoints.native import tensors_to_save
 from molkv_export.checkpoints.weights import WEIGHTS
+from molkv_export.corpus import END_OF_TEXT, Corpus, encode, standard_library, train_tokenizer
 from molkv_export.families import reference_model
 from molkv_export.modeling import ReferenceModel
 from molkv_export.terminal import console
-from molkv_export.training.corpus import END_OF_TEXT, Corpus, encode, standard_library, train_tokenizer
-from molkv_export.training.evaluate import experts_silenced, mean_loss
 
 _SAVE_EVERY_STEPS = 100
 _FILES = (CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "generation_config.json", "training.json")
 _VALIDATION_WINDOWS = 128
+
+
+@torch.no_grad()
+def mean_loss(model: ReferenceModel, ids: npt.NDArray[np.int64], sequence_length: int, max_windows: int) -> float:
+    """Mean negative log-likelihood in nats per token, over windows spread evenly through a token stream [n]."""
+    available = (len(ids) - 1) // sequence_length
+    starts = np.unique(np.linspace(0, available - 1, min(max_windows, available)).astype(int)) * sequence_length
+    losses = []
+    for start in starts:
+        window = torch.from_numpy(ids[start : start + sequence_length + 1])
+        losses.append(cross_entropy(model(window[None, :-1])[0], window[1:]).item())
+    return float(np.mean(losses))
+
+
+@contextmanager
+def experts_silenced(model: ReferenceModel) -> Iterator[None]:
+    """Make every expert branch add nothing, to see what the experts are worth."""
+    handles = [
+        tap.module.register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
+        for tap in model.taps()
+        if tap.branch == "experts"
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @dataclass(frozen=True)

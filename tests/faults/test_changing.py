@@ -18,7 +18,7 @@ from molkv_bundle import CheckpointError
 from molkv_export import add_profile, export, validate
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.parity import validate as validating
-from molkv_export.parity.texts import QUICK
+from molkv_export.parity.compared_texts import QUICK
 from molkv_export.tables import store_writer
 
 WEIGHTS = "model.safetensors"

@@ -133,7 +133,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(checkpoi
 def test_a_disk_that_fills_up_while_the_graph_is_written(
     checkpoint: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("molkv_export.graph.save.attach_weights", lambda *_: _occupy(small_disk))
+    monkeypatch.setattr("molkv_export.graph.files.attach_weights", lambda *_: _occupy(small_disk))
     with pytest.raises(OutputError, match="the disk is full; nothing was kept, free some space and try again"):
         export(checkpoint, small_disk / "bundle")
     assert [path.name for path in small_disk.iterdir()] == ["somebody-elses"]

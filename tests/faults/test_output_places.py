@@ -13,7 +13,7 @@ import pytest
 from molkv_bundle import Bundle, OutputError
 from molkv_export import GraphOptions, add_profile, export, package
 from molkv_export.atomic_folder import atomic_folder
-from molkv_export.parity.report_folder import check_report_folder
+from molkv_export.parity.report import check_report_folder
 from molkv_export.training.loop import TrainOptions, train
 from tests.conftest import CONFIGS
 

@@ -12,8 +12,8 @@ import pytest
 
 from molkv_bundle import Bundle, CheckpointError, OutputError
 from molkv_export import GraphOptions, add_profile, export, validate
-from molkv_export.parity.texts import Scope
-from molkv_export.source import check_source
+from molkv_export.parity.compared_texts import Scope
+from molkv_export.source.hashes import check_source
 from molkv_export.tables.resume import JOURNAL
 from molkv_runtime import selftest
 

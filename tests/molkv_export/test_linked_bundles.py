@@ -13,8 +13,8 @@ from molkv_bundle import verify
 from molkv_export import GraphOptions, add_profile, export, inspect, package, validate
 from molkv_export.atomic_folder import copy_file, link_or_copy
 from molkv_export.packaging import GraphFormat
+from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.runners import ONNX_REFERENCE
-from molkv_export.parity.texts import Scope
 from molkv_runtime import Target, selftest
 from tests.linked import LAYOUTS, hugging_face_cache, linked
 

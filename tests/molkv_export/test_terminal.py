@@ -43,7 +43,7 @@ COMMANDS = {
 TRAIN = """
 from molkv_export.commands import main
 from molkv_export.training import loop
-from molkv_export.training.corpus import Corpus
+from molkv_export.corpus import Corpus
 loop.standard_library = lambda: Corpus(["def f(x):\\n    return x\\n" * 20] * 2, ["def g(x): return x" * 20])
 main()
 """  # on a text that takes no minute

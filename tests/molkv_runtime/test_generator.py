@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from molkv_bundle import BundleError, ProviderError, RequestError
-from molkv_export.training.corpus import standard_library
+from molkv_export.corpus import standard_library
 from molkv_runtime import BoundCall, ExpertStore, Generator, Sampling, Sequences, Target
 from tests.conftest import STDLIB_MINI, random_model
 

@@ -18,7 +18,7 @@ from molkv_bundle import GOLDEN, Bundle, BundleError, Projection, ProviderError,
 from molkv_bundle.golden import PROJECTIONS
 from molkv_export.families import open_checkpoint
 from molkv_export.golden import write_golden
-from molkv_export.parity.reference import SourceModel
+from molkv_export.source.model import SourceModel
 from molkv_runtime import Generator, Sequences, Target, selftest
 from molkv_runtime.tokenizer import bundle_tokenizer
 from tests.conftest import CONFIGS, STDLIB_MINI, edit_manifest, replace_file

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from molkv_bundle import BundleError, CheckpointError
 from molkv_export import export, validate
-from molkv_export.parity.texts import QUICK
+from molkv_export.parity.compared_texts import QUICK
 from molkv_runtime import Generator, Sampling, Token, open_tokenizer, selftest
 from molkv_runtime.generator import _pieces
 from molkv_runtime.tokenizer import TextStream

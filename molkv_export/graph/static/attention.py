@@ -9,7 +9,7 @@ from onnxscript import OpBuilder, nn
 
 from molkv_bundle import LookupExpertConfig
 from molkv_export.graph.linear import Linear
-from molkv_export.graph.static.layers import Number, Rotary
+from molkv_export.graph.static.layers import Constants, Rotary
 
 
 class StaticCache(NamedTuple):
@@ -56,10 +56,10 @@ class StaticAttention(_Heads):
     """
 
     def __init__(
-        self, config: LookupExpertConfig, length: int, number: Number, qkv_proj: nn.Module, o_proj: Linear
+        self, config: LookupExpertConfig, length: int, constant: Constants, qkv_proj: nn.Module, o_proj: Linear
     ) -> None:
         super().__init__(config, length, qkv_proj)
-        self.number = number
+        self.constant = constant
         self.o_proj = o_proj
 
     def forward(self, op: OpBuilder, x: Value, cache: StaticCache) -> tuple[Value, Value, Value]:
@@ -68,7 +68,7 @@ class StaticAttention(_Heads):
         groups, size = config.num_key_value_heads, config.head_dim
         heads = config.num_attention_heads // groups
         turned, key, value = self._heads(op, x, cache.rotary)
-        query = op.Mul(op.Slice(turned, [0], [config.num_attention_heads], [1], [1]), self.number(op, size**-0.5))
+        query = op.Mul(op.Slice(turned, [0], [config.num_attention_heads], [1], [1]), self.constant(op, size**-0.5))
         query = op.Transpose(op.Reshape(query, [length, groups, heads, size]), perm=[1, 2, 0, 3])
         query = op.Reshape(query, [groups, heads * length, size])
         # The mask is added to both together: QNN's compiler forgets a constant that is added before a Concat.

@@ -1,4 +1,4 @@
-"""Assembling the graphs of a static profile."""
+"""Assembling the graphs of a static profile: the whole decoder, and the one for parts of prompts without logits."""
 
 from __future__ import annotations
 

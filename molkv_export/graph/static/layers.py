@@ -1,4 +1,4 @@
-"""The floating-point type that a static graph computes in."""
+"""What static graphs are made of: constants, norms, GELU, rotations and products of integers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from onnxscript import OpBuilder, nn
 from molkv_bundle import Floats
 from molkv_export.graph.linear import Linear, Parameters
 
+_SMALLEST = 2.0**-14  # float16's smallest normal number
+# Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: erfc(z) for z >= 0 within 1.5e-7.
+_P = 0.3275911
+_A = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+_TINY = float(np.finfo(np.float32).tiny)
 
-class Number(NamedTuple):
-    """Makes constants of the type; the same constant is stored once."""
+
+class Constants(NamedTuple):
+    """Makes constants of the type that a graph computes in; the same constant is stored once."""
 
     dtype: ir.DataType
 
     def __call__(self, op: OpBuilder, value: float) -> ir.Value:
-        """Give a scalar of the graph."""
+        """Return a scalar of the graph."""
         name = f"constant.{value!r}"
         root = op.builder.root
         known: ir.Value | None = root.graph.initializers.get(name)
@@ -30,20 +36,17 @@ class Number(NamedTuple):
         return root.initializer(ir.tensor(np.array(value, self.dtype.numpy()), name=name), qualify=False)
 
 
-FLOAT = Number(ir.DataType.FLOAT)
-HALF = Number(ir.DataType.FLOAT16)
-
-
-_SMALLEST = 2.0**-14  # float16's smallest normal number
+FLOAT = Constants(ir.DataType.FLOAT)
+HALF = Constants(ir.DataType.FLOAT16)
 
 
 class StaticRMSNorm(nn.Module):
     """RMSNorm over the last dimension. By Div: CoreML's inverse, which Reciprocal becomes, adds 1e-4."""
 
-    def __init__(self, size: int, eps: float, number: Number) -> None:
+    def __init__(self, size: int, eps: float, constant: Constants) -> None:
         super().__init__()
-        self.number = number
-        self.weight = nn.Parameter([size], number.dtype)
+        self.constant = constant
+        self.weight = nn.Parameter([size], constant.dtype)
         self.eps = eps
 
     def forward(self, op: OpBuilder, x: Value, skip: Value | None = None) -> tuple[Value, Value]:
@@ -52,19 +55,19 @@ class StaticRMSNorm(nn.Module):
         return op.Mul(self._normed(op, total), self.weight), total
 
     def _normed(self, op: OpBuilder, x: Value) -> Value:
-        return op.Div(x, op.Sqrt(op.Add(_mean_square(op, x), self.number(op, self.eps))))
+        return op.Div(x, op.Sqrt(op.Add(_mean_square(op, x), self.constant(op, self.eps))))
 
 
 class HalfRMSNorm(StaticRMSNorm):
     """The same in float16, in which the square of 256 is infinite: a row is first divided by its largest number."""
 
     def _normed(self, op: OpBuilder, x: Value) -> Value:
-        sizes = op.Max(x, op.Sub(self.number(op, 0.0), x))  # CoreML has no Abs
-        largest = op.Max(op.ReduceMax(sizes, [-1], keepdims=1), self.number(op, _SMALLEST))
+        sizes = op.Max(x, op.Sub(self.constant(op, 0.0), x))  # CoreML has no Abs
+        largest = op.Max(op.ReduceMax(sizes, [-1], keepdims=1), self.constant(op, _SMALLEST))
         scaled = op.Div(x, largest)
-        eps = op.Div(op.Div(self.number(op, self.eps), largest), largest)
+        eps = op.Div(op.Div(self.constant(op, self.eps), largest), largest)
         # Nothing but a row of zeros has a mean square below that, and eps may have become 0.
-        mean = op.Max(op.Add(_mean_square(op, scaled), eps), self.number(op, _SMALLEST))
+        mean = op.Max(op.Add(_mean_square(op, scaled), eps), self.constant(op, _SMALLEST))
         return op.Div(scaled, op.Sqrt(mean))
 
 
@@ -72,21 +75,16 @@ def _mean_square(op: OpBuilder, x: Value) -> Value:
     return op.ReduceMean(op.Mul(x, x), [-1], keepdims=1)
 
 
-# Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: erfc(z) for z >= 0 within 1.5e-7.
-_P = 0.3275911
-_A = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
-
-
-def gelu_by_exp(op: OpBuilder, x: Value, number: Number) -> Value:
+def gelu_by_exp(op: OpBuilder, x: Value, constant: Constants) -> Value:
     """Compute x * Phi(x) = relu(x) - |x| / 2 * erfc(|x| / sqrt(2)) out of Exp."""
     size = op.Abs(x)
-    z = op.Mul(size, number(op, 0.5**0.5))
-    t = op.Div(number(op, 1.0), op.Add(op.Mul(z, number(op, _P)), number(op, 1.0)))
-    polynomial = op.Mul(t, number(op, _A[0]))
+    z = op.Mul(size, constant(op, 0.5**0.5))
+    t = op.Div(constant(op, 1.0), op.Add(op.Mul(z, constant(op, _P)), constant(op, 1.0)))
+    polynomial = op.Mul(t, constant(op, _A[0]))
     for coefficient in _A[1:]:
-        polynomial = op.Mul(op.Add(polynomial, number(op, coefficient)), t)
-    tail = op.Exp(op.Mul(op.Mul(z, z), number(op, -1.0)))
-    return op.Sub(op.Relu(x), op.Mul(op.Mul(size, number(op, 0.5)), op.Mul(polynomial, tail)))
+        polynomial = op.Mul(op.Add(polynomial, constant(op, coefficient)), t)
+    tail = op.Exp(op.Mul(op.Mul(z, z), constant(op, -1.0)))
+    return op.Sub(op.Relu(x), op.Mul(op.Mul(size, constant(op, 0.5)), op.Mul(polynomial, tail)))
 
 
 class Rotary(NamedTuple):
@@ -100,9 +98,6 @@ class Rotary(NamedTuple):
         half = size // 2
         first, second = op.Slice(x, [0], [half], [last], [1]), op.Slice(x, [half], [size], [last], [1])
         return op.Add(op.Mul(x, self.cos), op.Mul(op.Concat(second, first, axis=last), self.sin))
-
-
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 class QdqLinear(Linear):

@@ -12,8 +12,8 @@ from molkv_export.graph.static.attention import KeysAndValues, StaticAttention
 from molkv_export.graph.static.layers import (
     FLOAT,
     HALF,
+    Constants,
     HalfRMSNorm,
-    Number,
     QdqLinear,
     SplitQkv,
     StaticRMSNorm,
@@ -24,7 +24,7 @@ from molkv_export.graph.static.layers import (
 class StaticModules:
     """The `Modules` of a static profile, in float32."""
 
-    number: Number = FLOAT
+    constant: Constants = FLOAT
 
     def __init__(self, config: LookupExpertConfig, length: int) -> None:
         """Take the model, with the context and the window that the graph is to have, and T."""
@@ -33,7 +33,7 @@ class StaticModules:
     @property
     def dtype(self) -> ir.DataType:
         """What the graph computes in."""
-        return self.number.dtype
+        return self.constant.dtype
 
     def linear(self, in_features: int, out_features: int) -> Linear:
         """Make a product of two dimensions."""
@@ -55,12 +55,12 @@ class StaticModules:
 
     def norm(self, size: int) -> StaticRMSNorm:
         """Make a norm out of plain operators."""
-        return StaticRMSNorm(size, self._config.rms_norm_eps, self.number)
+        return StaticRMSNorm(size, self._config.rms_norm_eps, self.constant)
 
     def attention(self) -> StaticAttention:
         """Make attention over a cache of fixed length."""
         out = self.linear(self._config.num_attention_heads * self._config.head_dim, self._config.hidden_size)
-        return StaticAttention(self._config, self.length, self.number, self.qkv(), out)
+        return StaticAttention(self._config, self.length, self.constant, self.qkv(), out)
 
     def keys_and_values(self) -> KeysAndValues:
         """Make what is left of attention where nobody attends."""
@@ -74,7 +74,7 @@ class StaticModules:
 class HalfModules(StaticModules):
     """Everything in float16, for Apple's Neural Engine, which computes in nothing else."""
 
-    number = HALF
+    constant = HALF
 
     def linear(self, in_features: int, out_features: int) -> Linear:
         """Make a product in float16."""
@@ -82,7 +82,7 @@ class HalfModules(StaticModules):
 
     def norm(self, size: int) -> HalfRMSNorm:
         """Make a norm that no number is too large for."""
-        return HalfRMSNorm(size, self._config.rms_norm_eps, self.number)
+        return HalfRMSNorm(size, self._config.rms_norm_eps, self.constant)
 
 
 class NnapiModules(StaticModules):
@@ -90,7 +90,7 @@ class NnapiModules(StaticModules):
 
     def gelu(self, op: OpBuilder, x: Value) -> Value:
         """Compute x * Phi(x) within 1.5e-7 |x|: NNAPI knows neither Gelu nor Erf."""
-        return gelu_by_exp(op, x, self.number)
+        return gelu_by_exp(op, x, self.constant)
 
 
 class QdqModules(NnapiModules):

@@ -30,7 +30,7 @@ class StaticMolkvMixer(nn.Module):
 
     def __init__(self, config: MolkvConfig, modules: StaticModules) -> None:
         super().__init__()
-        self.config, self.length, self.number = config, modules.length, modules.number
+        self.config, self.length, self.constant = config, modules.length, modules.constant
         self.query_proj = modules.linear(config.hidden_size, config.expert_key_size)
         self.query_norm = modules.norm(config.expert_key_size) if config.expert_qk_norm else None
         self.gate = modules.small_linear(config.hidden_size, 1) if config.expert_gate == "sigmoid" else None
@@ -43,7 +43,7 @@ class StaticMolkvMixer(nn.Module):
             query, _ = self.query_norm(op, query)
         if experts.rotary is not None:
             query = experts.rotary(op, query, size, last=1)
-        query = op.Reshape(op.Mul(query, self.number(op, size**-0.5)), [1, self.length, size])
+        query = op.Reshape(op.Mul(query, self.constant(op, size**-0.5)), [1, self.length, size])
         scores = op.Add(op.MatMul(query, op.Transpose(experts.key, perm=[0, 2, 1])), experts.mask)
         mixed = op.MatMul(op.Softmax(scores, axis=-1), experts.value)
         out = op.Reshape(mixed, [self.length, self.config.hidden_size])

@@ -19,6 +19,9 @@ from molkv_runtime.checks import InOneProcess
 _CPU = "CPUExecutionProvider"
 
 
+_TYPES = {"float32": "float", "float16": "float16", "int64": "int64", "int32": "int32", "int8": "int8"}
+
+
 class Target(NamedTuple):
     """Where graphs are to run."""
 
@@ -175,9 +178,6 @@ class DenseGraph(InOneProcess):
     def placements(self) -> dict[int, list[Placement]]:
         """Where the nodes run, by the length of a call; 0 is any."""
         return {length: placements(session) for length, session in self._sessions.items()}
-
-
-_TYPES = {"float32": "float", "float16": "float16", "int64": "int64", "int32": "int32", "int8": "int8"}
 
 
 def _check_interface(file: GraphFile, session: onnxruntime.InferenceSession, path: Path) -> None:

@@ -21,9 +21,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from molkv_bundle import ROW_FORMATS, Bundle, DenseDtype, RowDtype
 from molkv_export import GraphOptions, export, validate
 from molkv_export.families import open_checkpoint
-from molkv_export.parity.reference import SourceModel
-from molkv_export.parity.texts import Scope
+from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.validate import TRAINED
+from molkv_export.source.model import SourceModel
 from molkv_runtime import Generator, selftest
 from tests.conftest import CONFIGS, random_model, save_checkpoint
 from tests.molkv_export.checkpoints.published import (

@@ -20,7 +20,7 @@ from molkv_export.graph.build import IR_VERSION, OPSET
 from molkv_export.graph.choices import BLOCK_SIZES, DTYPES
 from molkv_export.graph.linear import DenseFormat, Linear
 from molkv_export.parity.onnx_reference import MatMulIntegerToFloat
-from molkv_export.parity.stored_weights import stored_weight
+from molkv_export.source.rounding import stored_weight
 from molkv_runtime import session_options
 
 FORMATS = [DenseFormat(dtype) for dtype in DTYPES["cpu"]]

@@ -15,7 +15,7 @@ import pytest
 
 from molkv_export import Report, export, validate
 from molkv_export.parity.bisect import TapError
-from molkv_export.parity.texts import Scope
+from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.validate import ROUNDED
 from molkv_runtime import selftest
 from tests.conftest import STDLIB_MINI

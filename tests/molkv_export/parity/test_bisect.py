@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
+import molkv_export.parity.bisect as bisecting
 from molkv_bundle import Bundle, BundleError, RowDtype
 from molkv_export.families import open_checkpoint, reference_model
-from molkv_export.parity import tapped
 from molkv_export.parity.bisect import Bisection, bisect
-from molkv_export.parity.reference import SourceModel
+from molkv_export.source.model import SourceModel
 from molkv_runtime import BoundCall
 from molkv_runtime.session import CPU
 from tests.conftest import CONFIGS, replace_file
@@ -67,16 +67,16 @@ def test_a_sound_bundle_stays_well_within_the_limit(
 def test_a_kernel_that_computes_wrongly_is_told_from_a_wrong_graph(
     checkpoints: Callable[[str], Path], bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = tapped._TappedCall.run
+    original = bisecting._TappedCall.run
 
-    def broken(self: tapped._TappedCall) -> None:
+    def broken(self: bisecting._TappedCall) -> None:
         if isinstance(self._call, BoundCall):
             original(self)
             self._taken["layers.1.feed_forward"][-1] *= 1.01
         else:
             original(self)
 
-    monkeypatch.setattr(tapped._TappedCall, "run", broken)
+    monkeypatch.setattr(bisecting._TappedCall, "run", broken)
     bisection = _bisect("molkv", "float32", checkpoints, bundles)
     assert "layer 1, feed forward" in bisection.culprit
     assert bisection.second_opinion.endswith("the fault is in provider 'cpu'")
@@ -85,14 +85,14 @@ def test_a_kernel_that_computes_wrongly_is_told_from_a_wrong_graph(
 def test_a_nan_is_named(
     checkpoints: Callable[[str], Path], bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = tapped.TappedGraph.values
+    original = bisecting.TappedGraph.values
 
-    def broken(self: tapped.TappedGraph) -> tapped.Values:
+    def broken(self: bisecting.TappedGraph) -> bisecting.Values:
         values = original(self)
         values["layers.2.experts"][7, 3] = np.nan
         return values
 
-    monkeypatch.setattr(tapped.TappedGraph, "values", broken)
+    monkeypatch.setattr(bisecting.TappedGraph, "values", broken)
     assert (
         "layer 2, experts: relative error inf at position 7"
         in _bisect("molkv", "float32", checkpoints, bundles).culprit
@@ -109,7 +109,7 @@ def test_a_graph_whose_values_have_no_names_is_refused(stdlib_mini_bundle: Path,
             names[:] = ["other" if name == "layers.2.attention" else name for name in names]
     replace_file(bundle, "model.onnx", model.SerializeToString())
     with pytest.raises(BundleError, match=r"model.onnx: names no value 'layers.2.attention'.*export the model again"):
-        tapped.TappedGraph(Bundle(bundle), CPU, reference_model(Bundle(bundle).config).taps())
+        bisecting.TappedGraph(Bundle(bundle), CPU, reference_model(Bundle(bundle).config).taps())
 
 
 def test_a_fault_in_the_last_step_of_the_context_is_found(stdlib_mini_bundle: Path, tmp_path: Path) -> None:

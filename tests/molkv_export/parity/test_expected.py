@@ -23,12 +23,11 @@ from torch import Tensor
 
 from molkv_bundle import Bundle, RequestError
 from molkv_export import GraphOptions, Report, export, validate
-from molkv_export.parity import compare, phases
+from molkv_export.corpus import standard_library
+from molkv_export.parity import compare, runners
+from molkv_export.parity.compared_texts import QUICK
 from molkv_export.parity.expected import EXPECTED, ExpectedLogits
-from molkv_export.parity.report import print_report
-from molkv_export.parity.report_folder import html
-from molkv_export.parity.texts import QUICK
-from molkv_export.training.corpus import standard_library
+from molkv_export.parity.report import html, print_report
 from tests.conftest import CONFIGS, STDLIB_MINI, random_model
 from tests.molkv_export.modeling.test_equations import logits as equations
 from tests.molkv_export.parity.own_model import OwnModel
@@ -192,8 +191,8 @@ def test_every_kind_of_model_agrees_with_the_equations(name: str, bundles: Calla
 def test_a_fault_in_one_phase_is_named(
     phase: str, trained: Callable[[str], Path], ids: Tensor, right: Tensor, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    run = phases.PHASES[phase]
-    monkeypatch.setitem(phases.PHASES, phase, lambda generator, ids: run(generator, ids) + ids[-1] % 7 / 100)
+    run = runners.PHASES[phase]
+    monkeypatch.setitem(runners.PHASES, phase, lambda generator, ids: run(generator, ids) + ids[-1] % 7 / 100)
     failures = _failures_of_a_fault(trained, ids, right, tmp_path)
     assert failures[0].startswith(f"{phase} (your own code): max abs ")
     assert len(failures) == 1
@@ -203,10 +202,10 @@ def test_faults_in_a_mixed_batch_and_at_the_contexts_end_are_named(
     trained: Callable[[str], Path], ids: Tensor, right: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken_batch(generator: Any, texts: Any) -> Any:
-        return [logits + 0.01 for logits in phases.mixed_batch(generator, texts)]
+        return [logits + 0.01 for logits in runners.mixed_batch(generator, texts)]
 
     monkeypatch.setattr(compare, "mixed_batch", broken_batch)
-    monkeypatch.setattr(compare, "context_end", lambda *given: phases.context_end(*given) + 0.01)
+    monkeypatch.setattr(compare, "context_end", lambda *given: runners.context_end(*given) + 0.01)
     failures = _failures_of_a_fault(trained, ids, right, tmp_path)
     assert [failure.split(":")[0] for failure in failures] == [
         "mixed batch (your own code)",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from molkv_bundle import Floats
-from molkv_export.parity.greedy import Continuation, greedy_agreement
-from molkv_export.parity.phases import Ids
+from molkv_export.golden import Ids
+from molkv_export.parity.agreement import Continuation, greedy_agreement
 
 PROMPT = np.array([3, 1, 4])
 TIE = 2e-4

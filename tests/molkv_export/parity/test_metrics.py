@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from molkv_bundle import DenseDtype, RowDtype
+from molkv_export.golden import top_ids
 from molkv_export.parity.gates import QUALITY_GATES, loosest, quality_failure, rounding_failure
-from molkv_export.parity.metrics import Metrics, MetricsAccumulator, top_ids
+from molkv_export.parity.metrics import Metrics, MetricsAccumulator
 
 RANDOM = np.random.default_rng(0)
 REFERENCE = RANDOM.normal(size=(150, 11)).astype(np.float32)

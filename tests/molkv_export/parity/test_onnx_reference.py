@@ -11,8 +11,8 @@ import pytest
 
 from molkv_bundle import Bundle
 from molkv_export import GraphOptions, export, validate
+from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.runners import ONNX_REFERENCE, load_generator
-from molkv_export.parity.texts import Scope
 from molkv_export.parity.validate import ROUNDED
 from molkv_runtime import BoundCall, Target
 from tests.conftest import CONFIGS, STDLIB_MINI

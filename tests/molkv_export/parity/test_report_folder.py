@@ -14,9 +14,9 @@ import pytest
 
 from molkv_bundle import OutputError, RequestError
 from molkv_export import Report, validate
-from molkv_export.parity.report_folder import check_plot, check_report_folder, html, write_plot, write_report
-from molkv_export.parity.texts import Scope
-from molkv_export.parity.worst import Candidate, WorstPositions
+from molkv_export.parity.compared_texts import Scope
+from molkv_export.parity.metrics import Candidate, WorstPositions
+from molkv_export.parity.report import check_plot, check_report_folder, html, write_plot, write_report
 from tests.conftest import STDLIB_MINI
 
 _SCOPE = Scope(sequences=1, continuations=2, new_tokens=8)

@@ -10,7 +10,7 @@ import torch
 
 from molkv_bundle import ROW_FORMATS, MolkvConfig, Records, RowDtype, record_dtype
 from molkv_export.modeling.layers import FeedForward
-from molkv_export.parity.rounding import StoredRows, rounding_slack
+from molkv_export.source.rounding import StoredRows, rounding_slack
 from molkv_export.tables.quantize import quantize
 
 COUNT = 8

@@ -18,8 +18,8 @@ from molkv_bundle import CheckpointError, Records, RequestError, RowDtype
 from molkv_export import GraphOptions, Report, export, validate
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.graph.linear import BlockwiseLinear, RowwiseInt8Linear
-from molkv_export.parity.greedy import GreedyResult
-from molkv_export.parity.texts import Scope
+from molkv_export.parity.agreement import GreedyResult
+from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.validate import ROUNDED, TRAINED
 from molkv_runtime import selftest
 from tests.conftest import CONFIGS, STDLIB_MINI, replace_file
@@ -201,14 +201,14 @@ def _validate_quickly(bundle: Path) -> Report:
 
 
 def test_nan_logits_fail(bundles: Callable[..., Path], checkpoints: Callable[[str], Path], monkeypatch: Any) -> None:
-    from molkv_export.parity import phases
+    from molkv_export.parity import runners
 
     def broken(generator: Any, ids: np.ndarray) -> np.ndarray:
-        logits = phases.one_shot_prefill(generator, ids)
+        logits = runners.one_shot_prefill(generator, ids)
         logits[3, 5] = np.nan
         return logits
 
-    monkeypatch.setitem(phases.PHASES, "chunked prefill", broken)
+    monkeypatch.setitem(runners.PHASES, "chunked prefill", broken)
     report = validate(bundles("molkv"), checkpoints("molkv"), scope=SMALL)
     assert any(failure.startswith("chunked prefill") for failure in report.failures)
 
@@ -288,13 +288,13 @@ def test_one_thing_to_compare_with_is_needed(stdlib_mini_bundle: Path) -> None:
 def test_nan_fails_also_where_quality_is_not_judged(
     bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from molkv_export.parity import phases
+    from molkv_export.parity import runners
 
     def broken(generator: Any, ids: np.ndarray) -> np.ndarray:
-        logits = phases.one_shot_prefill(generator, ids)
+        logits = runners.one_shot_prefill(generator, ids)
         logits[3, 5] = np.nan
         return logits
 
-    monkeypatch.setitem(phases.PHASES, "one-shot prefill", broken)
+    monkeypatch.setitem(runners.PHASES, "one-shot prefill", broken)
     report = validate(bundles("molkv", "int8"), against=bundles("molkv"), scope=SMALL)
     assert report.failures == ["one-shot prefill (other bundle): max abs is nan"]

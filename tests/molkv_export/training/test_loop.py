@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from molkv_bundle import MolkvConfig, OutputError, RequestError
 from molkv_export.atomic_folder import check_output
+from molkv_export.corpus import Corpus, encode, standard_library, train_tokenizer
 from molkv_export.families import open_checkpoint
 from molkv_export.training import loop
-from molkv_export.training.corpus import Corpus, encode, standard_library, train_tokenizer
 from molkv_export.training.loop import TrainOptions, learning_rate_at, train
 
 CONFIG = MolkvConfig(

@@ -18,8 +18,8 @@ from molkv_export.graph.build import IR_VERSION, OPSET
 from molkv_export.graph.static.layers import (
     FLOAT,
     HALF,
+    Constants,
     HalfRMSNorm,
-    Number,
     QdqLinear,
     Rotary,
     StaticRMSNorm,
@@ -31,22 +31,24 @@ from molkv_runtime import session_options
 Array = npt.NDArray[Any]
 
 
-def _run(build: Callable[..., ir.Value], number: Number, inputs: dict[str, Array], weights: dict[str, Array]) -> Array:
+def _run(
+    build: Callable[..., ir.Value], constant: Constants, inputs: dict[str, Array], weights: dict[str, Array]
+) -> Array:
     """Run the nodes that `build(op, *values)` makes.
 
     Those in float16 in onnx.reference: ONNX Runtime's CPU provider computes in float32 between two of them.
     """
     graph = ir.Graph((), (), nodes=(), opset_imports={"": OPSET}, name="module")
     builder = GraphBuilder(graph)
-    values = [builder.input(name, number.dtype, array.shape) for name, array in inputs.items()]
+    values = [builder.input(name, constant.dtype, array.shape) for name, array in inputs.items()]
     out = build(builder.op, *values)
-    out.dtype = number.dtype
+    out.dtype = constant.dtype
     builder.add_output(out, "y")
     for name, value in graph.initializers.items():
         if value.const_value is None:
             value.const_value = ir.tensor(weights[name], name=name)
     model = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
-    if number == HALF:
+    if constant == HALF:
         found: Array = ReferenceEvaluator(model).run(None, inputs)[0]
         return found
     return onnxruntime.InferenceSession(model.SerializeToString(), session_options()).run(None, inputs)[0]

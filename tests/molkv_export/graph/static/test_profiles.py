@@ -18,9 +18,9 @@ from molkv_bundle import Arrays, Bundle, BundleError, DenseDtype, MolkvError, Re
 from molkv_export import GraphOptions, export, inspect, validate
 from molkv_export.families import open_checkpoint
 from molkv_export.lint import lint, optimized_graph
-from molkv_export.parity.reference import SourceModel
+from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.runners import ONNX_REFERENCE, load_generator
-from molkv_export.parity.texts import Scope
+from molkv_export.source.model import SourceModel
 from molkv_runtime import PRESETS, Call, Generator, Graph, Target, selftest
 from molkv_runtime.probe import probe
 from molkv_runtime.static_calls import StaticCalls

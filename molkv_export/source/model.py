@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from molkv_bundle import Bundle, Floats, record_dtype
 from molkv_export.checkpoints import EMBEDDING, LM_HEAD, Checkpoint
 from molkv_export.modeling import ExactRecords, ReferenceModel, Rows
-from molkv_export.parity.rounding import StoredRows, rounding_slack
-from molkv_export.parity.stored_activations import round_activations
-from molkv_export.parity.stored_weights import stored_weight
+from molkv_export.source.rounding import StoredRows, round_activations, rounding_slack, stored_weight
 from molkv_runtime import Store
 
 _CACHE_BYTES = 256 * 1024 * 1024

@@ -1,4 +1,4 @@
-"""Writing a profile's graphs into a bundle: an ONNX file for each length of a call, and one file with the weights."""
+"""A profile's graphs as files of a bundle: an ONNX file for each length of a call, and one file with the weights."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 import onnxscript
 
-from molkv_bundle import GOLDEN, GraphFile, GraphInfo
+from molkv_bundle import GOLDEN, Bundle, GraphFile, GraphInfo
 from molkv_export import __version__
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.graph.build import DenseGraph
@@ -113,3 +114,24 @@ def _root_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def load_graphs(bundle: Bundle) -> dict[int, onnx.ModelProto]:
+    """Load a profile's graphs by the length of a call, without their weights, after the driver's checks.
+
+    Raises:
+        BundleError: A file is damaged.
+    """
+    paths, name = bundle.graph_paths(), weights_file(bundle).name
+    graphs = {length: onnx.load(path, load_external_data=False) for length, path in paths.items()}
+    for graph in graphs.values():
+        for tensor in graph.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = name
+    return graphs
+
+
+def weights_file(bundle: Bundle) -> Path:
+    """Return the file that the graphs of `load_graphs` keep their weights in: where links lead, which ONNX refuses."""
+    return (bundle.path / bundle.graph().data).resolve()

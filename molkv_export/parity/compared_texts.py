@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 
 from molkv_bundle import TOKENIZER, RequestError
-from molkv_export.parity.phases import Ids, window
-from molkv_export.training.corpus import standard_library
+from molkv_export.corpus import standard_library
+from molkv_export.golden import Ids, window
 from molkv_runtime import Generator
 
 _LENGTH = 512  # of a text, where the model's context is longer and its window is not

@@ -1,15 +1,31 @@
-"""Whether stored numbers are the source's, rounded to what the store can hold.
+"""What rounding does to the source's numbers: whether records are rounded right, and weights and activations rounded.
 
 This is written from the formats' definitions, without the exporter's quantizer, so that it finds mistakes in it.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from torch import Tensor
+from typing import NamedTuple
 
-from molkv_bundle import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, ModelConfig, Records, RowDtype, ValueDecoder
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from molkv_bundle import (
+    INT4_LEVELS,
+    NF4_LEVELS,
+    ROW_FORMATS,
+    Bundle,
+    GraphInfo,
+    ModelConfig,
+    Records,
+    RowDtype,
+    ValueDecoder,
+)
+from molkv_export.checkpoints import LM_HEAD
+from molkv_export.graph.files import load_graphs
 
 _STEPS = 8  # of float32, for the few operations that are no sums, the checks' own among them
 
@@ -18,6 +34,9 @@ _LEVELS = {
     "int4": torch.from_numpy(INT4_LEVELS),
     "nf4": torch.from_numpy(NF4_LEVELS),
 }
+
+
+_HEAD_BLOCK = 128
 
 
 def rounding_slack(terms: int) -> float:
@@ -92,3 +111,72 @@ def _is_quantized(found: Tensor, exact: Tensor, scale: Tensor, dtype: RowDtype, 
 
 def _all_rows(agrees: Tensor) -> Tensor:
     return agrees.flatten(1).all(1)
+
+
+def stored_weight(name: str, weight: Tensor, graph: GraphInfo, plain: tuple[str, ...]) -> Tensor:
+    """Give what a graph multiplies with where the checkpoint has a float32 tensor.
+
+    Args:
+        name: The tensor's.
+        weight: The tensor, a matrix [out, in] or a vector.
+        graph: How the bundle stores its weights.
+        plain: How the names of those end that are float32 in every graph.
+    """
+    if weight.dim() == 1 or name.endswith(plain) or graph.dense_dtype == "float32":
+        return weight
+    if graph.dense_dtype == "float16":
+        return weight.half().float()
+    if graph.dense_dtype == "qdq-int8":
+        scale = weight.abs().max() / 127
+        return weight if name == LM_HEAD or scale == 0 else (weight / scale).round() * scale
+    if name == LM_HEAD:
+        return _in_blocks(weight, 8, _HEAD_BLOCK)
+    if graph.dense_dtype == "int8":
+        scale = weight.abs().amax(1, keepdim=True) / 127
+        return torch.where(scale == 0, 0.0, (weight / scale).round() * scale)
+    return _in_blocks(weight, 4, graph.block_size)
+
+
+def _in_blocks(weight: Tensor, bits: int, block: int) -> Tensor:
+    """Round to multiples of a scale for every block of a row; the number of largest size is kept, as -2^(bits - 1)."""
+    rows, columns = weight.shape
+    blocks = torch.nn.functional.pad(weight, (0, -columns % block)).reshape(rows, -1, block)
+    largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
+    half = 2 ** (bits - 1)
+    scale = largest / -half
+    codes = torch.where(scale == 0, 0.0, (blocks / scale).round()).clamp(-half, half - 1)
+    stored: Tensor = (codes * scale).reshape(rows, -1)[:, :columns]
+    return stored
+
+
+class Rounding(NamedTuple):
+    """uint8 codes with one scale."""
+
+    scale: float
+    zero_point: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Round to the nearest code, and back to float32."""
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, 255)
+
+
+def round_activations(model: nn.Module, bundle: Bundle) -> None:
+    """Let the products of a model round what goes in and comes out, where those of a bundle's graph do."""
+    for name, rounding in _roundings(load_graphs(bundle)[1]).items():
+        place, _, side = name.rpartition(".")
+        product = model.get_submodule(place.replace(".qkv_proj.", "."))
+        if side == "input":
+            product.register_forward_pre_hook(lambda _module, inputs, rounding=rounding: rounding(inputs[0]))
+        else:
+            product.register_forward_hook(lambda _module, _inputs, output, rounding=rounding: rounding(output))
+
+
+def _roundings(graph: onnx.ModelProto) -> dict[str, Rounding]:
+    """Give them by the name of a product and "input" or "output"."""
+    tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
+    ends = ("input_zero_point", "output_zero_point")
+    names = [name.removesuffix("_zero_point") for name in tensors if name.endswith(ends)]
+    values = {
+        name: [numpy_helper.to_array(tensors[f"{name}_{part}"]) for part in ("scale", "zero_point")] for name in names
+    }
+    return {name: Rounding(float(scale), int(zero_point)) for name, (scale, zero_point) in values.items()}
