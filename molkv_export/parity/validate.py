@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,6 +31,7 @@ from molkv_export.parity.bisect import Bisection, bisect
 from molkv_export.parity.compare import (
     EVERY_PHASE,
     QUALITY_PHASE,
+    Compared,
     Comparison,
     Histogram,
     Measure,
@@ -136,11 +138,7 @@ def validate(
     with ExitStack() as stack:
         report_progress("loading")
         opened = open_bundle(bundle, target, profile)
-        source = hashed = None
-        if checkpoint is not None:
-            source = stack.enter_context(open_checkpoint(checkpoint))
-            hashed = HashedSource(source)
-            check_source(opened, source, hashed.hashes)
+        source = None if checkpoint is None else stack.enter_context(_open_source(checkpoint, opened))
         measure = None if expected is None else expected_measure(expected, opened, target.provider)
         generator = load_generator(opened, target)
         placements = describe_placements(generator.placements)
@@ -158,29 +156,52 @@ def validate(
             report_progress("layer by layer")
             del generator  # its weights: the graph is loaded once more
             bisection = bisect(opened, target, measure.model, measure.texts.sequences[0])
-        if hashed is not None:
-            hashed.check()
+    reference = checkpoint or against or expected
+    found = _Found(placements, measure, compared, greedy, bisection)
+    return _report(opened, str(reference), target.provider, found)
+
+
+@contextmanager
+def _open_source(checkpoint: Path, bundle: Bundle) -> Iterator[Checkpoint]:
+    """Open the checkpoint that a bundle was made from, and check in the end that it has not changed meanwhile."""
+    with open_checkpoint(checkpoint) as source:
+        hashed = HashedSource(source)
+        check_source(bundle, source, hashed.hashes)
+        yield source
+        hashed.check()
+
+
+class _Found(NamedTuple):
+    placements: str
+    measure: Measure
+    compared: Compared
+    greedy: list[GreedyResult]
+    bisection: Bisection | None
+
+
+def _report(bundle: Bundle, reference: str, provider: str, found: _Found) -> Report:
+    measure, compared = found.measure, found.compared
     return Report(
-        bundle=str(bundle),
-        reference=str(checkpoint or against or expected),
+        bundle=str(bundle.path),
+        reference=reference,
         reference_note=measure.note,
-        profile=opened.profile,
-        provider=target.provider,
-        placements=placements,
-        dense_dtype=opened.graph().dense_dtype,
-        experts_dtype=opened.manifest.store.dtype,
+        profile=bundle.profile,
+        provider=provider,
+        placements=found.placements,
+        dense_dtype=bundle.graph().dense_dtype,
+        experts_dtype=bundle.manifest.store.dtype,
         text=measure.texts.description,
         gate=measure.gate,
         rounding_limit=measure.limit,
         gate_applies=measure.texts.is_real,
         comparisons=compared.comparisons,
         records=measure.records,
-        greedy=greedy,
+        greedy=found.greedy,
         kl=compared.kl,
         worst=compared.worst,
-        bisection=bisection,
-        sizes=sizes_of(opened),
-        environment=_environment(opened),
+        bisection=found.bisection,
+        sizes=sizes_of(bundle),
+        environment=_environment(bundle),
     )
 
 
