@@ -21,11 +21,10 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from molkv_bundle import Bundle, RequestError
+from molkv_bundle import Bundle
 from molkv_export import GraphOptions, Report, export, validate
 from molkv_export.corpus import standard_library
 from molkv_export.parity import compare, runners
-from molkv_export.parity.compared_texts import QUICK
 from molkv_export.parity.expected import EXPECTED, ExpectedLogits
 from molkv_export.parity.report import html, print_report
 from tests.conftest import CONFIGS, STDLIB_MINI, random_model
@@ -240,116 +239,6 @@ def _printed(report: Report) -> str:
     return printed.getvalue()
 
 
-# --- bad input
-
-SMALL = {"input_ids": torch.arange(24).view(2, 12), "logits": torch.zeros(2, 12, 97)}
-TOP = {
-    "input_ids": SMALL["input_ids"],
-    "top_ids": torch.arange(6).expand(2, 12, 6),
-    "top_logits": torch.zeros(2, 12, 6),
-}
-
-
-def _with(tensors: dict[str, Tensor], **changes: Tensor | None) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in {**tensors, **changes}.items() if tensor is not None}
-
-
-def _set(tensor: Tensor, index: tuple[int, ...], value: float) -> Tensor:
-    changed = tensor.clone()
-    changed[index] = value
-    return changed
-
-
-BAD: dict[str, tuple[dict[str, Tensor], str]] = {
-    "nothing": ({}, "holds no tensors, expected input_ids and logits, or input_ids, top_ids and top_logits"),
-    "no ids": (_with(SMALL, input_ids=None), "holds logits, expected input_ids and logits"),
-    "no logits": (_with(SMALL, logits=None), "holds input_ids, expected input_ids and logits"),
-    "half of the likeliest": (_with(TOP, top_ids=None), "holds input_ids, top_logits, expected"),
-    "both forms": ({**SMALL, **TOP}, "holds input_ids, logits, top_ids, top_logits, expected"),
-    "a mask": (_with(SMALL, attention_mask=torch.ones(2, 12)), "holds attention_mask, input_ids, logits, expected"),
-    "ids that are floats": (_with(SMALL, input_ids=torch.ones(2, 12)), "input_ids is F32, expected I32 or I64"),
-    "logits in double": (_with(SMALL, logits=torch.zeros(2, 12, 97).double()), "logits is F64, expected F32 or F16"),
-    "ids of one text": (_with(SMALL, input_ids=torch.arange(12)), r"input_ids is \[12\], expected \[B, T\]"),
-    "no text": (_with(SMALL, input_ids=torch.zeros(0, 12).long()), r"input_ids is \[0, 12\], expected \[B, T\]"),
-    "one token": (_with(SMALL, input_ids=torch.zeros(2, 1).long()), "texts of 1 tokens, expected 10 to 48; shorter"),
-    "less than two windows": (_with(SMALL, input_ids=torch.zeros(2, 9).long()), "9 tokens, expected 10 to 48; shorter"),
-    "beyond the context": (_with(SMALL, input_ids=torch.zeros(2, 49).long()), "49 tokens, expected 10 to 48"),
-    "another vocabulary": (
-        _with(SMALL, logits=torch.zeros(2, 12, 96)),
-        r"logits is \[2, 12, 96\], expected \[2, 12, 97\]: input_ids is \[2, 12\], and there are 97 tokens in the voc",
-    ),
-    "logits shifted": (_with(SMALL, logits=torch.zeros(2, 11, 97)), r"logits is \[2, 11, 97\], expected \[2, 12, 97\]"),
-    "logits of one text": (_with(SMALL, logits=torch.zeros(12, 97)), r"logits is \[12, 97\], expected \[2, 12, 97\]"),
-    "ids too large": (
-        _with(SMALL, input_ids=SMALL["input_ids"] + 80),
-        "input_ids holds 80 to 103, expected token ids 0",
-    ),
-    "ids below 0": (
-        _with(SMALL, input_ids=SMALL["input_ids"] - 100),
-        "input_ids holds -100 to -77, expected token ids",
-    ),
-    "a text twice": (_with(SMALL, input_ids=torch.zeros(2, 12).long()), "holds a text twice"),
-    "NaN": (
-        _with(SMALL, logits=_set(SMALL["logits"], (1, 3, 5), np.nan)),
-        r"logits\[1, 3, 5\] is nan, expected a finite",
-    ),
-    "-inf": (
-        _with(SMALL, logits=_set(SMALL["logits"], (0, 3, 5), -np.inf)),
-        r"logits\[0, 3, 5\] is -inf, expected a fin",
-    ),
-    "NaN among the likeliest": (_with(TOP, top_logits=_set(TOP["top_logits"], (1, 3, 5), np.nan)), "is nan, expected"),
-    "too few": (
-        _with(TOP, top_ids=TOP["top_ids"][..., :4], top_logits=TOP["top_logits"][..., :4]),
-        r"top_ids is \[2, 12, 4\], expected \[B, T, K\] with K from 5 to the vocab_size 97",
-    ),
-    "other numbers of ids and logits": (
-        _with(TOP, top_logits=TOP["top_logits"][..., :5]),
-        r"top_logits is \[2, 12, 5\], expected \[2, 12, 6\]: input_ids is \[2, 12\], and there are 6 ids",
-    ),
-    "an id twice": (_with(TOP, top_ids=_set(TOP["top_ids"], (1, 7, 5), 2)), r"top_ids\[1, 7\] holds an id twice"),
-    "a likeliest id too large": (
-        _with(TOP, top_ids=TOP["top_ids"] + 95),
-        "top_ids holds 95 to 100, expected token ids",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_a_file_that_does_not_fit_is_one_line(name: str, tmp_path: Path) -> None:
-    tensors, message = BAD[name]
-    path = _save(tmp_path, **tensors)
-    with pytest.raises(RequestError, match=message) as caught:
-        ExpectedLogits(path, CONFIGS["molkv"])
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "cannot be opened"),
-        (b"", "is not a safetensors file"),
-        (b"PK\x03\x04 a file of torch.save", "is not a safetensors file"),
-        (b"\x02" + b"\0" * 7 + b"[]", "header is damaged"),
-    ],
-)
-def test_a_file_of_another_kind_is_one_line(content: bytes | None, message: str, tmp_path: Path) -> None:
-    if content is not None:
-        (tmp_path / "expected").write_bytes(content)
-    with pytest.raises(RequestError, match=rf"expected: .*{message}"):
-        ExpectedLogits(tmp_path / "expected", CONFIGS["molkv"])
-    with pytest.raises(RequestError, match=r"cannot be read at byte 0 \(Is a directory\)"):
-        ExpectedLogits(tmp_path, CONFIGS["molkv"])
-
-
-def test_texts_come_from_the_file_alone(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
-    for arguments in ({"scope": QUICK}, {"text": tmp_path}):
-        with pytest.raises(RequestError, match="--expected brings its own texts, and all of them are compared"):
-            validate(stdlib_mini_bundle, expected=tmp_path, **arguments)  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match="give --checkpoint instead of --expected"):
-        validate(stdlib_mini_bundle, expected=tmp_path, with_bisection=True)
-
-
 # --- the command line, and the recipe in the docs
 
 MY_CODE = f"""
@@ -393,21 +282,6 @@ def test_the_recipe_in_the_docs_writes_a_file_that_validate_takes(
     assert "text: expected.safetensors: 8 texts of 512 tokens" in done.stdout
     assert json.loads((tmp_path / "report.json").read_text())["reference"] == "expected.safetensors"
     assert "your own code wrote" in (tmp_path / "page" / "index.html").read_text()
-
-
-def test_a_wrong_reference_exits_with_1_and_bad_input_is_one_line(bundles: Callable[..., Path], tmp_path: Path) -> None:
-    _save(tmp_path, **SMALL)
-    command = (ROOT / "cli.py", "validate", bundles("molkv"), "--expected", "expected.safetensors")
-    done = _run(*command, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "FAIL one-shot prefill (your own code): max abs" in done.stdout
-    _save(tmp_path, **_with(SMALL, logits=None))
-    done = _run(*command, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: expected.safetensors: holds input_ids, expected input_ids and logits")
-    assert done.stderr.count("\n") == 1
-    done = _run(*command, "--quick", cwd=tmp_path)
-    assert done.stderr.startswith("error: --expected brings its own texts")
 
 
 @pytest.mark.parametrize(("name", "says"), [("molkv", True), ("mole", False), ("dense", False)])

@@ -1,0 +1,36 @@
+"""Bundles for phones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from molkv_export import GraphOptions, export
+from tests.conftest import STDLIB_MINI
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained model for Android; one file of 22 MB holds its experts."""
+    folder = tmp_path_factory.mktemp("phone") / "stdlib-mini.bundle"
+    export(STDLIB_MINI, folder, profiles=["nnapi"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phone(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Give a small bundle for phones by the name of its configuration. Tests must not change it."""
+    root = tmp_path_factory.mktemp("phones")
+
+    def bundle(name: str = "molkv", dense_dtype: Any = "float32") -> Path:
+        folder = root / f"{name}-{dense_dtype}.bundle"
+        if not folder.exists():
+            profiles = ["coreml"] if dense_dtype == "float16" else ["cpu", "coreml", "nnapi"]
+            graph = GraphOptions(dense_dtype, chunk_lengths=(1, 4, 16))
+            export(checkpoints(name), folder, profiles=profiles, graph=graph)
+        return folder
+
+    return bundle
