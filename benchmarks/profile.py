@@ -41,7 +41,7 @@ class _ProfiledGraph:
         options.profile_file_prefix = f"{folder}/profile"
         self._session = onnxruntime.InferenceSession(str(bundle.file(bundle.graph().files[0].file)), options)
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> BoundCall:
+    def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> BoundCall:  # noqa: ARG002
         return BoundCall(self._session, inputs, outputs)
 
     def events(self) -> list[dict[str, Any]]:

@@ -43,9 +43,9 @@ class TimedGraph:
     def __init__(self, graph: Graph, stopwatch: Stopwatch) -> None:
         self._graph, self._stopwatch = graph, stopwatch
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
+    def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> Call:
         """Bind as the graph does."""
-        return _TimedCall(self._graph.bind(inputs, outputs), self._stopwatch)
+        return _TimedCall(self._graph.bind(length, inputs, outputs), self._stopwatch)
 
 
 class _TimedCall:

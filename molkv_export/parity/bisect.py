@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 from torch import Tensor
 
-from molkv_bundle import HIDDEN, Arrays, Bundle, BundleError, DenseDtype, Floats, KVDtype, MolkvError, for_call
+from molkv_bundle import HIDDEN, Arrays, Bundle, BundleError, DenseDtype, Floats, KVDtype, MolkvError
 from molkv_export.golden import Ids
 from molkv_export.graph.files import load_graphs, weights_file
 from molkv_export.modeling import Tap, tap_name
@@ -96,14 +96,14 @@ class TappedGraph:
             self._graph = _Sessions(graphs, weights_file(bundle).parent, target)
         self._taken: dict[str, list[npt.NDArray[Any]]] = {}
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
+    def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> Call:
         """Bind buffers to all inputs and outputs, and memory of our own to the values inside."""
         if "logits" not in outputs:
-            return self._graph.bind(inputs, outputs)
+            return self._graph.bind(length, inputs, outputs)
         dtype = np.float16 if self._is_half else np.float32
         taps = [tap for tap in self._taps if tap.name in self._names]
         inside: Arrays = {tap.name: np.empty(_shape(tap, inputs), dtype) for tap in taps}
-        call = self._graph.bind(inputs, {**outputs, **inside})
+        call = self._graph.bind(length, inputs, {**outputs, **inside})
         taken = {_EMBEDS: inputs["inputs_embeds"], **inside, _LOGITS: outputs["logits"]}
         return _TappedCall(call, taken, self._taken)
 
@@ -135,8 +135,8 @@ class _Sessions:
             length: open_session(graph.SerializeToString(), options, target) for length, graph in graphs.items()
         }
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> BoundCall:
-        return BoundCall(for_call(self._sessions, inputs), inputs, outputs)
+    def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> BoundCall:
+        return BoundCall(self._sessions[length], inputs, outputs)
 
 
 class _TappedCall:

@@ -14,7 +14,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from molkv_bundle import Arrays, BundleError, for_call, one_line
+from molkv_bundle import Arrays, BundleError, one_line
 
 Array = npt.NDArray[Any]
 
@@ -208,9 +208,9 @@ class ReferenceGraph:
             except Exception as error:
                 raise BundleError(f"{folder}: onnx.reference cannot load its graph: {one_line(error)}") from error
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> ReferenceCall:
+    def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> ReferenceCall:
         """Bind buffers to all inputs and outputs."""
-        return ReferenceCall(for_call(self._evaluators, inputs), inputs, outputs)
+        return ReferenceCall(self._evaluators[length], inputs, outputs)
 
 
 class ReferenceCall:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+import re
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,8 @@ from molkv_bundle import BundleError, ProviderError, RequestError
 from molkv_export.corpus import standard_library
 from molkv_runtime import BoundCall, ExpertStore, Generator, Sampling, Sequences, Target
 from tests.conftest import STDLIB_MINI, random_model
+
+ROOT = Path(__file__).parents[2]
 
 
 def _written(generator: Generator, prompts: list[list[int]], **options: object) -> list[list[int]]:
@@ -280,3 +286,26 @@ def test_the_next_chunk_is_read_before_the_graph_runs_on_the_present_one(
     reads = [event for event in happened if event != "run"]
     assert happened == [reads[0], *(event for read in reads[1:] for event in (read, "run")), "run"]
     assert len(reads) >= 3
+
+
+def test_a_token_passes_the_files_that_the_architecture_lists(stdlib_mini_bundle: Path) -> None:
+    """What is called once the state of the sequence is there: `docs/architecture.md`, "A token's way"."""
+    pieces = Generator(stdlib_mini_bundle).text("def ", max_new_tokens=8)
+    passed: set[str] = set()
+
+    def note(frame: FrameType, _event: str, _argument: object) -> None:
+        path = Path(frame.f_code.co_filename)
+        if "runtimes" in path.parts:
+            passed.add(path.name)
+
+    sys.setprofile(note)
+    threading.setprofile(note)
+    try:
+        assert "".join(pieces)
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    way = ROOT.joinpath("docs", "architecture.md").read_text().split("## A token's way")[1].split("##")[0]
+    listed = set(re.findall(r"^    (?:commands/)?(\w+\.py) ", way, re.MULTILINE))
+    assert passed - {"checks.py"} == listed - {"run.py"}
+    assert len(listed) <= 9

@@ -22,9 +22,9 @@ class _Recorder:
         self._graph = graph
         self.bound: list[tuple[Arrays, Arrays]] = []
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
+    def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> Call:
         self.bound.append((inputs, outputs))
-        return self._graph.bind(inputs, outputs)
+        return self._graph.bind(length, inputs, outputs)
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from molkv_bundle import Arrays, MolkvConfig, Records, record_dtype
-from molkv_runtime.experts import InputFormat, Part, take_in
+from molkv_runtime.calls import take_in
+from molkv_runtime.experts import InputFormat, Part
 from molkv_runtime.window import ExpertWindow
 
 CONFIG = MolkvConfig(

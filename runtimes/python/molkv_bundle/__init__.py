@@ -17,7 +17,7 @@ from molkv_bundle.families import FAMILIES, model_config, read_config
 from molkv_bundle.files import contents, decode_json, file_sha256, is_system_file, read_bytes, shown
 from molkv_bundle.golden import GOLDEN, TOP, VERSION, VERSION_KEY, GoldenText, Projection, max_abs, read_golden
 from molkv_bundle.graph_file import check_graph_file
-from molkv_bundle.interface import HIDDEN, Arrays, Tensors, for_call, graph_interface, rotary_tables
+from molkv_bundle.interface import HIDDEN, Arrays, Tensors, graph_interface, rotary_tables
 from molkv_bundle.lookup_experts import LookupExpertConfig
 from molkv_bundle.manifest import (
     MANIFEST,
@@ -38,7 +38,7 @@ from molkv_bundle.manifest import (
 )
 from molkv_bundle.mole import MoleConfig
 from molkv_bundle.molkv import MolkvConfig
-from molkv_bundle.record import Ids, Records, checked_record_dtype, record_bytes, record_dtype, record_fields
+from molkv_bundle.record import Ids, Records, checked_record_dtype, record_dtype, record_fields
 from molkv_bundle.row_formats import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, Floats, RowDtype, ValueDecoder
 from molkv_bundle.safetensors_file import (
     MAX_HEADER_BYTES,
@@ -48,6 +48,7 @@ from molkv_bundle.safetensors_file import (
     TensorEntry,
     TensorFile,
     checksum,
+    record_bytes,
     shard_header,
 )
 from molkv_bundle.verify import verify
@@ -115,7 +116,6 @@ __all__ = [
     "contents",
     "decode_json",
     "file_sha256",
-    "for_call",
     "graph_interface",
     "is_system_file",
     "max_abs",

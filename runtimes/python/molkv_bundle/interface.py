@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
-
 import numpy as np
 import numpy.typing as npt
 
@@ -15,7 +12,6 @@ from molkv_bundle.row_formats import Floats
 HIDDEN = -1e4  # what static graphs add to scores that do not count: no -inf, which not every compiler takes
 Tensors = tuple[TensorInfo, ...]
 Arrays = dict[str, npt.NDArray[np.generic]]  # what is bound to them, by name
-Graphs = TypeVar("Graphs")
 
 
 def graph_interface(config: ModelConfig, kv_dtype: KVDtype, length: int = 0) -> tuple[Tensors, Tensors]:
@@ -91,11 +87,6 @@ def _static_outputs(config: ModelConfig, dtype: KVDtype, length: int) -> Tensors
 
 def _tensors(shapes: dict[str, tuple[int, ...]], dtype: KVDtype) -> Tensors:
     return tuple(TensorInfo(name=name, dtype=dtype, shape=shape) for name, shape in shapes.items())
-
-
-def for_call(graphs: Mapping[int, Graphs], inputs: Arrays) -> Graphs:
-    """Choose, of graphs by the length of a call, the one for these inputs; 0 takes any length."""
-    return graphs[0 if 0 in graphs else inputs["inputs_embeds"].shape[-2]]
 
 
 def rotary_tables(positions: npt.ArrayLike, size: int, theta: float) -> tuple[Floats, Floats]:

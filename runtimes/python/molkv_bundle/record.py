@@ -143,8 +143,3 @@ def checked_record_dtype(config: ModelConfig, store: StoreInfo, source: str) -> 
     if store.stride != expected.itemsize:
         raise BundleError(f"{source}: store.stride is {store.stride}, expected {expected.itemsize}")
     return expected
-
-
-def record_bytes(records: Records) -> memoryview:
-    """Give the memory of contiguous records, byte by byte."""
-    return records.view(np.uint8).data

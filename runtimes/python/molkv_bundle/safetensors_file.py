@@ -24,7 +24,7 @@ import numpy.typing as npt
 from molkv_bundle.errors import BundleError, MolkvError
 from molkv_bundle.files import check_regular, decode_json, file_sha256
 from molkv_bundle.manifest import Shard, StoreInfo
-from molkv_bundle.record import CHECKSUM_BYTES, PAGE_BYTES
+from molkv_bundle.record import CHECKSUM_BYTES, PAGE_BYTES, Records
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_RANK = 8  # of a tensor; the product of a hostile file's dimensions could take hours
@@ -209,6 +209,11 @@ def _rest(buffers: list[memoryview], count: int) -> list[memoryview]:
             return [buffer[count:], *buffers[index + 1 :]]
         count -= len(buffer)
     return []
+
+
+def record_bytes(records: Records) -> memoryview:
+    """Give the memory of contiguous records, byte by byte."""
+    return records.view(np.uint8).data
 
 
 def checksum(record: memoryview) -> int:

@@ -1,17 +1,32 @@
-"""What a step is for a graph: calls with bound buffers, and the cpu profile's, which take any number of positions."""
+"""The dense graph and its calls with bound buffers: those of the cpu profile take any number of positions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import onnxruntime
 
-from molkv_bundle import Arrays, BundleError, Floats, KVDtype, ModelConfig, Records, graph_interface, one_line
-from molkv_runtime.experts import InputFormat, Part, take_in
+from molkv_bundle import (
+    Arrays,
+    Bundle,
+    BundleError,
+    Floats,
+    GraphFile,
+    KVDtype,
+    ModelConfig,
+    Records,
+    graph_interface,
+    one_line,
+)
+from molkv_runtime.checks import InOneProcess
+from molkv_runtime.experts import ExpertState, InputFormat, Part
 from molkv_runtime.families import expert_state
+from molkv_runtime.session import CPU, Placement, Target, open_session, placements, session_options
 
+_TYPES = {"float32": "float", "float16": "float16", "int64": "int64", "int32": "int32", "int8": "int8"}
 PREFILL_CHUNK = 128
 
 
@@ -25,8 +40,8 @@ class Call(Protocol):
 class Graph(Protocol):
     """What computes the dense graph."""
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
-        """Bind buffers to all inputs and outputs."""
+    def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> Call:
+        """Bind buffers to all inputs and outputs of the graph for `length` positions; 0 is the one for any number."""
 
 
 class BoundCall:
@@ -54,6 +69,50 @@ class BoundCall:
             raise BundleError(f"the dense graph fails: {one_line(error)}") from error
 
 
+class DenseGraph(InOneProcess):
+    """Sessions over the graphs of a bundle's profile, one for each length of a call."""
+
+    def __init__(self, bundle: Bundle, target: Target = CPU) -> None:
+        """Load the graphs.
+
+        Args:
+            bundle: Where they are.
+            target: Where they are to run.
+
+        Raises:
+            ProviderError: The provider is not there, refuses a graph, or leaves nodes to others and must not.
+            BundleError: A graph does not have the inputs and outputs that its configuration calls for.
+            RequestError: There are more threads than cores, or the provider does not know an option.
+        """
+        super().__init__()
+        options = session_options(target, bundle.manifest.sha256)
+        files = {file.length: file for file in bundle.graph().files}
+        self._sessions = {}
+        for length, path in bundle.graph_paths().items():
+            session = open_session(path, options, target)
+            _check_interface(files[length], session, path)
+            self._sessions[length] = session
+
+    def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> BoundCall:
+        """Bind buffers to all inputs and outputs of one of the graphs."""
+        self.check_process()
+        return BoundCall(self._sessions[length], inputs, outputs)
+
+    @property
+    def placements(self) -> dict[int, list[Placement]]:
+        """Where the nodes run, by the length of a call; 0 is any."""
+        return {length: placements(session) for length, session in self._sessions.items()}
+
+
+def _check_interface(file: GraphFile, session: onnxruntime.InferenceSession, path: Path) -> None:
+    found = session.get_inputs(), session.get_outputs()
+    for kind, listed, has in zip(("inputs", "outputs"), (file.inputs, file.outputs), found, strict=True):
+        if [(t.name, f"tensor({_TYPES[t.dtype]})", list(t.shape)) for t in listed] != [
+            (t.name, t.type, t.shape) for t in has
+        ]:
+            raise BundleError(f"{path}: its {kind} are not those in the manifest; export again")
+
+
 class Calls(Protocol):
     """A graph with the state of B sequences: KV cache and experts, in buffers that are allocated once."""
 
@@ -74,6 +133,27 @@ class Calls(Protocol):
 
         They are in a buffer that the next step overwrites.
         """
+
+
+def take_in(experts: ExpertState, part: Part, groups: Iterable[Records], embeds: Floats) -> Arrays:
+    """Take in the records of a part of a prompt.
+
+    Args:
+        experts: The state.
+        part: Which positions.
+        groups: Their records in float32, some at a time.
+        embeds: Where to put their embeddings, [T, d].
+
+    Returns:
+        The graph's inputs that are about experts.
+    """
+    experts.begin(part)
+    first = 0
+    for records in groups:
+        embeds[first : first + len(records)] = records["embedding"]
+        experts.add(first, records)
+        first += len(records)
+    return experts.inputs()
 
 
 class DynamicCalls:
@@ -121,7 +201,7 @@ class DynamicCalls:
         cache = {name: array[rows] for name, array in self._cache.items()}
         past = {f"past_key_values.{name}": array for name, array in cache.items()}
         present = {f"present.{name}": array for name, array in cache.items()}
-        return self._graph.bind({**inputs, **past}, {"logits": logits, **present})
+        return self._graph.bind(0, {**inputs, **past}, {"logits": logits, **present})
 
     def parts(self, sequence: int, start: int, length: int, all_logits: bool) -> list[Part]:
         """Cut so that no part needs padding: multiples of the block length, then what is left."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -26,13 +25,8 @@ class Part(NamedTuple):
     length: int
     follows: bool  # the part that was taken in last is the one before this one, of the same prompt
     keep: int  # of so many last positions the logits are wanted
-    rows: int = 0  # positions that the graph computes, where that is more than length: the others are padding
+    rows: int = 0  # positions that a static graph computes, those beyond length as padding; 0: length
     writes: bool = True  # whether its keys and values go into the cache; if not, they are there already
-
-    @property
-    def computed(self) -> int:
-        """Positions that the graph computes."""
-        return max(self.length, self.rows)
 
 
 class ExpertState(Protocol):
@@ -90,7 +84,7 @@ class PresentExperts:
 
     def begin(self, part: Part) -> None:
         """Make room; what padding reads means nothing."""
-        self._length = part.computed
+        self._length = part.rows or part.length
         for name, rows in self._chunk.items():
             if rows.shape[1] < self._length:
                 self._chunk[name] = self._zeros(name, self._length)
@@ -111,24 +105,3 @@ class PresentExperts:
         """Put the vectors of the record where the graph reads them."""
         for name, rows in self._present.items():
             rows[:, sequence] = record["layers"][name][0]
-
-
-def take_in(experts: ExpertState, part: Part, groups: Iterable[Records], embeds: Floats) -> Arrays:
-    """Take in the records of a part of a prompt.
-
-    Args:
-        experts: The state.
-        part: Which positions.
-        groups: Their records in float32, some at a time.
-        embeds: Where to put their embeddings, [T, d].
-
-    Returns:
-        The graph's inputs that are about experts.
-    """
-    experts.begin(part)
-    first = 0
-    for records in groups:
-        embeds[first : first + len(records)] = records["embedding"]
-        experts.add(first, records)
-        first += len(records)
-    return experts.inputs()

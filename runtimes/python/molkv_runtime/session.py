@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions: where nodes run, and the sessions of a bundle's dense graph."""
+"""Making ONNX Runtime sessions, and telling where their nodes run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ from typing import NamedTuple
 
 import onnxruntime
 
-from molkv_bundle import Arrays, Bundle, BundleError, GraphFile, ProviderError, RequestError, for_call, one_line
+from molkv_bundle import ProviderError, RequestError, one_line
 from molkv_runtime import providers
-from molkv_runtime.calls import BoundCall
-from molkv_runtime.checks import InOneProcess
 
 _CPU = "CPUExecutionProvider"
-
-
-_TYPES = {"float32": "float", "float16": "float16", "int64": "int64", "int32": "int32", "int8": "int8"}
 
 
 class Target(NamedTuple):
@@ -143,47 +138,3 @@ def describe_placements(found: Mapping[int, Sequence[Placement]]) -> str:
         ]
         described.append((f"calls of {length}: " if length else "") + ", ".join(parts))
     return "; ".join(described)
-
-
-class DenseGraph(InOneProcess):
-    """Sessions over the graphs of a bundle's profile, one for each length of a call."""
-
-    def __init__(self, bundle: Bundle, target: Target = CPU) -> None:
-        """Load the graphs.
-
-        Args:
-            bundle: Where they are.
-            target: Where they are to run.
-
-        Raises:
-            ProviderError: The provider is not there, refuses a graph, or leaves nodes to others and must not.
-            BundleError: A graph does not have the inputs and outputs that its configuration calls for.
-            RequestError: There are more threads than cores, or the provider does not know an option.
-        """
-        super().__init__()
-        options = session_options(target, bundle.manifest.sha256)
-        files = {file.length: file for file in bundle.graph().files}
-        self._sessions = {}
-        for length, path in bundle.graph_paths().items():
-            session = open_session(path, options, target)
-            _check_interface(files[length], session, path)
-            self._sessions[length] = session
-
-    def bind(self, inputs: Arrays, outputs: Arrays) -> BoundCall:
-        """Bind buffers to all inputs and outputs of the graph for as many positions as there are embeddings."""
-        self.check_process()
-        return BoundCall(for_call(self._sessions, inputs), inputs, outputs)
-
-    @property
-    def placements(self) -> dict[int, list[Placement]]:
-        """Where the nodes run, by the length of a call; 0 is any."""
-        return {length: placements(session) for length, session in self._sessions.items()}
-
-
-def _check_interface(file: GraphFile, session: onnxruntime.InferenceSession, path: Path) -> None:
-    found = session.get_inputs(), session.get_outputs()
-    for kind, listed, has in zip(("inputs", "outputs"), (file.inputs, file.outputs), found, strict=True):
-        if [(t.name, f"tensor({_TYPES[t.dtype]})", list(t.shape)) for t in listed] != [
-            (t.name, t.type, t.shape) for t in has
-        ]:
-            raise BundleError(f"{path}: its {kind} are not those in the manifest; export again")

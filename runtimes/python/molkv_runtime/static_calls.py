@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from molkv_bundle import HIDDEN, Arrays, Floats, KVDtype, ModelConfig, Records, Rotation, graph_interface, rotary_tables
-from molkv_runtime.calls import Call, Graph
-from molkv_runtime.experts import InputFormat, Part, take_in
+from molkv_runtime.calls import Call, Graph, take_in
+from molkv_runtime.experts import InputFormat, Part
 from molkv_runtime.families import expert_state
 
 
@@ -79,7 +79,8 @@ class StaticCalls:
             known[f"past_key_values.{layer}.key"], known[f"present.{layer}.key"] = keys[sequence], new_keys
             known[f"past_key_values.{layer}.value"], known[f"present.{layer}.value"] = values[sequence], new_values
             caches.append(_Cache(keys[sequence], values[sequence], new_keys, new_values))
-        call = self._graph.bind(*({tensor.name: known[tensor.name] for tensor in each} for each in (inputs, outputs)))
+        bound = ({tensor.name: known[tensor.name] for tensor in each} for each in (inputs, outputs))
+        call = self._graph.bind(length, *bound)
         return _StaticCall(call, rows, mask[..., :-length], caches)
 
     def _causal_mask(self, length: int) -> Floats:
@@ -94,7 +95,7 @@ class StaticCalls:
         before = self._without_logits(sequence, start, length - 1)
         if not all_logits:
             return [*before, Part(sequence, start + length - 1, 1, follows=length > 1, keep=1)]
-        before = [part for part in before if part.computed > 1]
+        before = [part for part in before if part.rows > 1]
         taken_in = sum(part.length for part in before)
         steps = [Part(sequence, start + at, 1, follows=at > 0, keep=1, writes=at >= taken_in) for at in range(length)]
         return [*before, *steps]
@@ -114,7 +115,7 @@ class StaticCalls:
         logits = np.empty((1, self._config.vocab_size), np.float32)
         embeds = np.zeros((part.length, self._config.hidden_size), np.float32)
         experts = take_in(self._experts, part, groups, embeds)
-        call = self._bind(part.computed, part.sequence, experts, logits)
+        call = self._bind(part.rows or part.length, part.sequence, experts, logits)
         call.place(part.start, part.length, embeds, self._rotary, part.writes)
         return call, logits[: part.keep]
 

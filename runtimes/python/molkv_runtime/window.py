@@ -60,7 +60,7 @@ class ExpertWindow:
             part: Which positions; at most W, or a multiple of it, or padded.
         """
         block = part.rows or min(part.length, self._window)
-        reach, count = block + self._before, part.computed // block
+        reach, count = block + self._before, (part.rows or part.length) // block
         blocks = self._room("key", self._keys, count, reach), self._room("value", self._values, count, reach)
         for ring, rows, latest in zip((self._keys, self._values), blocks, self._latest, strict=True):
             if part.follows:
@@ -87,7 +87,7 @@ class ExpertWindow:
 
     def inputs(self) -> Arrays:
         """Return expert_mask [blocks, C, R*N]; per layer expert_key [blocks, R*N, dk] and expert_value [..., d]."""
-        mask = self._mask_of_blocks(self._part.start, self._part.computed, self._block)
+        mask = self._mask_of_blocks(self._part.start, self._part.rows or self._part.length, self._block)
         return {"expert_mask": mask, **self._by_name(*self._blocks)}
 
     def finish(self, sequence: int, end: int) -> None:

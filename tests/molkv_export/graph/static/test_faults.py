@@ -87,7 +87,7 @@ def _sine_has_the_wrong_sign(patch: pytest.MonkeyPatch) -> None:
 
 def _window_ends_with_the_padding(patch: pytest.MonkeyPatch) -> None:
     begin = ExpertWindow.begin
-    patch.setattr(ExpertWindow, "begin", lambda self, part: begin(self, part._replace(length=part.computed)))
+    patch.setattr(ExpertWindow, "begin", lambda self, part: begin(self, part._replace(length=part.rows or part.length)))
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_a_prompt_is_cut_into_the_longest_calls_that_it_fills(static: Callable[.
     calls = Generator(static("molkv", "coreml")).sequences()._calls
 
     def cut(length: int) -> list[tuple[int, int]]:
-        return [(part.length, part.computed) for part in calls.parts(0, 5, length, all_logits=False)]
+        return [(part.length, part.rows or part.length) for part in calls.parts(0, 5, length, all_logits=False)]
 
     assert cut(1) == [(1, 1)]
     assert cut(2) == [(1, 1), (1, 1)]
@@ -225,8 +225,8 @@ class _Lengths:
     def __init__(self, graph: Graph) -> None:
         self._graph, self.seen = graph, set[int]()
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
-        call, run = self._graph.bind(inputs, outputs), self.seen.add
+    def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> Call:
+        call, run = self._graph.bind(length, inputs, outputs), self.seen.add
         length = len(inputs["inputs_embeds"])
         return cast(Call, SimpleNamespace(run=lambda: (run(length), call.run())))
 
