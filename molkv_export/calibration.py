@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from molkv_bundle import Floats, KVCacheShape
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.golden import Ids
-from molkv_export.graph.build import DenseGraph
+from molkv_export.graph.build import BuiltGraph
 from molkv_export.graph.static.layers import QdqLinear
 from molkv_export.source.model import SourceModel
 
@@ -50,7 +50,7 @@ def kv_scales(checkpoint: Checkpoint, texts: list[Ids]) -> dict[str, Floats]:
     return {name: _scale(sizes) for name, sizes in largest.items()}
 
 
-def activation_scales(checkpoint: Checkpoint, graph: DenseGraph, texts: list[Ids]) -> dict[str, npt.NDArray[Any]]:
+def activation_scales(checkpoint: Checkpoint, graph: BuiltGraph, texts: list[Ids]) -> dict[str, npt.NDArray[Any]]:
     """Run the source model over texts, and give scale and zero point of what goes into and comes out of each product.
 
     Returns:

@@ -13,7 +13,7 @@ from molkv_export.checkpoints import native, published_mole
 from molkv_export.checkpoints.checkpoint import CONFIG, Checkpoint, Reader
 from molkv_export.checkpoints.files import file_state, foreign_format, refuse_pointer
 from molkv_export.checkpoints.weights import find_weights
-from molkv_export.graph.build import DenseGraph, build_graph
+from molkv_export.graph.build import BuiltGraph, build_graph
 from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.mole import MoleExperts
 from molkv_export.graph.molkv import MolkvExperts
@@ -30,9 +30,9 @@ class Family(NamedTuple):
     """Ways in which its models are published."""
     model: Callable[[Any, Form], ReferenceModel]
     """Makes the reference model: (config, form)."""
-    graph: Callable[[Any, DenseFormat], DenseGraph]
+    graph: Callable[[Any, DenseFormat], BuiltGraph]
     """Builds the graph of the cpu profile: (config, how weights and KV cache are kept)."""
-    static_graph: Callable[[Any, type[StaticModules], KVDtype, int], DenseGraph] | None = None
+    static_graph: Callable[[Any, type[StaticModules], KVDtype, int], BuiltGraph] | None = None
     """Builds a static graph: (config with its context and window, modules of the profile, what it computes in, T).
 
     None: the family's `ModelConfig.profiles` has none of the static profiles.

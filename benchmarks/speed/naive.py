@@ -13,7 +13,7 @@ from onnxscript import GraphBuilder, OpBuilder
 from benchmarks.speed import CONTEXT
 from molkv_bundle import Arrays, MolkvConfig, rotary_tables
 from molkv_export.families import open_checkpoint
-from molkv_export.graph.build import IR_VERSION, OPSET, DenseGraph
+from molkv_export.graph.build import IR_VERSION, OPSET, BuiltGraph
 from molkv_export.graph.cpu import CpuModules, KVCache
 from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
 from molkv_export.graph.initializers import attach_weights
@@ -34,7 +34,7 @@ def export_naively(checkpoint: Path, folder: Path) -> None:
         ir.save(graph.model, folder / "model.onnx", external_data="model.onnx.data")
 
 
-def _graph(config: MolkvConfig) -> DenseGraph:
+def _graph(config: MolkvConfig) -> BuiltGraph:
     graph = ir.Graph((), (), nodes=(), opset_imports={"": OPSET, "com.microsoft": 1}, name="naive")
     builder = GraphBuilder(graph)
     op = builder.op
@@ -85,7 +85,7 @@ def _graph(config: MolkvConfig) -> DenseGraph:
             builder.add_output(present, f"present.{layer}.{kind}")
     logits.dtype = ir.DataType.FLOAT
     linears = {name: module for name, module in decoder.named_modules() if isinstance(module, Linear)}
-    return DenseGraph(ir.Model(graph, ir_version=IR_VERSION), (), (), linears)
+    return BuiltGraph(ir.Model(graph, ir_version=IR_VERSION), (), (), linears)
 
 
 def _rows(op: OpBuilder, name: str, config: MolkvConfig, size: int, ids: Value) -> Value:

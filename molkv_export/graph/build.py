@@ -27,7 +27,7 @@ DTYPES = {
 }
 
 
-class DenseGraph(NamedTuple):
+class BuiltGraph(NamedTuple):
     """A dense graph whose initializers do not have data yet."""
 
     model: ir.Model
@@ -47,7 +47,7 @@ class DenseGraph(NamedTuple):
 
 def build_graph(
     config: LookupExpertConfig, dense: DenseFormat, make_experts: Callable[[Any, CpuModules], Experts]
-) -> DenseGraph:
+) -> BuiltGraph:
     """Build the dense graph of the cpu profile for a model with the decoder of MoLE and MoLKV.
 
     Args:
@@ -98,7 +98,7 @@ class Frame:
         self.op = self._builder.op
         self.values = {info.name: self._builder.input(info.name, DTYPES[info.dtype], info.shape) for info in inputs}
 
-    def finish(self, model: nn.Module, results: list[ir.Value]) -> DenseGraph:
+    def finish(self, model: nn.Module, results: list[ir.Value]) -> BuiltGraph:
         """Name the outputs, which `model` has computed."""
         for info, value in zip(self._outputs, results, strict=True):
             value.shape, value.dtype = ir.Shape(info.shape), DTYPES[info.dtype]
@@ -108,4 +108,4 @@ class Frame:
             graph.opset_imports[domain] = 1
         linears = {name: module for name, module in model.named_modules() if isinstance(module, Linear)}
         whole = ir.Model(graph, ir_version=IR_VERSION, producer_name="molkv-export")
-        return DenseGraph(whole, self._inputs, self._outputs, linears)
+        return BuiltGraph(whole, self._inputs, self._outputs, linears)

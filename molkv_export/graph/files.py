@@ -16,7 +16,7 @@ import onnxscript
 from molkv_bundle import GOLDEN, Bundle, GraphFile, GraphInfo
 from molkv_export import __version__
 from molkv_export.checkpoints import Checkpoint
-from molkv_export.graph.build import DenseGraph
+from molkv_export.graph.build import BuiltGraph
 from molkv_export.graph.initializers import attach_weights
 from molkv_export.graph.profiles import GraphPlan
 
@@ -69,7 +69,7 @@ def save_graphs(
     )
 
 
-def _save(graph: DenseGraph, path: Path, data: str, advance: Callable[[int], object]) -> None:
+def _save(graph: BuiltGraph, path: Path, data: str, advance: Callable[[int], object]) -> None:
     def report(tensor: ir.TensorProtocol, _info: ir.external_data.CallbackInfo) -> None:
         advance(tensor.nbytes)
 
@@ -88,7 +88,7 @@ def _stored(path: Path) -> dict[str, ir.TensorProtocol]:
     return {tensor.name: tensor for tensor in tensors if tensor.name is not None}
 
 
-def _share(graph: DenseGraph, stored: dict[str, ir.TensorProtocol]) -> None:
+def _share(graph: BuiltGraph, stored: dict[str, ir.TensorProtocol]) -> None:
     """Let a graph read its weights from where another one has put them."""
     for name, value in graph.model.graph.initializers.items():
         if name in stored:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from molkv_bundle import Floats
 from molkv_export.checkpoints import EMBEDDING, LM_HEAD, Checkpoint
-from molkv_export.graph.build import DenseGraph
+from molkv_export.graph.build import BuiltGraph
 from molkv_export.graph.linear import Linear
 
 _ROWS_AT_A_TIME = 4096
@@ -20,7 +20,7 @@ _SMALL_BYTES = 256  # tensors up to this size stand in the graph's own file
 
 
 def attach_weights(
-    graphs: Iterable[DenseGraph],
+    graphs: Iterable[BuiltGraph],
     checkpoint: Checkpoint,
     scales: Mapping[str, npt.NDArray[Any]] = MappingProxyType({}),
 ) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from molkv_bundle import PROFILES, DenseDtype, KVDtype, ModelConfig, RequestError
 from molkv_export.families import FAMILIES
-from molkv_export.graph.build import DenseGraph
+from molkv_export.graph.build import BuiltGraph
 from molkv_export.graph.choices import BLOCK_SIZES, CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BLOCK_SIZE, DTYPES
 from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.static.modules import HalfModules, NnapiModules, QdqModules, StaticModules
@@ -38,7 +38,7 @@ class GraphPlan(NamedTuple):
     profile: str
     config: ModelConfig  # with the context and the window of the graphs
     dense: DenseFormat
-    graphs: dict[int, DenseGraph]  # by the length of a call; 0: any
+    graphs: dict[int, BuiltGraph]  # by the length of a call; 0: any
 
     @property
     def weights(self) -> list[int]:

@@ -10,7 +10,7 @@ from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
 from molkv_bundle import KVDtype, LookupExpertConfig, graph_interface
-from molkv_export.graph.build import DenseGraph, Frame
+from molkv_export.graph.build import BuiltGraph, Frame
 from molkv_export.graph.decoder import DecoderLayer, Experts, LayerInputs, LookupExpertForCausalLM
 from molkv_export.graph.static.attention import StaticCache
 from molkv_export.graph.static.layers import Rotary
@@ -74,7 +74,7 @@ def build_static_graph(
     kv_dtype: KVDtype,
     length: int,
     make_experts: Callable[[Any, StaticModules], Experts],
-) -> DenseGraph:
+) -> BuiltGraph:
     """Build the graph for calls of one length.
 
     Args:

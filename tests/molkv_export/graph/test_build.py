@@ -14,7 +14,7 @@ import pytest
 from molkv_bundle import Bundle, DenseDtype, LookupExpertConfig
 from molkv_export import GraphOptions, export
 from molkv_export.families import FAMILIES
-from molkv_export.graph.build import DenseGraph
+from molkv_export.graph.build import BuiltGraph
 from molkv_export.graph.choices import DTYPES
 from molkv_export.graph.initializers import source_names
 from molkv_export.graph.linear import FLOAT32, DenseFormat
@@ -22,7 +22,7 @@ from molkv_runtime import session_options
 from tests.conftest import CONFIGS, random_model
 
 
-def _graph(config: LookupExpertConfig, dense: DenseFormat = FLOAT32) -> DenseGraph:
+def _graph(config: LookupExpertConfig, dense: DenseFormat = FLOAT32) -> BuiltGraph:
     return FAMILIES[config.model_type].graph(config, dense)
 
 

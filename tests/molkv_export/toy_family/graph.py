@@ -8,7 +8,7 @@ from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
 from molkv_bundle import KVDtype, graph_interface
-from molkv_export.graph.build import DenseGraph, Frame
+from molkv_export.graph.build import BuiltGraph, Frame
 from molkv_export.graph.cpu import RMSNorm, RotaryCache
 from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.static.layers import Rotary
@@ -186,7 +186,7 @@ class _CpuModules:
         return RMSNorm(size, self._config.rms_norm_eps)
 
 
-def build_toy_graph(config: ToyConfig, dense: DenseFormat) -> DenseGraph:
+def build_toy_graph(config: ToyConfig, dense: DenseFormat) -> BuiltGraph:
     """Build the graph of the cpu profile."""
     frame = Frame(*graph_interface(config, dense.kv_dtype))
     model = _Model(config, _CpuModules(config, dense))
@@ -195,7 +195,7 @@ def build_toy_graph(config: ToyConfig, dense: DenseFormat) -> DenseGraph:
 
 def build_static_toy_graph(
     config: ToyConfig, make_modules: type[StaticModules], kv_dtype: KVDtype, length: int
-) -> DenseGraph:
+) -> BuiltGraph:
     """Build the graph for one position."""
     assert length == 1
     frame = Frame(*graph_interface(config, kv_dtype, length))
