@@ -19,7 +19,7 @@ from onnx import helper
 from molkv_bundle import BundleError
 from molkv_bundle.operators import OPERATORS, OPSETS, Operator
 from molkv_export import GraphOptions, export
-from molkv_export.graph.build import DenseGraph
+from molkv_export.graph.build import BuiltGraph
 from molkv_export.graph.choices import DTYPES
 from molkv_export.graph.profiles import plan_graphs
 from molkv_runtime import Generator
@@ -40,7 +40,7 @@ _TYPES = {
 # --- the list of operators
 
 
-def _all_graphs() -> Iterator[DenseGraph]:
+def _all_graphs() -> Iterator[BuiltGraph]:
     """Build the graphs of every profile, dtype and kind of model."""
     for config in CONFIGS.values():
         for profile, dtypes in DTYPES.items():
