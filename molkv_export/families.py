@@ -15,11 +15,11 @@ from molkv_export.checkpoints.files import file_state, foreign_format, refuse_po
 from molkv_export.checkpoints.weights import find_weights
 from molkv_export.graph.build import BuiltGraph, build_graph
 from molkv_export.graph.linear import DenseFormat
-from molkv_export.graph.mole import MoleExperts
-from molkv_export.graph.molkv import MolkvExperts
+from molkv_export.graph.mole import MoleMixer
+from molkv_export.graph.molkv import MolkvMixer
 from molkv_export.graph.static.build import build_static_graph
 from molkv_export.graph.static.modules import StaticModules
-from molkv_export.graph.static.molkv import StaticMolkvExperts
+from molkv_export.graph.static.molkv import StaticMolkvMixer
 from molkv_export.modeling import Form, MoleForCausalLM, MolkvForCausalLM, ReferenceModel
 
 
@@ -43,14 +43,14 @@ FAMILIES: dict[str, Family] = {
     "mole": Family(
         readers=(native, published_mole),
         model=MoleForCausalLM,
-        graph=partial(build_graph, make_experts=MoleExperts),
-        static_graph=partial(build_static_graph, make_experts=MoleExperts),
+        graph=partial(build_graph, mixer=MoleMixer),
+        static_graph=partial(build_static_graph, mixer=MoleMixer),
     ),
     "molkv": Family(
         readers=(native,),
         model=MolkvForCausalLM,
-        graph=partial(build_graph, make_experts=MolkvExperts),
-        static_graph=partial(build_static_graph, make_experts=StaticMolkvExperts),
+        graph=partial(build_graph, mixer=MolkvMixer),
+        static_graph=partial(build_static_graph, mixer=StaticMolkvMixer),
     ),
 }
 """By `model_type`. Another family is one more entry (docs/architecture.md, "A new family")."""

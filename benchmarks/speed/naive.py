@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from molkv_export.graph.cpu import CpuModules, KVCache
 from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
 from molkv_export.graph.initializers import attach_weights
 from molkv_export.graph.linear import FLOAT32, Linear
-from molkv_export.graph.molkv import MolkvExperts, MolkvInputs
+from molkv_export.graph.molkv import MolkvMixer
 from molkv_runtime import BoundCall, Target, session_options
 
 _CHUNK = 128
@@ -73,10 +74,11 @@ def _graph(config: MolkvConfig) -> BuiltGraph:
             for part, size in ((key, config.expert_key_size), (value, config.hidden_size))
         )
         cache = KVCache(past_key, past_value, lengths, total)
-        layers.append(LayerInputs(cache, MolkvInputs(key, value, mask, ids["position_ids"])))
+        values = {f"expert_key.{layer}": key, f"expert_value.{layer}": value}
+        layers.append(LayerInputs(cache, {**values, "expert_mask": mask, "position_ids": ids["position_ids"]}))
     embedding = op.Cast(op.Gather(_table(op, "embedding", config, config.hidden_size), ids["input_ids"]), to=1)
     modules = CpuModules(config, FLOAT32)
-    decoder = LookupExpertForCausalLM(config, modules, MolkvExperts(config, modules))
+    decoder = LookupExpertForCausalLM(config, modules, partial(MolkvMixer, config, modules))
     logits, presents = decoder(op, embedding, layers, last)
     builder.add_output(logits, "logits")
     for layer, pair in enumerate(presents):

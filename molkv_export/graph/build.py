@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import onnx_ir as ir
@@ -11,7 +12,7 @@ from onnxscript import GraphBuilder, nn
 
 from molkv_bundle import ConfigError, LookupExpertConfig, TensorInfo, Tensors, graph_interface
 from molkv_export.graph.cpu import CpuModules, KVCache
-from molkv_export.graph.decoder import Experts, LayerInputs, LookupExpertForCausalLM
+from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
 from molkv_export.graph.linear import DenseFormat, Linear
 
 OPSET = 22
@@ -46,14 +47,14 @@ class BuiltGraph(NamedTuple):
 
 
 def build_graph(
-    config: LookupExpertConfig, dense: DenseFormat, make_experts: Callable[[Any, CpuModules], Experts]
+    config: LookupExpertConfig, dense: DenseFormat, mixer: Callable[[Any, CpuModules], nn.Module]
 ) -> BuiltGraph:
     """Build the dense graph of the cpu profile for a model with the decoder of MoLE and MoLKV.
 
     Args:
         config: The model.
         dense: How large weights and the KV cache are kept.
-        make_experts: Says how the experts enter the graph.
+        mixer: Makes the mixer of one layer, see `decoder.MakeMixer`.
 
     Raises:
         ConfigError: ONNX Runtime's attention operator does not take this model.
@@ -64,7 +65,6 @@ def build_graph(
             "ONNX Runtime's GroupQueryAttention rotates no other sizes"
         )
     frame, modules = Frame(*graph_interface(config, dense.kv_dtype)), CpuModules(config, dense)
-    experts = make_experts(config, modules)
     values = frame.values
 
     def layer_inputs(layer: int) -> LayerInputs:
@@ -74,11 +74,9 @@ def build_graph(
             values["seqlens_k"],
             values["total_sequence_length"],
         )
-        if layer not in config.layers_with_experts:
-            return LayerInputs(cache, None)
-        return LayerInputs(cache, experts.inputs(values, layer))
+        return LayerInputs(cache, values)
 
-    decoder = LookupExpertForCausalLM(config, modules, experts)
+    decoder = LookupExpertForCausalLM(config, modules, partial(mixer, config, modules))
     logits, presents = decoder(
         frame.op,
         values["inputs_embeds"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import onnx_ir as ir
@@ -40,18 +40,12 @@ class Modules(Protocol):
         """Compute x * Phi(x)."""
 
 
-class Experts(Protocol):
-    """How the experts of a family enter the layers of one graph."""
+MakeMixer = Callable[[], nn.Module]
+"""Makes what mixes the experts of one layer.
 
-    def mixer(self) -> nn.Module:
-        """Make what mixes the experts of one layer.
-
-        Called with the normed residual stream and this layer's inputs, it returns what is added to the feed-forward
-        network's output, and the scores of the experts.
-        """
-
-    def inputs(self, values: Mapping[str, Value], layer: int) -> Any:
-        """Choose, of the graph's inputs by name, those that the mixer of a layer reads."""
+Called with the normed residual stream, the graph's inputs by name and the layer's index, the module returns what is
+added to the feed-forward network's output, and the scores of the experts.
+"""
 
 
 class FeedForward(nn.Module):
@@ -79,7 +73,7 @@ class LayerInputs(NamedTuple):
     """What one layer reads beside the residual stream."""
 
     cache: Any  # of the profile's attention
-    experts: Any  # of the family's mixer; None: the layer has none
+    values: Mapping[str, Value]  # the graph's inputs by name
 
 
 class DecoderLayer(nn.Module):
@@ -88,14 +82,14 @@ class DecoderLayer(nn.Module):
     The last addition of a layer is left to the norm that follows it, which fuses it.
     """
 
-    def __init__(self, config: LookupExpertConfig, modules: Modules, experts: Experts, index: int) -> None:
+    def __init__(self, config: LookupExpertConfig, modules: Modules, make_mixer: MakeMixer, index: int) -> None:
         super().__init__()
         self.index = index
         self.input_layernorm = modules.norm(config.hidden_size)
         self.self_attn = modules.attention()
         self.post_attention_layernorm = modules.norm(config.hidden_size)
         self.mlp = FeedForward(config, modules)
-        self.expert_mixer = experts.mixer() if index in config.layers_with_experts else None
+        self.expert_mixer = make_mixer() if index in config.layers_with_experts else None
 
     def forward(
         self, op: OpBuilder, x: Value, branch: Value | None, inputs: LayerInputs
@@ -114,7 +108,7 @@ class DecoderLayer(nn.Module):
         if self.index > 0:  # the first layer's is an input of the graph
             taps["residual"] = x
         if self.expert_mixer is not None:
-            taps["experts"], taps["expert_scores"] = self.expert_mixer(op, n, inputs.experts)
+            taps["experts"], taps["expert_scores"] = self.expert_mixer(op, n, inputs.values, self.index)
             branch = op.Add(feed_forward, taps["experts"])
         for tap, value in taps.items():
             value.name = tap_name(tap, self.index)
@@ -124,10 +118,10 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Layers and final norm; the input embedding is part of the records."""
 
-    def __init__(self, config: LookupExpertConfig, modules: Modules, experts: Experts) -> None:
+    def __init__(self, config: LookupExpertConfig, modules: Modules, make_mixer: MakeMixer) -> None:
         super().__init__()
         layers = range(config.num_hidden_layers)
-        self.layers = nn.ModuleList([DecoderLayer(config, modules, experts, index) for index in layers])
+        self.layers = nn.ModuleList([DecoderLayer(config, modules, make_mixer, index) for index in layers])
         self.norm = modules.norm(config.hidden_size)
 
     def forward(
@@ -150,9 +144,9 @@ class Decoder(nn.Module):
 class LookupExpertForCausalLM(nn.Module):
     """The dense graph of MoLE and MoLKV: from embeddings and experts to logits."""
 
-    def __init__(self, config: LookupExpertConfig, modules: Modules, experts: Experts) -> None:
+    def __init__(self, config: LookupExpertConfig, modules: Modules, make_mixer: MakeMixer) -> None:
         super().__init__()
-        self.model = Decoder(config, modules, experts)
+        self.model = Decoder(config, modules, make_mixer)
         self.lm_head = modules.head(config.hidden_size, config.vocab_size)
 
     def forward(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import onnx_ir as ir
@@ -11,7 +12,7 @@ from onnxscript import OpBuilder, nn
 
 from molkv_bundle import KVDtype, LookupExpertConfig, graph_interface
 from molkv_export.graph.build import BuiltGraph, Frame
-from molkv_export.graph.decoder import DecoderLayer, Experts, LayerInputs, LookupExpertForCausalLM
+from molkv_export.graph.decoder import DecoderLayer, LayerInputs, LookupExpertForCausalLM, MakeMixer
 from molkv_export.graph.static.attention import StaticCache
 from molkv_export.graph.static.layers import Rotary
 from molkv_export.graph.static.modules import StaticModules
@@ -35,10 +36,10 @@ class KeyValueLayer(nn.Module):
 class PrefillDecoder(nn.Module):
     """All layers, for their keys and values; behind the last one's nothing is computed."""
 
-    def __init__(self, config: LookupExpertConfig, modules: StaticModules, experts: Experts) -> None:
+    def __init__(self, config: LookupExpertConfig, modules: StaticModules, make_mixer: MakeMixer) -> None:
         super().__init__()
         last = config.num_hidden_layers - 1
-        layers = [DecoderLayer(config, modules, experts, index) for index in range(last)]
+        layers = [DecoderLayer(config, modules, make_mixer, index) for index in range(last)]
         self.layers = nn.ModuleList([*layers, KeyValueLayer(config, modules)])
 
     def forward(
@@ -56,9 +57,9 @@ class PrefillDecoder(nn.Module):
 class PrefillModel(nn.Module):
     """The prefix of names that weights have in a checkpoint."""
 
-    def __init__(self, config: LookupExpertConfig, modules: StaticModules, experts: Experts) -> None:
+    def __init__(self, config: LookupExpertConfig, modules: StaticModules, make_mixer: MakeMixer) -> None:
         super().__init__()
-        self.model = PrefillDecoder(config, modules, experts)
+        self.model = PrefillDecoder(config, modules, make_mixer)
 
     def forward(
         self, op: OpBuilder, x: Value, layer_inputs: list[LayerInputs], rotary: Rotary
@@ -73,7 +74,7 @@ def build_static_graph(
     make_modules: type[StaticModules],
     kv_dtype: KVDtype,
     length: int,
-    make_experts: Callable[[Any, StaticModules], Experts],
+    mixer: Callable[[Any, StaticModules], nn.Module],
 ) -> BuiltGraph:
     """Build the graph for calls of one length.
 
@@ -83,27 +84,25 @@ def build_static_graph(
         kv_dtype: Of inputs, of the KV cache, and of everything that is computed.
         length: T. The graph for 1 gives logits; of longer calls nobody wants any: a prompt's last token is a call of
             its own.
-        make_experts: Says how the experts enter the graph.
+        mixer: Makes the mixer of one layer, see `decoder.MakeMixer`.
     """
     frame = Frame(*graph_interface(config, kv_dtype, length))
     values = frame.values
     rotary = Rotary(values["rotary_cos"], values["rotary_sin"])
     modules = make_modules(config, length)
-    experts = make_experts(config, modules)
+    make_mixer = partial(mixer, config, modules)
 
     def layer_inputs(layer: int) -> LayerInputs:
         key, value = (values[f"past_key_values.{layer}.{kind}"] for kind in ("key", "value"))
         cache = StaticCache(key, value, values["attention_mask"], rotary)
-        if layer not in config.layers_with_experts:
-            return LayerInputs(cache, None)
-        return LayerInputs(cache, experts.inputs(values, layer))
+        return LayerInputs(cache, values)
 
     layers = [layer_inputs(layer) for layer in config.computed_layers(length)]
     if length > 1:
-        prefill = PrefillModel(config, modules, experts)
+        prefill = PrefillModel(config, modules, make_mixer)
         new = prefill(frame.op, values["inputs_embeds"], layers, rotary)
         return frame.finish(prefill, [value for pair in new for value in pair])
-    decoder = LookupExpertForCausalLM(config, modules, experts)
+    decoder = LookupExpertForCausalLM(config, modules, make_mixer)
     logits, new = decoder(frame.op, values["inputs_embeds"], layers, None)
     if kv_dtype != "float32":
         logits = frame.op.Cast(logits, to=ir.DataType.FLOAT)
