@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from molkv_export.exporter import add_profile, export
-    from molkv_export.graph.profiles import GraphOptions
     from molkv_export.inspection import Inspection, inspect
     from molkv_export.packaging.layout import PackageInfo
     from molkv_export.packaging.package import package
     from molkv_export.parity.compared_texts import Scope
     from molkv_export.parity.validate import Report, validate
+    from molkv_export.profiles import GraphOptions
 
 __version__ = "0.1.0"  # the only place: pyproject.toml reads it here, so that a checkout knows it, too
 
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _MODULES = {  # as above: where each name is defined
-    "GraphOptions": "graph.profiles",
+    "GraphOptions": "profiles",
     "Inspection": "inspection",
     "PackageInfo": "packaging.layout",
     "Report": "parity.validate",

@@ -17,7 +17,6 @@ from molkv_bundle import OutputError, contents
 # only (EBADF).
 _CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EBADF}
 
-
 _UNLOCKED = "cannot be locked here, so do not write to it from two processes at once"
 _UNSYNCED = "files cannot be forced to this disk, so check them after a power cut"
 _LOG = logging.getLogger(__name__)  # warnings go to stderr, unless the program has other plans

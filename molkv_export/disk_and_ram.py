@@ -10,8 +10,8 @@ from typing import NamedTuple
 from molkv_bundle import OutputError, StoreInfo
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.golden import golden_ram
+from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.linear import FLOAT32
-from molkv_export.graph.profiles import GraphPlan
 from molkv_export.tables.plan import Memory, shard_bytes
 from molkv_export.terminal import human_bytes
 

@@ -47,8 +47,9 @@ from molkv_export.companions import Companions
 from molkv_export.disk_and_ram import estimate_disk_and_ram
 from molkv_export.families import open_checkpoint
 from molkv_export.golden import calibration_texts, write_golden
+from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.files import save_graphs
-from molkv_export.graph.profiles import GraphOptions, GraphPlan, plan_graphs
+from molkv_export.profiles import GraphOptions, plan_graphs
 from molkv_export.source.hashes import HashedSource, check_source
 from molkv_export.tables.plan import Memory, plan_memory, plan_store, shard_bytes
 from molkv_export.tables.resume import JOURNAL, Journal, resume_export

@@ -37,6 +37,8 @@ class Family(NamedTuple):
 
     None: the family's `ModelConfig.profiles` has none of the static profiles.
     """
+    note: str = ""
+    """What a user should know of a model that was exported; empty: nothing."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -51,6 +53,7 @@ FAMILIES: dict[str, Family] = {
         model=MolkvForCausalLM,
         graph=partial(build_graph, mixer=MolkvMixer),
         static_graph=partial(build_static_graph, mixer=StaticMolkvMixer),
+        note="MoLKV is our reading of its paper; to compare with your own code",
     ),
 }
 """By `model_type`. Another family is one more entry (docs/architecture.md, "A new family")."""
@@ -77,8 +80,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     state = file_state(path)
     data = read_bytes(path, ConfigError, f"a checkpoint needs a {CONFIG}")
     fields = decode_json(data, dict[str, Any], path, ConfigError)
-    readers = {reader.EXPECTED: reader for family in FAMILIES.values() for reader in family.readers}
-    for reader in readers.values():
+    found = {id(reader): reader for family in FAMILIES.values() for reader in family.readers}
+    readers = list(found.values())
+    for reader in readers:
         if reader.matches(fields):
             contents = reader.read_folder(folder, fields)
             checkpoint = Checkpoint(folder, contents, FAMILIES[contents.config.model_type].model)
@@ -87,5 +91,5 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     raise ConfigError(
         f"{path}: architectures is {shown(fields.get('architectures'))} and model_type is "
         f"{shown(fields.get('model_type'))}, "
-        f"expected {' or '.join(readers)}"
+        f"expected {' or '.join(reader.EXPECTED for reader in readers)}"
     )

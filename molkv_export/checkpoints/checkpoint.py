@@ -1,4 +1,4 @@
-"""An open checkpoint: the reference model's parameters by name, whatever names and files a family keeps them in."""
+"""An open checkpoint: the reference model's parameters by name, whatever names and files they are published in."""
 
 from __future__ import annotations
 

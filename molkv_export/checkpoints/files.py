@@ -9,7 +9,6 @@ from molkv_bundle import CheckpointError
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
-
 _AS_SAFETENSORS = "save it with transformers' save_pretrained, or as model.safetensors with safetensors.torch.save_file"
 _PICKLE = (
     "is a pickle, which can run code when it is opened; "

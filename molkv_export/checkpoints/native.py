@@ -1,4 +1,4 @@
-"""Our own family: config.json is a `ModelConfig`, tensors are named as the reference model names them.
+"""Our own way of publishing MoLE and MoLKV: config.json is a `ModelConfig`, tensors have the reference model's names.
 
 As in Hugging Face's, config.json may also name the token ids of generation_config.json.
 """
@@ -26,7 +26,6 @@ from molkv_export.checkpoints.weights import Weights
 from molkv_export.modeling import Form, ReferenceModel
 
 EXPECTED = 'model_type "molkv" or "mole" without architectures (ours)'
-
 
 _FREQUENCIES = re.compile(r"(.+\.)?rotary_emb\.inv_freq")
 _FLOAT32_STEPS = 32  # libraries compute powers in float32; with bases up to 1e7 they are off by up to 10 steps
@@ -75,6 +74,7 @@ def check_expert_count(weights: Weights, config: LookupExpertConfig, form: Form)
     Raises:
         CheckpointError: There are fewer tensors.
     """
+    check_count(weights, "num_hidden_layers", config.num_hidden_layers)
     if form == "training":
         check_count(weights, "num_experts", config.num_experts * len(config.layers_with_experts))
 

@@ -51,7 +51,6 @@ _SILENT = {
     "use_cache",
 }
 
-
 # Fields that our configuration has under the same name, with the same default where Llama's has one.
 _TAKEN = {
     "vocab_size",

@@ -163,15 +163,15 @@ def _refuse_options_of_the_store(context: click.Context) -> None:
 
 
 def _print_result(bundle: Path, manifest: Manifest, *, is_new: bool) -> None:
+    from molkv_export.families import FAMILIES  # needs PyTorch, which the help does not
+
+    note = FAMILIES[manifest.model.model_type].note
     total = sum(info.size for info in manifest.files.values())
     graphs = ", ".join(f"{name} ({info.dense_dtype})" for name, info in manifest.graphs.items())
     click.echo(
         f"{bundle}: {len(manifest.files) + 1} files, {terminal.human_bytes(total)}, graphs {graphs}, "
         f"experts {manifest.store.dtype}"
     )
-    if is_new and manifest.model.expert_window:
-        click.echo(
-            "MoLKV is our reading of its paper; to compare with your own code: "
-            f"molkv-export validate {shlex.quote(str(bundle))} --expected FILE (docs/parity.md)",
-            err=True,
-        )
+    if is_new and note and manifest.model.layers_with_experts:
+        command = f"molkv-export validate {shlex.quote(str(bundle))} --expected FILE"
+        click.echo(f"{note}: {command} (docs/parity.md)", err=True)

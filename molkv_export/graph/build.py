@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import onnx_ir as ir
 from onnxscript import GraphBuilder, nn
 
-from molkv_bundle import ConfigError, LookupExpertConfig, TensorInfo, Tensors, graph_interface
+from molkv_bundle import ConfigError, LookupExpertConfig, ModelConfig, TensorInfo, Tensors, graph_interface
 from molkv_export.graph.cpu import CpuModules, KVCache
 from molkv_export.graph.decoder import LayerInputs, LookupExpertForCausalLM
 from molkv_export.graph.linear import DenseFormat, Linear
@@ -44,6 +44,25 @@ class BuiltGraph(NamedTuple):
             for value in self.model.graph.initializers.values()
             if isinstance(value.shape, ir.Shape) and value.dtype is not None
         )
+
+
+class GraphPlan(NamedTuple):
+    """The graphs of one profile, before they have weights."""
+
+    profile: str
+    config: ModelConfig  # with the context and the window of the graphs
+    dense: DenseFormat
+    graphs: dict[int, BuiltGraph]  # by the length of a call; 0: any
+
+    @property
+    def weights(self) -> list[int]:
+        """Sizes of the large weights in float32, in bytes."""
+        return [4 * math.prod(linear.shape) for linear in self.graphs[min(self.graphs)].linears.values()]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights, which are stored once."""
+        return self.graphs[min(self.graphs)].nbytes
 
 
 def build_graph(

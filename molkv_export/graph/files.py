@@ -16,9 +16,8 @@ import onnxscript
 from molkv_bundle import GOLDEN, Bundle, GraphFile, GraphInfo
 from molkv_export import __version__
 from molkv_export.checkpoints import Checkpoint
-from molkv_export.graph.build import BuiltGraph
+from molkv_export.graph.build import BuiltGraph, GraphPlan
 from molkv_export.graph.initializers import attach_weights
-from molkv_export.graph.profiles import GraphPlan
 
 _CACHE_KEY = "COREML_CACHE_KEY"  # metadata by which the CoreML provider tells models apart; at most 64 characters
 

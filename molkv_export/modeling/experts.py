@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,16 @@ class ExpertPart(NamedTuple):
     rows: Callable[[Any, Tensor], Tensor]  # of the layer's networks, and embeddings [U, d]
 
 
+class Networks(Protocol):
+    """The networks of one layer, as the exporter needs them in training form."""
+
+    activation_size: int
+    """Numbers in RAM, for each token id, while a part is computed."""
+
+    def parts(self) -> Iterator[ExpertPart]:
+        """Yield parts that together make up the rows of the layer."""
+
+
 class ExpertNetworks(nn.Module):
     """v[i,n] = FFN_n(RMSNorm_l(e_i)) for the input embedding e_i (MoLE 2503.15798, section 3)."""
 
@@ -29,7 +39,6 @@ class ExpertNetworks(nn.Module):
         super().__init__()
         self.num_experts = config.num_experts
         self.activation_size = 4 * config.expert_intermediate_size + 4 * config.hidden_size
-        """Numbers in RAM, for each token id, while a part is computed."""
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.networks = nn.ModuleList(
             FeedForward(config.hidden_size, config.expert_intermediate_size, config.hidden_act)

@@ -19,7 +19,6 @@ from molkv_runtime import Generator, Store
 
 _CHUNK_BYTES = 128 * 1024 * 1024  # of exact records; a chunk loads all expert networks once
 
-
 _BATCH = 4
 
 

@@ -28,7 +28,6 @@ Values = dict[str, Floats]  # by the name of the tap, [T, ...]
 _EMBEDS = tap_name("residual", 0)  # an input of the graph, not a value inside it
 _LOGITS = tap_name("logits")
 
-
 # Of a value's error, relative to its usual size, by the dtype of the dense weights and of the KV cache. "Bisection" in
 # docs/parity.md says why.
 MAX_RELATIVE_ERROR: dict[DenseDtype, float] = {

@@ -108,7 +108,9 @@ class ExpectedLogits:
             raise RequestError(f"{self.path}: input_ids is {list(ids)}, expected [B, T] with at least one text")
         least = min(context, 2 * window(config))
         if not least <= ids[1] <= context:
-            why = f"; shorter texts do not show an expert window of {window(config)}" if config.expert_window else ""
+            why = (
+                f"; shorter texts do not show an expert window of {window(config)}" if config.attended_positions else ""
+            )
             raise RequestError(
                 f"{self.path}: input_ids has texts of {ids[1]} tokens, expected {least} to {context}{why}"
             )

@@ -17,7 +17,6 @@ Doubles = npt.NDArray[np.float64]
 
 _TOP = 5
 
-
 _ROWS_AT_A_TIME = 64  # bounds the memory of the float64 copies
 _KEPT = 8
 _SHOWN_TOKENS = 24

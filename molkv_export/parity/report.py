@@ -22,7 +22,6 @@ from molkv_export.terminal import human_bytes, print_line
 
 _NUMBERS = ("\ntokens", "max\nabs", "rel.\nL2", "KL\nmean", "KL\np99", "KL\nmax", "top-1\n%", "top-5\n%")
 
-
 PAGE = "index.html"
 DATA = "report.json"
 _PLOT_FORMATS = (".png", ".svg")

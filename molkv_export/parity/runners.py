@@ -19,7 +19,6 @@ Phase = Callable[[Generator, Ids], Floats]
 
 _LAST_STEPS = 16
 
-
 MIXED_BATCH = "mixed batch"
 CONTEXT_END = "context end"
 ONNX_REFERENCE = "onnx-reference"

@@ -35,7 +35,6 @@ _LEVELS = {
     "nf4": torch.from_numpy(NF4_LEVELS),
 }
 
-
 _HEAD_BLOCK = 128
 
 

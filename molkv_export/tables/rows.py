@@ -6,14 +6,14 @@ import copy
 import math
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from molkv_bundle import ModelConfig
 from molkv_export.checkpoints import EMBEDDING, Checkpoint
-from molkv_export.modeling.experts import ExpertPart
+from molkv_export.modeling.experts import ExpertPart, Networks
 
 _TABLE_BYTES = 8 * 1024 * 1024  # of a table's piece, as float32
 _READ_BYTES = 16 * 1024 * 1024  # of a tensor that holds the tables of several layers
@@ -98,10 +98,12 @@ class NetworkRows:
         self._checkpoint = checkpoint
         with torch.device("meta"):
             self._model = checkpoint.make_model(self.config, checkpoint.form).requires_grad_(False)
-        networks: list[Any] = [self._model.experts(layer) for layer in self.config.layers_with_experts]
-        activations = max((each.activation_size for each in networks), default=1)
+        modules = [self._model.experts(layer) for layer in self.config.layers_with_experts]
+        activations = max((cast(Networks, module).activation_size for module in modules), default=1)
         self.ids_at_once = max(1, min(_MOST_IDS, _ACTIVATION_BYTES // (4 * activations)))
-        largest = max((_numbers(each, part) for each in networks[:1] for part in each.parts()), default=0)
+        largest = max(
+            (_numbers(module, part) for module in modules[:1] for part in cast(Networks, module).parts()), default=0
+        )
         self.working_bytes = 2 * 4 * largest + 2 * _ACTIVATION_BYTES  # as read and as float32
 
     def embedding(self, start: int, stop: int) -> Tensor:
@@ -114,8 +116,7 @@ class NetworkRows:
             yield from self._layer(layer, start, stop)
 
     def _layer(self, layer: int, start: int, stop: int) -> Iterator[SomeRows]:
-        networks: Any = self._model.experts(layer)
-        for part in networks.parts():
+        for part in cast(Networks, self._model.experts(layer)).parts():
             loaded = self._load(layer, part.parameters)
             for first, embedding in self._embeddings(start, stop):
                 yield SomeRows(layer, first, part.vector, part.experts, part.rows(loaded, embedding))

@@ -21,7 +21,7 @@ from molkv_bundle.operators import OPERATORS, OPSETS, Operator
 from molkv_export import GraphOptions, export
 from molkv_export.graph.build import BuiltGraph
 from molkv_export.graph.choices import DTYPES
-from molkv_export.graph.profiles import plan_graphs
+from molkv_export.profiles import plan_graphs
 from molkv_runtime import Generator
 from tests.conftest import CONFIGS, replace_file
 from tests.faults.open_mutants import PATIENCE_SECONDS

@@ -69,6 +69,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     @property
     def expert_window(self) -> int:
+        """The field of the manifest's graphs; only in families that attend to other positions' experts it means W."""
+        return 0
+
+    @property
+    def attended_positions(self) -> int:
         """Positions whose experts a position attends to, itself included; 0: it reads the experts of its own token."""
         return 0
 
@@ -82,7 +87,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         raise NotImplementedError
 
     def kv_caches(self) -> tuple[KVCacheShape, ...]:
-        """Return the KV caches, by layer; a layer that uses another's has none."""
+        """Return the KV caches, by layer; a layer that uses another's has none.
+
+        In static graphs all have the same number of heads, since they share one mask.
+        """
         raise NotImplementedError
 
     def expert_inputs(self) -> list[TensorInfo]:
@@ -92,7 +100,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def static_expert_inputs(self, layers: list[int], length: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of what a static graph for `length` positions reads of the experts of some layers.
 
-        Rotations beside attention's, which is "rotary", are among them.
+        They include cos and sin of every rotation but "rotary", which all static graphs have.
         """
         raise NotImplementedError
 

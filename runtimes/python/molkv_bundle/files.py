@@ -18,7 +18,6 @@ T = TypeVar("T")
 
 _SHOWN = 80  # characters
 
-
 _CHUNK_BYTES = 4 * 1024 * 1024
 _LEFT_BY_SYSTEMS = frozenset((".ds_store", "thumbs.db", "desktop.ini"))
 _APPLE_DOUBLE = "._"  # prefix of what macOS keeps beside a file where the disk has no place for it

@@ -24,10 +24,10 @@ def graph_interface(config: ModelConfig, kv_dtype: KVDtype, length: int = 0) -> 
     """
     if length:
         return _static_inputs(config, kv_dtype, length), _static_outputs(config, kv_dtype, length)
-    return graph_inputs(config, kv_dtype), graph_outputs(config, kv_dtype)
+    return _inputs(config, kv_dtype), _outputs(config, kv_dtype)
 
 
-def graph_inputs(config: ModelConfig, kv_dtype: KVDtype = "float32") -> Tensors:
+def _inputs(config: ModelConfig, kv_dtype: KVDtype) -> Tensors:
     """List the inputs of the cpu profile."""
     return (
         TensorInfo(name="inputs_embeds", dtype="float32", shape=("batch", "length", config.hidden_size)),
@@ -39,7 +39,7 @@ def graph_inputs(config: ModelConfig, kv_dtype: KVDtype = "float32") -> Tensors:
     )
 
 
-def graph_outputs(config: ModelConfig, kv_dtype: KVDtype = "float32") -> Tensors:
+def _outputs(config: ModelConfig, kv_dtype: KVDtype) -> Tensors:
     """List the outputs of the cpu profile."""
     logits = TensorInfo(name="logits", dtype="float32", shape=("batch", "logits_length", config.vocab_size))
     return (logits, *_cache(config, "present", kv_dtype))

@@ -26,7 +26,7 @@ class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, k
     tie_word_embeddings: bool = False
     expert_intermediate_size: int = 0  # of the training-form networks; 0: intermediate_size
     expert_layers: tuple[int, ...] | None = None  # our choice: which layers carry experts; None: all
-    # MoLKV only:
+    # MoLKV only, and without effect in MoLE, whose manifests have them, too:
     expert_key_size: int = 0  # dk
     expert_window: int = 0  # W: the last W positions, the present one included, can be attended
     expert_qk_norm: bool = True  # our choice: RMSNorm on queries and keys
@@ -62,6 +62,9 @@ class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, k
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a number above 0")
         if not 0 <= self.num_experts < 2**31:
             raise ConfigError(f"num_experts is {self.num_experts}, expected 0 (a dense model) or more")
+        for name in ("expert_key_size", "expert_window"):
+            if not 0 <= getattr(self, name) < 2**31:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
 
     def _check_relations(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:

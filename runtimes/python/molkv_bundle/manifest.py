@@ -22,7 +22,6 @@ SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 PROFILES = ("cpu", "coreml", "nnapi")
 
-
 NO_DIGEST = "0" * 64
 
 
@@ -49,7 +48,7 @@ class GraphInfo(_Part, frozen=True):
     kv_dtype: KVDtype  # of the KV cache; float16: everything is computed in float16
     block_size: int  # weights that share a scale, where the dtype has blocks; else 0
     context_length: int  # in tokens
-    expert_window: int  # W; 0 where experts have no keys
+    expert_window: int  # W where experts have keys
 
     @property
     def is_static(self) -> bool:
@@ -69,7 +68,7 @@ class GraphInfo(_Part, frozen=True):
 class Field(_Part, frozen=True):
     """One array inside a record."""
 
-    name: str  # "embedding", "expert_key.{layer}", "expert_scale.{layer}" or "expert_value.{layer}"
+    name: str  # "embedding", or "expert_{vector or scale}.{layer}"
     dtype: RowDtype
     shape: tuple[int, ...]
     offset: int  # in bytes, from the start of the record
@@ -136,7 +135,8 @@ def read_manifest(folder: Path) -> Manifest:
         )
     model = found.get("model")
     family = family_of(model if isinstance(model, dict) else {}, f"{path}: model", BundleError)
-    manifest = decode_json(data, _manifest_of(family), path, BundleError)
+    decoded = decode_json(data, _manifest_of(family), path, BundleError)
+    manifest = Manifest(**{name: getattr(decoded, name) for name in Manifest.__struct_fields__})
     digest = manifest.sha256.encode()
     if len(digest) != len(NO_DIGEST) or _digest(data.replace(digest, NO_DIGEST.encode())) != manifest.sha256:
         raise BundleError(f"{path}: its sha256 is not that of its contents; it was changed since it was exported")
@@ -146,7 +146,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 @cache
 def _manifest_of(family: type[ModelConfig]) -> type[Manifest]:
-    """Return the type of the manifests whose model is of a family."""
+    """Return a type that checks the model as one of a family."""
     kind = msgspec.defstruct("Manifest", [("model", family)], bases=(Manifest,), frozen=True, kw_only=True)
     return cast(type[Manifest], kind)
 
@@ -181,10 +181,11 @@ def _check_names(manifest: Manifest, path: Path) -> None:
                 f"of type {manifest.model.model_type}"
             )
         ascending = bool(lengths) and lengths == sorted(set(lengths)) and lengths[-1] <= graph.context_length
-        if not ascending or (lengths != [0] and lengths[0] != 1):
+        if not ascending or lengths[0] != (0 if profile == "cpu" else 1) or (profile == "cpu" and len(lengths) > 1):
             raise BundleError(
-                f"{path}: graphs.{profile} has files for lengths {lengths[:9]}, expected one of any length (0), or "
-                f"ascending ones from 1 to its context_length of {graph.context_length}"
+                f"{path}: graphs.{profile} has files for lengths {lengths[:9]}, expected "
+                + ("one of any length (0)" if profile == "cpu" else "ascending ones from 1 to its context_length of ")
+                + ("" if profile == "cpu" else str(graph.context_length))
             )
         _check_limits(manifest.model, graph, f"{path}: graphs.{profile}")
 

@@ -22,6 +22,11 @@ class MolkvConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, k
         if self.layers_with_experts and self.expert_rope:
             check_even(self, "expert_key_size")
 
+    @property
+    def attended_positions(self) -> int:
+        """W; 0 without layers that carry experts."""
+        return self.expert_window if self.layers_with_experts else 0
+
     def record_vectors(self) -> tuple[Vector, ...]:
         """Return the keys [N, dk], which are never quantized, and the values [N, d]."""
         count = self.num_experts

@@ -39,7 +39,6 @@ _HAS_PREADV = hasattr(os, "preadv")  # not Windows
 _HAS_FADVISE = hasattr(os, "posix_fadvise")  # neither Windows nor macOS
 _HAS_MADVISE = hasattr(mmap, "MADV_WILLNEED")  # not Windows
 
-
 RECORDS = "records"  # name of a shard's one tensor
 FORMAT = "molkv-expert-store"
 Access = Literal["pread", "mmap"]

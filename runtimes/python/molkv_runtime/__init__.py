@@ -1,6 +1,7 @@
 """Host driver for molkv bundles: numpy and ONNX Runtime, no PyTorch.
 
 from molkv_runtime import Generator
+
 for piece in Generator("stdlib-mini.bundle").text("def "):
 print(piece, end="", flush=True)
 """

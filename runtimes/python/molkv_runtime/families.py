@@ -29,5 +29,5 @@ def expert_state(config: ModelConfig, batch_size: int, max_length: int, inputs: 
 
 
 def window_bytes(config: ModelConfig, length: int) -> int:
-    """Return the bytes of the expert window of one sequence of `length` tokens; 0 where there is none."""
+    """Return the bytes of the state of experts, MoLKV's window, of one sequence of `length` tokens."""
     return FAMILIES[config.model_type].state_bytes(config, length)

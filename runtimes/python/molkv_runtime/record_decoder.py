@@ -20,9 +20,7 @@ CAST_MODEL = bytes.fromhex(
     "62100a0179120b0a09080112050a0312016e42040a001016"
 )
 
-
 _WORTH_A_CALL = 16_384  # numbers; fewer are converted by numpy before ONNX Runtime has begun
-
 
 GROUP = 16  # records that are decoded together in prefill: few enough to stay in the processor's cache
 

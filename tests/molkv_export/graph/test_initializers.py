@@ -12,8 +12,9 @@ import pytest
 import molkv_export.exporter as exporting
 from molkv_bundle import DenseDtype, GraphInfo
 from molkv_export.checkpoints import Checkpoint
+from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.files import save_graphs
-from molkv_export.graph.profiles import DTYPES, GraphOptions, GraphPlan
+from molkv_export.profiles import DTYPES, GraphOptions
 
 
 @pytest.mark.parametrize(("profile", "dtype"), [(profile, dtype) for profile in DTYPES for dtype in DTYPES[profile]])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from molkv_bundle import PROFILES, DenseDtype, KVDtype, ModelConfig, RequestError
 from molkv_export.families import FAMILIES
-from molkv_export.graph.build import BuiltGraph
+from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.choices import BLOCK_SIZES, CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BLOCK_SIZE, DTYPES
 from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.static.modules import HalfModules, NnapiModules, QdqModules, StaticModules
@@ -32,25 +31,6 @@ class GraphOptions(NamedTuple):
     expert_window: int | None = None  # of static graphs; default the model's
 
 
-class GraphPlan(NamedTuple):
-    """The graphs of one profile, before they have weights."""
-
-    profile: str
-    config: ModelConfig  # with the context and the window of the graphs
-    dense: DenseFormat
-    graphs: dict[int, BuiltGraph]  # by the length of a call; 0: any
-
-    @property
-    def weights(self) -> list[int]:
-        """Sizes of the large weights in float32, in bytes."""
-        return [4 * math.prod(linear.shape) for linear in self.graphs[min(self.graphs)].linears.values()]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weights, which are stored once."""
-        return self.graphs[min(self.graphs)].nbytes
-
-
 def plan_graphs(config: ModelConfig, profiles: Sequence[str], options: GraphOptions) -> list[GraphPlan]:
     """Build the graphs of some profiles for a model.
 
@@ -72,8 +52,9 @@ def _plan(config: ModelConfig, profile: str, options: GraphOptions) -> GraphPlan
     _check(config, profile, options)
     dense = DenseFormat(options.dense_dtype, options.block_size, options.kv_dtype)
     family = FAMILIES[config.model_type]
-    if family.static_graph is None or profile == "cpu":
+    if profile == "cpu":
         return GraphPlan(profile, config, dense, {0: family.graph(config, dense)})
+    assert family.static_graph is not None  # `ModelConfig.profiles` has a static one
     modules = _MODULES[profile, options.dense_dtype]
     kv_dtype: KVDtype = "float16" if options.dense_dtype == "float16" else "float32"
     context = _context(config, options)
@@ -114,7 +95,7 @@ def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
         )
     limits = {
         "context_length": (options.context_length, config.max_position_embeddings),
-        "expert_window": (options.expert_window, config.expert_window if config.layers_with_experts else 0),
+        "expert_window": (options.expert_window, config.attended_positions),
     }
     for name, (asked, limit) in limits.items():
         if asked is not None and not 0 < asked <= limit:
