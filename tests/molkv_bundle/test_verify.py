@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
-from molkv_bundle import BundleError, verify
+from molkv_bundle import NO_DIGEST, Bundle, BundleError, read_manifest, verify, write_manifest
 from molkv_export import export
 from molkv_export.commands import cli
 
@@ -24,6 +26,13 @@ def _flip(path: Path, *places: int) -> None:
     for place in places:
         data[place] ^= 16
     path.write_bytes(data)
+
+
+def test_a_manifest_that_is_read_is_written_as_it_was(bundle: Path) -> None:
+    before = (bundle / "manifest.json").read_bytes()
+    write_manifest(msgspec.structs.replace(read_manifest(bundle), sha256=NO_DIGEST), bundle)
+    assert (bundle / "manifest.json").read_bytes() == before
+    assert pickle.loads(pickle.dumps(Bundle(bundle).manifest)) == read_manifest(bundle)
 
 
 def test_a_sound_bundle_has_no_findings_and_every_byte_was_read(bundle: Path) -> None:

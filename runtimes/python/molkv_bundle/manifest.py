@@ -180,13 +180,13 @@ def _check_names(manifest: Manifest, path: Path) -> None:
                 f"{path}: graphs has a profile {profile!r}, expected {' or '.join(manifest.model.profiles)} for models "
                 f"of type {manifest.model.model_type}"
             )
-        ascending = bool(lengths) and lengths == sorted(set(lengths)) and lengths[-1] <= graph.context_length
-        if not ascending or lengths[0] != (0 if profile == "cpu" else 1) or (profile == "cpu" and len(lengths) > 1):
-            raise BundleError(
-                f"{path}: graphs.{profile} has files for lengths {lengths[:9]}, expected "
-                + ("one of any length (0)" if profile == "cpu" else "ascending ones from 1 to its context_length of ")
-                + ("" if profile == "cpu" else str(graph.context_length))
-            )
+        if profile == "cpu":
+            sound, expected = lengths == [0], "one of any length (0)"
+        else:
+            sound = lengths[:1] == [1] and lengths == sorted(set(lengths)) and lengths[-1] <= graph.context_length
+            expected = f"ascending ones from 1 to its context_length of {graph.context_length}"
+        if not sound:
+            raise BundleError(f"{path}: graphs.{profile} has files for lengths {lengths[:9]}, expected {expected}")
         _check_limits(manifest.model, graph, f"{path}: graphs.{profile}")
 
 

@@ -267,7 +267,7 @@ def test_a_mixed_up_batch_is_found_even_where_a_provider_may_be_off(
         ({"expert_window": 0}, "expert_window is 0, expected 5, the model's, or less in a static graph"),
         ({"kv_dtype": "int8"}, "dense_dtype float32 and kv_dtype int8 do not go with a static graph"),
         ({"context_length": 6}, r"has files for lengths \[1, 4, 7\], expected .* from 1 to its context_length of 6"),
-        ({"files": []}, r"has files for lengths \[\], expected one of any length \(0\), or ascending ones"),
+        ({"files": []}, r"has files for lengths \[\], expected ascending ones from 1"),
         ({"golden": "other"}, "'other' is used but not listed under files"),
         ({"context_length": 20}, "its inputs in the manifest are not those that the model's configuration calls for"),
     ],
@@ -280,6 +280,13 @@ def test_a_manifest_that_lies_about_static_graphs_is_refused(
     for use in (Generator, inspect):
         with pytest.raises(BundleError, match=message):
             use(bundle)
+
+
+def test_the_profile_says_whether_a_graph_is_static(static: Callable[..., Path], tmp_path: Path) -> None:
+    bundle = shutil.copytree(static("molkv", "coreml"), tmp_path / "bundle")
+    edit_manifest(bundle, lambda manifest: manifest.update(graphs={"cpu": manifest["graphs"]["coreml"]}))
+    with pytest.raises(BundleError, match=r"graphs.cpu has files for lengths \[1, 4, 7\], expected one of any length"):
+        Generator(bundle)
 
 
 @pytest.mark.parametrize("content", [b"\xff" * 100, b"", b"\x3a\x0b\x0a\x09\x22\x06MatMul\x0a\x01x"])
