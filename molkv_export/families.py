@@ -37,6 +37,12 @@ class Family(NamedTuple):
 
     None: the family's `ModelConfig.profiles` has none of the static profiles.
     """
+    can_be_calibrated: bool = False
+    """Whether scales can be fixed at export, for an int8 KV cache and for qdq-int8.
+
+    The reference model then has `cached`, and its products have the names of the graph's, but for query, key and value,
+    which may be packed as `qkv_proj`.
+    """
     note: str = ""
     """What a user should know of a model that was exported; empty: nothing."""
 
@@ -47,12 +53,14 @@ FAMILIES: dict[str, Family] = {
         model=MoleForCausalLM,
         graph=partial(build_graph, mixer=MoleMixer),
         static_graph=partial(build_static_graph, mixer=MoleMixer),
+        can_be_calibrated=True,
     ),
     "molkv": Family(
         readers=(native,),
         model=MolkvForCausalLM,
         graph=partial(build_graph, mixer=MolkvMixer),
         static_graph=partial(build_static_graph, mixer=StaticMolkvMixer),
+        can_be_calibrated=True,
         note="MoLKV is our reading of its paper; to compare with your own code",
     ),
 }

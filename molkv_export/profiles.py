@@ -93,6 +93,9 @@ def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
             f"kv_dtype is {options.kv_dtype!r}, expected {' or '.join(kv_dtypes)} in profile {profile}; the cache of a "
             "static graph has the dtype that the graph computes in"
         )
+    for name, dtype in (("dense_dtype", "qdq-int8"), ("kv_dtype", "int8")):
+        if getattr(options, name) == dtype and not FAMILIES[config.model_type].can_be_calibrated:
+            raise RequestError(f"{name} is {dtype!r}, expected another one for a model of type {config.model_type}")
     limits = {
         "context_length": (options.context_length, config.max_position_embeddings),
         "expert_window": (options.expert_window, config.attended_positions),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -153,6 +154,13 @@ def test_profiles_that_it_does_not_have_are_refused(checkpoint: Path, tmp_path: 
         BundleError, match="graphs has a profile 'coreml', expected cpu or nnapi for models of type toy"
     ):
         inspect(bundle)
+
+
+@pytest.mark.parametrize("options", [{"dense_dtype": "qdq-int8"}, {"kv_dtype": "int8"}])
+def test_what_needs_calibration_is_refused(checkpoint: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    profile = "nnapi" if "dense_dtype" in options else "cpu"
+    with pytest.raises(RequestError, match="expected another one for a model of type toy"):
+        export(checkpoint, tmp_path / "bundle", profiles=[profile], graph=GraphOptions(**options))
 
 
 def test_tensors_that_are_not_ignored_by_name_are_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from molkv_bundle.config import ModelConfig, TensorInfo
 from molkv_bundle.errors import BundleError
 from molkv_bundle.families import family_of
-from molkv_bundle.files import decode_json, read_bytes
+from molkv_bundle.files import decode_json, read_bytes, shown
 from molkv_bundle.row_formats import RowDtype
 
 DenseDtype = Literal["float32", "float16", "int8", "int4", "qdq-int8"]
@@ -134,7 +134,9 @@ def read_manifest(folder: Path) -> Manifest:
             "export the model again or use the molkv version that wrote this bundle"
         )
     model = found.get("model")
-    family = family_of(model if isinstance(model, dict) else {}, f"{path}: model", BundleError)
+    if not isinstance(model, dict):
+        raise BundleError(f"{path}: model is {shown(model)[:40]}, expected the configuration of a model")
+    family = family_of(model, f"{path}: model", BundleError)
     decoded = decode_json(data, _manifest_of(family), path, BundleError)
     manifest = Manifest(**{name: getattr(decoded, name) for name in Manifest.__struct_fields__})
     digest = manifest.sha256.encode()
