@@ -63,8 +63,8 @@ DEFAULT_GRAPH = GraphOptions()
 
 
 def export(
-    checkpoint: Path,
-    bundle: Path,
+    checkpoint: str | Path,
+    bundle: str | Path,
     *,
     profiles: Sequence[str] = ("cpu",),
     graph: GraphOptions = DEFAULT_GRAPH,
@@ -99,6 +99,7 @@ def export(
         RequestError: A profile cannot be had so, shard_size or max_memory is too small, or the model cannot be stored
             in these dtypes.
     """
+    checkpoint, bundle = Path(checkpoint), Path(bundle)
     check_output(bundle, is_ours=_is_bundle, force=force)
     with open_checkpoint(checkpoint) as source:
         plan = _plan(source, profiles, graph, experts_dtype, shard_size, max_memory)
@@ -118,8 +119,8 @@ def export(
 
 
 def add_profile(
-    checkpoint: Path,
-    bundle: Path,
+    checkpoint: str | Path,
+    bundle: str | Path,
     profile: str,
     *,
     graph: GraphOptions = DEFAULT_GRAPH,
@@ -144,6 +145,7 @@ def add_profile(
         OutputError: The bundle has the profile, or cannot be written.
         RequestError: The profile cannot be had so.
     """
+    checkpoint, bundle = Path(checkpoint), Path(bundle)
     old = Bundle(bundle)
     check_output(bundle, is_ours=_is_bundle, force=True)
     if profile in old.manifest.graphs and not force:
@@ -164,14 +166,13 @@ def add_profile(
             known = old.manifest.files.keys() - _files_of(old.manifest.graphs.get(profile))
             for name in known:
                 link_or_copy(bundle / name, folder / name)
-            made = old.manifest.provenance
             with byte_progress(console) as progress:
-                info = _write_graphs(plan, source, folder, made.source, progress)
+                info = _write_graphs(plan, source, folder, old.manifest.provenance.source, progress)
             manifest = msgspec.structs.replace(
                 old.manifest,
                 graphs={**old.manifest.graphs, profile: info},
                 files=_file_infos(folder, {name: old.manifest.files[name] for name in known}),
-                provenance=msgspec.structs.replace(made, command=f"{made.command}; {command}"),
+                provenance=old.manifest.provenance.followed_by(command),
                 sha256=NO_DIGEST,
             )
             manifest = _finish(source, folder, manifest, [profile], console)

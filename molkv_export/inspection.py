@@ -82,7 +82,7 @@ class Inspection(msgspec.Struct, frozen=True):
     warnings: list[str]  # what this bundle lacks for generating text
 
 
-def inspect(path: Path) -> Inspection:
+def inspect(path: str | Path) -> Inspection:
     """Look into a bundle without loading its graph.
 
     Raises:
@@ -96,7 +96,7 @@ def inspect(path: Path) -> Inspection:
         sizes=sizes_of(bundle),
         store=manifest.store,
         graphs=manifest.graphs,
-        checks=_checks(path, manifest),
+        checks=_checks(bundle.path, manifest),
         files={name: info.size for name, info in manifest.files.items()},
         provenance=manifest.provenance,
         warnings=_warnings(bundle),

@@ -100,7 +100,7 @@ class Content:
             graphs={self._bundle.profile: self._graph},
             store=self._store,
             files=dict(sorted(self._files.items())),
-            provenance=msgspec.structs.replace(old.provenance, command=f"{old.provenance.command}; {command}"),
+            provenance=old.provenance.followed_by(command),
             sha256=NO_DIGEST,
         )
         write_manifest(manifest, self._folder)

@@ -40,8 +40,8 @@ _CONTENT = "content"  # the bundle, until its files are moved to where they belo
 
 
 def package(
-    bundle: Path,
-    out: Path,
+    bundle: str | Path,
+    out: str | Path,
     *,
     target: Platform,
     profile: str = "",
@@ -68,6 +68,7 @@ def package(
         ProviderError: ONNX Runtime cannot convert a graph.
         RequestError: The profile is not for this target, or something is larger than the app's store takes.
     """
+    bundle, out = Path(bundle), Path(out)
     check_output(out, is_ours=is_package, force=force)
     limits = limits or LIMITS[target]
     opened = _open(bundle, target, profile or _PROFILES[target])

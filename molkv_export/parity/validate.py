@@ -101,12 +101,12 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def validate(
-    bundle: Path,
-    checkpoint: Path | None = None,
+    bundle: str | Path,
+    checkpoint: str | Path | None = None,
     *,
-    against: Path | None = None,
-    expected: Path | None = None,
-    text: Path | None = None,
+    against: str | Path | None = None,
+    expected: str | Path | None = None,
+    text: str | Path | None = None,
     scope: Scope | None = None,
     target: Target = Target(),
     profile: str = "",
@@ -133,20 +133,21 @@ def validate(
         RequestError: The text is too short, the bundles are of different models, the file of logits does not fit the
             model, or not one of checkpoint, against and expected was given.
     """
+    text = None if text is None else Path(text)
     references = {"--checkpoint": checkpoint, "--against": against, "--expected": expected}
     _check_arguments([name for name, path in references.items() if path is not None], text, scope, with_bisection)
     with ExitStack() as stack:
         report_progress("loading")
-        opened = open_bundle(bundle, target, profile)
-        source = None if checkpoint is None else stack.enter_context(_open_source(checkpoint, opened))
-        measure = None if expected is None else expected_measure(expected, opened, target.provider)
+        opened = open_bundle(Path(bundle), target, profile)
+        source = None if checkpoint is None else stack.enter_context(_open_source(Path(checkpoint), opened))
+        measure = None if expected is None else expected_measure(Path(expected), opened, target.provider)
         generator = load_generator(opened, target)
         placements = describe_placements(generator.placements)
         if source is not None:
             report_progress("records")
             measure = _source_measure(source, generator, text, scope or Scope(), target.provider)
         elif against is not None:
-            other = load_generator(open_bundle(against, target), target)
+            other = load_generator(open_bundle(Path(against), target), target)
             measure = _bundle_measure(other, generator, choose_texts(generator, text, scope or Scope()))
         assert measure is not None  # one of the three was given
         compared = compare(generator, measure, report_progress)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from molkv_bundle import Bundle, CheckpointError, OutputError
-from molkv_export import GraphOptions, add_profile, export, validate
-from molkv_export.parity.compared_texts import Scope
+from molkv_export import GraphOptions, add_profile, export, inspect, package, validate
+from molkv_export.parity.compared_texts import QUICK, Scope
 from molkv_export.source.hashes import check_source
 from molkv_export.tables.resume import JOURNAL
 from molkv_runtime import selftest
@@ -97,3 +97,13 @@ def test_a_validation_is_about_one_profile_only(checkpoints: Callable[[str], Pat
     path.write_bytes(bytes(path.stat().st_size))
     report = validate(tmp_path / "bundle", checkpoints("molkv"), scope=scope, profile="cpu")
     assert report.failures == []
+
+
+def test_folders_may_be_named_by_texts(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+    checkpoint, bundle = str(checkpoints("molkv")), str(tmp_path / "bundle")
+    export(checkpoint, bundle)
+    add_profile(checkpoint, bundle, "nnapi", graph=GraphOptions(chunk_lengths=(1,)))
+    assert validate(bundle, checkpoint, scope=QUICK).failures == []
+    assert validate(bundle, against=bundle, scope=QUICK).failures == []
+    assert list(inspect(bundle).graphs) == ["cpu", "nnapi"]
+    package(bundle, str(tmp_path / "app"), target="android")

@@ -105,6 +105,10 @@ class Provenance(_Part, frozen=True):
     tools: dict[str, str]  # package: version
     source: dict[str, str]  # file of the checkpoint: sha256
 
+    def followed_by(self, command: str) -> Provenance:
+        """Return where a bundle comes from that a further command has changed."""
+        return msgspec.structs.replace(self, command=f"{self.command}; {command}")
+
 
 class Manifest(_Part, frozen=True):
     """The whole manifest."""
