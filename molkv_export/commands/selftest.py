@@ -46,7 +46,8 @@ def selftest_command(
         click.echo(msgspec.json.format(msgspec.json.encode(result), indent=1))
     else:
         click.echo(f"{bundle}: {result.texts} golden texts, profile {result.profile}, provider {provider}")
-        click.echo(f"  {describe_placements(result.placements)}")
+        if result.phases:  # else the bundle was refused before anything ran
+            click.echo(f"  {describe_placements(result.placements)}")
         for phase in result.phases:
             click.echo(
                 f"  {phase.phase}: {phase.positions} positions, max abs logit {phase.max_abs_logit:.1e}, "
@@ -54,7 +55,7 @@ def selftest_command(
             )
         if result.greedy_tokens:
             click.echo(f"  greedy text: {result.greedy_identical} of {result.greedy_tokens} tokens identical")
-        else:
+        elif result.phases:
             click.echo("  greedy text: none, since rounding could decide the first tokens already")
         for failure in result.failures:
             click.echo(f"FAIL {failure}")

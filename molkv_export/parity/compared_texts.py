@@ -89,6 +89,8 @@ def _token_ids(generator: Generator, text: Path | None, enough: int, has_tokeniz
     else:
         try:
             content, description = text.read_text(encoding="utf-8"), str(text)
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"{text}: cannot be read as UTF-8 text ({error})") from error
+        except OSError as error:
+            raise RequestError(f"{text}: cannot be read ({error.strerror})") from error
+        except UnicodeDecodeError as error:
+            raise RequestError(f"{text}: is not UTF-8 text ({error})") from error
     return np.array(generator.tokenizer.encode(content).ids, np.int64), description
