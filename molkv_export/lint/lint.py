@@ -35,11 +35,6 @@ class LintResult(msgspec.Struct, frozen=True):
     partitions: int  # subgraphs that would be compiled
     findings: list[Finding]
 
-    @property
-    def clean(self) -> bool:
-        """Whether nothing was found: one partition takes the whole graph."""
-        return not self.findings
-
 
 class _Rules(NamedTuple):
     max_rank: int
