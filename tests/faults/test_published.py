@@ -148,7 +148,7 @@ def test_a_table_that_does_not_fit_is_named(
         ({"num_experts": 10**8}, "tensors, too few for num_experts of config.json, which asks for 300000000 at least"),
         (
             {"num_hidden_layers": 65536},
-            "too few for num_experts of config.json, which asks for 196608 at least",
+            "too few for num_hidden_layers of config.json, which asks for 65536 at least",
         ),
         (
             {
