@@ -58,7 +58,7 @@ def atomic_folder(
     force: bool = False,
     journal: str = "",
 ) -> Iterator[Path]:
-    """Give a sibling of `out`, `.NAME.partial`, to write into; on success it becomes `out`.
+    """Yield a sibling of `out`, `.NAME.partial`, to write into; on success it becomes `out`.
 
     It is locked while it is written; what the system cannot do of that is logged as one warning. Where the work fails
     or is interrupted it vanishes, unless there is something in it to go on with; so it can hold what an earlier attempt

@@ -75,7 +75,7 @@ def golden_ram(checkpoint: Checkpoint, dense_bytes: int) -> int:
 
 
 def calibration_texts(config: ModelConfig, folder: Path) -> list[Ids]:
-    """Give the texts of the golden vectors alone, for a folder that may hold a tokenizer."""
+    """Return the texts of the golden vectors alone, for a folder that may hold a tokenizer."""
     return [ids for ids, _ in _texts(config, folder)]
 
 
@@ -129,12 +129,12 @@ def _continue(model: SourceModel, store: Store, ids: Ids, new_tokens: int, tie: 
 
 
 def window(config: ModelConfig) -> int:
-    """Give the length of the expert window, or where there is none a length to cut texts by."""
+    """Return the length of the expert window, at least 2: texts are cut by it, also where there is no window."""
     return max(2, config.expert_window)
 
 
 def top_ids(logits: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.int64]:
-    """Give the likeliest token ids [n, count] of logits [n, vocab_size], the likeliest first."""
+    """Return the likeliest token ids [n, count] of logits [n, vocab_size], the likeliest first."""
     count = min(count, logits.shape[-1])
     found = np.argpartition(-logits, count - 1, axis=-1)[:, :count]
     order = np.argsort(-np.take_along_axis(logits, found, axis=-1), axis=-1, kind="stable")

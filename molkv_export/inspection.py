@@ -104,7 +104,7 @@ def inspect(path: str | Path) -> Inspection:
 
 
 def sizes_of(bundle: Bundle) -> Sizes:
-    """Give the sizes of a bundle in the profile that it was opened for."""
+    """Return the sizes of a bundle in the profile that it was opened for."""
     config, graph = bundle.config, bundle.graph()
     sizes = {name: info.size for name, info in bundle.manifest.files.items()}
     return Sizes(

@@ -144,7 +144,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         return list(self._sources)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Give the shape of a parameter."""
+        """Return the shape of a parameter."""
         return self._shapes[name]
 
     def tensor(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
@@ -175,7 +175,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             yield held_rows[:, source.first : source.first + row_width(shape)].reshape(-1, *shape[1:])
 
     def row_bytes(self, name: str) -> int:
-        """Give the bytes of a row of the tensor that holds a parameter, and maybe others."""
+        """Return the bytes of a row of the tensor that holds a parameter, and maybe others."""
         return self._weights.entry(self._sources[name].tensor).row_bytes
 
     def reads_as(self, other: Checkpoint) -> bool:

@@ -25,7 +25,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, op: OpBuilder, x: Value, skip: Value | None = None) -> tuple[Value, Value]:
-        """Give (RMSNorm(x + skip), x + skip); without skip (RMSNorm(x), x)."""
+        """Return the norm of x + skip, and x + skip; without skip, that of x, and x."""
         if skip is None:
             # ONNX Runtime registers this operator in the default domain, though ONNX does not define it.
             return op.SimplifiedLayerNormalization(x, self.weight, axis=-1, epsilon=self.eps, stash_type=1), x
@@ -44,7 +44,7 @@ class RotaryCache:
         self._values: dict[str, tuple[ir.Value, ir.Value]] = {}
 
     def tables(self, op: OpBuilder, size: int, scale: float = 1.0) -> tuple[ir.Value, ir.Value]:
-        """Give (cos, sin), each float32 [max_positions, size / 2], times a scale."""
+        """Return cos and sin of all positions, each float32 [max_positions, size / 2], times `scale`."""
         name = str(size) if scale == 1 else f"{size}.scaled"
         if name not in self._values:
             cos, sin = rotary_tables(np.arange(self.max_positions), size, self.theta)
@@ -82,7 +82,7 @@ class Attention(nn.Module):
         self.o_proj = dense.linear(config.num_attention_heads * config.head_dim, config.hidden_size)
 
     def forward(self, op: OpBuilder, x: Value, cache: KVCache) -> tuple[Value, Value, Value]:
-        """Attend from x [B, T, d]; give the output [B, T, d] and the present key and value."""
+        """Attend from x [B, T, d]; return the output [B, T, d] and the present key and value."""
         out, present_key, present_value = op.GroupQueryAttention(
             self.qkv_proj(op, x),
             None,

@@ -152,6 +152,6 @@ class LookupExpertForCausalLM(nn.Module):
     def forward(
         self, op: OpBuilder, inputs_embeds: Value, layer_inputs: list[LayerInputs], last: Value | None
     ) -> tuple[Value, list[tuple[Value, Value]]]:
-        """Give the logits of the last positions [..., vocab_size] and every layer's present key and value."""
+        """Return the logits of the last positions [..., vocab_size] and every layer's present key and value."""
         hidden, presents = self.model(op, inputs_embeds, layer_inputs, last)
         return self.lm_head(op, hidden), presents

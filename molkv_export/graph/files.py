@@ -81,7 +81,7 @@ def _save(graph: BuiltGraph, path: Path, data: str, advance: Callable[[int], obj
 
 
 def _stored(path: Path) -> dict[str, ir.TensorProtocol]:
-    """Give the weights of a graph that are outside of its file."""
+    """Return the weights of a graph that are outside of its file."""
     values = ir.load(path).graph.initializers.values()
     tensors = [value.const_value for value in values if isinstance(value.const_value, ir.ExternalTensor)]
     return {tensor.name: tensor for tensor in tensors if tensor.name is not None}

@@ -24,7 +24,7 @@ def attach_weights(
     checkpoint: Checkpoint,
     scales: Mapping[str, npt.NDArray[Any]] = MappingProxyType({}),
 ) -> None:
-    """Give every initializer without data a lazy tensor that reads it from the checkpoint when its graph is saved.
+    """Set each initializer without data to a lazy tensor, which reads the checkpoint when the graph is saved.
 
     Args:
         graphs: Graphs whose weights are equal, which differ in the length of a call.
@@ -81,7 +81,7 @@ class _WeightEncoder:
         self._arrays: dict[str, npt.NDArray[Any]] = {}  # by the names of initializers
 
     def reader(self, name: str, linear: Linear) -> Callable[[], npt.NDArray[Any]]:
-        """Give a function that gives the array of an initializer."""
+        """Return a function that reads the array of an initializer."""
 
         def read() -> npt.NDArray[Any]:
             if name not in self._arrays:

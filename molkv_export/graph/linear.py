@@ -40,7 +40,7 @@ class Linear(nn.Module):
         return op.MatMul(x, self.weight)
 
     def encode(self, weight: Floats) -> Parameters:
-        """Give the contents of the parameters, by name, for a weight [in, out]."""
+        """Return the contents of the parameters, by name, for a weight [in, out]."""
         return {"weight": weight}
 
 

@@ -45,5 +45,5 @@ class MolkvMixer(nn.Module):
 
 
 def _shape(op: OpBuilder, value: Value, size: int) -> Value:
-    """Give the first two dimensions of an input of the graph, and a size: the same in all layers, so computed once."""
+    """Return the first two dimensions of an input, and a size: the same in all layers, so computed once."""
     return op.Concat(op.Shape(value, start=0, end=2), op.Constant(value_ints=[size]), axis=0)

@@ -81,13 +81,13 @@ def readme(manifest: Manifest, info: PackageInfo, limits: Limits) -> str:
 
 
 def _onnxruntime(manifest: Manifest) -> str:
-    """Give the version that the graphs were made with, which becomes part of program text."""
+    """Return the version that the graphs were made with, which becomes part of program text."""
     found = manifest.provenance.tools.get("onnxruntime", "")
     return found if re.fullmatch(r"[0-9]+(\.[0-9]+){1,3}", found) else "1.24.0"
 
 
 def build_file(part: AppFolder) -> str:
-    """Give the `build.gradle.kts` of an asset pack."""
+    """Return the `build.gradle.kts` of an asset pack."""
     return _environment().get_template("build.gradle.kts").render(part=part)
 
 
@@ -133,7 +133,7 @@ def _shard_rows(manifest: Manifest, info: PackageInfo) -> list[ShardRow]:
 
 
 def _offsets(manifest: Manifest) -> dict[str, list[int]]:
-    """Give where keys, scales and values stand in a record, in the order of the layers that have them."""
+    """Return where keys, scales and values stand in a record, in the order of the layers that have them."""
     found: dict[str, list[int]] = {}
     for field in manifest.store.fields:
         found.setdefault(field.name.partition(".")[0], []).append(field.offset)

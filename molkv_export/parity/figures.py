@@ -116,7 +116,7 @@ def draw_bisection(bisection: Bisection, path: Path) -> None:
 
 
 def bisection_svg(bisection: Bisection) -> list[str]:
-    """Give the errors by layer as SVG, one drawing a phase, in the colours of the page around it."""
+    """Return the errors by layer as SVG, one drawing a phase, in the colours of the page around it."""
     drawings = []
     for phase in bisection.phases:
         figure = _page_figure()
@@ -126,7 +126,7 @@ def bisection_svg(bisection: Bisection) -> list[str]:
 
 
 def kl_svg(histogram: Histogram, mean: float, limit: float) -> str:
-    """Give the distribution of KL divergence as SVG in the colours of the page around it."""
+    """Return the distribution of KL divergence as SVG in the colours of the page around it."""
     figure = _page_figure()
     kl_distribution(figure.subplots(), histogram, mean, limit, _PAGE)
     return _svg(figure)

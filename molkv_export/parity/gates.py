@@ -35,7 +35,7 @@ _OF_WEIGHTS: dict[DenseDtype, QualityGate] = {
 
 
 def loosest(*gates: QualityGate) -> QualityGate:
-    """Give what two bundles may differ by that may both differ from their source."""
+    """Return what two bundles may differ by that may both differ from their source."""
     return QualityGate(
         kl_mean=max(gate.kl_mean for gate in gates),
         kl_p99=max(gate.kl_p99 for gate in gates),
@@ -69,13 +69,13 @@ OWN_CODE_MAX_ABS = 1e-3
 
 
 def quality_gate(bundle: Bundle) -> QualityGate:
-    """Give the gate for a bundle's combination of dtypes."""
+    """Return the gate for a bundle's combination of dtypes."""
     graph = bundle.graph()
     return loosest(QUALITY_GATES[graph.dense_dtype, bundle.manifest.store.dtype], _OF_CACHE[graph.kv_dtype])
 
 
 def rounding_limit(bundle: Bundle, provider: str = "cpu") -> float:
-    """Give the largest difference of a logit from the source with its weights and records rounded as in a bundle.
+    """Return the largest difference of a logit from the source with its weights and records rounded as in a bundle.
 
     A provider that computes in less than float32 may be further off.
     """

@@ -101,7 +101,7 @@ class MetricsAccumulator:
         return np.concatenate(self._kl)
 
     def result(self) -> Metrics:
-        """Give the metrics over all that was added."""
+        """Return the metrics over all that was added."""
         kl, same = self.kl, np.concatenate(self._same)
         return Metrics(
             positions=len(kl),
@@ -117,7 +117,7 @@ class MetricsAccumulator:
 
 
 def log_softmax(x: Doubles) -> Doubles:
-    """Give the logarithms of the probabilities that logits [n, vocab_size] stand for."""
+    """Return the logarithms of the probabilities that logits [n, vocab_size] stand for."""
     shifted = x - x.max(axis=-1, keepdims=True)
     result: Doubles = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
@@ -193,7 +193,7 @@ class WorstPositions:
                 heapq.heapreplace(self._heap, found)
 
     def result(self, decode: Callable[[list[int]], str]) -> list[WorstPosition]:
-        """Give them, the worst first; `decode` turns token ids into text."""
+        """Return the positions, the worst first; `decode` turns token ids into text."""
 
         def candidates(logits: Floats) -> list[Candidate]:
             probabilities = np.exp(log_softmax(logits[None].astype(np.float64)))[0]

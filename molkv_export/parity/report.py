@@ -174,7 +174,7 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 def html(report: Report) -> str:
-    """Give a report as a page that needs no other file."""
+    """Return a report as a page that needs no other file."""
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("molkv_export.parity"),
         autoescape=True,

@@ -113,7 +113,7 @@ def _all_rows(agrees: Tensor) -> Tensor:
 
 
 def stored_weight(name: str, weight: Tensor, graph: GraphInfo, plain: tuple[str, ...]) -> Tensor:
-    """Give what a graph multiplies with where the checkpoint has a float32 tensor.
+    """Return what a graph multiplies with where the checkpoint has a float32 tensor.
 
     Args:
         name: The tensor's.
@@ -171,7 +171,7 @@ def round_activations(model: nn.Module, bundle: Bundle) -> None:
 
 
 def _roundings(graph: onnx.ModelProto) -> dict[str, Rounding]:
-    """Give them by the name of a product and "input" or "output"."""
+    """Return the roundings by the name of a product and "input" or "output"."""
     tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
     ends = ("input_zero_point", "output_zero_point")
     names = [name.removesuffix("_zero_point") for name in tensors if name.endswith(ends)]

@@ -30,7 +30,7 @@ class _Heads(nn.Module):
         self.qkv_proj = qkv_proj
 
     def _heads(self, op: OpBuilder, x: Value, rotary: Rotary) -> tuple[Value, Value, Value]:
-        """Give query and key heads, rotated [T, H + Hkv, size], keys [Hkv, size, T] and values [Hkv, T, size]."""
+        """Return query and key heads, rotated [T, H + Hkv, size], keys [Hkv, size, T] and values [Hkv, T, size]."""
         query, key_value, size = self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim
         heads = op.Reshape(self.qkv_proj(op, x), [self.length, query + 2 * key_value, size])
         turned = rotary(op, op.Slice(heads, [0], [query + key_value], [1], [1]), size, last=2)
@@ -43,7 +43,7 @@ class KeysAndValues(_Heads):
     """The keys and values of new positions, for later ones to attend to."""
 
     def forward(self, op: OpBuilder, x: Value, rotary: Rotary) -> tuple[Value, Value]:
-        """Give the keys [Hkv, head_dim, T] and values [Hkv, T, head_dim] of x [T, d]."""
+        """Return the keys [Hkv, head_dim, T] and values [Hkv, T, head_dim] of x [T, d]."""
         _, key, value = self._heads(op, x, rotary)
         return key, value
 
@@ -63,7 +63,7 @@ class StaticAttention(_Heads):
         self.o_proj = o_proj
 
     def forward(self, op: OpBuilder, x: Value, cache: StaticCache) -> tuple[Value, Value, Value]:
-        """Attend from x [T, d]; give the output [T, d] and the new keys and values."""
+        """Attend from x [T, d]; return the output [T, d] and the new keys and values."""
         config, length = self.config, self.length
         groups, size = config.num_key_value_heads, config.head_dim
         heads = config.num_attention_heads // groups

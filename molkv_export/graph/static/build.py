@@ -45,7 +45,7 @@ class PrefillDecoder(nn.Module):
     def forward(
         self, op: OpBuilder, x: Value, layer_inputs: list[LayerInputs], rotary: Rotary
     ) -> list[tuple[Value, Value]]:
-        """Give every layer's new keys and values; the last one needs no inputs."""
+        """Return every layer's new keys and values; the last one needs no inputs."""
         branch, new = None, []
         *layers, last = self.layers
         for layer, inputs in zip(layers, layer_inputs, strict=True):
@@ -64,7 +64,7 @@ class PrefillModel(nn.Module):
     def forward(
         self, op: OpBuilder, x: Value, layer_inputs: list[LayerInputs], rotary: Rotary
     ) -> list[tuple[Value, Value]]:
-        """Give every layer's new keys and values."""
+        """Return every layer's new keys and values."""
         new: list[tuple[Value, Value]] = self.model(op, x, layer_inputs, rotary)
         return new
 

@@ -50,7 +50,7 @@ class StaticRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, op: OpBuilder, x: Value, skip: Value | None = None) -> tuple[Value, Value]:
-        """Give (RMSNorm(x + skip), x + skip); without skip (RMSNorm(x), x)."""
+        """Return the norm of x + skip, and x + skip; without skip, that of x, and x."""
         total = x if skip is None else op.Add(x, skip)
         return op.Mul(self._normed(op, total), self.weight), total
 

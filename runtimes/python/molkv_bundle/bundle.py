@@ -93,11 +93,11 @@ class Bundle:
         return self.graph().restrict(self.manifest.model)
 
     def graph(self) -> GraphInfo:
-        """Give the dense graph of the profile."""
+        """Return the dense graph of the profile."""
         return self.manifest.graphs[self.profile]
 
     def file(self, name: str) -> Path:
-        """Give the path of a file after checking its hash.
+        """Return the path of a file after checking its hash.
 
         Raises:
             BundleError: The manifest does not list it, or its content is not what was exported.
@@ -114,7 +114,7 @@ class Bundle:
         return path
 
     def graph_paths(self) -> dict[int, Path]:
-        """Give the graphs of the profile by the length of a call (0: any), after checking all that can be checked.
+        """Return the graphs of the profile by the length of a call (0: any), after checking all that can be checked.
 
         Raises:
             BundleError: A file is damaged, is not what it should be, or does not fit the model's configuration.

@@ -69,7 +69,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     @property
     def expert_window(self) -> int:
-        """The field of the manifest's graphs; only in families that attend to other positions' experts it means W."""
+        """The manifest's `expert_window` of each graph; `attended_positions` says whether it has an effect."""
         return 0
 
     @property

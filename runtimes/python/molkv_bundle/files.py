@@ -66,7 +66,7 @@ def check_regular(path: Path) -> None:
 
 
 def shown(value: object) -> str:
-    """Give a value out of such a file as JSON, for a message, cut short."""
+    """Return a value out of such a file as JSON, for a message, cut short."""
     text = json.dumps(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 

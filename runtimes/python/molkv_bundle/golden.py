@@ -32,7 +32,7 @@ _DTYPES = {"I32": "<i4", "F32": "<f4"}
 
 
 def max_abs(graph: GraphInfo) -> float:
-    """Give how far a graph's logits and projections may be from the golden ones."""
+    """Return how far a graph's logits and projections may be from the golden ones."""
     return max(_MAX_ABS[graph.dense_dtype], _MAX_ABS_OF_CACHE[graph.kv_dtype])
 
 

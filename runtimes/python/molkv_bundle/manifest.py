@@ -61,7 +61,7 @@ class GraphInfo(_Part, frozen=True):
         return [file.length for file in self.files]
 
     def restrict(self, model: ModelConfig) -> ModelConfig:
-        """Give a model with the context and the window that this graph has."""
+        """Return a model with the context and the window that this graph has."""
         return model.restricted(self.context_length, self.expert_window)
 
 

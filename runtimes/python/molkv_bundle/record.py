@@ -81,7 +81,7 @@ def _stored(vector: Vector, dtype: RowDtype) -> Iterator[tuple[str, np.dtype[Any
 
 
 def _offsets(parts: list[np.dtype[Any]]) -> tuple[list[int], int]:
-    """Place parts one behind the other, each on a multiple of four bytes; give their offsets and the whole size."""
+    """Place parts one behind the other, each on a multiple of four bytes; return their offsets and the whole size."""
     offsets, end = [], 0
     for part in parts:
         offsets.append(end)
@@ -125,7 +125,7 @@ def _offset(dtype: np.dtype[np.void], name: str) -> int:
 
 
 def checked_record_dtype(config: ModelConfig, store: StoreInfo, source: str) -> np.dtype[np.void]:
-    """Give the dtype of a store's records after checking that they are what the configuration calls for.
+    """Return the dtype of a store's records after checking that they are what the configuration calls for.
 
     Raises:
         BundleError: The layout in the manifest is not the one this model has.

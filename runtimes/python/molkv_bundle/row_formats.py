@@ -103,7 +103,7 @@ class ValueDecoder:
 
 
 def _split_last(array: Floats, shape: tuple[int, ...]) -> Floats:
-    """Give a view of another shape that splits the last axis, which must be dense; never a copy."""
+    """Return a view of another shape that splits the last axis, which must be dense; never a copy."""
     item = array.itemsize
     strides = (*array.strides[:-1], shape[-1] * item, item)
     view: npt.NDArray[Any] = np.lib.stride_tricks.as_strided(array, shape, strides)

@@ -211,7 +211,7 @@ def _rest(buffers: list[memoryview], count: int) -> list[memoryview]:
 
 
 def record_bytes(records: Records) -> memoryview:
-    """Give the memory of contiguous records, byte by byte."""
+    """Return the memory of contiguous records, byte by byte."""
     return records.view(np.uint8).data
 
 

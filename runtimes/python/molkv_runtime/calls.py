@@ -129,7 +129,7 @@ class Calls(Protocol):
         """Make what the parts up to position `end` have left the sequence's state; until then it has its old one."""
 
     def decode(self, positions: Sequence[int], going: Sequence[bool], records: Records) -> Floats:
-        """Take in the record (float32) [B] of one more position of every sequence that goes on; give logits [B, V].
+        """Take in the record (float32) [B] of one more position of every sequence that goes on; return logits [B, V].
 
         They are in a buffer that the next step overwrites.
         """

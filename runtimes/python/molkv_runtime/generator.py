@@ -78,7 +78,7 @@ class Sampling:
         return draw
 
     def probabilities(self, logits: Floats) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """Give the distribution [vocab_size] that is drawn from: temperature, then top-k, then top-p."""
+        """Return the distribution [vocab_size] that is drawn from: temperature, then top-k, then top-p."""
         with np.errstate(over="ignore"):  # a tiny temperature makes all but the likeliest -inf, as it should
             scaled = (logits.astype(np.float64) - logits.max()) / self.temperature
         order = np.argsort(-scaled, kind="stable")

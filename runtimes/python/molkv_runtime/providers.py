@@ -121,7 +121,7 @@ PRESETS = {
 
 
 def resolve(preset: str) -> Preset:
-    """Give a preset whose provider is present on this machine.
+    """Return a preset whose provider is present on this machine.
 
     Raises:
         ProviderError: The preset does not exist, or this build of ONNX Runtime does not carry it.

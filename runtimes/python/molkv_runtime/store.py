@@ -181,7 +181,7 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
         return gathering._replace(work=[self._pool.submit(_perform, reads[index::threads]) for index in range(threads)])
 
     def _reads(self, tokens: list[int], rows: list[int], memory: memoryview) -> Iterator[_Read]:
-        """Give reads for ascending token ids, each into its row of the memory; neighbours in one read."""
+        """Yield reads for ascending token ids, each into its row of the memory; neighbours in one read."""
         stride = self.record_dtype.itemsize
         longest = min(max(1, _LONGEST_READ // stride), 512)  # buffers in one call, well below the system's 1,024
         shard: OpenShard | None = None
@@ -212,7 +212,7 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
             )
 
     def _checked(self, one: Ids) -> int:
-        """Give the one token id, checked as by `check_ids`, but in a tenth of its time."""
+        """Return the one token id, checked as by `check_ids`, but in a tenth of its time."""
         token = one.item()
         if type(token) is not int or not 0 <= token < self.vocab_size:
             self.check_ids(one)

@@ -126,7 +126,7 @@ class ExpertWindow:
         _rotate(stored, cos, sin, out)
 
     def _room(self, kind: str, ring: Floats, count: int, reach: int) -> Floats:
-        """Give memory [L, count, R, N, size] for rows as in a ring; it grows when a chunk is longer than any before."""
+        """Return memory [L, count, R, N, size] for rows as in a ring; it grows with the longest chunk."""
         rows, size = ring.shape[-2:]
         needed = count * reach * rows * size
         if self._memory[kind].shape[1] < needed:
@@ -134,7 +134,7 @@ class ExpertWindow:
         return self._memory[kind][:, :needed].reshape(len(ring), count, reach, rows, size)
 
     def _runs(self, start: int, count: int) -> Iterator[tuple[slice, slice]]:
-        """Give the slots of `count` <= W positions from `start` on, in one or two runs, and which they are."""
+        """Yield the slots of `count` <= W positions from `start` on, in one or two runs, and which they are."""
         first = start % self._window
         until_end = min(count, self._window - first)
         yield slice(first, first + until_end), slice(0, until_end)
@@ -155,7 +155,7 @@ class ExpertWindow:
 
 
 def _in_blocks(first: int, count: int, block: int) -> Iterator[tuple[int, slice, slice]]:
-    """Cut `count` items from number `first` on where blocks end; give block, the part of the items, its place there."""
+    """Cut `count` items from number `first` on where blocks end; yield block, part of the items, place there."""
     at = first
     while at < first + count:
         number, offset = divmod(at, block)
