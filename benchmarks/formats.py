@@ -51,12 +51,12 @@ def _cells(title: str, part: str, bundle: Path, options: dict[str, Any]) -> tupl
     report = validate(bundle, CHECKPOINT)
     trained = next(c.metrics for c in report.comparisons if c.reference == TRAINED)
     worst = max(c.metrics.max_abs for c in report.comparisons if c.reference == ROUNDED)
-    names = [shard.file for shard in manifest.store.shards] if part == "store" else [manifest.graphs["cpu"].data]
+    names = [shard.file for shard in manifest.experts.shards] if part == "store" else [manifest.graphs["cpu"].data]
     size = sum(manifest.files[name].size for name in names)
     assert trained.perplexity is not None
     return (
         title,
-        f"{manifest.store.stride:,}",
+        f"{manifest.experts.stride:,}",
         f"{size / 1024**2:.1f} MiB",
         f"{trained.perplexity.candidate:.3f}",
         f"x {trained.perplexity.ratio:.6f} ± {trained.perplexity.ratio_error:.0e}",

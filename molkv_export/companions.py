@@ -1,23 +1,35 @@
-"""What travels beside the weights: the tokenizer, and the ids that end a text, so that drivers look nothing up."""
+"""What travels beside the weights: the tokenizer, and how text is generated, so that drivers look nothing up."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from tokenizers import Tokenizer
 
-from molkv_bundle import GENERATION_CONFIG, TOKENIZER, CheckpointError, decode_json, read_bytes, shown
+from molkv_bundle import (
+    TOKENIZER,
+    CheckpointError,
+    Generation,
+    SamplingDefaults,
+    decode_json,
+    read_bytes,
+    shown,
+)
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.checkpoints.checkpoint import check_token_ids
 from molkv_export.checkpoints.files import changed, file_state, refuse_pointer
 from molkv_runtime import encode, open_tokenizer
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
-_NAMES = (TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG)
+TOKENIZER_CONFIG, CHAT_TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+GENERATION_CONFIG = "generation_config.json"
+_COPIED = (TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE)
 _OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model", "vocab.txt")
 _END = "eos_token_id"
+_SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}  # transformers' where do_sample is true
+_OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 _TEXT = 'def f(x):\n\treturn "°C", 1.5  # 東京 🙂'  # shows before the work that a tokenizer cannot be used
 
 
@@ -31,18 +43,17 @@ class Companions:
             CheckpointError: A file cannot be read, does not fit the model, or names an impossible end of texts.
         """
         self._source = source
-        self._paths = {name: source.folder / name for name in _NAMES}
+        self._paths = {name: source.folder / name for name in (*_COPIED, GENERATION_CONFIG)}
         self._states = {name: file_state(path) for name, path in self._paths.items()}
         self._read = {name: _content(path) for name, path in self._paths.items()}
         self.warnings: list[str] = []
         """What a user should know, a line each."""
         self._tokenizer = self._open_tokenizer()
         self._warn_of_files()
-        self.files = {name: content for name, content in self._read.items() if content is not None}
+        self.files = {name: content for name in _COPIED if (content := self._read[name]) is not None}
         """What the bundle is to hold, by name."""
-        content = self._generation_config()
-        if content is not None:
-            self.files[GENERATION_CONFIG] = content
+        self.generation = self._generation()
+        """What drivers have to know of generating text."""
 
     def write(self, folder: Path) -> None:
         """Write them into a bundle."""
@@ -90,23 +101,39 @@ class Companions:
                 ".save_pretrained(FOLDER)"
             )
 
-    def _generation_config(self) -> bytes | None:
-        """Return the content of the bundle's generation_config.json, which names the ids that end a text."""
+    def _generation(self) -> Generation:
         content, path = self._read[GENERATION_CONFIG], self._paths[GENERATION_CONFIG]
-        vocab_size = self._source.config.vocab_size
         # Like transformers, which takes these from config.json where the file is missing.
         fields = dict(self._source.generation)
         if content is not None:
             fields = decode_json(content, dict[str, Any], path, CheckpointError)
-        if fields.get(_END) is not None:
-            check_token_ids(_END, fields[_END], 0, vocab_size, path, CheckpointError)
+        return Generation(
+            eos_token_ids=self._end_ids(fields),
+            sampling=_sampling(fields, path),
+            chat_template=self._chat_template(),
+        )
+
+    def _end_ids(self, fields: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the ids that end a text, of the first file that names some."""
+        end = fields.get(_END)
+        if end is not None:
+            path, vocab_size = self._paths[GENERATION_CONFIG], self._source.config.vocab_size
+            check_token_ids(_END, end, 0, vocab_size, path, CheckpointError)
         else:
             end = self._source.generation.get(_END)
-            if end is None:
-                end = self._end_token()
-            if end is not None:
-                fields[_END], content = end, None
-        return content if content is not None or not fields else json.dumps(fields, separators=(",", ":")).encode()
+        if end is None:
+            end = self._end_token()
+        ids = [] if end is None else end if isinstance(end, list) else [end]
+        return tuple(dict.fromkeys(ids))
+
+    def _chat_template(self) -> str:
+        """Return the name of the file that has the chat template, or "": as transformers, which prefers the file."""
+        content, path = self._read[TOKENIZER_CONFIG], self._paths[TOKENIZER_CONFIG]
+        if self._read[CHAT_TEMPLATE] is not None:
+            return CHAT_TEMPLATE
+        if content is not None and decode_json(content, dict[str, Any], path, CheckpointError).get("chat_template"):
+            return TOKENIZER_CONFIG
+        return ""
 
     def _end_token(self) -> int | None:
         """Return the id of the token that tokenizer_config.json names; None, with a warning: there is none."""
@@ -130,6 +157,21 @@ class Companions:
             f"asked for; put {_END} into {GENERATION_CONFIG}"
         )
         return None
+
+
+def _sampling(fields: Mapping[str, Any], path: Path) -> SamplingDefaults:
+    """Resolve the fields of generation_config.json as transformers does.
+
+    Without `do_sample` the likeliest token is chosen, whatever the other fields say; null switches a step off.
+    """
+    chosen: dict[str, Any] = {"repetition_penalty": fields.get("repetition_penalty", 1.0)}
+    if fields.get("do_sample"):
+        chosen |= {name: fields.get(name, default) for name, default in _SAMPLING.items()}
+    chosen = {name: _OFF[name] if value is None else value for name, value in chosen.items()}
+    try:
+        return msgspec.convert(chosen, SamplingDefaults)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{path}: cannot be taken for defaults of sampling: {error}") from error
 
 
 def _content(path: Path) -> bytes | None:

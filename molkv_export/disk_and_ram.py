@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from molkv_bundle import OutputError, StoreInfo
+from molkv_bundle import OutputError, Table
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.golden import golden_ram
 from molkv_export.graph.build import GraphPlan
@@ -33,7 +33,7 @@ class DiskAndRam(NamedTuple):
 def estimate_disk_and_ram(
     source: Checkpoint,
     graphs: Sequence[GraphPlan],
-    store: StoreInfo,
+    table: Table,
     memory: Memory,
     *,
     finished: Collection[str],
@@ -45,7 +45,7 @@ def estimate_disk_and_ram(
     Args:
         source: The checkpoint.
         graphs: What is to be written for each profile; the first one also makes golden vectors.
-        store: The shards.
+        table: The shards.
         memory: The plan for writing them.
         finished: The files of shards that are there already.
         folder: Where all will be written.
@@ -54,8 +54,8 @@ def estimate_disk_and_ram(
     Raises:
         OutputError: The disk is too small.
     """
-    missing = [shard for shard in store.shards if shard.file not in finished]
-    disk = sum(shard_bytes(shard, store) for shard in missing) + sum(plan.nbytes for plan in graphs)
+    missing = [shard for shard in table.shards if shard.file not in finished]
+    disk = sum(shard_bytes(shard, table) for shard in missing) + sum(plan.nbytes for plan in graphs)
     free = shutil.disk_usage(folder).free
     if disk > free:
         raise OutputError(

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from molkv_bundle import (
+    EXPERTS,
     MANIFEST,
     NO_DIGEST,
     SCHEMA_VERSION,
@@ -31,7 +32,7 @@ from molkv_bundle import (
     OutputError,
     Provenance,
     RowDtype,
-    StoreInfo,
+    Table,
     contents,
     decode_json,
     file_sha256,
@@ -51,10 +52,10 @@ from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.files import save_graphs
 from molkv_export.profiles import GraphOptions, plan_graphs
 from molkv_export.source.hashes import HashedSource, check_source
-from molkv_export.tables.plan import Memory, plan_memory, plan_store, shard_bytes
+from molkv_export.tables.plan import Memory, plan_memory, plan_table, shard_bytes, with_id
 from molkv_export.tables.resume import JOURNAL, Journal, resume_export
 from molkv_export.tables.rows import RowSource, row_source
-from molkv_export.tables.store_writer import write_store
+from molkv_export.tables.table_writer import write_table
 from molkv_export.terminal import byte_progress, print_line
 
 DEFAULT_SHARD_SIZE = 1024**3
@@ -107,12 +108,14 @@ def export(
             with byte_progress(console) as progress:
                 hashed = _hash_checkpoint(source, progress)
                 check = partial(_check_unchanged, hashed, plan.companions, folder)
-                arguments = _arguments(hashed.hashes, experts_dtype, shard_size)
+                origin = _origin(hashed.hashes)
+                plan = plan._replace(table=with_id(plan.table, origin))
+                arguments = {**origin, "--experts-dtype": experts_dtype, "--shard-size": str(shard_size)}
                 journal = _start(plan, folder, bundle, arguments, progress)
                 graphs = {g.profile: _write_graphs(g, source, folder, hashed.hashes, progress) for g in plan.graphs}
-                _write_store(plan, folder, journal, check, progress)
+                _write_table(plan, folder, journal, check, progress)
             files = _file_infos(folder, journal.shards)
-            manifest = _new_manifest(source, graphs, plan.store, files, hashed.hashes, command)
+            manifest = _new_manifest(plan, graphs, files, hashed.hashes, command)
             manifest = _finish(source, folder, manifest, list(graphs), console)
             check()
             return manifest
@@ -187,7 +190,7 @@ class _Plan(NamedTuple):
     companions: Companions
     graphs: list[GraphPlan]
     rows: RowSource
-    store: StoreInfo
+    table: Table
     memory: Memory
 
 
@@ -202,8 +205,8 @@ def _plan(
     companions = Companions(source)
     graphs = plan_graphs(source.config, profiles, graph)
     rows = row_source(source)
-    store = plan_store(source.config, experts_dtype, shard_size)
-    return _Plan(source, companions, graphs, rows, store, plan_memory(rows, store, max_memory))
+    table = plan_table(source.config, experts_dtype, shard_size)
+    return _Plan(source, companions, graphs, rows, table, plan_memory(rows, table, max_memory))
 
 
 def _start(plan: _Plan, folder: Path, bundle: Path, arguments: dict[str, str], progress: Progress) -> Journal:
@@ -215,7 +218,7 @@ def _start(plan: _Plan, folder: Path, bundle: Path, arguments: dict[str, str], p
         print_line(progress.console, f"warning: {warning}")
     plan.companions.write(folder)
     needs = estimate_disk_and_ram(
-        plan.source, plan.graphs, plan.store, plan.memory, finished=journal.shards, folder=folder, out=bundle
+        plan.source, plan.graphs, plan.table, plan.memory, finished=journal.shards, folder=folder, out=bundle
     )
     print_line(progress.console, str(needs))
     return journal
@@ -254,18 +257,18 @@ def _write_graphs(
     return info
 
 
-def _write_store(plan: _Plan, folder: Path, journal: Journal, check: Callable[[], None], progress: Progress) -> None:
-    missing = [shard for shard in plan.store.shards if shard.file not in journal.shards]
-    task = progress.add_task("expert store", total=sum(shard_bytes(shard, plan.store) for shard in missing))
+def _write_table(plan: _Plan, folder: Path, journal: Journal, check: Callable[[], None], progress: Progress) -> None:
+    missing = [shard for shard in plan.table.shards if shard.file not in journal.shards]
+    task = progress.add_task("expert store", total=sum(shard_bytes(shard, plan.table) for shard in missing))
 
     def finish(name: str, info: FileInfo) -> None:
         check()  # the journal names shards that were made from what was hashed, and no others
         journal.shards[name] = info
         journal.save(folder)
 
-    write_store(
+    write_table(
         plan.rows,
-        plan.store,
+        plan.table,
         plan.memory.slab_ids,
         folder,
         finished=dict(journal.shards),
@@ -298,10 +301,9 @@ def _check_unchanged(hashed: HashedSource, companions: Companions, folder: Path)
         raise
 
 
-def _arguments(hashes: dict[str, str], experts_dtype: RowDtype, shard_size: int) -> dict[str, str]:
-    """Name all that decides on the bytes of the store, in the words of the command line."""
-    versions = {"molkv-export": __version__, "torch": str(torch.__version__)}
-    return {**hashes, "--experts-dtype": experts_dtype, "--shard-size": str(shard_size), **versions}
+def _origin(hashes: dict[str, str]) -> dict[str, str]:
+    """Name all that decides on the bytes of records beside their layout: the checkpoint, and what computes with it."""
+    return {**hashes, "molkv-export": __version__, "torch": str(torch.__version__)}
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -320,9 +322,8 @@ def _is_bundle(folder: Path) -> bool:
 
 
 def _new_manifest(
-    source: Checkpoint,
+    plan: _Plan,
     graphs: dict[str, GraphInfo],
-    store: StoreInfo,
     files: dict[str, FileInfo],
     hashes: dict[str, str],
     command: str,
@@ -331,9 +332,10 @@ def _new_manifest(
     versions = {package.__name__: str(package.__version__) for package in packages}
     return Manifest(
         schema_version=SCHEMA_VERSION,
-        model=source.config,
+        model=plan.source.config,
         graphs=graphs,
-        store=store,
+        tables={EXPERTS: plan.table},
+        generation=plan.companions.generation,
         files=files,
         provenance=Provenance(
             command=command,

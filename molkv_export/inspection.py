@@ -7,29 +7,27 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Rows
 from rich.text import Text
 
 from molkv_bundle import (
-    GENERATION_CONFIG,
+    EXPERTS,
     TOKENIZER,
     Bundle,
-    BundleError,
+    Generation,
     GraphFile,
     GraphInfo,
     Manifest,
     ModelConfig,
     Provenance,
-    StoreInfo,
+    Table,
     TensorInfo,
-    decode_json,
-    read_bytes,
 )
 from molkv_export.terminal import human_bytes, print_line
 from molkv_runtime import cache_bytes, window_bytes
@@ -74,7 +72,8 @@ class Inspection(msgspec.Struct, frozen=True):
     path: str
     model: ModelConfig
     sizes: Sizes
-    store: StoreInfo
+    tables: dict[str, Table]
+    generation: Generation
     graphs: dict[str, GraphInfo]
     checks: dict[str, list[GraphCheck]] | None  # by profile; None: ONNX's package is not installed
     files: dict[str, int]  # bytes
@@ -94,7 +93,8 @@ def inspect(path: str | Path) -> Inspection:
         path=str(path),
         model=manifest.model,
         sizes=sizes_of(bundle),
-        store=manifest.store,
+        tables=manifest.tables,
+        generation=manifest.generation,
         graphs=manifest.graphs,
         checks=_checks(bundle.path, manifest),
         files={name: info.size for name, info in manifest.files.items()},
@@ -113,14 +113,14 @@ def sizes_of(bundle: Bundle) -> Sizes:
         * (2 if graph.dense_dtype == "float16" and graph.kv_dtype != "float16" else 1),
         ram_kv_cache=cache_bytes(config, config.max_position_embeddings, graph.kv_dtype),
         ram_expert_window=window_bytes(config, config.max_position_embeddings),
-        storage_expert_store=sum(sizes[shard.file] for shard in bundle.manifest.store.shards),
-        bytes_per_token=bundle.manifest.store.stride,
+        storage_expert_store=sum(sizes[shard.file] for shard in bundle.manifest.experts.shards),
+        bytes_per_token=bundle.manifest.experts.stride,
     )
 
 
 def print_inspection(found: Inspection, console: Console) -> None:
     """Print what was found for people."""
-    config, store, sizes = found.model, found.store, found.sizes
+    config, table, sizes = found.model, found.tables[EXPERTS], found.sizes
     print_line(console, found.path, "bold")
     for warning in found.warnings:
         print_line(console, f"warning: {warning}")
@@ -137,14 +137,14 @@ def print_inspection(found: Inspection, console: Console) -> None:
             },
         )
     )
-    records = sum(shard.count for shard in store.shards)
-    layout = " ".join(f"{field.name}{list(field.shape)}".replace(" ", "") for field in store.fields)
+    records = sum(shard.count for shard in table.shards)
+    layout = " ".join(f"{field.name}{list(field.shape)}".replace(" ", "") for field in table.fields)
     console.print(
         _pairs(
             "expert store",
             {
-                "dtype": store.dtype,
-                "records": f"{records} of {store.stride} bytes in {len(store.shards)} shard(s)",
+                "dtype": table.dtype,
+                "records": f"{records} of {table.stride} bytes in {len(table.shards)} shard(s)",
                 "record": layout,
             },
         )
@@ -174,15 +174,10 @@ def _warnings(bundle: Bundle) -> list[str]:
     found = []
     if TOKENIZER not in bundle.manifest.files:
         found.append(f"has no {TOKENIZER}, so it takes token ids only")
-    end = None
-    if GENERATION_CONFIG in bundle.manifest.files:
-        path = bundle.file(GENERATION_CONFIG)
-        content = read_bytes(path, BundleError, "expected a readable file")
-        end = decode_json(content, dict[str, Any], path, BundleError).get("eos_token_id")
-    if end is None:
+    if not bundle.manifest.generation.eos_token_ids:
         found.append(
-            f"has no eos_token_id in {GENERATION_CONFIG}, so texts end only at the length that is asked for; put it "
-            "into the checkpoint's and export again"
+            "has no eos_token_ids, so texts end only at the length that is asked for; put eos_token_id into the "
+            "checkpoint's generation_config.json and export again"
         )
     return found
 
@@ -225,8 +220,8 @@ def _described(check: GraphCheck) -> dict[str, str]:
     return rows
 
 
-def _pairs(title: str, rows: dict[str, str]) -> Table:
-    table = Table(title=Text(f"\n{title}"), title_justify="left", show_header=False, box=box.SIMPLE, show_edge=False)
+def _pairs(title: str, rows: dict[str, str]) -> Rows:
+    table = Rows(title=Text(f"\n{title}"), title_justify="left", show_header=False, box=box.SIMPLE, show_edge=False)
     table.add_column()
     table.add_column(overflow="fold")
     for name, value in rows.items():
@@ -234,14 +229,14 @@ def _pairs(title: str, rows: dict[str, str]) -> Table:
     return table
 
 
-def _graph_table(profile: str, graph: GraphInfo) -> Table:
+def _graph_table(profile: str, graph: GraphInfo) -> Rows:
     file = graph.files[0]
     title = f"\ngraph, profile {profile}: {file.file}, dense weights {graph.dense_dtype}"
     if graph.block_size:
         title += f" in blocks of {graph.block_size}"
     if graph.kv_dtype != "float32":
         title += f", KV cache {graph.kv_dtype}"
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
+    table = Rows(title=Text(title), title_justify="left", box=box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     for column in ("", "name", "layers", "dtype", "shape"):
         table.add_column(column, no_wrap=column == "name")
     for kind, tensors in (("input", file.inputs), ("output", file.outputs)):

@@ -115,5 +115,5 @@ def test_exporting_and_running_a_hundred_times_more_token_ids_takes_no_more_ram(
         )
         assert beyond < MAX_MEMORY
     bundle = Bundle(folders[MANY][1])
-    store = sum(bundle.manifest.files[shard.file].size for shard in bundle.manifest.store.shards)
+    store = sum(bundle.manifest.files[shard.file].size for shard in bundle.manifest.experts.shards)
     assert store > 3 * MAX_MEMORY  # had it been held in RAM, the check above would have failed

@@ -48,7 +48,7 @@ class _Driver:
 def drive_benchmark(folder: Path, runs: int) -> str:
     """Run both drivers in turn; gives a table."""
     bundle = Bundle(folder)
-    tables = sum(bundle.manifest.files[shard.file].size for shard in bundle.manifest.store.shards)
+    tables = sum(bundle.manifest.files[shard.file].size for shard in bundle.manifest.experts.shards)
     cap = MemoryCap("molkv-bench")
     capped, whole = _Driver(folder, "storage", cap), _Driver(folder, "ram", None)
     own = cap.usage

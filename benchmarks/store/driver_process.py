@@ -66,7 +66,7 @@ def main() -> None:
     """Answer each line of JSON with one."""
     bundle, mode = sys.argv[1:]
     generator = Generator(bundle)
-    paths = [generator.bundle.path / shard.file for shard in generator.bundle.manifest.store.shards]
+    paths = [generator.bundle.path / shard.file for shard in generator.bundle.manifest.experts.shards]
     if mode == "ram":
         generator.store = RecordsInRam(generator.store)
         drop_from_page_cache(paths)

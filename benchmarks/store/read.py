@@ -33,13 +33,11 @@ class Shards:
     """Where records stand, without the driver's reader."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self.shards = bundle.manifest.store.shards
+        self.shards = bundle.manifest.experts.shards
         self.paths = [bundle.path / shard.file for shard in self.shards]
-        self.stride = bundle.manifest.store.stride
-        self.firsts = np.array([shard.first_id for shard in self.shards])
-        self.starts = [
-            path.stat().st_size - shard.count * self.stride for path, shard in zip(self.paths, self.shards, strict=True)
-        ]
+        self.stride = bundle.manifest.experts.stride
+        self.firsts = np.array([shard.first_row for shard in self.shards])
+        self.starts = [shard.data_offset for shard in self.shards]
 
     def place(self, token: int) -> tuple[int, int]:
         """Give the shard of a token id and its index there."""
@@ -143,7 +141,7 @@ def _direct(bundle: Bundle, threads: int) -> Iterator[Gather]:
 
 
 def _out(bundle: Bundle) -> npt.NDArray[np.uint8]:
-    return np.zeros((max(PROMPTS), bundle.manifest.store.stride), np.uint8)
+    return np.zeros((max(PROMPTS), bundle.manifest.experts.stride), np.uint8)
 
 
 def read_benchmark(folder: Path, runs: int) -> str:

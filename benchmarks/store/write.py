@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from benchmarks.store.model import RandomRows, model_config
-from molkv_export.tables.plan import plan_memory, plan_store, shard_bytes
-from molkv_export.tables.store_writer import write_store
+from molkv_export.tables.plan import plan_memory, plan_table, shard_bytes
+from molkv_export.tables.table_writer import write_table
 from molkv_export.terminal import human_bytes
 
 _BUFFER_BYTES = 8 * 1024 * 1024
@@ -62,12 +62,12 @@ def _plain(folder: Path, size: int) -> float:
 def _ours(folder: Path, size: int) -> tuple[float, int, int]:
     config = model_config(size)
     source = RandomRows(config)
-    store = plan_store(config, "float16", 1024**3)
+    store = plan_table(config, "float16", 1024**3)
     memory = plan_memory(source, store, 1024**3)
     before = _peak_rss()
     folder.mkdir()
     start = time.perf_counter()
-    write_store(
+    write_table(
         source,
         store,
         memory.slab_ids,

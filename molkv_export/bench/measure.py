@@ -80,7 +80,7 @@ def bench(
     return BenchReport(
         bundle=str(bundle),
         dense_dtype=opened.graph().dense_dtype,
-        experts_dtype=opened.manifest.store.dtype,
+        experts_dtype=opened.manifest.experts.dtype,
         profile=opened.profile,
         provider=target.provider,
         placements=describe_placements(runner.placements),
@@ -138,7 +138,7 @@ class _Runner:
 
     def __init__(self, bundle: Bundle, target: Target, runs: int) -> None:
         self._stopwatch = Stopwatch()
-        self._shards = [bundle.file(shard.file) for shard in bundle.manifest.store.shards]
+        self._shards = [bundle.file(shard.file) for shard in bundle.manifest.experts.shards]
         sessions = DenseGraph(bundle, target)
         self.placements = sessions.placements
         graph = TimedGraph(sessions, self._stopwatch)

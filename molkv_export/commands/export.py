@@ -170,7 +170,7 @@ def _print_result(bundle: Path, manifest: Manifest, *, is_new: bool) -> None:
     graphs = ", ".join(f"{name} ({info.dense_dtype})" for name, info in manifest.graphs.items())
     click.echo(
         f"{bundle}: {len(manifest.files) + 1} files, {terminal.human_bytes(total)}, graphs {graphs}, "
-        f"experts {manifest.store.dtype}"
+        f"experts {manifest.experts.dtype}"
     )
     if is_new and note and manifest.model.layers_with_experts:
         command = f"molkv-export validate {shlex.quote(str(bundle))} --expected FILE"

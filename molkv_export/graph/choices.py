@@ -10,6 +10,9 @@ DTYPES: dict[str, tuple[DenseDtype, ...]] = {  # of large weights, by profile
     "nnapi": ("float32", "qdq-int8"),
 }
 
+# The oldest ONNX Runtime that ran the graphs, by profile (`make test-lowest`, `make test-openvino`).
+MIN_ONNXRUNTIME = {"cpu": "1.25.1", "coreml": "1.24.1", "nnapi": "1.24.1"}
+
 # Weights that share a scale in int4.
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 DEFAULT_BLOCK_SIZE = 128

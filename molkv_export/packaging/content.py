@@ -11,13 +11,14 @@ import msgspec
 import numpy as np
 
 from molkv_bundle import (
+    EXPERTS,
     NO_DIGEST,
     Bundle,
     BundleError,
     FileInfo,
     Manifest,
     RequestError,
-    StoreInfo,
+    Table,
     file_sha256,
     read_manifest,
     record_bytes,
@@ -51,12 +52,12 @@ class Content:
         """
         self._bundle, self._folder, self._limits, self._advance = bundle, folder, limits, advance
         self._files: dict[str, FileInfo] = {}
-        self._graph, self._store = bundle.graph(), bundle.manifest.store
+        self._graph, self._table = bundle.graph(), bundle.manifest.experts
 
     def add_companions(self) -> None:
         """Add what belongs to no graph and is not part of the store, and the golden vectors of the profile."""
         manifest = self._bundle.manifest
-        others = {shard.file for shard in manifest.store.shards}
+        others = {shard.file for shard in manifest.experts.shards}
         for graph in manifest.graphs.values():
             others |= {graph.data, graph.golden, *(file.file for file in graph.files)}
         for name in sorted((manifest.files.keys() - others) | {self._graph.golden}):
@@ -84,13 +85,13 @@ class Content:
 
     def add_store(self) -> None:
         """Add the shards, as they are where they are small enough."""
-        sizes = {shard.file: self._bundle.manifest.files[shard.file].size for shard in self._store.shards}
+        sizes = {shard.file: self._bundle.manifest.files[shard.file].size for shard in self._table.shards}
         if max(sizes.values()) <= min(self._limits.file, self._limits.pack):
             for name in sizes:
                 self._add(name)
             return
-        self._store = plan_shards(self._store, self._bundle.config.vocab_size, self._limits.shard, "limits.shard")
-        self._files |= write_shards(self._bundle, self._store, self._folder, self._advance)
+        self._table = plan_shards(self._table, self._limits.shard, "limits.shard")
+        self._files |= write_shards(self._bundle, self._table, self._folder, self._advance)
 
     def finish(self, command: str) -> Manifest:
         """Write the manifest, which makes it a bundle."""
@@ -98,7 +99,7 @@ class Content:
         manifest = msgspec.structs.replace(
             old,
             graphs={self._bundle.profile: self._graph},
-            store=self._store,
+            tables={EXPERTS: self._table},
             files=dict(sorted(self._files.items())),
             provenance=old.provenance.followed_by(command),
             sha256=NO_DIGEST,
@@ -131,18 +132,16 @@ def total_bytes(bundle: Bundle) -> int:
     """Return about as many bytes as `Content` will report."""
     manifest, graph = bundle.manifest, bundle.graph()
     names = {graph.data, graph.golden, *(file.file for file in graph.files)}
-    names |= {shard.file for shard in manifest.store.shards}
+    names |= {shard.file for shard in manifest.experts.shards}
     return sum(manifest.files[name].size for name in names)
 
 
-def write_shards(
-    bundle: Bundle, store: StoreInfo, folder: Path, advance: Callable[[int], object]
-) -> dict[str, FileInfo]:
+def write_shards(bundle: Bundle, table: Table, folder: Path, advance: Callable[[int], object]) -> dict[str, FileInfo]:
     """Write the records of a bundle into other shards, a few at a time; each is checked when it is read.
 
     Args:
         bundle: Where the records are.
-        store: The shards to write, from `plan_shards`.
+        table: The shards to write, from `plan_shards`.
         folder: Where they go.
         advance: Told the number of bytes after each piece.
 
@@ -151,16 +150,16 @@ def write_shards(
         OSError: The disk is full, or fails.
     """
     with ExpertStore(bundle) as source:
-        buffer = source.buffer(max(1, _BYTES_AT_ONCE // store.stride))
+        buffer = source.buffer(max(1, _BYTES_AT_ONCE // table.stride))
         infos = {}
-        for shard in store.shards:
+        for shard in table.shards:
             digest = hashlib.sha256()
             with (folder / shard.file).open("xb") as file:
-                header = shard_header(shard, store)
+                header = shard_header(shard, table)
                 digest.update(header)
                 file.write(header)
-                stop = shard.first_id + shard.count
-                for first in range(shard.first_id, stop, len(buffer)):
+                stop = shard.first_row + shard.count
+                for first in range(shard.first_row, stop, len(buffer)):
                     ids = np.arange(first, min(first + len(buffer), stop))
                     records = record_bytes(source.gather(ids, buffer))
                     digest.update(records)

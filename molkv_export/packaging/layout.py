@@ -146,7 +146,7 @@ def asset_packs(sizes: dict[str, int], limits: Limits) -> list[AppFolder]:
 
 def sizes_in_order(manifest: Manifest, folder: Path) -> dict[str, int]:
     """Return the sizes of a bundle's files: first the manifest, last the shards, without which a graph can load."""
-    shards = [shard.file for shard in manifest.store.shards]
+    shards = [shard.file for shard in manifest.experts.shards]
     names = [name for name in manifest.files if name not in shards]
     sizes = {name: manifest.files[name].size for name in (*names, *shards)}
     return {MANIFEST: (folder / MANIFEST).stat().st_size, **sizes}

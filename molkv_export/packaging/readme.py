@@ -16,7 +16,6 @@ from molkv_bundle import (
     Manifest,
     TensorInfo,
     max_abs,
-    shard_header,
 )
 from molkv_export.packaging.layout import AppFolder, Limits, PackageInfo
 from molkv_export.terminal import human_bytes
@@ -38,7 +37,7 @@ class ShardRow(NamedTuple):
     """A file of the store."""
 
     file: str
-    first_id: int
+    first_row: int
     records: int
     start: int  # of the first record, in bytes
     part: AppFolder
@@ -57,7 +56,7 @@ def readme(manifest: Manifest, info: PackageInfo, limits: Limits) -> str:
         .get_template(template)
         .render(
             manifest=manifest,
-            store=manifest.store,
+            table=manifest.experts,
             info=info,
             limits=limits,
             graph=graph,
@@ -66,7 +65,7 @@ def readme(manifest: Manifest, info: PackageInfo, limits: Limits) -> str:
             tables=[(file, tensor_rows(file.inputs), tensor_rows(file.outputs)) for file in graph.files],
             shards=_shard_rows(manifest, info),
             offsets=_offsets(manifest),
-            rows=ROW_FORMATS[manifest.store.dtype],
+            rows=ROW_FORMATS[manifest.experts.dtype],
             nf4_levels=[float(level) for level in NF4_LEVELS],
             hidden=HIDDEN,
             has_window="expert_mask" in inputs,
@@ -127,14 +126,14 @@ def tensor_rows(tensors: Iterable[TensorInfo]) -> list[TensorRow]:
 def _shard_rows(manifest: Manifest, info: PackageInfo) -> list[ShardRow]:
     parts = {name: part for part in info.parts for name in part.files}
     return [
-        ShardRow(shard.file, shard.first_id, shard.count, len(shard_header(shard, manifest.store)), parts[shard.file])
-        for shard in manifest.store.shards
+        ShardRow(shard.file, shard.first_row, shard.count, shard.data_offset, parts[shard.file])
+        for shard in manifest.experts.shards
     ]
 
 
 def _offsets(manifest: Manifest) -> dict[str, list[int]]:
     """Return where keys, scales and values stand in a record, in the order of the layers that have them."""
     found: dict[str, list[int]] = {}
-    for field in manifest.store.fields:
+    for field in manifest.experts.fields:
         found.setdefault(field.name.partition(".")[0], []).append(field.offset)
     return found

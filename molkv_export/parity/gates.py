@@ -71,7 +71,7 @@ OWN_CODE_MAX_ABS = 1e-3
 def quality_gate(bundle: Bundle) -> QualityGate:
     """Return the gate for a bundle's combination of dtypes."""
     graph = bundle.graph()
-    return loosest(QUALITY_GATES[graph.dense_dtype, bundle.manifest.store.dtype], _OF_CACHE[graph.kv_dtype])
+    return loosest(QUALITY_GATES[graph.dense_dtype, bundle.manifest.experts.dtype], _OF_CACHE[graph.kv_dtype])
 
 
 def rounding_limit(bundle: Bundle, provider: str = "cpu") -> float:

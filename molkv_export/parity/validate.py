@@ -190,7 +190,7 @@ def _report(bundle: Bundle, reference: str, provider: str, found: _Found) -> Rep
         provider=provider,
         placements=found.placements,
         dense_dtype=bundle.graph().dense_dtype,
-        experts_dtype=bundle.manifest.store.dtype,
+        experts_dtype=bundle.manifest.experts.dtype,
         text=measure.texts.description,
         gate=measure.gate,
         rounding_limit=measure.limit,

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from molkv_bundle import Bundle, BundleError, graph_interface, model_config
+from molkv_bundle import Bundle, BundleError, ProviderError, graph_interface, model_config
 from molkv_runtime import ExpertStore, Generator
 from tests.conftest import edit_manifest, replace_file
 
@@ -45,7 +45,7 @@ def test_a_truncated_file_is_named(name: str, bundle: Path) -> None:
 
 
 def test_a_flipped_bit_in_a_record_is_found_when_it_is_read(bundle: Path) -> None:
-    store = Bundle(bundle).manifest.store
+    store = Bundle(bundle).manifest.experts
     with (bundle / SHARD).open("r+b") as file:
         start = (bundle / SHARD).stat().st_size - 97 * store.stride
         file.seek(start + 2 * store.stride + 300)
@@ -83,28 +83,42 @@ def _consistently(manifest: dict[str, Any], field: str, value: int) -> None:
     file["inputs"], file["outputs"] = msgspec.to_builtins(graph_interface(config, "float32"))
 
 
+_ANEW = "schema_version is {}, expected 4; make it anew with: molkv-export export CHECKPOINT "
+
+
+def _table(manifest: dict[str, Any]) -> dict[str, Any]:
+    return manifest["tables"]["experts"]
+
+
 def _rename_file(manifest: dict[str, Any], name: str) -> None:
     manifest["files"][name] = manifest["files"].pop(SHARD)
-    manifest["store"]["shards"][0]["file"] = name
+    manifest["tables"]["experts"]["shards"][0]["file"] = name
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda m: m.update(schema_version=1), "schema_version is 1, expected 3"),
-        (lambda m: m.pop("schema_version"), "schema_version is none, expected 3"),
-        (lambda m: m.pop("store"), "missing required field `store`"),
+        (
+            lambda m: m.update(schema_version=1),
+            _ANEW.format(1),
+        ),
+        (
+            lambda m: m.pop("schema_version"),
+            _ANEW.format("none"),
+        ),
+        (lambda m: m.update(schema_version=5), "schema_version is 5, expected 4; a newer molkv-export made it"),
+        (lambda m: m.pop("tables"), "missing required field `tables`"),
         (lambda m: m.update(surprise=1), "unknown field `surprise`"),
         (lambda m: m["model"].update(expert_window=0), "expert_window is 0"),
-        (lambda m: m["model"].update(hidden_size=48), "store.fields does not fit the model's configuration"),
-        (lambda m: m["store"].update(stride=64), "store.stride is 64, expected"),
-        (lambda m: m["store"]["fields"][1].update(offset=0), "store.fields does not fit"),
-        (lambda m: m["store"]["fields"].pop(), "store.fields does not fit"),
-        (lambda m: m["store"]["shards"][0].update(count=96), "the shards hold 96 ids, model.vocab_size is 97"),
-        (lambda m: m["store"]["shards"][0].update(first_id=1), "expected it to start at 0"),
-        (lambda m: m["store"].update(shards=[]), "the shards hold 0 ids"),
-        (lambda m: m["store"]["shards"][0].update(file="model.onnx"), "model.onnx: "),
-        (lambda m: m["store"]["shards"][0].update(file="other"), "'other' is used but not listed under files"),
+        (lambda m: m["model"].update(hidden_size=48), "tables.experts.fields does not fit the model's configuration"),
+        (lambda m: _table(m).update(stride=64), "97 records of 64 from byte 4096 on"),
+        (lambda m: _table(m)["fields"][1].update(offset=0), "tables.experts.fields does not fit"),
+        (lambda m: _table(m)["fields"].pop(), "tables.experts.fields does not fit"),
+        (lambda m: _table(m)["shards"][0].update(count=96), "96 records of 2880 from byte 4096 on"),
+        (lambda m: _table(m)["shards"][0].update(first_row=1), "expected it to start at 0"),
+        (lambda m: _table(m).update(shards=[]), "rows is 97 and the shards hold 0, expected 97"),
+        (lambda m: _table(m)["shards"][0].update(file="model.onnx"), "shard model.onnx has "),
+        (lambda m: _table(m)["shards"][0].update(file="other"), "'other' is used but not listed under files"),
         (lambda m: _rename_file(m, f"../bundle/{SHARD}"), "expected plain names of files inside the bundle"),
         (lambda m: _rename_file(m, "/etc/passwd"), "expected plain names of files inside the bundle"),
         (lambda m: _rename_file(m, ".."), "expected plain names of files inside the bundle"),
@@ -117,7 +131,18 @@ def _rename_file(manifest: dict[str, Any], name: str) -> None:
         (lambda m: m["model"].update(head_dim=32), "are not those that the model's configuration calls for"),
         (lambda m: m["model"].update(num_hidden_layers=4), "are not those that the model's configuration calls for"),
         (lambda m: _consistently(m, "num_key_value_heads", 4), "its inputs are not those in the manifest"),
-        (lambda m: m["files"][SHARD].update(size=-1), "the manifest says -1"),
+        (lambda m: m["files"][SHARD].update(size=-1), "has -1 bytes, expected"),
+        (lambda m: m["files"]["model.onnx"].update(size=-1), "the manifest says -1"),
+        (lambda m: _table(m).update(index="hashed"), "Invalid enum value 'hashed' - at `$.tables[...].index`"),
+        (lambda m: _table(m).update(id="0"), "Expected `str` matching regex"),
+        (lambda m: _table(m).update(id="0" * 16), "its header is not the manifest's: the file is of another bundle"),
+        (lambda m: _table(m).update(rows=96), "rows is 96 and the shards hold 97, expected 97"),
+        (lambda m: m["tables"].update(more=_table(m)), "tables has experts, more, expected experts alone"),
+        (lambda m: m["tables"].update(more=m["tables"].pop("experts")), "tables has more, expected experts alone"),
+        (lambda m: m["graphs"]["cpu"].update(min_onnxruntime="1.x"), "Expected `str` matching regex"),
+        (lambda m: m["generation"].update(eos_token_ids=[97]), "eos_token_ids has 97, expected token ids from 0 to 96"),
+        (lambda m: m["generation"].update(chat_template="no"), "'no' is used but not listed under files"),
+        (lambda m: m["generation"]["sampling"].update(top_p=0), "Expected `float` > 0.0"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(
@@ -166,7 +191,7 @@ def test_a_tokenizer_that_is_none_is_refused(bundle: Path) -> None:
         list(Generator(bundle).text("def "))
 
 
-@pytest.mark.parametrize("content", [b"{", b'{"eos_token_id": "end"}', b"[" * 100_000])
-def test_a_damaged_generation_config_is_refused(content: bytes, bundle: Path) -> None:
-    replace_file(bundle, "generation_config.json", content)
-    _refused(bundle, "generation_config.json: ")
+def test_a_graph_for_a_newer_onnx_runtime_is_refused_before_it_is_loaded(bundle: Path) -> None:
+    edit_manifest(bundle, lambda m: m["graphs"]["cpu"].update(min_onnxruntime="99.1.0"))
+    with pytest.raises(ProviderError, match=r"onnxruntime is [0-9.]+, expected 99\.1\.0 or newer"):
+        Generator(bundle)

@@ -19,7 +19,7 @@ from molkv_export import add_profile, export, validate
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.parity import validate as validating
 from molkv_export.parity.compared_texts import QUICK
-from molkv_export.tables import store_writer
+from molkv_export.tables import table_writer
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -101,7 +101,7 @@ def _before(patch: pytest.MonkeyPatch, owner: Any, name: str, change: Callable[[
 MOMENTS = (
     (Checkpoint, "sha256", 1),
     (exporting, "resume_export", 1),
-    (store_writer, "fill", 3),
+    (table_writer, "fill", 3),
     (exporting, "_finish", 1),
 )
 
@@ -180,8 +180,8 @@ def test_a_shard_of_other_bytes_is_not_taken_up(folder: Path, monkeypatch: pytes
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        _before(patch, store_writer, "fill", lambda: _overwrite(path, other), 4)
-        _before(patch, store_writer, "fill", interrupt, 9)
+        _before(patch, table_writer, "fill", lambda: _overwrite(path, other), 4)
+        _before(patch, table_writer, "fill", interrupt, 9)
         with pytest.raises((KeyboardInterrupt, CheckpointError)):
             _export(folder)
     _overwrite(path, first)

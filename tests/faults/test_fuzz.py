@@ -235,7 +235,7 @@ def test_no_byte_of_a_shard_header_can_change_with_an_effect(bundle: Path, tmp_p
     copy = shutil.copytree(bundle, tmp_path / "bundle")
     path = copy / FILES[4]
     data = path.read_bytes()
-    first, refused = Bundle(bundle).manifest.store.shards[1].first_id, 0
+    first, refused = Bundle(bundle).manifest.experts.shards[1].first_row, 0
     expected = ExpertStore(Bundle(bundle)).gather(np.arange(first, 97)).tobytes()
     for at in range(4096):
         path.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])

@@ -138,6 +138,7 @@ HARMLESS = {
             "head_dim",  # 0 means what it is
         )
     ),
+    *(("generation", "sampling", name) for name in ("temperature", "top_k", "repetition_penalty")),
 }
 
 
@@ -186,10 +187,12 @@ def _set(value: Any, path: tuple[Any, ...], new: Any) -> None:
 
 
 def test_a_shape_that_is_consistent_but_larger_than_the_files_is_refused_without_allocating(bundle: Path) -> None:
-    edit_manifest(
-        bundle, lambda m: (m["model"].update(vocab_size=2**31 - 1), m["store"]["shards"][0].update(count=2**31 - 1))
-    )
-    with pytest.raises(BundleError, match=r"tensor 'records': found U8 \[97, 2880\], expected"):
+    def enlarge(manifest: dict[str, Any]) -> None:
+        rows, table = 2**31 - 1, manifest["tables"]["experts"]
+        manifest["model"]["vocab_size"] = table["rows"] = table["shards"][0]["count"] = rows
+
+    edit_manifest(bundle, enlarge)
+    with pytest.raises(BundleError, match="has 283456 bytes, expected 6184752907456"):
         ExpertStore(Bundle(bundle))
 
 
@@ -235,7 +238,9 @@ def _header(bundle: Path, edit: Callable[[dict[str, Any]], object]) -> None:
         lambda h: h.update(more={"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}) or h.pop("__metadata__"),
         lambda h: h["__metadata__"].update(format="other"),
         lambda h: h["__metadata__"].update(layout="[" * 2000),
-        lambda h: h["__metadata__"].update(layout=h["__metadata__"]["layout"].replace('"first_id":0', '"first_id":1')),
+        lambda h: h["__metadata__"].update(
+            layout=h["__metadata__"]["layout"].replace('"first_row":0', '"first_row":1')
+        ),
         lambda h: h["__metadata__"].update(layout=5),
     ],
 )

@@ -18,7 +18,7 @@ import pytest
 
 from molkv_bundle import Bundle, OutputError
 from molkv_export import export
-from molkv_export.tables import store_writer
+from molkv_export.tables import table_writer
 from tests.conftest import edit_manifest
 
 
@@ -42,7 +42,7 @@ def test_an_existing_folder_is_refused_without_force(checkpoint: Path, tmp_path:
 def test_force_replaces_a_bundle(checkpoint: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path / "bundle")
     export(checkpoint, tmp_path / "bundle", experts_dtype="float32", force=True)
-    assert Bundle(tmp_path / "bundle").manifest.store.dtype == "float32"
+    assert Bundle(tmp_path / "bundle").manifest.experts.dtype == "float32"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
@@ -88,7 +88,7 @@ def test_with_force_the_old_bundle_stays_when_the_new_one_fails(
     def fail(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store_writer, "fill", fail)
+    monkeypatch.setattr(table_writer, "fill", fail)
     with pytest.raises(KeyboardInterrupt):
         export(checkpoint, tmp_path / "bundle", force=True)
     assert _contents(tmp_path) == before
@@ -98,7 +98,7 @@ def test_a_full_disk_is_said_in_one_line(checkpoint: Path, tmp_path: Path, monke
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store_writer, "fill", full)
+    monkeypatch.setattr(table_writer, "fill", full)
     with pytest.raises(OutputError, match="bundle: the disk is full; nothing was kept, free some space"):
         export(checkpoint, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
@@ -142,7 +142,7 @@ def test_a_disk_that_fills_up_while_the_graph_is_written(
 def test_a_disk_that_fills_up_in_the_store_loses_no_finished_shard(
     checkpoint: Path, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = store_writer.fill, []
+    original, calls = table_writer.fill, []
 
     def fill(*arguments: Any) -> None:
         calls.append(arguments)
@@ -151,14 +151,14 @@ def test_a_disk_that_fills_up_in_the_store_loses_no_finished_shard(
         original(*arguments)
 
     export(checkpoint, tmp_path / "whole", shard_size=12_000)
-    monkeypatch.setattr(store_writer, "fill", fill)
+    monkeypatch.setattr(table_writer, "fill", fill)
     with pytest.raises(OutputError, match=r"the disk is full; what is finished is kept in .*\.partial for the next"):
         export(checkpoint, small_disk / "bundle", shard_size=12_000)
     assert not (small_disk / "bundle").exists()
     (small_disk / "somebody-elses").unlink()
     calls_before = len(calls)
     export(checkpoint, small_disk / "bundle", shard_size=12_000)
-    assert 0 < len(calls) - calls_before < len(Bundle(small_disk / "bundle").manifest.store.shards)
+    assert 0 < len(calls) - calls_before < len(Bundle(small_disk / "bundle").manifest.experts.shards)
     assert _contents(small_disk / "bundle") == _contents(tmp_path / "whole")
 
 
@@ -175,9 +175,9 @@ def test_an_interrupt_in_the_middle_leaves_nothing_behind(
     """A real process, stopped by a real signal while it writes the store."""
     slow = (
         "import sys, time\n"
-        "from molkv_export.tables import store_writer\n"
-        "fill = store_writer.fill\n"
-        "store_writer.fill = lambda *a: (print('writing', flush=True), time.sleep(60), fill(*a))\n"
+        "from molkv_export.tables import table_writer\n"
+        "fill = table_writer.fill\n"
+        "table_writer.fill = lambda *a: (print('writing', flush=True), time.sleep(60), fill(*a))\n"
         "from molkv_export.commands import main\n"
         "main()\n"
     )

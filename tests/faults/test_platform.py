@@ -266,8 +266,8 @@ def test_a_checkout_needs_no_package_metadata(checkpoint: Path, tmp_path: Path) 
 _SIGNALLED = """
 import os, signal, sys
 from molkv_export.commands import main
-from molkv_export.tables import store_writer
-fill, seen = store_writer.fill, []
+from molkv_export.tables import table_writer
+fill, seen = table_writer.fill, []
 
 def hang_up(*arguments):
     fill(*arguments)
@@ -275,7 +275,7 @@ def hang_up(*arguments):
         seen.append(True)
         os.kill(os.getpid(), signal.SIGHUP)
 
-store_writer.fill = hang_up
+table_writer.fill = hang_up
 if sys.argv.pop(1) == "nohup":
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 main()

@@ -23,7 +23,7 @@ def test_a_profile_is_added_and_nothing_else_changes(checkpoints: Callable[[str]
     both = export(checkpoints("molkv"), tmp_path / "both", profiles=["cpu", "coreml"])
     before = (tmp_path / "one" / "model.onnx").stat().st_ino
     added = add_profile(checkpoints("molkv"), tmp_path / "one", "coreml")
-    assert (added.graphs, added.files, added.store) == (both.graphs, both.files, both.store)
+    assert (added.graphs, added.files, added.tables) == (both.graphs, both.files, both.tables)
     assert (tmp_path / "one" / "model.onnx").stat().st_ino == before  # no byte was copied
     assert selftest(tmp_path / "one", profile="coreml").failures == []
     assert selftest(tmp_path / "one").failures == []

@@ -48,8 +48,8 @@ def test_export_validate_inspect_and_run(tmp_path: Path) -> None:
 
     done = _run("inspect", bundle, "--json")
     found = json.loads(done.stdout)
-    assert found["sizes"]["bytes_per_token"] == found["store"]["stride"]
-    assert len(found["store"]["shards"]) > 1
+    assert found["sizes"]["bytes_per_token"] == found["tables"]["experts"]["stride"]
+    assert len(found["tables"]["experts"]["shards"]) > 1
     assert found["provenance"]["command"].startswith("cli.py export ")
     assert "expert_key.{l}" in _run("inspect", bundle).stdout
 

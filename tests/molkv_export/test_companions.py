@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from tokenizers import Tokenizer, models, processors
 
-from molkv_bundle import CheckpointError
+from molkv_bundle import CheckpointError, SamplingDefaults
 from molkv_export import export, inspect
 from molkv_export.companions import Companions
 from molkv_export.families import open_checkpoint
@@ -52,37 +52,64 @@ def _companions(folder: Path) -> Companions:
 @pytest.mark.parametrize(
     ("said", "resolved"),
     [
-        ({GENERATION: 3, CONFIG: 4, TOKENS: "<end>"}, 3),
-        ({GENERATION: [3, 96], CONFIG: 4}, [3, 96]),
-        ({GENERATION: None, CONFIG: [4, 5], TOKENS: "<end>"}, [4, 5]),
-        ({CONFIG: 4, TOKENS: "<end>"}, 4),
-        ({CONFIG: None, TOKENS: "<end>"}, 7),
-        ({TOKENS: {"content": "<end>", "lstrip": False, "__type": "AddedToken"}}, 7),
-        ({GENERATION: 0, TOKENS: "<unknown>"}, 0),  # what is not needed is not looked up
+        ({GENERATION: 3, CONFIG: 4, TOKENS: "<end>"}, (3,)),
+        ({GENERATION: [3, 96, 3], CONFIG: 4}, (3, 96)),
+        ({GENERATION: None, CONFIG: [4, 5], TOKENS: "<end>"}, (4, 5)),
+        ({CONFIG: 4, TOKENS: "<end>"}, (4,)),
+        ({CONFIG: None, TOKENS: "<end>"}, (7,)),
+        ({TOKENS: {"content": "<end>", "lstrip": False, "__type": "AddedToken"}}, (7,)),
+        ({GENERATION: 0, TOKENS: "<unknown>"}, (0,)),  # what is not needed is not looked up
     ],
 )
 def test_the_first_file_that_names_an_end_decides(said: dict[str, Any], resolved: object, folder: Path) -> None:
     for name, value in said.items():
         _set(folder, name, **{"eos_token" if name == TOKENS else "eos_token_id": value})
     found = _companions(folder)
-    assert json.loads(found.files[GENERATION])["eos_token_id"] == resolved
+    assert found.generation.eos_token_ids == resolved
     assert not found.warnings
 
 
-def test_a_file_that_names_an_end_is_kept_byte_for_byte(folder: Path) -> None:
-    content = b'{\n  "eos_token_id":7 , "transformers_version": "4.44"}\n\n'
-    (folder / GENERATION).write_bytes(content)
-    _set(folder, CONFIG, eos_token_id=4, bos_token_id=1)
-    assert _companions(folder).files[GENERATION] == content
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, SamplingDefaults()),
+        ({"temperature": 0.7, "top_k": 5, "do_sample": False}, SamplingDefaults()),
+        ({"do_sample": True}, SamplingDefaults(temperature=1.0, top_k=50)),
+        (
+            {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.1, "typical_p": 1.0},
+            SamplingDefaults(temperature=0.6, top_k=20, top_p=0.95, min_p=0.1),
+        ),
+        (
+            {"do_sample": True, "temperature": None, "top_k": None, "top_p": None, "min_p": None},
+            SamplingDefaults(temperature=1.0),
+        ),
+        ({"repetition_penalty": 1.1}, SamplingDefaults(repetition_penalty=1.1)),
+        ({"repetition_penalty": None}, SamplingDefaults()),
+    ],
+)
+def test_the_defaults_of_sampling_are_those_of_transformers(
+    fields: dict[str, Any], expected: SamplingDefaults, folder: Path
+) -> None:
+    _set(folder, GENERATION, eos_token_id=7, **fields)
+    assert _companions(folder).generation.sampling == expected
 
 
-def test_other_fields_are_kept_where_an_end_is_added(folder: Path) -> None:
-    _set(folder, GENERATION, do_sample=True, eos_token_id=None, max_length=10**30, note="\ud800")
-    _set(folder, CONFIG, eos_token_id=4, bos_token_id=1)
-    found = json.loads(_companions(folder).files[GENERATION])
-    assert found == {"do_sample": True, "eos_token_id": 4, "max_length": 10**30, "note": "\ud800"}
-    (folder / GENERATION).unlink()
-    assert _companions(folder).files[GENERATION] == b'{"bos_token_id":1,"eos_token_id":4}'
+@pytest.mark.parametrize("fields", [{"top_p": 0}, {"top_k": 1.5}, {"temperature": -1}, {"min_p": "0.1"}])
+def test_impossible_defaults_of_sampling_are_refused(fields: dict[str, Any], folder: Path) -> None:
+    _set(folder, GENERATION, eos_token_id=7, do_sample=True, **fields)
+    name = next(iter(fields))
+    with pytest.raises(CheckpointError, match=rf"{GENERATION}: cannot be taken for defaults of sampling: .*\$.{name}"):
+        _companions(folder)
+
+
+def test_the_chat_template_is_found_where_transformers_finds_it(folder: Path) -> None:
+    assert _companions(folder).generation.chat_template == ""
+    _set(folder, TOKENS, chat_template="{{ messages }}")
+    assert _companions(folder).generation.chat_template == TOKENS
+    (folder / "chat_template.jinja").write_text("{{ messages[0] }}")
+    found = _companions(folder)
+    assert found.generation.chat_template == "chat_template.jinja"
+    assert found.files["chat_template.jinja"] == b"{{ messages[0] }}"
 
 
 @pytest.mark.parametrize(
@@ -141,14 +168,14 @@ def test_what_is_missing_is_said_once_by_export_and_by_inspect(folder: Path) -> 
     found = inspect(folder.parent / "bundle")
     assert [warning.split(",")[0] for warning in found.warnings] == [
         "has no tokenizer.json",
-        "has no eos_token_id in generation_config.json",
+        "has no eos_token_ids",
     ]
     out = io.StringIO()
     print_inspection(found, Console(file=out, width=80))
     assert [line for line in out.getvalue().splitlines() if line.startswith("warning: ")] == [
         f"warning: {warning}" for warning in found.warnings
     ]
-    assert Generator(folder.parent / "bundle").generation_config.stop_ids == set()
+    assert Generator(folder.parent / "bundle").bundle.manifest.generation.eos_token_ids == ()
 
 
 def test_nothing_is_said_where_nothing_is_missing(folder: Path) -> None:
@@ -156,4 +183,4 @@ def test_nothing_is_said_where_nothing_is_missing(folder: Path) -> None:
     (folder / "vocab.json").write_text("{}")  # beside tokenizer.json it is not needed
     assert _said(folder) == []
     assert inspect(folder.parent / "bundle").warnings == []
-    assert Generator(folder.parent / "bundle").generation_config.stop_ids == {7}
+    assert Generator(folder.parent / "bundle").bundle.manifest.generation.eos_token_ids == (7,)

@@ -11,14 +11,14 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from molkv_bundle import OutputError, StoreInfo
+from molkv_bundle import OutputError, Table
 from molkv_export import export
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.disk_and_ram import DiskAndRam, estimate_disk_and_ram
 from molkv_export.exporter import DEFAULT_MAX_MEMORY
 from molkv_export.families import open_checkpoint
 from molkv_export.profiles import GraphOptions, plan_graphs
-from molkv_export.tables.plan import plan_memory, plan_store
+from molkv_export.tables.plan import plan_memory, plan_table
 from molkv_export.tables.rows import RowSource, row_source
 
 
@@ -28,8 +28,8 @@ def source(checkpoints: Callable[[str], Path]) -> Iterator[Checkpoint]:
         yield opened
 
 
-def _store(source: Checkpoint) -> tuple[RowSource, StoreInfo]:
-    return row_source(source), plan_store(source.config, "float16", 20_000)
+def _store(source: Checkpoint) -> tuple[RowSource, Table]:
+    return row_source(source), plan_table(source.config, "float16", 20_000)
 
 
 def _estimate(source: Checkpoint, folder: Path, finished: set[str], out: Path = Path("out")) -> DiskAndRam:
@@ -44,11 +44,11 @@ def test_the_files_take_what_is_said_and_finished_shards_nothing(
 ) -> None:
     whole = _estimate(source, tmp_path, set()).disk
     manifest = export(checkpoints("molkv"), tmp_path / "bundle", shard_size=20_000)
-    sizes = {shard.file: manifest.files[shard.file].size for shard in manifest.store.shards}
+    sizes = {shard.file: manifest.files[shard.file].size for shard in manifest.experts.shards}
     dense = whole - sum(sizes.values())
     # Small weights stand in the graph's own file.
     assert dense == pytest.approx(manifest.files["model.onnx.data"].size, rel=0.02)
-    first = manifest.store.shards[0].file
+    first = manifest.experts.shards[0].file
     assert _estimate(source, tmp_path, {first}).disk == whole - sizes[first]
     assert _estimate(source, tmp_path, set(sizes)).disk == dense
 

@@ -21,7 +21,7 @@ from rich.console import Console
 import molkv_export.atomic_folder
 from molkv_bundle import Bundle, BundleError, OutputError
 from molkv_export import export
-from molkv_export.tables import store_writer
+from molkv_export.tables import table_writer
 from molkv_export.tables.resume import JOURNAL
 
 SHARD_SIZE = 9_000
@@ -95,7 +95,7 @@ def _opens(folder: Path) -> bool:
 
 def _interrupt_in_call(number: int, patch: pytest.MonkeyPatch) -> list[int]:
     """Let `fill` be interrupted in its n-th call; give the list of first ids that it was called with."""
-    original, calls = store_writer.fill, []
+    original, calls = table_writer.fill, []
 
     def fill(records: Any, source: Any, dtype: Any, start: int) -> None:
         calls.append(start)
@@ -103,7 +103,7 @@ def _interrupt_in_call(number: int, patch: pytest.MonkeyPatch) -> list[int]:
             raise KeyboardInterrupt
         original(records, source, dtype, start)
 
-    patch.setattr(store_writer, "fill", fill)
+    patch.setattr(table_writer, "fill", fill)
     return calls
 
 
@@ -129,7 +129,7 @@ def test_the_same_command_goes_on_with_what_is_finished(
     calls = _interrupt_in_call(0, monkeypatch)
     said = _export_saying(checkpoint, tmp_path / "bundle")
     assert "going on with an unfinished export: " in said
-    assert len(calls) < len(Bundle(whole).manifest.store.shards)
+    assert len(calls) < len(Bundle(whole).manifest.experts.shards)
     assert 0 not in calls
     assert _contents(tmp_path / "bundle") == _contents(whole)
 
@@ -197,14 +197,14 @@ def test_two_exports_into_one_folder_do_not_meet(checkpoint: Path, whole: Path, 
         "import sys, time\n"
         "from pathlib import Path\n"
         "from molkv_export import export\n"
-        "from molkv_export.tables import store_writer\n"
-        "fill = store_writer.fill\n"
+        "from molkv_export.tables import table_writer\n"
+        "fill = table_writer.fill\n"
         "def slow(*arguments):\n"
         "    print('writing', flush=True)\n"
         "    sys.stdin.readline()\n"
         "    fill(*arguments)\n"
-        "    store_writer.fill = fill\n"
-        "store_writer.fill = slow\n"
+        "    table_writer.fill = fill\n"
+        "table_writer.fill = slow\n"
         f"export(Path(sys.argv[1]), Path(sys.argv[2]), shard_size={SHARD_SIZE})\n"
     )
     bundle = tmp_path / "bundle"

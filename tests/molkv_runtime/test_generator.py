@@ -100,7 +100,7 @@ def test_the_trained_model_knows_python(stdlib_mini_bundle: Path) -> None:
 
 
 def test_stop_tokens_come_from_the_bundle(stdlib_mini_bundle: Path) -> None:
-    assert Generator(stdlib_mini_bundle).generation_config.stop_ids == {0}
+    assert Generator(stdlib_mini_bundle).bundle.manifest.generation.eos_token_ids == (0,)
     assert (STDLIB_MINI / "generation_config.json").exists()
 
 

@@ -39,8 +39,8 @@ def store(request: pytest.FixtureRequest, sharded: Path) -> Any:
 def by_hand(sharded: Path) -> list[bytes]:
     """All records, read with nothing of ours but the manifest."""
     bundle = Bundle(sharded)
-    stride, records = bundle.manifest.store.stride, []
-    for shard in bundle.manifest.store.shards:
+    stride, records = bundle.manifest.experts.stride, []
+    for shard in bundle.manifest.experts.shards:
         data = (sharded / shard.file).read_bytes()[-shard.count * stride :]
         records += [data[at : at + stride] for at in range(0, len(data), stride)]
     return records
@@ -223,7 +223,7 @@ def test_what_is_no_token_id_is_refused(ids: list[Any], store: ExpertStore) -> N
 
 def test_opening_fails_without_leaving_files_open(sharded: Path, tmp_path: Path) -> None:
     bundle = Bundle(shutil.copytree(sharded, tmp_path / "bundle"))
-    last = bundle.path / bundle.manifest.store.shards[-1].file
+    last = bundle.path / bundle.manifest.experts.shards[-1].file
     last.write_bytes(last.read_bytes()[:-1])
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(BundleError, match=last.name):

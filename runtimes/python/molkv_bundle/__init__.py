@@ -1,6 +1,6 @@
 """The bundle format (`docs/bundle-format.md`) as Python: it is read and checked here, and nothing is run."""
 
-from molkv_bundle.bundle import GENERATION_CONFIG, TOKENIZER, Bundle
+from molkv_bundle.bundle import TOKENIZER, Bundle
 from molkv_bundle.config import KVCacheShape, ModelConfig, Rotation, TensorInfo, Vector
 from molkv_bundle.errors import (
     BundleError,
@@ -20,19 +20,22 @@ from molkv_bundle.graph_file import check_graph_file
 from molkv_bundle.interface import HIDDEN, Arrays, Tensors, graph_interface, rotary_tables
 from molkv_bundle.lookup_experts import LookupExpertConfig
 from molkv_bundle.manifest import (
+    EXPERTS,
     MANIFEST,
     NO_DIGEST,
     PROFILES,
     SCHEMA_VERSION,
     DenseDtype,
     FileInfo,
+    Generation,
     GraphFile,
     GraphInfo,
     KVDtype,
     Manifest,
     Provenance,
+    SamplingDefaults,
     Shard,
-    StoreInfo,
+    Table,
     read_manifest,
     write_manifest,
 )
@@ -40,22 +43,13 @@ from molkv_bundle.mole import MoleConfig
 from molkv_bundle.molkv import MolkvConfig
 from molkv_bundle.record import Ids, Records, checked_record_dtype, record_dtype, record_fields
 from molkv_bundle.row_formats import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, Floats, RowDtype, ValueDecoder
-from molkv_bundle.safetensors_file import (
-    MAX_HEADER_BYTES,
-    RECORDS,
-    Access,
-    OpenShard,
-    TensorEntry,
-    TensorFile,
-    checksum,
-    record_bytes,
-    shard_header,
-)
+from molkv_bundle.safetensors_file import MAX_HEADER_BYTES, TensorEntry, TensorFile
+from molkv_bundle.shard import RECORDS, Access, OpenShard, RecordChecksum, record_bytes, shard_header
 from molkv_bundle.verify import verify
 
 __all__ = [
+    "EXPERTS",
     "FAMILIES",
-    "GENERATION_CONFIG",
     "GOLDEN",
     "HIDDEN",
     "INT4_LEVELS",
@@ -80,6 +74,7 @@ __all__ = [
     "DenseDtype",
     "FileInfo",
     "Floats",
+    "Generation",
     "GoldenText",
     "GraphFile",
     "GraphInfo",
@@ -98,12 +93,14 @@ __all__ = [
     "Projection",
     "Provenance",
     "ProviderError",
+    "RecordChecksum",
     "Records",
     "RequestError",
     "Rotation",
     "RowDtype",
+    "SamplingDefaults",
     "Shard",
-    "StoreInfo",
+    "Table",
     "TensorEntry",
     "TensorFile",
     "TensorInfo",
@@ -112,7 +109,6 @@ __all__ = [
     "Vector",
     "check_graph_file",
     "checked_record_dtype",
-    "checksum",
     "contents",
     "decode_json",
     "file_sha256",

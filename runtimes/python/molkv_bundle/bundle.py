@@ -6,29 +6,14 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from molkv_bundle.config import ModelConfig
 from molkv_bundle.errors import BundleError
-from molkv_bundle.files import decode_json, file_sha256
+from molkv_bundle.files import file_sha256
 from molkv_bundle.graph_file import check_graph_file
 from molkv_bundle.interface import graph_interface
 from molkv_bundle.manifest import PROFILES, GraphInfo, Manifest, read_manifest
 
 TOKENIZER = "tokenizer.json"
-GENERATION_CONFIG = "generation_config.json"
-
-
-class GenerationConfig(msgspec.Struct, frozen=True):
-    """The fields of Hugging Face's generation_config.json that we honour; the others are about features we lack."""
-
-    eos_token_id: int | list[int] | None = None
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Token ids that end a text."""
-        ids = self.eos_token_id
-        return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
 
 
 class Bundle:
@@ -39,8 +24,8 @@ class Bundle:
     ) -> None:
         """Open a bundle for one of its profiles, and check its files by size.
 
-        A file may be a link to a regular file. Hashes are checked when a file is used; the store's records carry
-        checksums of their own.
+        A file may be a link to a regular file. Hashes are checked when a file is used; records carry checksums of
+        their own.
 
         Args:
             path: Its folder.
@@ -136,20 +121,3 @@ class Bundle:
                         f"{path}: its {kind} in the manifest are not those that the model's configuration calls for"
                     )
         return paths
-
-    def generation_config(self) -> GenerationConfig:
-        """Return what generation_config.json says; nothing where the bundle has none.
-
-        Raises:
-            BundleError: The file is damaged, or names an end of texts outside the vocabulary.
-        """
-        if GENERATION_CONFIG not in self.manifest.files:
-            return GenerationConfig()
-        path = self.file(GENERATION_CONFIG)
-        found = decode_json(path.read_bytes(), GenerationConfig, path, BundleError)
-        if wrong := [stop for stop in found.stop_ids if not 0 <= stop < self.config.vocab_size]:
-            raise BundleError(
-                f"{path}: eos_token_id is {wrong[0]}, expected token ids from 0 to {self.config.vocab_size - 1}; "
-                "export the model again"
-            )
-        return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
@@ -18,9 +18,10 @@ from molkv_bundle.row_formats import RowDtype
 DenseDtype = Literal["float32", "float16", "int8", "int4", "qdq-int8"]
 KVDtype = Literal["float32", "float16", "int8"]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST = "manifest.json"
 PROFILES = ("cpu", "coreml", "nnapi")
+EXPERTS = "experts"  # name of the one table that bundles have
 
 NO_DIGEST = "0" * 64
 
@@ -49,6 +50,7 @@ class GraphInfo(_Part, frozen=True):
     block_size: int  # weights that share a scale, where the dtype has blocks; else 0
     context_length: int  # in tokens
     expert_window: int  # W where experts have keys
+    min_onnxruntime: Annotated[str, msgspec.Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]  # oldest that it was run with
 
     @property
     def is_static(self) -> bool:
@@ -75,20 +77,42 @@ class Field(_Part, frozen=True):
 
 
 class Shard(_Part, frozen=True):
-    """One file of the store: the records of token ids first_id to first_id + count - 1."""
+    """One file of a table: rows first_row to first_row + count - 1."""
 
     file: str
-    first_id: int
+    first_row: int
     count: int
+    data_offset: int  # of its first record, in bytes from the start of the file
 
 
-class StoreInfo(_Part, frozen=True):
-    """How records look and in which files they stand."""
+class Table(_Part, frozen=True):
+    """Records by the number of their row: what a row belongs to, how records look and in which files they stand."""
 
+    index: Literal["token_id"]  # row i is token id i's
+    rows: int
+    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]  # tells tables apart whose bytes are not the same
     dtype: RowDtype  # of expert values; embedding and keys are float16 unless this is float32
     stride: int  # bytes from one record to the next
     fields: tuple[Field, ...]
     shards: tuple[Shard, ...]
+
+
+class SamplingDefaults(_Part, frozen=True):
+    """How tokens are chosen where a user does not say; names and ranges as in `docs/bundle-format.md`, "Sampling"."""
+
+    temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    top_k: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+
+
+class Generation(_Part, frozen=True):
+    """What a driver has to know of generating text, looked up by the exporter."""
+
+    eos_token_ids: tuple[int, ...]  # a text ends at the first of these
+    sampling: SamplingDefaults
+    chat_template: str  # the file that has it (a .json file: in its field "chat_template"); empty: there is none
 
 
 class FileInfo(_Part, frozen=True):
@@ -116,10 +140,16 @@ class Manifest(_Part, frozen=True):
     schema_version: int
     model: ModelConfig
     graphs: dict[str, GraphInfo]  # by profile
-    store: StoreInfo
+    tables: dict[str, Table]
+    generation: Generation
     files: dict[str, FileInfo]  # every file of the bundle but the manifest itself
     provenance: Provenance
     sha256: str = NO_DIGEST  # of the manifest file itself, with zeros in the place of these 64 digits
+
+    @property
+    def experts(self) -> Table:
+        """The table of the records of token ids: input embedding and experts."""
+        return self.tables[EXPERTS]
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -134,8 +164,7 @@ def read_manifest(folder: Path) -> Manifest:
     version = found.get("schema_version", "none")
     if version != SCHEMA_VERSION:
         raise BundleError(
-            f"{path}: schema_version is {str(version)[:20]}, expected {SCHEMA_VERSION}; "
-            "export the model again or use the molkv version that wrote this bundle"
+            f"{path}: schema_version is {str(version)[:20]}, expected {SCHEMA_VERSION}; {_renewal(folder, found)}"
         )
     model = found.get("model")
     if not isinstance(model, dict):
@@ -147,7 +176,20 @@ def read_manifest(folder: Path) -> Manifest:
     if len(digest) != len(NO_DIGEST) or _digest(data.replace(digest, NO_DIGEST.encode())) != manifest.sha256:
         raise BundleError(f"{path}: its sha256 is not that of its contents; it was changed since it was exported")
     _check_names(manifest, path)
+    _check_experts(manifest, f"{path}: tables.{EXPERTS}")
+    _check_generation(manifest, f"{path}: generation")
+    _check_graphs(manifest, path)
     return manifest
+
+
+def _renewal(folder: Path, found: dict[str, Any]) -> str:
+    """Say how to get a bundle of this version in the place of one of another version."""
+    version, provenance = found.get("schema_version"), found.get("provenance")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        return "a newer molkv-export made it: update molkv-export"
+    command = provenance.get("command") if isinstance(provenance, dict) else None
+    made = f" (it was made by: {shown(command)})" if isinstance(command, str) else ""
+    return f"make it anew with: molkv-export export CHECKPOINT {folder} --force{made}"
 
 
 @cache
@@ -171,12 +213,50 @@ def _check_names(manifest: Manifest, path: Path) -> None:
     for name in manifest.files:
         if not name or name != Path(name).name or name in (".", "..", MANIFEST) or "\\" in name or "\0" in name:
             raise BundleError(f"{path}: files names {name!r}, expected plain names of files inside the bundle")
-    named = [shard.file for shard in manifest.store.shards]
+    if list(manifest.tables) != [EXPERTS]:
+        raise BundleError(f"{path}: tables has {', '.join(manifest.tables) or 'nothing'}, expected {EXPERTS} alone")
+    named = [shard.file for shard in manifest.experts.shards]
+    if manifest.generation.chat_template:
+        named.append(manifest.generation.chat_template)
     for graph in manifest.graphs.values():
         named += [graph.data, graph.golden, *(file.file for file in graph.files)]
     for name in named:
         if name not in manifest.files:
             raise BundleError(f"{path}: {name!r} is used but not listed under files")
+
+
+def _check_experts(manifest: Manifest, where: str) -> None:
+    """Check that the shards hold the record of every token id once, and have the size for it."""
+    table, vocab_size, next_row = manifest.experts, manifest.model.vocab_size, 0
+    for shard in table.shards:
+        if shard.first_row != next_row or shard.count < 1:
+            raise BundleError(
+                f"{where}: shard {shard.file} holds {shard.count} rows from {shard.first_row} on, expected it to start "
+                f"at {next_row}"
+            )
+        size, expected = manifest.files[shard.file].size, shard.data_offset + shard.count * table.stride
+        if shard.data_offset < 8 or size != expected:
+            raise BundleError(
+                f"{where}: shard {shard.file} has {size} bytes, expected {expected}: {shard.count} records of "
+                f"{table.stride} from byte {shard.data_offset} on"
+            )
+        next_row += shard.count
+    if not next_row == table.rows == vocab_size:
+        raise BundleError(
+            f"{where}: rows is {table.rows} and the shards hold {next_row}, expected {vocab_size}, vocab_size of model"
+        )
+
+
+def _check_generation(manifest: Manifest, where: str) -> None:
+    vocab_size = manifest.model.vocab_size
+    if wrong := [token for token in manifest.generation.eos_token_ids if not 0 <= token < vocab_size]:
+        raise BundleError(
+            f"{where}: eos_token_ids has {wrong[0]}, expected token ids from 0 to {vocab_size - 1}; export the model "
+            "again"
+        )
+
+
+def _check_graphs(manifest: Manifest, path: Path) -> None:
     if not manifest.graphs:
         raise BundleError(f"{path}: graphs is empty, expected at least one profile")
     for profile, graph in manifest.graphs.items():

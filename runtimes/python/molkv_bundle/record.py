@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from molkv_bundle.config import ModelConfig, Vector
 from molkv_bundle.errors import BundleError, ConfigError
-from molkv_bundle.manifest import Field, StoreInfo
+from molkv_bundle.manifest import EXPERTS, Field, Table
 from molkv_bundle.row_formats import ROW_FORMATS, RowDtype
 
 CHECKSUM_BYTES = 4
@@ -124,22 +124,24 @@ def _offset(dtype: np.dtype[np.void], name: str) -> int:
     return dtype.fields[name][1]
 
 
-def checked_record_dtype(config: ModelConfig, store: StoreInfo, source: str) -> np.dtype[np.void]:
-    """Return the dtype of a store's records after checking that they are what the configuration calls for.
+def checked_record_dtype(config: ModelConfig, table: Table, source: str) -> np.dtype[np.void]:
+    """Return the dtype of a table's records after checking that they are what the configuration calls for.
 
     Raises:
         BundleError: The layout in the manifest is not the one this model has.
     """
     try:
-        expected = record_dtype(config, store.dtype)
-        fields = record_fields(config, store.dtype)
+        expected = record_dtype(config, table.dtype)
+        fields = record_fields(config, table.dtype)
     except ValueError as error:  # also numpy's, for records larger than it can describe
-        raise BundleError(f"{source}: model and store.dtype do not fit each other ({error})") from error
-    if store.fields != fields:
+        raise BundleError(f"{source}: model and tables.{EXPERTS}.dtype do not fit each other ({error})") from error
+    if table.fields != fields:
         wrong = next(
-            (found.name for found, wanted in zip(store.fields, fields, strict=False) if found != wanted), "a count"
+            (found.name for found, wanted in zip(table.fields, fields, strict=False) if found != wanted), "a count"
         )
-        raise BundleError(f"{source}: store.fields does not fit the model's configuration (first at {wrong})")
-    if store.stride != expected.itemsize:
-        raise BundleError(f"{source}: store.stride is {store.stride}, expected {expected.itemsize}")
+        raise BundleError(
+            f"{source}: tables.{EXPERTS}.fields does not fit the model's configuration (first at {wrong})"
+        )
+    if table.stride != expected.itemsize:
+        raise BundleError(f"{source}: tables.{EXPERTS}.stride is {table.stride}, expected {expected.itemsize}")
     return expected

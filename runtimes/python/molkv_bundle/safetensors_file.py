@@ -1,4 +1,4 @@
-"""Safetensors files that are read at positions, and shards of the expert store, which are such files.
+"""Safetensors files that are read at positions.
 
 The safetensors library maps files into memory, so what has been read of a table counts as resident; here nothing stays.
 """
@@ -6,25 +6,21 @@ The safetensors library maps files into memory, so what has been read of a table
 from __future__ import annotations
 
 import io
-import json
 import mmap
 import os
 import threading
 import weakref
-import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from molkv_bundle.errors import BundleError, MolkvError
+from molkv_bundle.errors import MolkvError
 from molkv_bundle.files import check_regular, decode_json, file_sha256
-from molkv_bundle.manifest import Shard, StoreInfo
-from molkv_bundle.record import CHECKSUM_BYTES, PAGE_BYTES, Records
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_RANK = 8  # of a tensor; the product of a hostile file's dimensions could take hours
@@ -38,10 +34,6 @@ _OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # Windows would translate line
 _HAS_PREADV = hasattr(os, "preadv")  # not Windows
 _HAS_FADVISE = hasattr(os, "posix_fadvise")  # neither Windows nor macOS
 _HAS_MADVISE = hasattr(mmap, "MADV_WILLNEED")  # not Windows
-
-RECORDS = "records"  # name of a shard's one tensor
-FORMAT = "molkv-expert-store"
-Access = Literal["pread", "mmap"]
 
 
 class TensorEntry(NamedTuple):
@@ -208,117 +200,3 @@ def _rest(buffers: list[memoryview], count: int) -> list[memoryview]:
             return [buffer[count:], *buffers[index + 1 :]]
         count -= len(buffer)
     return []
-
-
-def record_bytes(records: Records) -> memoryview:
-    """Return the memory of contiguous records, byte by byte."""
-    return records.view(np.uint8).data
-
-
-def checksum(record: memoryview) -> int:
-    """CRC-32 (as in zlib) of all bytes of a record but the last four."""
-    return zlib.crc32(record[:-CHECKSUM_BYTES])
-
-
-def shard_header(shard: Shard, store: StoreInfo) -> bytes:
-    """Make a safetensors header that ends on a page: one U8 tensor `records`, the layout as metadata."""
-    header = {
-        "__metadata__": {"format": FORMAT, "layout": msgspec.json.encode(_layout(shard, store)).decode()},
-        RECORDS: {"dtype": "U8", "shape": [shard.count, store.stride], "data_offsets": [0, shard.count * store.stride]},
-    }
-    text = msgspec.json.encode(header)
-    text = text.ljust(-(-(8 + len(text)) // PAGE_BYTES) * PAGE_BYTES - 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _layout(shard: Shard, store: StoreInfo) -> dict[str, Any]:
-    return {"first_id": shard.first_id, "count": shard.count, "stride": store.stride, "fields": store.fields}
-
-
-class OpenShard:
-    """A shard whose header is that of the manifest, open for reading records."""
-
-    def __init__(self, path: Path, shard: Shard, store: StoreInfo, access: Access, verify_checksums: bool) -> None:
-        """Open the file.
-
-        Args:
-            path: The file.
-            shard: Its entry in the manifest.
-            store: The layout of records.
-            access: Positioned reads, or a memory map.
-            verify_checksums: Whether each record is checked when it is read.
-
-        Raises:
-            BundleError: The header does not say what the manifest says.
-        """
-        self.path, self.first_id, self._stride = path, shard.first_id, store.stride
-        self._verify = verify_checksums
-        self._file = TensorFile(path, BundleError)
-        self._start = self._check_header(shard, store)
-        self._size = self._file.size()
-        self._map: mmap.mmap | None = None
-        if access == "mmap":
-            self._map = self._file.map()
-            self._view = memoryview(self._map)
-
-    def _check_header(self, shard: Shard, store: StoreInfo) -> int:
-        entry = self._file.entries.get(RECORDS)
-        if entry is None or entry.dtype != "U8" or entry.shape != (shard.count, store.stride):
-            found = "none" if entry is None else f"{entry.dtype} {list(entry.shape)}"
-            raise BundleError(
-                f"{self.path}: tensor {RECORDS!r}: found {found}, "
-                f"expected U8 {[shard.count, store.stride]} by the manifest"
-            )
-        layout = json.dumps(msgspec.to_builtins(_layout(shard, store)), sort_keys=True)
-        try:
-            found = json.dumps(json.loads(self._file.metadata.get("layout", "")), sort_keys=True)
-        except (ValueError, RecursionError):
-            found = "none"
-        if self._file.metadata.get("format") != FORMAT or found != layout:
-            raise BundleError(f"{self.path}: the layout in its header is not the manifest's; the file was replaced")
-        return entry.start
-
-    def read(self, token: int, records: list[memoryview]) -> None:
-        """Read the records of consecutive token ids from `token` on into as many buffers of a stride each.
-
-        Raises:
-            BundleError: A record cannot be read, or its checksum does not fit.
-        """
-        offset = self._start + (token - self.first_id) * self._stride
-        try:
-            self._fill(records, offset)
-        except BundleError as error:
-            if len(records) > 1:  # find out which of them it is
-                for index, record in enumerate(records):
-                    self.read(token + index, [record])
-                return
-            raise BundleError(f"{error}; it is part of {self._name(token)}") from error
-        if self._verify:
-            for index, record in enumerate(records):
-                if checksum(record) != int.from_bytes(record[-CHECKSUM_BYTES:], "little"):
-                    raise BundleError(
-                        f"{self.path}: {self._name(token + index)} fails its checksum; "
-                        "the file is damaged, copy or export the bundle again"
-                    )
-
-    def _fill(self, records: list[memoryview], offset: int) -> None:
-        if self._map is None:
-            self._file.announce(offset, len(records) * self._stride)
-            self._file.read_into(records, offset)
-            return
-        if self._file.size() < self._size:  # a page that is gone would kill the process
-            raise BundleError(f"{self.path}: has become shorter while it was read; is it truncated?")
-        self._file.announce_mapped(self._map, offset, len(records) * self._stride)
-        for record in records:
-            record[:] = self._view[offset : offset + self._stride]
-            offset += self._stride
-
-    def _name(self, token: int) -> str:
-        return f"record {token - self.first_id} (token id {token})"
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._map is not None:
-            self._view.release()
-            self._map.close()
-        self._file.close()

@@ -10,7 +10,7 @@ from molkv_bundle.bundle import Bundle
 from molkv_bundle.errors import BundleError
 from molkv_bundle.files import contents, file_sha256
 from molkv_bundle.manifest import MANIFEST, Shard
-from molkv_bundle.safetensors_file import OpenShard
+from molkv_bundle.shard import OpenShard
 
 _NAMED_RECORDS = 10
 
@@ -38,7 +38,7 @@ def verify(path: Path, advance: Callable[[int, int], object] = lambda _done, _to
     total = sum(info.size for info in files.values())
     known = {MANIFEST, *files}
     findings = [f"{extra}: is not part of the bundle" for extra in contents(path) if extra.name not in known]
-    shards = {shard.file: shard for shard in bundle.manifest.store.shards}
+    shards = {shard.file: shard for shard in bundle.manifest.experts.shards}
     for name, info in files.items():
         try:
             digest = file_sha256(path / name, lambda count: advance(count, total))
@@ -62,12 +62,12 @@ def _damage(bundle: Bundle, shard: Shard) -> list[str]:
 
 
 def _damaged_records(bundle: Bundle, shard: Shard) -> Iterator[str]:
-    store = bundle.manifest.store
-    opened = OpenShard(bundle.path / shard.file, shard, store, "pread", verify_checksums=True)
-    record = memoryview(bytearray(store.stride))
-    for token in range(shard.first_id, shard.first_id + shard.count):
+    table = bundle.manifest.experts
+    opened = OpenShard(bundle.path / shard.file, shard, table, "pread", verify_checksums=True)
+    record = memoryview(bytearray(table.stride))
+    for row in range(shard.first_row, shard.first_row + shard.count):
         try:
-            opened.read(token, [record])
+            opened.read(row, [record])
         except BundleError as error:
             yield str(error)
     opened.close()

@@ -24,7 +24,7 @@ from molkv_bundle import (
 from molkv_runtime.checks import InOneProcess
 from molkv_runtime.experts import ExpertState, InputFormat, Part
 from molkv_runtime.families import expert_state
-from molkv_runtime.session import CPU, Placement, Target, open_session, placements, session_options
+from molkv_runtime.session import CPU, Placement, Target, check_version, open_session, placements, session_options
 
 _TYPES = {"float32": "float", "float16": "float16", "int64": "int64", "int32": "int32", "int8": "int8"}
 PREFILL_CHUNK = 128
@@ -80,11 +80,13 @@ class DenseGraph(InOneProcess):
             target: Where they are to run.
 
         Raises:
-            ProviderError: The provider is not there, refuses a graph, or leaves nodes to others and must not.
+            ProviderError: The provider is not there, refuses a graph, or leaves nodes to others and must not; or ONNX
+                Runtime is older than the graphs ask for.
             BundleError: A graph does not have the inputs and outputs that its configuration calls for.
             RequestError: There are more threads than cores, or the provider does not know an option.
         """
         super().__init__()
+        check_version(bundle.graph().min_onnxruntime)
         options = session_options(target, bundle.manifest.sha256)
         files = {file.length: file for file in bundle.graph().files}
         self._sessions = {}

@@ -144,7 +144,6 @@ class Generator(InOneProcess):
         self.store: Store = store or ExpertStore(self.bundle, access=store_access, verify_checksums=verify_checksums)
         self.graph: Graph = graph or DenseGraph(self.bundle, target)
         self._tokenizer: Tokenizer | None = None
-        self.generation_config = self.bundle.generation_config()
         if graph is None and target.provider != "cpu" and verify_provider:
             probe(self.bundle, lambda length: self.sequences(max_length=length), target.provider)
 
@@ -206,7 +205,7 @@ class Generator(InOneProcess):
                     f"the prompt has {len(prompt)} tokens, expected 1 to {context} (the model's context)"
                 )
             self.store.check_ids(prompt)
-        stops = self.generation_config.stop_ids
+        stops = frozenset(self.bundle.manifest.generation.eos_token_ids)
         if stop_ids is not None:
             stops = frozenset(token_ids("stop_ids", list(stop_ids) if isinstance(stop_ids, Set) else stop_ids).tolist())
         samplers = [(sampling or Sampling()).sampler(index) for index in range(len(ids))]

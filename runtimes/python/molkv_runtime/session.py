@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,20 @@ class Placement(NamedTuple):
 
 
 CPU = Target()
+
+
+def check_version(oldest: str) -> None:
+    """Check that ONNX Runtime is not older than a graph's `min_onnxruntime`.
+
+    Raises:
+        ProviderError: It is.
+    """
+    wanted = [int(part) for part in oldest.split(".")]
+    if [int(part) for part in re.findall(r"[0-9]+", onnxruntime.__version__)][: len(wanted)] < wanted:
+        raise ProviderError(
+            f"onnxruntime is {onnxruntime.__version__}, expected {oldest} or newer, which the graph of this bundle was "
+            f"run with; pip install 'onnxruntime>={oldest}'"
+        )
 
 
 def session_options(target: Target = CPU, model: str = "") -> onnxruntime.SessionOptions:

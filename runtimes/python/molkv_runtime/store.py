@@ -15,13 +15,11 @@ from molkv_bundle import (
     MANIFEST,
     Access,
     Bundle,
-    BundleError,
     Ids,
     OpenShard,
     Records,
     RequestError,
     RowDtype,
-    Shard,
     checked_record_dtype,
     record_bytes,
 )
@@ -103,31 +101,30 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
     """The open shards of a bundle. Nothing of them stays in RAM beyond what the operating system caches."""
 
     def __init__(self, bundle: Bundle, *, access: Access = "pread", verify_checksums: bool = True) -> None:
-        """Open all shards and check that they hold every token id once.
+        """Open all shards and check that they are those of the manifest.
 
         Args:
             bundle: Where they are.
             access: "pread" reads at positions; "mmap" copies from a memory map.
-            verify_checksums: Whether the CRC-32 of each record is checked when it is read.
+            verify_checksums: Whether the checksum of each record is checked when it is read.
 
         Raises:
             BundleError: A shard is damaged or does not fit the manifest.
         """
         super().__init__()
-        info = bundle.manifest.store
+        table = bundle.manifest.experts
         source = str(bundle.path / MANIFEST)
-        self.record_dtype = checked_record_dtype(bundle.config, info, source)
-        self.value_dtype: RowDtype = info.dtype
+        self.record_dtype = checked_record_dtype(bundle.config, table, source)
+        self.value_dtype: RowDtype = table.dtype
         self.vocab_size = bundle.config.vocab_size
-        _check_ranges(info.shards, self.vocab_size, source)
         self._shards: list[OpenShard] = []
         try:
-            for shard in info.shards:
-                self._shards.append(OpenShard(bundle.path / shard.file, shard, info, access, verify_checksums))
+            for shard in table.shards:
+                self._shards.append(OpenShard(bundle.path / shard.file, shard, table, access, verify_checksums))
         except BaseException:
             self._close_shards()
             raise
-        self._first_ids = [shard.first_id for shard in info.shards]
+        self._first_rows = [shard.first_row for shard in table.shards]
         self._pool = ThreadPoolExecutor(READ_THREADS, "expert-store")  # starts threads when they are first needed
 
     def buffer(self, count: int) -> Records:
@@ -219,7 +216,7 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
         return token
 
     def _shard(self, token: int) -> OpenShard:
-        return self._shards[bisect_right(self._first_ids, token) - 1]
+        return self._shards[bisect_right(self._first_rows, token) - 1]
 
     def close(self) -> None:
         """Close all shards."""
@@ -238,16 +235,3 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
 def _perform(reads: list[_Read]) -> None:
     for read in reads:
         read.shard.read(read.token, read.records)
-
-
-def _check_ranges(shards: tuple[Shard, ...], vocab_size: int, source: str) -> None:
-    next_id = 0
-    for shard in shards:
-        if shard.first_id != next_id or shard.count < 1:
-            raise BundleError(
-                f"{source}: shard {shard.file} holds {shard.count} ids from {shard.first_id} on, "
-                f"expected it to start at {next_id}"
-            )
-        next_id += shard.count
-    if next_id != vocab_size:
-        raise BundleError(f"{source}: the shards hold {next_id} ids, model.vocab_size is {vocab_size}")

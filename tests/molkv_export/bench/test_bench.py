@@ -47,7 +47,7 @@ def test_every_measurement_that_was_asked_for_is_there(name: str, bundles: Calla
 
 def _stride(report: BenchReport) -> int:
     manifest: dict[str, Any] = msgspec.json.decode((Path(report.bundle) / "manifest.json").read_bytes())
-    stride: int = manifest["store"]["stride"]
+    stride: int = manifest["tables"]["experts"]["stride"]
     return stride
 
 

@@ -139,7 +139,7 @@ def test_a_published_folder_gives_the_same_bytes_as_our_own_format(
     found, expected = (export(source, tmp_path / name) for source, name in ((folder, "theirs.b"), (ours, "ours.b")))
     assert found.model == expected.model
     same = [name for name, info in expected.files.items() if found.files[name].sha256 == info.sha256]
-    assert {*found.files} - {*same} <= {"model.onnx", "generation_config.json"}  # the first names its source
+    assert {*found.files} - {*same} <= {"model.onnx"}  # the first names its source
 
 
 def _is_the_model(bundle: Path, source: Path) -> None:
@@ -292,7 +292,9 @@ def test_the_tokenizer_and_the_end_of_text_travel_along(published: Published, tm
         "def mean(values):    return"
     )
     assert isinstance("".join(generator.text("def mean(", max_new_tokens=8)), str)
-    assert generator.generation_config.stop_ids == {0}  # config.json's, where generation_config.json is missing
+    assert generator.bundle.manifest.generation.eos_token_ids == (
+        0,
+    )  # config.json's, where generation_config.json is missing
     (folder / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
     export(folder, tmp_path / "second")
-    assert Generator(tmp_path / "second").generation_config.stop_ids == {1, 2}
+    assert Generator(tmp_path / "second").bundle.manifest.generation.eos_token_ids == (1, 2)

@@ -43,6 +43,6 @@ def test_another_way_of_publishing_a_family_is_one_more_reader(
     monkeypatch.setitem(FAMILIES, "molkv", molkv._replace(readers=(*molkv.readers, third)))
     found, expected = export(folder, tmp_path / "bundle"), export(source, tmp_path / "ours")
     assert found.model == expected.model
-    assert [found.files[shard.file].sha256 for shard in found.store.shards] == [
-        expected.files[shard.file].sha256 for shard in expected.store.shards
+    assert [found.files[shard.file].sha256 for shard in found.experts.shards] == [
+        expected.files[shard.file].sha256 for shard in expected.experts.shards
     ]

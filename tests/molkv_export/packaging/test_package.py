@@ -80,7 +80,7 @@ def test_a_store_is_cut_into_packs_within_the_limits_and_its_records_stay_the_sa
         assert f'deliveryType.set("{part.delivery}")' in build
     bundle = assembled(tmp_path / "out", tmp_path / "bundle")
     assert MANIFEST in info.parts[0].files
-    assert len(read_manifest(bundle).store.shards) == 4
+    assert len(read_manifest(bundle).experts.shards) == 4
     assert verify(bundle).findings == []
     with ExpertStore(Bundle(trained)) as before, ExpertStore(Bundle(bundle)) as after:
         ids = np.arange(before.vocab_size)
@@ -98,14 +98,14 @@ def test_repacking_reads_a_little_at_a_time(trained: Path, tmp_path: Path, monke
 
     monkeypatch.setattr(os, "preadv", counted)
     bundle = Bundle(trained)
-    store = plan_shards(bundle.manifest.store, bundle.config.vocab_size, 5_000_000, "largest")
+    store = plan_shards(bundle.manifest.experts, 5_000_000, "largest")
     buffers = []
     monkeypatch.setattr(
         ExpertStore, "buffer", lambda self, count: buffers.append(count) or np.empty(count, self.record_dtype)
     )
     packing.write_shards(bundle, store, tmp_path, lambda _: None)
     assert buffers == [200_000 // store.stride]
-    assert sum(reads) == sum(bundle.manifest.files[shard.file].size for shard in bundle.manifest.store.shards)
+    assert sum(reads) == sum(bundle.manifest.files[shard.file].size for shard in bundle.manifest.experts.shards)
     assert max(reads) <= 200_000
 
 
@@ -147,7 +147,7 @@ def test_the_readme_names_every_input_and_output_with_its_shape(
 def test_the_readme_tells_offsets_and_tolerance(phone: Callable[..., Path], tmp_path: Path) -> None:
     package(phone(), tmp_path / "out", target="ios")
     readme = (tmp_path / "out" / "README.md").read_text()
-    store = read_manifest(phone()).store
+    store = read_manifest(phone()).experts
     for field in store.fields:
         assert f"| {field.offset} | `{field.name}` | {field.dtype} | {list(field.shape)} |" in readme
     assert f"* {store.stride}`" in readme
@@ -156,7 +156,7 @@ def test_the_readme_tells_offsets_and_tolerance(phone: Callable[..., Path], tmp_
 
 def test_no_file_holds_a_path_of_this_machine(trained: Path, tmp_path: Path) -> None:
     package(trained, tmp_path / "out", target="android", graph_format="ort")
-    shards = {shard.file for shard in read_manifest(trained).store.shards}
+    shards = {shard.file for shard in read_manifest(trained).experts.shards}
     for path in files(tmp_path / "out"):
         if path.name not in shards:
             content = path.read_bytes()

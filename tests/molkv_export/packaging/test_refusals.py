@@ -70,7 +70,7 @@ def test_what_the_apps_store_does_not_take_is_refused(
 
 def test_a_file_has_to_hold_a_record(phone: Callable[..., Path]) -> None:
     with pytest.raises(RequestError, match=r"limits\.shard is 5000 bytes, expected at least"):
-        plan_shards(read_manifest(phone()).store, 97, 5000, "limits.shard")
+        plan_shards(read_manifest(phone()).experts, 5000, "limits.shard")
 
 
 @pytest.mark.parametrize("name", ["model.nnapi.data", "model.nnapi.4.onnx", "experts-00001-of-00001.safetensors"])

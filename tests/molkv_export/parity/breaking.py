@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 import molkv_bundle.bundle
 import molkv_runtime.window
-from molkv_bundle import Bundle, checked_record_dtype, checksum, record_bytes, rotary_tables
+from molkv_bundle import Bundle, RecordChecksum, checked_record_dtype, record_bytes, rotary_tables
 from molkv_runtime.window import ExpertWindow
 from tests.conftest import edit_manifest, replace_file
 
@@ -135,15 +135,16 @@ def records(edit: Callable[[Any], None]) -> Apply:
 
     def apply(bundle: Path, _patch: pytest.MonkeyPatch) -> None:
         opened = Bundle(bundle)
-        store = opened.manifest.store
-        (shard,) = store.shards
+        table = opened.manifest.experts
+        (shard,) = table.shards
         content = bytearray((bundle / shard.file).read_bytes())
         start = 8 + int.from_bytes(content[:8], "little")
-        records = np.frombuffer(content, checked_record_dtype(opened.config, store, ""), offset=start)
+        records = np.frombuffer(content, checked_record_dtype(opened.config, table, ""), offset=start)
         edit(records)
+        checksums = RecordChecksum(table)
         for index in range(len(records)):
             one = records[index : index + 1]
-            one["checksum"] = checksum(record_bytes(one))
+            one["checksum"] = checksums.of(record_bytes(one), index)
         replace_file(bundle, shard.file, bytes(content))
 
     return apply

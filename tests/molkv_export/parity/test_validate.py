@@ -13,7 +13,7 @@ import pytest
 
 import molkv_export.exporter
 import molkv_export.graph.cpu
-import molkv_export.tables.store_writer
+import molkv_export.tables.table_writer
 from molkv_bundle import CheckpointError, Records, RequestError, RowDtype
 from molkv_export import GraphOptions, Report, export, validate
 from molkv_export.checkpoints import Checkpoint
@@ -99,13 +99,13 @@ def _greedy(report: Report) -> GreedyResult:
 
 def _edit_records(edit: Callable[[Records], None]) -> Callable[[pytest.MonkeyPatch], None]:
     def fault(patch: pytest.MonkeyPatch) -> None:
-        original = molkv_export.tables.store_writer.fill
+        original = molkv_export.tables.table_writer.fill
 
         def broken(records: Records, *arguments: Any) -> None:
             original(records, *arguments)
             edit(records["layers"])
 
-        patch.setattr(molkv_export.tables.store_writer, "fill", broken)
+        patch.setattr(molkv_export.tables.table_writer, "fill", broken)
 
     return fault
 

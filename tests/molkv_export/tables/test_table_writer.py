@@ -21,11 +21,11 @@ from safetensors.numpy import load_file
 from molkv_bundle import Bundle, CheckpointError, FileInfo, MoleConfig, RequestError, record_dtype
 from molkv_export import export
 from molkv_export.families import open_checkpoint
-from molkv_export.tables import store_writer
+from molkv_export.tables import table_writer
 from molkv_export.tables.direct_file import DirectFile
-from molkv_export.tables.plan import plan_store
+from molkv_export.tables.plan import plan_table
 from molkv_export.tables.rows import row_source
-from molkv_export.tables.store_writer import write_store
+from molkv_export.tables.table_writer import write_table
 from molkv_runtime import ExpertStore
 from tests.conftest import CONFIGS, random_model, save_checkpoint
 
@@ -37,17 +37,19 @@ def test_a_record_read_by_hand_holds_embedding_keys_values_and_checksum(
     """Everything here is written from the format's description, with nothing of our reader."""
     bundle = bundles("molkv", dtype)
     manifest = json.loads((bundle / "manifest.json").read_text())
-    config, store = manifest["model"], manifest["store"]
+    config, table = manifest["model"], manifest["tables"]["experts"]
     records = random_model(CONFIGS["molkv"]).records(torch.arange(97))
     token = 61
-    shard = next(s for s in store["shards"] if s["first_id"] <= token < s["first_id"] + s["count"])
+    shard = next(s for s in table["shards"] if s["first_row"] <= token < s["first_row"] + s["count"])
     raw = (bundle / shard["file"]).read_bytes()
     (header_length,) = struct.unpack_from("<Q", raw)
     data_start = 8 + header_length
+    assert data_start == shard["data_offset"]
     assert data_start % 4096 == 0
-    start = data_start + (token - shard["first_id"]) * store["stride"]
-    record = raw[start : start + store["stride"]]
-    assert struct.unpack("<I", record[-4:])[0] == zlib.crc32(record[:-4])
+    start = data_start + (token - shard["first_row"]) * table["stride"]
+    record = raw[start : start + table["stride"]]
+    covered = bytes.fromhex(table["id"]) + struct.pack("<Q", token) + record[:-4]
+    assert struct.unpack("<I", record[-4:])[0] == zlib.crc32(covered)
 
     item, at = {"float32": 4, "float16": 2}[dtype], 0
 
@@ -100,7 +102,7 @@ def test_shards_stay_below_the_size_asked_for_and_hold_every_id_once(
     limit = 40_000
     export(checkpoints("molkv/lookup"), tmp_path / "bundle", experts_dtype="float32", shard_size=limit)
     bundle = Bundle(tmp_path / "bundle")
-    shards = bundle.manifest.store.shards
+    shards = bundle.manifest.experts.shards
     assert len(shards) > 3
     assert all((bundle.path / shard.file).stat().st_size <= limit for shard in shards)
     ids = np.random.default_rng(0).permutation(97)
@@ -148,9 +150,9 @@ def test_an_export_gives_the_same_bytes_twice(checkpoints: Callable[[str], Path]
 def _write_in_slabs_of_two(checkpoint: Path, folder: Path, finished: dict[str, FileInfo]) -> None:
     """Write a store of several shards, each of many slabs; put finished shards into the given dictionary."""
     with open_checkpoint(checkpoint) as source:
-        store = plan_store(source.config, "float16", 20_000)
+        store = plan_table(source.config, "float16", 20_000)
         assert store.shards[0].count > 8
-        write_store(
+        write_table(
             row_source(source),
             store,
             2,
@@ -204,9 +206,9 @@ def test_an_error_of_any_thread_reaches_the_caller_and_closes_the_files(
     finished: dict[str, FileInfo] = {}
     match stage:
         case "fill":
-            monkeypatch.setattr(store_writer, "fill", _fail_once(store_writer.fill))
+            monkeypatch.setattr(table_writer, "fill", _fail_once(table_writer.fill))
         case "checksum":
-            monkeypatch.setattr(store_writer, "_add_checksums", _fail_once(store_writer._add_checksums))
+            monkeypatch.setattr(table_writer, "_add_checksums", _fail_once(table_writer._add_checksums))
         case "write" | "sync":
             monkeypatch.setattr(DirectFile, stage, _fail_once(getattr(DirectFile, stage)))
         case "hash":

@@ -1,4 +1,4 @@
-"""Writing the expert store (`docs/bundle-format.md`, "The expert store"): compute, quantize, check, hash, write."""
+"""Writing a table (`docs/bundle-format.md`, "Tables"): compute, quantize, check, hash, write."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from molkv_bundle import (
     ROW_FORMATS,
     CheckpointError,
     FileInfo,
+    RecordChecksum,
     Records,
     RowDtype,
     Shard,
-    StoreInfo,
-    checksum,
+    Table,
     record_bytes,
     record_dtype,
     shard_header,
@@ -33,9 +33,9 @@ from molkv_export.tables.quantize import quantize
 from molkv_export.tables.rows import RowSource
 
 
-def write_store(
+def write_table(
     source: RowSource,
-    store: StoreInfo,
+    table: Table,
     slab_ids: int,
     folder: Path,
     *,
@@ -47,7 +47,7 @@ def write_store(
 
     Args:
         source: Where the rows come from.
-        store: From `plan_store`.
+        table: From `plan_table`, with its id.
         slab_ids: Records in a slab, from `plan_memory`.
         folder: Where the shards go.
         finished: Shards that are there already.
@@ -55,15 +55,15 @@ def write_store(
         advance: Told the number of bytes after each piece is written, from another thread.
 
     Raises:
-        CheckpointError: A value does not fit the store's dtype.
+        CheckpointError: A value does not fit the table's dtype.
         OSError: The disk is full, or fails.
     """
-    dtype = record_dtype(source.config, store.dtype)
+    dtype = record_dtype(source.config, table.dtype)
     slabs = [aligned_zeros(slab_ids, dtype) for _ in range(SLABS)]  # zeros: records end with padding
     with nullcontext() if source.loads_networks else _one_torch_thread():
-        for shard in store.shards:
+        for shard in table.shards:
             if shard.file not in finished:
-                finish(shard.file, write_shard(source, store, shard, slabs, folder, advance))
+                finish(shard.file, write_shard(source, table, shard, slabs, folder, advance))
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def _one_torch_thread() -> Iterator[None]:
 
 def write_shard(
     source: RowSource,
-    store: StoreInfo,
+    table: Table,
     shard: Shard,
     slabs: Sequence[Records],
     folder: Path,
@@ -91,17 +91,17 @@ def write_shard(
 
     Args:
         source: Where the rows come from.
-        store: What the shard is a part of.
+        table: What the shard is a part of.
         shard: Which records.
         slabs: Memory that is used in turn, [n] records each; zeros where no field of a record is.
         folder: Where the file goes.
         advance: Told the number of bytes after each piece is written, from another thread.
 
     Raises:
-        CheckpointError: A value does not fit the store's dtype.
+        CheckpointError: A value does not fit the table's dtype.
         OSError: The disk is full, or fails.
     """
-    digest, header = hashlib.sha256(), memoryview(shard_header(shard, store))
+    digest, header = hashlib.sha256(), memoryview(shard_header(shard, table))
     with (
         closing(DirectFile(folder / shard.file)) as file,
         ThreadPoolExecutor(1, "checksums") as checker,
@@ -111,13 +111,13 @@ def write_shard(
         digest.update(header)
         _write(file, header, advance)
         work: deque[list[Future[Any]]] = deque()  # what is still to be done with each slab, oldest first
-        stop = shard.first_id + shard.count
-        for number, start in enumerate(range(shard.first_id, stop, len(slabs[0]))):
+        checksums, stop = RecordChecksum(table), shard.first_row + shard.count
+        for number, start in enumerate(range(shard.first_row, stop, len(slabs[0]))):
             if len(work) == len(slabs):
                 _wait(work.popleft())
             records = slabs[number % len(slabs)][: stop - start]
-            fill(records, source, store.dtype, start)
-            checked = checker.submit(_add_checksums, records, store.stride)
+            fill(records, source, table.dtype, start)
+            checked = checker.submit(_add_checksums, records, start, checksums)
             written = writer.submit(lambda data: _write(file, data.result(), advance), checked)
             hashed = hasher.submit(lambda data: digest.update(data.result()), checked)
             work.append([checked, written, hashed])
@@ -132,9 +132,11 @@ def _wait(work: list[Future[Any]]) -> None:
         each.result()
 
 
-def _add_checksums(records: Records, stride: int) -> memoryview:
-    data = record_bytes(records)
-    records["checksum"] = [checksum(data[start : start + stride]) for start in range(0, len(data), stride)]
+def _add_checksums(records: Records, first_row: int, checksums: RecordChecksum) -> memoryview:
+    data, stride = record_bytes(records), records.itemsize
+    records["checksum"] = [
+        checksums.of(data[index * stride : (index + 1) * stride], first_row + index) for index in range(len(records))
+    ]
     return data
 
 

@@ -1,0 +1,161 @@
+"""Shards: the files of a table, safetensors files of one tensor with a record for each row.
+
+`docs/bundle-format.md`, "Tables", describes them.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import zlib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from molkv_bundle.errors import BundleError
+from molkv_bundle.manifest import Shard, Table
+from molkv_bundle.record import CHECKSUM_BYTES, PAGE_BYTES, Records
+from molkv_bundle.safetensors_file import TensorFile
+
+RECORDS = "records"  # name of a shard's one tensor
+FORMAT = "molkv-table"
+Access = Literal["pread", "mmap"]
+
+_ROW_BYTES = 8  # of a row's number, in what its checksum covers
+
+
+def record_bytes(records: Records) -> memoryview:
+    """Return the memory of contiguous records, byte by byte."""
+    return records.view(np.uint8).data
+
+
+class RecordChecksum:
+    """The checksums of a table's records: CRC-32, as in zlib, of the table's id, the row's number and the record."""
+
+    def __init__(self, table: Table) -> None:
+        self._start = zlib.crc32(bytes.fromhex(table.id))
+
+    def of(self, record: memoryview, row: int) -> int:
+        """Compute the checksum of the record of a row; its last four bytes, where the checksum goes, do not count."""
+        start = zlib.crc32(row.to_bytes(_ROW_BYTES, "little"), self._start)
+        return zlib.crc32(record[:-CHECKSUM_BYTES], start)
+
+
+def shard_header(shard: Shard, table: Table) -> bytes:
+    """Make a safetensors header that ends on a page: one U8 tensor `records`, the layout as metadata."""
+    header = {
+        "__metadata__": {"format": FORMAT, "layout": msgspec.json.encode(_layout(shard, table)).decode()},
+        RECORDS: {"dtype": "U8", "shape": [shard.count, table.stride], "data_offsets": [0, shard.count * table.stride]},
+    }
+    text = msgspec.json.encode(header)
+    text = text.ljust(-(-(8 + len(text)) // PAGE_BYTES) * PAGE_BYTES - 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _layout(shard: Shard, table: Table) -> dict[str, Any]:
+    return {
+        "table": table.id,
+        "first_row": shard.first_row,
+        "count": shard.count,
+        "stride": table.stride,
+        "fields": table.fields,
+    }
+
+
+class OpenShard:
+    """A shard whose header is that of the manifest, open for reading records."""
+
+    def __init__(self, path: Path, shard: Shard, table: Table, access: Access, verify_checksums: bool) -> None:
+        """Open the file.
+
+        Args:
+            path: The file.
+            shard: Its entry in the manifest.
+            table: What it is a part of.
+            access: Positioned reads, or a memory map.
+            verify_checksums: Whether each record is checked when it is read.
+
+        Raises:
+            BundleError: The header does not say what the manifest says.
+        """
+        self.path, self.first_row, self._stride = path, shard.first_row, table.stride
+        self._checksum = RecordChecksum(table) if verify_checksums else None
+        self._file = TensorFile(path, BundleError)
+        self._start = shard.data_offset
+        self._check_header(shard, table)
+        self._size = self._file.size()
+        self._map: mmap.mmap | None = None
+        if access == "mmap":
+            self._map = self._file.map()
+            self._view = memoryview(self._map)
+
+    def _check_header(self, shard: Shard, table: Table) -> None:
+        entry = self._file.entries.get(RECORDS)
+        if entry is None or entry.dtype != "U8" or entry.shape != (shard.count, table.stride):
+            found = "none" if entry is None else f"{entry.dtype} {list(entry.shape)}"
+            raise BundleError(
+                f"{self.path}: tensor {RECORDS!r}: found {found}, "
+                f"expected U8 {[shard.count, table.stride]} by the manifest"
+            )
+        layout = json.dumps(msgspec.to_builtins(_layout(shard, table)), sort_keys=True)
+        try:
+            found = json.dumps(json.loads(self._file.metadata.get("layout", "")), sort_keys=True)
+        except (ValueError, RecursionError):
+            found = "none"
+        if self._file.metadata.get("format") != FORMAT or found != layout:
+            raise BundleError(
+                f"{self.path}: the layout in its header is not the manifest's: the file is of another bundle; copy or "
+                "export the bundle again"
+            )
+        if entry.start != self._start:
+            raise BundleError(
+                f"{self.path}: its records start at byte {entry.start}, expected {self._start}, data_offset in the "
+                "manifest"
+            )
+
+    def read(self, row: int, records: list[memoryview]) -> None:
+        """Read the records of consecutive rows from `row` on into as many buffers of a stride each.
+
+        Raises:
+            BundleError: A record cannot be read, or its checksum does not fit.
+        """
+        offset = self._start + (row - self.first_row) * self._stride
+        try:
+            self._fill(records, offset)
+        except BundleError as error:
+            if len(records) > 1:  # find out which of them it is
+                for index, record in enumerate(records):
+                    self.read(row + index, [record])
+                return
+            raise BundleError(f"{error}; it is part of {self._name(row)}") from error
+        if self._checksum is not None:
+            for index, record in enumerate(records):
+                if self._checksum.of(record, row + index) != int.from_bytes(record[-CHECKSUM_BYTES:], "little"):
+                    raise BundleError(
+                        f"{self.path}: {self._name(row + index)} fails its checksum: the file is damaged, or holds a "
+                        "record of another row or another export; copy or export the bundle again"
+                    )
+
+    def _fill(self, records: list[memoryview], offset: int) -> None:
+        if self._map is None:
+            self._file.announce(offset, len(records) * self._stride)
+            self._file.read_into(records, offset)
+            return
+        if self._file.size() < self._size:  # a page that is gone would kill the process
+            raise BundleError(f"{self.path}: has become shorter while it was read; is it truncated?")
+        self._file.announce_mapped(self._map, offset, len(records) * self._stride)
+        for record in records:
+            record[:] = self._view[offset : offset + self._stride]
+            offset += self._stride
+
+    def _name(self, row: int) -> str:
+        return f"record {row - self.first_row} (token id {row})"
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._map is not None:
+            self._view.release()
+            self._map.close()
+        self._file.close()
