@@ -9,6 +9,18 @@ import msgspec
 from molkv_bundle.config import KVCacheShape, ModelConfig, Rotation, check_sizes
 from molkv_bundle.errors import ConfigError
 
+# What the fields about experts say in a model without experts, whatever it was made with.
+_DENSE = {
+    "num_experts": 0,
+    "expert_layers": (),
+    "expert_intermediate_size": 0,
+    "expert_key_size": 0,
+    "expert_window": 0,
+    "expert_qk_norm": False,
+    "expert_rope": False,
+    "expert_gate": "none",
+}
+
 
 class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A Llama-like decoder whose layers add a mixture of the experts of a token to their feed-forward network.
@@ -17,7 +29,7 @@ class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, k
     other fields, as its comment says.
     """
 
-    num_experts: int  # N experts per token id; 0 makes a plain dense model
+    num_experts: int  # N experts per token id; 0 makes a plain dense model, in which nothing else is said of experts
     num_key_value_heads: int = 0  # 0: num_attention_heads
     head_dim: int = 0  # 0: hidden_size / num_attention_heads
     hidden_act: Literal["silu", "gelu"] = "silu"  # our choice: silu is gated (SwiGLU), gelu is plain with exact erf
@@ -44,7 +56,7 @@ class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, k
         defaults = {
             "num_key_value_heads": self.num_attention_heads,
             "head_dim": self.hidden_size // max(1, self.num_attention_heads),
-            "expert_intermediate_size": self.intermediate_size,
+            "expert_intermediate_size": self.intermediate_size if self.num_experts else 0,
         }
         for name, value in defaults.items():
             if getattr(self, name) == 0:
@@ -53,10 +65,15 @@ class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, k
         self._check_sizes()
         if self.expert_layers is None:
             msgspec.structs.force_setattr(self, "expert_layers", tuple(range(self.num_hidden_layers)))
+        if not (self.num_experts and self.expert_layers):
+            for name, nothing in _DENSE.items():
+                msgspec.structs.force_setattr(self, name, nothing)
         self._check_relations()
 
     def _check_sizes(self) -> None:
-        check_sizes(self, "num_key_value_heads", "head_dim", "expert_intermediate_size")
+        check_sizes(self, "num_key_value_heads", "head_dim")
+        if self.num_experts:
+            check_sizes(self, "expert_intermediate_size")
         for name in ("rms_norm_eps", "rope_theta"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a number above 0")
@@ -82,7 +99,7 @@ class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, k
     @property
     def layers_with_experts(self) -> tuple[int, ...]:
         """Indices of the layers that carry experts, ascending; empty for a dense model."""
-        return tuple(self.expert_layers or ()) if self.num_experts else ()
+        return self.expert_layers or ()
 
     def kv_caches(self) -> tuple[KVCacheShape, ...]:
         """Return one for each layer, all of one shape."""
