@@ -149,6 +149,7 @@ def print_inspection(found: Inspection, console: Console) -> None:
             },
         )
     )
+    console.print(_pairs("generation", _generation(found.generation)))
     for profile, graph in found.graphs.items():
         console.print(_graph_table(profile, graph))
         if found.checks is not None:
@@ -218,6 +219,15 @@ def _described(check: GraphCheck) -> dict[str, str]:
         if found.first_reason:
             rows[target] += f"; the first that it does not take: {found.first_reason}"
     return rows
+
+
+def _generation(found: Generation) -> dict[str, str]:
+    sampling = msgspec.structs.asdict(found.sampling)
+    return {
+        "ends at": ", ".join(map(str, found.eos_token_ids)) or "no token",
+        "sampling": ", ".join(f"{name} {value:g}" for name, value in sampling.items()),
+        "chat template": found.chat_template or "none",
+    }
 
 
 def _pairs(title: str, rows: dict[str, str]) -> Rows:
