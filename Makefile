@@ -62,7 +62,7 @@ test-lowest: $(LOWEST)/.ready
 	PYTHONPATH=$$(echo $(CURDIR)/$(LOWEST)/lib/python*/site-packages) OMP_NUM_THREADS=1 $(BIN)/pytest tests/molkv_bundle tests/molkv_runtime
 
 # Compilers of other makers, each in an environment of its own, since each brings its own ONNX Runtime.
-DRIVER := numpy tokenizers msgspec click rich
+DRIVER := numpy tokenizers msgspec zlib-ng click rich
 QNN_EMULATOR := --provider-option htp_arch=75 --provider-option soc_model=57
 
 .venv-openvino/.ready: pyproject.toml constraints.txt
