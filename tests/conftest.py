@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from molkv_bundle import LookupExpertConfig, RowDtype
+from molkv_bundle import Bundle, LookupExpertConfig, RowDtype
 from molkv_export import export
 from molkv_export.checkpoints.native import lookup_expert_config, tensors_to_save
 from molkv_export.families import reference_model
 from molkv_export.modeling import ReferenceModel
-from molkv_runtime import Generator
+from molkv_runtime import ExpertStore, Generator
 
 STDLIB_MINI = Path(__file__).parent.parent / "examples" / "stdlib-mini"
 
@@ -106,6 +106,15 @@ def replace_file(bundle: Path, name: str, content: bytes) -> None:
     (bundle / name).write_bytes(content)
     info = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     edit_manifest(bundle, lambda manifest: manifest["files"].update({name: info}))
+
+
+def stored_values(bundle: Path) -> bytes:
+    """Return the bytes of all records but for their checksums, which tell checkpoints apart."""
+    opened = Bundle(bundle)
+    with ExpertStore(opened) as store:
+        records = store.gather(np.arange(opened.config.vocab_size))
+    records["checksum"] = 0
+    return records.tobytes()
 
 
 @pytest.fixture(scope="session")

@@ -100,7 +100,6 @@ FILES = [
     "experts-00002-of-00002.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
-    "generation_config.json",
 ]
 
 place = st.one_of(st.floats(0, 1, exclude_max=True), st.floats(0, 0.01))  # of the file; headers are at its start

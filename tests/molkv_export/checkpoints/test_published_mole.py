@@ -25,7 +25,7 @@ from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.validate import TRAINED
 from molkv_export.source.model import SourceModel
 from molkv_runtime import Generator, selftest
-from tests.conftest import CONFIGS, random_model, save_checkpoint
+from tests.conftest import CONFIGS, random_model, save_checkpoint, stored_values
 from tests.molkv_export.checkpoints.published import (
     Tensors,
     published_config,
@@ -139,7 +139,9 @@ def test_a_published_folder_gives_the_same_bytes_as_our_own_format(
     found, expected = (export(source, tmp_path / name) for source, name in ((folder, "theirs.b"), (ours, "ours.b")))
     assert found.model == expected.model
     same = [name for name, info in expected.files.items() if found.files[name].sha256 == info.sha256]
-    assert {*found.files} - {*same} <= {"model.onnx"}  # the first names its source
+    shards = {shard.file for shard in expected.experts.shards}
+    assert {*found.files} - {*same} <= {"model.onnx", *shards}  # these name their source
+    assert stored_values(tmp_path / "theirs.b") == stored_values(tmp_path / "ours.b")
 
 
 def _is_the_model(bundle: Path, source: Path) -> None:

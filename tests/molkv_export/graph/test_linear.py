@@ -53,7 +53,16 @@ def _product(linear: Linear, weight: Floats, x: Floats) -> Floats:
 def _stored(weight: Floats, dense: DenseFormat, name: str = "up_proj.weight") -> Floats:
     graph = {"dense_dtype": dense.dtype, "kv_dtype": "float32", "block_size": dense.block_size}
     info = msgspec.convert(
-        {"files": (), "data": "", "golden": "", "context_length": 1, "expert_window": 0, **graph}, GraphInfo
+        {
+            "files": (),
+            "data": "",
+            "golden": "",
+            "context_length": 1,
+            "expert_window": 0,
+            "min_onnxruntime": "1.25.1",
+            **graph,
+        },
+        GraphInfo,
     )
     return stored_weight(name, torch.from_numpy(weight.T.copy()), info, ()).numpy().T
 
