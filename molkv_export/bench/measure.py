@@ -145,7 +145,7 @@ class _Runner:
         store = TimedStore(ExpertStore(bundle), self._stopwatch)
         self._generator = Generator(bundle, graph=graph, store=store)
         self._config, self._runs = bundle.config, runs
-        self._choose = Sampling().sampler()
+        self._choose = Sampling().choose
         self._kv_dtype = bundle.graph().kv_dtype
         info = bundle.graph()
         # ONNX Runtime makes float32 of float16 when it loads.

@@ -80,6 +80,24 @@ def test_the_same_seed_draws_the_same_text_and_another_seed_another(generator: G
     assert draw(1) != draw(2)
 
 
+def test_a_draw_knows_the_prompt_and_what_was_written_after_it(generator: Generator) -> None:
+    """The obvious loop: run each prompt alone, and give all ids so far to every choice."""
+    sampling = Sampling(
+        1.5, repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=1, logit_bias={7: 3}, seed=4
+    )
+    prompts, expected = [[1, 2, 2], [3], [4] * 9], []
+    for index, prompt in enumerate(prompts):
+        state, written = generator.sequences(), list[int]()
+        logits = state.prefill(0, prompt)
+        for _ in range(20):
+            written.append(sampling.choose(logits[0], prompt, written, index))
+            logits = state.decode(written[-1:])
+        expected.append(written)
+    assert _written(generator, prompts, max_new_tokens=20, sampling=sampling) == expected
+    with pytest.raises(RequestError, match="token id 97 is outside the vocabulary, expected 0 to 96"):
+        generator.stream([[1]], sampling=Sampling(logit_bias={97: 1.0}))
+
+
 def test_text_streams_in_pieces_that_make_up_the_decoded_tokens(stdlib_mini_bundle: Path) -> None:
     generator = Generator(stdlib_mini_bundle)
     prompt = "class Öl:\n    def "

@@ -12,18 +12,19 @@ import numpy.typing as npt
 from molkv_bundle import RequestError
 
 
-def whole_number(name: str, value: Any, least: int, meaning: str = "") -> int:
+def whole_number(name: str, value: Any, least: int, meaning: str = "", most: int | None = None) -> int:
     """Check an integer of Python or numpy; `meaning` says what the least value does.
 
     Raises:
-        RequestError: It is something else, or less than `least`.
+        RequestError: It is something else, less than `least` or more than `most`.
     """
     try:
         number = least - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = least - 1
-    if number < least:
-        raise RequestError(f"{name} is {value!r}, expected {least}{meaning} or more")
+    if number < least or (most is not None and number > most):
+        upwards = "or more" if most is None else f"to {most}"
+        raise RequestError(f"{name} is {value!r}, expected {least}{meaning} {upwards}")
     return number
 
 

@@ -1,11 +1,8 @@
-"""Generating text: the driver's front door, and how the next token is chosen from logits."""
+"""Generating text: the driver's front door."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
-from numbers import Real
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,80 +14,11 @@ from molkv_runtime.calls import DenseGraph, Graph
 from molkv_runtime.checks import InOneProcess, list_of, token_ids, whole_number
 from molkv_runtime.probe import probe
 from molkv_runtime.providers import resolve
+from molkv_runtime.sampling import Sampling
 from molkv_runtime.sequences import Sequences
 from molkv_runtime.session import CPU, Placement, Target
 from molkv_runtime.store import ExpertStore, Store
 from molkv_runtime.tokenizer import TextStream, bundle_tokenizer, encode
-
-Sampler = Callable[[Floats], int]
-
-
-def greedy(logits: Floats) -> int:
-    """Choose the likeliest token of logits [vocab_size].
-
-    Raises:
-        ProviderError: A logit is NaN or infinite.
-    """
-    _check_finite(logits)
-    return int(logits.argmax())
-
-
-def _check_finite(logits: Floats) -> None:
-    if not np.isfinite(logits).all():
-        wrong = int(np.flatnonzero(~np.isfinite(logits))[0])
-        raise ProviderError(
-            f"the logit of token id {wrong} is {logits[wrong]}, expected a finite number; the weights are damaged or "
-            "the provider computes wrong numbers: see `molkv-export selftest`"
-        )
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. Temperature 0 is greedy; top_k 0 and top_p 1 keep every token.
-
-    Raises:
-        RequestError: A field has an impossible value.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.temperature, Real) and 0 <= self.temperature <= sys.float_info.max):
-            raise RequestError(f"temperature is {self.temperature!r}, expected 0 (greedy) or more")
-        whole_number("top_k", self.top_k, 0, " (off)")
-        if not (isinstance(self.top_p, Real) and 0 < self.top_p <= 1):
-            raise RequestError(f"top_p is {self.top_p!r}, expected more than 0 and at most 1")
-        whole_number("seed", self.seed, 0)
-
-    def sampler(self, sequence: int = 0) -> Sampler:
-        """Make a sampler for one sequence; what it draws does not depend on the other sequences of a batch."""
-        if self.temperature == 0:
-            return greedy
-        generator = np.random.default_rng([self.seed, sequence])
-
-        def draw(logits: Floats) -> int:
-            _check_finite(logits)
-            return int(generator.choice(len(logits), p=self.probabilities(logits)))
-
-        return draw
-
-    def probabilities(self, logits: Floats) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """Return the distribution [vocab_size] that is drawn from: temperature, then top-k, then top-p."""
-        with np.errstate(over="ignore"):  # a tiny temperature makes all but the likeliest -inf, as it should
-            scaled = (logits.astype(np.float64) - logits.max()) / self.temperature
-        order = np.argsort(-scaled, kind="stable")
-        if self.top_k:
-            order = order[: self.top_k]
-        kept = np.exp(scaled[order])
-        kept /= kept.sum()
-        # A token stays if the ones before it do not reach top_p yet: at least one always does.
-        stays = np.cumsum(kept) - kept < self.top_p
-        probabilities = np.zeros(len(logits), np.float64)
-        probabilities[order[stays]] = kept[stays] / kept[stays].sum()
-        return probabilities
 
 
 class Token(NamedTuple):
@@ -191,7 +119,7 @@ class Generator(InOneProcess):
             stop_ids: Token ids that end a sequence; default the bundle's end-of-text tokens.
 
         Raises:
-            RequestError: A prompt is empty, too long, or holds an id outside the vocabulary.
+            RequestError: A prompt is empty, too long, or holds an id outside the vocabulary, as logit_bias may.
         """
         self.check_process()
         whole_number("max_new_tokens", max_new_tokens, 1)
@@ -208,25 +136,33 @@ class Generator(InOneProcess):
         stops = frozenset(self.bundle.manifest.generation.eos_token_ids)
         if stop_ids is not None:
             stops = frozenset(token_ids("stop_ids", list(stop_ids) if isinstance(stop_ids, Set) else stop_ids).tolist())
-        samplers = [(sampling or Sampling()).sampler(index) for index in range(len(ids))]
+        sampling = sampling or Sampling()
+        self.store.check_ids(np.array(list(sampling.logit_bias), np.int64))
         longest = max(map(len, ids))
         state = self.sequences(len(ids), min(context, longest + max_new_tokens))
-        return self._steps(state, ids, max_new_tokens, samplers, stops)
+        return self._steps(state, ids, max_new_tokens, sampling, stops)
 
     def _steps(
         self,
         state: Sequences,
         prompts: Sequence[Ids],
         max_new_tokens: int,
-        samplers: Sequence[Sampler],
+        sampling: Sampling,
         stops: frozenset[int],
     ) -> Iterator[Token]:
+        # What each sequence holds, and the token that is drawn last, which is not in the cache yet.
+        texts = np.zeros((len(prompts), state.max_length + 1), np.int64)
+        for index, prompt in enumerate(prompts):
+            texts[index, : len(prompt)] = prompt
         logits = np.concatenate([state.prefill(index, prompt) for index, prompt in enumerate(prompts)])
         active = np.ones(len(prompts), bool)
         tokens = np.zeros(len(prompts), np.int64)
         for count in range(1, max_new_tokens + 1):
             for index in np.flatnonzero(active).tolist():
-                tokens[index] = _choose(samplers[index], logits[index], index, int(state.lengths[index]))
+                length, start = int(state.lengths[index]), len(prompts[index])
+                text = texts[index, :length]
+                tokens[index] = _choose(sampling, logits[index], text[:start], text[start:], index)
+                texts[index, length] = tokens[index]
                 full = count == max_new_tokens or state.lengths[index] >= state.max_length
                 finish: Literal["stop", "length"] | None = "length" if full else None
                 if int(tokens[index]) in stops:
@@ -264,11 +200,11 @@ class Generator(InOneProcess):
         return (piece for _, piece in pieces)
 
 
-def _choose(sampler: Sampler, logits: Floats, sequence: int, position: int) -> int:
+def _choose(sampling: Sampling, logits: Floats, prompt: Ids, generated: Ids, sequence: int) -> int:
     try:
-        return sampler(logits)
+        return sampling.choose(logits, prompt, generated, sequence)
     except ProviderError as error:
-        raise ProviderError(f"position {position} of sequence {sequence}: {error}") from error
+        raise ProviderError(f"position {len(prompt) + len(generated)} of sequence {sequence}: {error}") from error
 
 
 def _pieces(tokens: Iterator[Token], streams: list[TextStream]) -> Iterator[tuple[int, str]]:

@@ -1,0 +1,310 @@
+"""How the next token is chosen from logits: the same in every language (docs/bundle-format.md, "Sampling").
+
+Nothing here may change what is computed, only how fast: sums are sequential, and numpy's exp, its random numbers and
+its pairwise sums are not used, since other languages do not have them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from molkv_bundle import Floats, Ids, ProviderError, RequestError
+from molkv_runtime.checks import token_ids, whole_number
+
+Doubles = npt.NDArray[np.float64]
+
+CUTOFF = -64.0  # a token whose logit is further below the largest than this (after temperature) has weight 0
+_LOG2_E, _LN2_HIGH, _LN2_LOW = map(float.fromhex, ("0x1.71547652b82fep+0", "0x1.62e42feep-1", "0x1.a39ef35793c76p-33"))
+_COEFFICIENTS = (  # of exp(r) at |r| <= ln(2) / 2, from r^0 on
+    1.0,
+    1.0,
+    0.5,
+    float.fromhex("0x1.5555555554eb5p-3"),
+    float.fromhex("0x1.5555555553b0cp-5"),
+    float.fromhex("0x1.11111112d2ae2p-7"),
+    float.fromhex("0x1.6c16c179ff28ep-10"),
+    float.fromhex("0x1.a019f7c5fd11ep-13"),
+    float.fromhex("0x1.a019b39c36ee6p-16"),
+    float.fromhex("0x1.71f4b150fbc5cp-19"),
+    float.fromhex("0x1.28976591b6f1dp-22"),
+    float.fromhex("0x1.8abb61a62f2a1p-26"),
+)
+_BLOCK = 16_384  # numbers that go through all steps of exp64 before the next ones: few enough for the cache
+_ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
+_WORD = 2**32 - 1
+
+
+class Margin(NamedTuple):
+    """How clear a choice is."""
+
+    choice: float  # greedy: how far the best adjusted logit is above the next; else how far u is from the next border
+    logits: float  # the token is the same if no logit moves by this much
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. The defaults are greedy, without penalties.
+
+    Args:
+        temperature: 0 is greedy, else 1e-6 to 1e6.
+        top_k: Keep the k likeliest tokens; 0 is off.
+        top_p: Keep the likeliest tokens that together have this share; 1 is off.
+        min_p: Keep tokens that have at least this share of the likeliest one's probability; 0 is off.
+        repetition_penalty: Divides positive logits of tokens of prompt and text, multiplies negative ones; 1 is off.
+        presence_penalty: Subtracted from logits of tokens in the generated text.
+        frequency_penalty: The same, once for each time that the token is there.
+        logit_bias: Token id -> number that is added to its logit.
+        seed: Of the random draws.
+
+    Raises:
+        RequestError: A field has an impossible value.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.temperature, 0.0, 0.0):
+            self._check("temperature", 1e-6, 1e6, "0 (greedy), or ")
+        whole_number("top_k", self.top_k, 0, " (off)", most=2**31 - 1)
+        if not _is_number(self.top_p, 0.0, 1.0) or self.top_p == 0:
+            raise RequestError(f"top_p is {self.top_p!r}, expected more than 0 and at most 1")
+        self._check("min_p", 0.0, 1.0)
+        self._check("repetition_penalty", 0.01, 100.0)
+        self._check("presence_penalty", -2.0, 2.0)
+        self._check("frequency_penalty", -2.0, 2.0)
+        whole_number("seed", self.seed, 0, most=2**64 - 1)
+        if not isinstance(self.logit_bias, Mapping):
+            raise RequestError(f"logit_bias is {self.logit_bias!r}, expected token ids with a number each")
+        for token, bias in self.logit_bias.items():
+            whole_number("logit_bias of token id", token, 0, most=2**31 - 1)
+            if not _is_number(bias, -1e6, 1e6):
+                raise RequestError(f"logit_bias of token id {token} is {bias!r}, expected -1e+06 to 1e+06")
+        object.__setattr__(self, "logit_bias", dict(self.logit_bias))  # no one else's to change
+
+    def _check(self, name: str, least: float, most: float, other: str = "") -> None:
+        value = getattr(self, name)
+        if not _is_number(value, least, most):
+            raise RequestError(f"{name} is {value!r}, expected {other}{least:g} to {most:g}")
+
+    def choose(
+        self, logits: Floats, prompt: npt.ArrayLike = (), generated: npt.ArrayLike = (), sequence: int = 0
+    ) -> int:
+        """Choose the next token. The result depends on the arguments alone.
+
+        Args:
+            logits: float32 [vocab_size].
+            prompt: Token ids of the prompt.
+            generated: Token ids that follow it. The two say at which position the new token will stand.
+            sequence: Index of the prompt among those that run together, so that equal prompts give different texts.
+
+        Raises:
+            ProviderError: A logit is NaN or infinite.
+            RequestError: An id of the prompt, the text or logit_bias is outside the vocabulary.
+        """
+        before, after = token_ids("prompt", prompt), token_ids("generated", generated)
+        adjusted = self._adjusted(logits, before, after)
+        if self.temperature == 0:
+            return int(adjusted.argmax())
+        ids, sums = self._candidates(self._scaled(adjusted))
+        u = uniform(int(self.seed), sequence, len(before) + len(after))
+        place = int(np.searchsorted(sums, u * float(sums[-1]), side="right"))
+        return place if ids is None else int(ids[place])
+
+    def margin(
+        self, logits: Floats, prompt: npt.ArrayLike = (), generated: npt.ArrayLike = (), sequence: int = 0
+    ) -> Margin:
+        """Say how clear the choice of `choose` is; arguments and errors as there.
+
+        Two kernels whose logits differ by less than `Margin.logits` give the same token ("When kernels differ" in
+        docs/bundle-format.md says why). This is a bound: larger differences often give the same token, too.
+        """
+        before, after = token_ids("prompt", prompt), token_ids("generated", generated)
+        adjusted = self._adjusted(logits, before, after)
+        slope = max(float(self.repetition_penalty), 1 / float(self.repetition_penalty))
+        if self.temperature == 0:
+            gap = float(np.diff(np.sort(adjusted.astype(np.float64))[-2:]).sum()) if len(adjusted) > 1 else math.inf
+            return Margin(gap, gap / (2 * slope))
+        scaled = self._scaled(adjusted)
+        _, sums = self._candidates(scaled)
+        u = uniform(int(self.seed), sequence, len(before) + len(after))
+        choice = float(np.abs(sums[:-1] / sums[-1] - u).min(initial=math.inf))
+        # Up to 8, so that what is below the cutoff stays without a share; 1e-9 is what rounding of sums may take.
+        room = min([8.0, 2 * choice, *self._room_of_filters(scaled)]) - 1e-9
+        return Margin(choice, max(room, 0.0) * float(self.temperature) / slope)
+
+    def _adjusted(self, logits: Floats, prompt: npt.NDArray[Any], generated: npt.NDArray[Any]) -> Floats | Doubles:
+        """Return logits after bias and penalties; the same array if there are none."""
+        if not np.isfinite(logits).all():
+            wrong = int(np.flatnonzero(~np.isfinite(logits))[0])
+            raise ProviderError(
+                f"the logit of token id {wrong} is {logits[wrong]}, expected a finite number; the weights are damaged "
+                "or the provider computes wrong numbers: see `molkv-export selftest`"
+            )
+        repetition, counted = self.repetition_penalty != 1, self.presence_penalty != 0 or self.frequency_penalty != 0
+        if not (self.logit_bias or repetition or counted):
+            return logits
+        size, x = len(logits), logits.astype(np.float64)
+        if self.logit_bias:
+            ids = _inside("logit_bias", np.fromiter(self.logit_bias, np.int64), size)
+            x[ids] += np.fromiter(self.logit_bias.values(), np.float64)
+        prompt, generated = _inside("prompt", prompt, size), _inside("generated", generated, size)
+        if repetition:
+            there = np.zeros(size, bool)
+            there[prompt] = there[generated] = True
+            ids = np.flatnonzero(there)
+            penalty = float(self.repetition_penalty)
+            x[ids] = np.where(x[ids] > 0, x[ids] / penalty, x[ids] * penalty)
+        if counted and generated.size:
+            counts = np.bincount(generated)
+            ids = np.flatnonzero(counts)
+            x[ids] = (x[ids] - float(self.frequency_penalty) * counts[ids]) - float(self.presence_penalty)
+        return x
+
+    def _scaled(self, adjusted: Floats | Doubles) -> Doubles:
+        scaled = adjusted.astype(np.float64)
+        scaled -= scaled.max()
+        scaled /= float(self.temperature)
+        return scaled
+
+    def _candidates(self, scaled: Doubles) -> tuple[Ids | None, Doubles]:
+        """Return the ids that are drawn from, ascending (None: all), and the sums of their weights up to each."""
+        ids, y = None, scaled
+        if 0 < self.top_k < len(scaled):
+            place = len(scaled) - self.top_k
+            ids = _largest(scaled, float(np.partition(scaled, place)[place]), self.top_k)
+            y = scaled[ids]
+        least = CUTOFF
+        if self.min_p and self.top_p == 1:  # no need to weigh what is far below min_p; the exact comparison follows
+            least = max(least, math.log(self.min_p) - 1e-6)
+        if np.count_nonzero(y >= least) < len(y) // 2:
+            ids, y = _narrowed(ids, y, np.flatnonzero(y >= least))
+        if self.top_p < 1:
+            ids, y = _narrowed(ids, y, _nucleus(y, float(self.top_p)))
+        weights = exp64(y)
+        if self.min_p:
+            ids, weights = _narrowed(ids, weights, np.flatnonzero(weights >= float(self.min_p)))
+        return ids, np.cumsum(weights, out=weights)
+
+    def _room_of_filters(self, scaled: Doubles) -> list[float]:
+        """Return by how much each scaled logit may move before each filter may keep other tokens."""
+        y, room = np.sort(scaled)[::-1], []
+        if 0 < self.top_k < len(y):
+            room.append(float(y[self.top_k - 1] - y[self.top_k]) / 2)
+            y = y[: self.top_k]
+        if self.top_p < 1:
+            sums = np.cumsum(exp64(y))
+            shares = sums / sums[-1]
+            last = min(int(np.searchsorted(shares, float(self.top_p))), len(y) - 1)
+            if last:
+                room.append(2 * (float(self.top_p) - float(shares[last - 1])))
+            if last + 1 < len(y):
+                room += [2 * (float(shares[last]) - float(self.top_p)), float(y[last] - y[last + 1]) / 2]
+            y = y[: last + 1]
+        if self.min_p:
+            room.append(float(np.abs(y[1:] - math.log(self.min_p)).min(initial=math.inf)) / 2)
+        return room
+
+
+def _is_number(value: Any, least: float, most: float) -> bool:
+    return issubclass(type(value), Real) and bool(least <= value <= most)
+
+
+def _inside(name: str, ids: npt.NDArray[Any], vocab_size: int) -> Ids:
+    if ids.size and ids.dtype.kind not in "iu":
+        raise RequestError(f"{name} holds {ids.dtype}, expected token ids, which are integers")
+    wrong = ids[(ids < 0) | (ids >= vocab_size)]
+    if wrong.size:
+        raise RequestError(f"{name} holds the token id {wrong[0]}, expected 0 to {vocab_size - 1} (the vocabulary)")
+    return ids.astype(np.int64, copy=False)
+
+
+def _narrowed(ids: Ids | None, values: Doubles, kept: Ids) -> tuple[Ids, Doubles]:
+    return kept if ids is None else ids[kept], values[kept]
+
+
+def _largest(y: Doubles, border: float, count: int) -> Ids:
+    """Return where the `count` largest numbers stand, whose last is `border`; of numbers equal to it the first ones."""
+    marks = y > border
+    marks[np.flatnonzero(y == border)[: count - np.count_nonzero(marks)]] = True
+    return np.flatnonzero(marks)
+
+
+def _nucleus(y: Doubles, share: float) -> Ids:
+    """Return where the largest numbers stand whose weights, summed from the largest on, reach a share of all."""
+    weights = exp64(y)
+    total = float(np.cumsum(weights, out=weights)[-1])
+    # What is less than this has together less than the rest of the total, so that the sum reaches the share without
+    # it; except for rounding, and then all are looked at.
+    for least in (math.log(max(1 - share, 1e-16) * total / len(y)) - 1e-6, -math.inf):
+        order = y[y >= least]
+        order.sort()
+        sums = exp64(order[::-1])
+        reached = int(np.searchsorted(np.cumsum(sums, out=sums), share * total))
+        if reached < len(order):
+            return _largest(y, float(order[-1 - reached]), reached + 1)
+    return np.arange(len(y))
+
+
+def exp64(y: Doubles) -> Doubles:
+    """Return exp(y) of y <= 0 [n] as the format has it; 0 below the cutoff."""
+    out = np.empty_like(y)
+    n, p = np.empty((2, min(len(y), _BLOCK)))
+    for first in range(0, len(y), _BLOCK):
+        part = y[first : first + _BLOCK]
+        _exp_block(part, out[first : first + _BLOCK], n[: len(part)], p[: len(part)])
+    return out
+
+
+def _exp_block(y: Doubles, r: Doubles, n: Doubles, p: Doubles) -> None:
+    """Write exp(y) into r; n and p are memory to work in."""
+    np.maximum(y, CUTOFF, out=r)
+    np.multiply(r, _LOG2_E, out=n)
+    n += 0.5
+    np.floor(n, out=n)
+    np.multiply(n, _LN2_HIGH, out=p)
+    r -= p
+    np.multiply(n, _LN2_LOW, out=p)
+    r -= p
+    np.multiply(r, _COEFFICIENTS[-1], out=p)
+    for coefficient in _COEFFICIENTS[-2:0:-1]:
+        p += coefficient
+        p *= r
+    p += _COEFFICIENTS[0]
+    exponents = n.astype(np.int64)
+    exponents <<= 52  # added to the bits of p, these multiply it by 2^n
+    np.add(p.view(np.int64), exponents, out=r.view(np.int64))
+    r[y < CUTOFF] = 0
+
+
+def threefry(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
+    """Return Threefry-2x32 with 20 rounds of a counter: two words of 32 bits."""
+    keys = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
+    x, y = (counter[0] + keys[0]) & _WORD, (counter[1] + keys[1]) & _WORD
+    for number in range(1, 6):
+        for turn in _ROTATIONS[:4] if number % 2 else _ROTATIONS[4:]:
+            x = (x + y) & _WORD
+            y = ((y << turn | y >> (32 - turn)) & _WORD) ^ x
+        x = (x + keys[number % 3]) & _WORD
+        y = (y + keys[(number + 1) % 3] + number) & _WORD
+    return x, y
+
+
+def uniform(seed: int, sequence: int, position: int) -> float:
+    """Return the random number for a position of a sequence: 0 <= u < 1, a multiple of 2^-53."""
+    high, low = threefry((seed & _WORD, seed >> 32), (sequence, position))
+    return ((high >> 5) * 2**26 + (low >> 6)) / 2**53
