@@ -10,6 +10,19 @@ from molkv_export.commands.options import PATH, provider_options
 from molkv_runtime import Generator, Sampling, Target, describe_placements
 
 
+def _bias(text: str) -> tuple[int, float]:
+    """Read a token id and a number, such as 42=-5.
+
+    Raises:
+        click.BadParameter: It is something else.
+    """
+    token, _, number = text.partition("=")
+    try:
+        return int(token), float(number)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a token id and a number; expected one such as 42=-5") from error
+
+
 @click.command("run")
 @click.argument("bundle", type=PATH)
 @click.option("--prompt", "prompts", multiple=True, required=True, help="Text to continue; several run as a batch.")
@@ -17,6 +30,22 @@ from molkv_runtime import Generator, Sampling, Target, describe_placements
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=int, default=0, show_default=True, help="Draw from the k likeliest tokens; 0 is off.")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest tokens of this mass")
+@click.option(
+    "--min-p", type=float, default=0.0, show_default=True, help="Drop tokens below this share of the likeliest."
+)
+@click.option(
+    "--repetition-penalty", type=float, default=1.0, show_default=True, help="Of tokens in prompt or text; 1 is off."
+)
+@click.option("--presence-penalty", type=float, default=0.0, show_default=True, help="Of tokens in the text.")
+@click.option("--frequency-penalty", type=float, default=0.0, show_default=True, help="Of each time in the text.")
+@click.option(
+    "--logit-bias",
+    "logit_biases",
+    type=_bias,
+    metavar="ID=NUMBER",
+    multiple=True,
+    help="Number to add to the logit of a token id: --logit-bias 42=-5. Can be repeated.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random draws.")
 @provider_options
 @click.option("--mmap", "use_mmap", is_flag=True, help="Read the expert store through a memory map.")
@@ -29,6 +58,11 @@ def run_command(
     temperature: float,
     top_k: int,
     top_p: float,
+    min_p: float,
+    repetition_penalty: float,
+    presence_penalty: float,
+    frequency_penalty: float,
+    logit_biases: tuple[tuple[int, float], ...],
     seed: int,
     profile: str | None,
     provider: str,
@@ -44,6 +78,7 @@ def run_command(
     Examples:
       molkv-export run stdlib-mini.bundle --prompt "def "
       molkv-export run stdlib-mini.bundle --prompt "import " --prompt "class " --temperature 0.8 --top-p 0.95
+      molkv-export run stdlib-mini.bundle --prompt "def " --temperature 1 --min-p 0.05 --logit-bias 10=-5
       molkv-export run my.bundle --prompt "def " --provider coreml --provider-option MLComputeUnits=CPUAndNeuralEngine
     """
     generator = Generator(
@@ -55,7 +90,17 @@ def run_command(
     )
     if provider != "cpu":
         click.echo(f"{generator.bundle.profile}: {describe_placements(generator.placements)}", err=True)
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    sampling = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        logit_bias=dict(logit_biases),
+        seed=seed,
+    )
     pieces = generator.stream_text(prompts, max_new_tokens=max_new_tokens, sampling=sampling)
     if len(prompts) == 1:
         click.echo(prompts[0], nl=False)

@@ -6,13 +6,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from molkv_export.commands import cli
 from molkv_export.commands.options import byte_size
+from molkv_runtime import Generator, Sampling
 from tests.conftest import STDLIB_MINI, edit_manifest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -61,6 +63,30 @@ def test_export_validate_inspect_and_run(tmp_path: Path) -> None:
         f"--- prompt 1\n{done.stdout}--- prompt 2\n"
         + _run("run", bundle, "--prompt", "import ", "--max-new-tokens", "12").stdout
     )
+
+
+def test_run_samples_as_its_options_say(stdlib_mini_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def note(_generator: Generator, _prompts: object, *, sampling: Sampling, max_new_tokens: int) -> Iterator[None]:
+        asked.append((sampling, max_new_tokens))
+        return iter(())
+
+    monkeypatch.setattr(Generator, "stream_text", note)
+    options = (
+        "--temperature 0.5 --top-k 7 --top-p 0.9 --min-p 0.1 --repetition-penalty 1.5 --presence-penalty 0.25 "
+        "--frequency-penalty -0.5 --logit-bias 42=-5 --logit-bias 3=1.5 --seed 11 --max-new-tokens 9"
+    )
+    command = ["run", str(stdlib_mini_bundle), "--prompt", "def ", *options.split()]
+    assert CliRunner().invoke(cli, command).exit_code == 0
+    assert asked == [(Sampling(0.5, 7, 0.9, 0.1, 1.5, 0.25, -0.5, {42: -5, 3: 1.5}, 11), 9)]
+
+
+@pytest.mark.parametrize("text", ["", "42", "=5", "x=1", "42=", "42=x"])
+def test_what_is_no_bias_is_a_usage_error(text: str) -> None:
+    done = CliRunner().invoke(cli, ["run", "bundle", "--prompt", "x", "--logit-bias", text])
+    assert done.exit_code == 2
+    assert "is not a token id and a number; expected one such as 42=-5" in " ".join(done.stderr.split())
 
 
 def test_validate_exits_with_1_and_names_the_phase_when_a_gate_fails(
