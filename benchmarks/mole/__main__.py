@@ -18,7 +18,7 @@ from molkv_bundle import Bundle
 from molkv_export import validate
 from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.validate import ROUNDED
-from molkv_runtime import ExpertStore, Generator, Sequences
+from molkv_runtime import ExpertStore, Generator, Sampling, Sequences
 
 _DTYPES = ("float32", "int8", "int4")
 _PROMPTS, _CONTEXTS, _STEPS, _RUNS = (256, 1024), (128, 512, 1024), 32, 5
@@ -77,7 +77,12 @@ def _compare_stores(first: Path, second: Path) -> None:
 def _compare_tokens(*bundles: Path) -> None:
     prompts = np.random.default_rng(1).integers(0, VOCAB, (_TEXTS, 16)).tolist()
     texts = [
-        [token.id for token in Generator(bundle).stream(prompts, max_new_tokens=_NEW_TOKENS, stop_ids=frozenset())]
+        [
+            token.id
+            for token in Generator(bundle).stream(
+                prompts, max_new_tokens=_NEW_TOKENS, sampling=Sampling(), stop_ids=frozenset()
+            )
+        ]
         for bundle in bundles
     ]
     same = sum(a == b for a, b in zip(*texts, strict=True))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from molkv_export.commands.options import PATH, provider_options
-from molkv_runtime import Generator, Sampling, Target, describe_placements
+from molkv_runtime import Generator, Target, describe_placements
 
 
 def _bias(text: str) -> tuple[int, float]:
@@ -27,15 +29,13 @@ def _bias(text: str) -> tuple[int, float]:
 @click.argument("bundle", type=PATH)
 @click.option("--prompt", "prompts", multiple=True, required=True, help="Text to continue; several run as a batch.")
 @click.option("--max-new-tokens", type=int, default=128, show_default=True, help="Tokens to add at most.")
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
-@click.option("--top-k", type=int, default=0, show_default=True, help="Draw from the k likeliest tokens; 0 is off.")
-@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest tokens of this mass")
+@click.option("--temperature", type=float, help="0 is greedy. [default: the bundle's]")
+@click.option("--top-k", type=int, help="Draw from the k likeliest tokens; 0 is off. [default: the bundle's]")
+@click.option("--top-p", type=float, help="Draw from the likeliest of this share; 1 is off. [default: the bundle's]")
 @click.option(
-    "--min-p", type=float, default=0.0, show_default=True, help="Drop tokens below this share of the likeliest."
+    "--min-p", type=float, help="Drop tokens below this share of the likeliest; 0 is off. [default: the bundle's]"
 )
-@click.option(
-    "--repetition-penalty", type=float, default=1.0, show_default=True, help="Of tokens in prompt or text; 1 is off."
-)
+@click.option("--repetition-penalty", type=float, help="Of tokens in prompt or text; 1 is off. [default: the bundle's]")
 @click.option("--presence-penalty", type=float, default=0.0, show_default=True, help="Of tokens in the text.")
 @click.option("--frequency-penalty", type=float, default=0.0, show_default=True, help="Of each time in the text.")
 @click.option(
@@ -55,11 +55,11 @@ def run_command(
     bundle: Path,
     prompts: tuple[str, ...],
     max_new_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    min_p: float,
-    repetition_penalty: float,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    repetition_penalty: float | None,
     presence_penalty: float,
     frequency_penalty: float,
     logit_biases: tuple[tuple[int, float], ...],
@@ -90,16 +90,20 @@ def run_command(
     )
     if provider != "cpu":
         click.echo(f"{generator.bundle.profile}: {describe_placements(generator.placements)}", err=True)
-    sampling = Sampling(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
+    given: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+    }
+    sampling = replace(
+        generator.default_sampling,
         presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty,
         logit_bias=dict(logit_biases),
         seed=seed,
+        **{name: value for name, value in given.items() if value is not None},
     )
     pieces = generator.stream_text(prompts, max_new_tokens=max_new_tokens, sampling=sampling)
     if len(prompts) == 1:

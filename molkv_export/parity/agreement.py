@@ -15,7 +15,7 @@ from molkv_export.modeling import ExactRecords
 from molkv_export.parity.runners import Runner
 from molkv_export.source.model import SourceModel
 from molkv_export.source.rounding import StoredRows
-from molkv_runtime import Generator, Store
+from molkv_runtime import Generator, Sampling, Store
 
 _CHUNK_BYTES = 128 * 1024 * 1024  # of exact records; a chunk loads all expert networks once
 
@@ -105,7 +105,9 @@ def continuations(generator: Generator, prompts: list[Ids], new_tokens: int) -> 
     for start in range(0, len(prompts), _BATCH):
         batch = prompts[start : start + _BATCH]
         written: list[list[int]] = [[] for _ in batch]
-        stream = generator.stream([ids.tolist() for ids in batch], max_new_tokens=new_tokens, stop_ids=frozenset())
+        stream = generator.stream(
+            [ids.tolist() for ids in batch], max_new_tokens=new_tokens, sampling=Sampling(), stop_ids=frozenset()
+        )
         for token in stream:
             written[token.sequence].append(token.id)
         found += [Continuation(ids, np.array(ours)) for ids, ours in zip(batch, written, strict=True)]

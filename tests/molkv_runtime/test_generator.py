@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from molkv_bundle import BundleError, ProviderError, RequestError
+from molkv_export.commands import cli
 from molkv_export.corpus import standard_library
 from molkv_runtime import BoundCall, ExpertStore, Generator, Sampling, Sequences, Target
-from tests.conftest import STDLIB_MINI, random_model
+from tests.conftest import STDLIB_MINI, edit_manifest, random_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -327,3 +330,20 @@ def test_a_token_passes_the_files_that_the_architecture_lists(stdlib_mini_bundle
     listed = set(re.findall(r"^    (?:commands/)?(\w+\.py) ", way, re.MULTILINE))
     assert passed - {"checks.py"} == listed - {"run.py"}
     assert len(listed) <= 10
+
+
+def test_a_bundle_says_how_tokens_are_chosen_where_a_caller_does_not(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(stdlib_mini_bundle, tmp_path / "bundle")
+    edit_manifest(bundle, lambda m: m["generation"]["sampling"].update(temperature=0.9, top_k=20))
+    said, silent = Generator(bundle), Generator(stdlib_mini_bundle)
+    chosen = Sampling(temperature=0.9, top_k=20)
+    assert (said.default_sampling, silent.default_sampling) == (chosen, Sampling())
+
+    def text(generator: Generator, sampling: Sampling | None = None) -> str:
+        return "".join(generator.text("def ", max_new_tokens=24, sampling=sampling))
+
+    assert text(said) == text(silent, chosen) != text(silent) == text(said, Sampling())
+    run = CliRunner().invoke(cli, ["run", str(bundle), "--prompt", "def ", "--max-new-tokens", "24"])
+    assert run.output == f"def {text(said)}\n"
+    run = CliRunner().invoke(cli, ["run", str(bundle), "--prompt", "def ", "--temperature", "0", "--top-k", "0"])
+    assert run.output.startswith(f"def {text(silent)}")

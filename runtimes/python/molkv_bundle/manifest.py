@@ -100,11 +100,15 @@ class Table(_Part, frozen=True):
 class SamplingDefaults(_Part, frozen=True):
     """How tokens are chosen where a user does not say; names and ranges as in `docs/bundle-format.md`, "Sampling"."""
 
-    temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
     top_k: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
-    repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    repetition_penalty: Annotated[float, msgspec.Meta(ge=0.01, le=100)] = 1.0
+
+    def __post_init__(self) -> None:
+        if 0 < self.temperature < 1e-6:
+            raise ValueError(f"temperature is {self.temperature}, expected 0 (greedy), or 1e-06 to 1e+06")
 
 
 class Generation(_Part, frozen=True):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
@@ -71,6 +72,8 @@ class Generator(InOneProcess):
         self.config: ModelConfig = self.bundle.config
         self.store: Store = store or ExpertStore(self.bundle, access=store_access, verify_checksums=verify_checksums)
         self.graph: Graph = graph or DenseGraph(self.bundle, target)
+        self.default_sampling = Sampling(**msgspec.structs.asdict(self.bundle.manifest.generation.sampling))
+        """How tokens are chosen where a caller does not say."""
         self._tokenizer: Tokenizer | None = None
         if graph is None and target.provider != "cpu" and verify_provider:
             probe(self.bundle, lambda length: self.sequences(max_length=length), target.provider)
@@ -115,7 +118,7 @@ class Generator(InOneProcess):
         Args:
             prompts: One list of token ids each.
             max_new_tokens: Tokens to add to each prompt; the model's context may end it sooner.
-            sampling: How to choose; default greedy.
+            sampling: How to choose; default `default_sampling`.
             stop_ids: Token ids that end a sequence; default the bundle's end-of-text tokens.
 
         Raises:
@@ -136,7 +139,7 @@ class Generator(InOneProcess):
         stops = frozenset(self.bundle.manifest.generation.eos_token_ids)
         if stop_ids is not None:
             stops = frozenset(token_ids("stop_ids", list(stop_ids) if isinstance(stop_ids, Set) else stop_ids).tolist())
-        sampling = sampling or Sampling()
+        sampling = sampling or self.default_sampling
         self.store.check_ids(np.array(list(sampling.logit_bias), np.int64))
         longest = max(map(len, ids))
         state = self.sequences(len(ids), min(context, longest + max_new_tokens))

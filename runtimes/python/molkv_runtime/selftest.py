@@ -21,6 +21,7 @@ from molkv_bundle import (
 )
 from molkv_runtime.generator import Generator
 from molkv_runtime.providers import resolve
+from molkv_runtime.sampling import Sampling
 from molkv_runtime.session import CPU, Placement, Target
 
 _BATCH_STEPS = 48  # of a text; their logits are in memory together
@@ -162,7 +163,7 @@ def _greedy(generator: Generator, texts: list[GoldenText]) -> int:
     longest = max(len(text.greedy_ids) for text in texts)
     written: list[list[int]] = [[] for _ in texts]
     prompts = [text.input_ids.tolist() for text in texts]
-    for token in generator.stream(prompts, max_new_tokens=longest, stop_ids=frozenset()):
+    for token in generator.stream(prompts, max_new_tokens=longest, sampling=Sampling(), stop_ids=frozenset()):
         written[token.sequence].append(token.id)
     same = 0
     for text, ours in zip(texts, written, strict=True):
