@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from molkv_bundle import Floats, MolkvError, ProviderError, RequestError
 from molkv_runtime import Sampling
-from molkv_runtime.sampling import exp64, threefry, uniform
+from molkv_runtime.sampling import exp64, threefry, total_weight, uniform
 from runtimes.conformance import make_sampling, plain_sampling
 
 VECTORS = json.loads(make_sampling.FILE.read_text(encoding="utf-8"))
@@ -66,6 +66,14 @@ def test_exp64_is_the_exponential_function() -> None:
     y = -np.random.default_rng(0).random(100_000) * 64
     np.testing.assert_allclose(exp64(y), np.exp(y), rtol=4e-16)  # each of them is within 2e-16
     assert exp64(np.array([0.0, -64.1, -1e46])).tolist() == [1, 0, 0]
+
+
+def test_weights_are_summed_from_left_to_right() -> None:
+    y = -np.random.default_rng(0).random(50_001) * 20
+    expected = 0.0
+    for weight in exp64(y).tolist():
+        expected += weight
+    assert total_weight(y) == expected != exp64(y).sum()
 
 
 @pytest.mark.parametrize("index", range(len(VECTORS["cases"])))

@@ -246,8 +246,7 @@ def _largest(y: Doubles, border: float, count: int) -> Ids:
 
 def _nucleus(y: Doubles, share: float) -> Ids:
     """Return where the largest numbers stand whose weights, summed from the largest on, reach a share of all."""
-    weights = exp64(y)
-    total = float(np.cumsum(weights, out=weights)[-1])
+    total = total_weight(y)
     # What is less than this has together less than the rest of the total, so that the sum reaches the share without
     # it; except for rounding, and then all are looked at.
     for least in (math.log(max(1 - share, 1e-16) * total / len(y)) - 1e-6, -math.inf):
@@ -258,6 +257,16 @@ def _nucleus(y: Doubles, share: float) -> Ids:
         if reached < len(order):
             return _largest(y, float(order[-1 - reached]), reached + 1)
     return np.arange(len(y))
+
+
+def total_weight(y: Doubles) -> float:
+    """Return the sum of exp64(y), from left to right, in less memory than all weights take."""
+    total = 0.0
+    for first in range(0, len(y), _BLOCK):
+        weights = exp64(y[first : first + _BLOCK])
+        weights[0] += total
+        total = float(np.cumsum(weights, out=weights)[-1])
+    return total
 
 
 def exp64(y: Doubles) -> Doubles:
