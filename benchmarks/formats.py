@@ -34,6 +34,7 @@ def main() -> None:
     ]
     dense += [(f"int4, blocks of {size}", {"graph": GraphOptions("int4", size)}) for size in BLOCK_SIZES]
     dense += [("float32, KV cache int8", {"graph": GraphOptions(kv_dtype="int8")})]
+    dense += [("float32, expert window int8", {"graph": GraphOptions(window_dtype="int8")})]
     print()
     _table(("`--dense-dtype`", "bytes per token", "dense weights"), dense)
 

@@ -112,7 +112,7 @@ def sizes_of(bundle: Bundle) -> Sizes:
         # Weights in float16 are made float32 when they are loaded, unless the graph computes in it.
         * (2 if graph.dense_dtype == "float16" and graph.kv_dtype != "float16" else 1),
         ram_kv_cache=cache_bytes(config, config.max_position_embeddings, graph.kv_dtype),
-        ram_expert_window=window_bytes(config, config.max_position_embeddings),
+        ram_expert_window=window_bytes(config, config.max_position_embeddings, graph.window_dtype),
         storage_expert_store=sum(sizes[shard.file] for shard in bundle.manifest.experts.shards),
         bytes_per_token=bundle.manifest.experts.stride,
     )
@@ -246,6 +246,8 @@ def _graph_table(profile: str, graph: GraphInfo) -> Rows:
         title += f" in blocks of {graph.block_size}"
     if graph.kv_dtype != "float32":
         title += f", KV cache {graph.kv_dtype}"
+    if graph.window_dtype != "float32":
+        title += f", expert window {graph.window_dtype}"
     table = Rows(title=Text(title), title_justify="left", box=box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     for column in ("", "name", "layers", "dtype", "shape"):
         table.add_column(column, no_wrap=column == "name")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from molkv_bundle import PROFILES, DenseDtype, KVDtype, ModelConfig, RequestError
+from molkv_bundle import PROFILES, DenseDtype, KVDtype, ModelConfig, RequestError, WindowDtype
 from molkv_export.families import FAMILIES
 from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.choices import BLOCK_SIZES, CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BLOCK_SIZE, DTYPES
@@ -29,6 +29,7 @@ class GraphOptions(NamedTuple):
     chunk_lengths: Sequence[int] | None = None  # of static graphs; 1 is always there; default CHUNK_LENGTHS that fit
     context_length: int | None = None  # of static graphs; default the model's, but not more than CONTEXT_LENGTH
     expert_window: int | None = None  # of static graphs; default the model's
+    window_dtype: WindowDtype = "float32"  # of the values of an expert window
 
 
 def plan_graphs(config: ModelConfig, profiles: Sequence[str], options: GraphOptions) -> list[GraphPlan]:
@@ -50,7 +51,7 @@ def plan_graphs(config: ModelConfig, profiles: Sequence[str], options: GraphOpti
 
 def _plan(config: ModelConfig, profile: str, options: GraphOptions) -> GraphPlan:
     _check(config, profile, options)
-    dense = DenseFormat(options.dense_dtype, options.block_size, options.kv_dtype)
+    dense = DenseFormat(options.dense_dtype, options.block_size, options.kv_dtype, options.window_dtype)
     family = FAMILIES[config.model_type]
     if profile == "cpu":
         return GraphPlan(profile, config, dense, {0: family.graph(config, dense)})
@@ -93,6 +94,11 @@ def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
             f"kv_dtype is {options.kv_dtype!r}, expected {' or '.join(kv_dtypes)} in profile {profile}; the cache of a "
             "static graph has the dtype that the graph computes in"
         )
+    window_dtypes = config.window_dtypes if profile == "cpu" else ("float32",)
+    if options.window_dtype not in window_dtypes:
+        has_choice = profile != "cpu" or "int8" in window_dtypes
+        where = f"in profile {profile}" if has_choice else "for a model without an expert window"
+        raise RequestError(f"window_dtype is {options.window_dtype!r}, expected {' or '.join(window_dtypes)} {where}")
     for name, dtype in (("dense_dtype", "qdq-int8"), ("kv_dtype", "int8")):
         if getattr(options, name) == dtype and not FAMILIES[config.model_type].can_be_calibrated:
             raise RequestError(f"{name} is {dtype!r}, expected another one for a model of type {config.model_type}")

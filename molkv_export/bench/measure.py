@@ -146,7 +146,7 @@ class _Runner:
         self._generator = Generator(bundle, graph=graph, store=store)
         self._config, self._runs = bundle.config, runs
         self._choose = Sampling().choose
-        self._kv_dtype = bundle.graph().kv_dtype
+        self._kv_dtype, self._window_dtype = bundle.graph().kv_dtype, bundle.graph().window_dtype
         info = bundle.graph()
         # ONNX Runtime makes float32 of float16 when it loads.
         self.weights = bundle.manifest.files[info.data].size * (2 if info.dense_dtype == "float16" else 1)
@@ -216,7 +216,8 @@ class _Runner:
         return Shares(gather, graph, sampling, 1 - gather - graph - sampling)
 
     def with_bandwidth(self, decode: Decode, bandwidth: float) -> Decode:
-        each = cache_bytes(self._config, decode.context, self._kv_dtype) + window_bytes(self._config, decode.context)
+        window = window_bytes(self._config, decode.context, self._window_dtype)
+        each = cache_bytes(self._config, decode.context, self._kv_dtype) + window
         least = (self.weights + decode.batch * each) / bandwidth
         return msgspec.structs.replace(decode, bandwidth_share=least / decode.p50)
 

@@ -83,7 +83,8 @@ def build_graph(
             f"head_dim is {config.head_dim}, expected a multiple of {_HEAD_DIM_UNIT}: "
             "ONNX Runtime's GroupQueryAttention rotates no other sizes"
         )
-    frame, modules = Frame(*graph_interface(config, dense.kv_dtype)), CpuModules(config, dense)
+    interface = graph_interface(config, dense.kv_dtype, window_dtype=dense.window_dtype)
+    frame, modules = Frame(*interface), CpuModules(config, dense)
     values = frame.values
 
     def layer_inputs(layer: int) -> LayerInputs:

@@ -114,6 +114,7 @@ class CpuModules:
         self.rotary = RotaryCache(config.max_position_embeddings, config.rope_theta)
         self.linear = dense.linear
         self.head = dense.head
+        self.window_dtype = dense.window_dtype
         self.small_linear = Linear
 
     def norm(self, size: int) -> RMSNorm:

@@ -63,6 +63,7 @@ def save_graphs(
         golden=GOLDEN if not infix else f"golden{infix}.safetensors",
         dense_dtype=plan.dense.dtype,
         kv_dtype=plan.dense.kv_dtype,
+        window_dtype=plan.dense.window_dtype,
         block_size=plan.dense.block_size if plan.dense.dtype == "int4" else 0,
         context_length=plan.config.max_position_embeddings,
         expert_window=plan.config.expert_window,

@@ -17,7 +17,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQua
 from onnxruntime.quantization.quant_utils import quantize_nparray
 from onnxscript import OpBuilder, nn
 
-from molkv_bundle import DenseDtype, Floats, KVDtype, RequestError
+from molkv_bundle import DenseDtype, Floats, KVDtype, RequestError, WindowDtype
 from molkv_export.graph.choices import DEFAULT_BLOCK_SIZE
 
 Parameters = dict[str, npt.NDArray[Any]]
@@ -75,6 +75,26 @@ class HalfComputeLinear(HalfLinear):
         return op.MatMul(x, self.weight)
 
 
+def int8_product(op: OpBuilder, x: Value, codes: Value, scale: Value, *, is_negative: bool = True) -> Value:
+    """Multiply with int8 codes, after rounding each row to 127 steps of its largest magnitude.
+
+    Args:
+        op: The graph.
+        x: float32 [..., rows, in].
+        codes: int8 [..., in, out].
+        scale: float32, of all codes, or [out] of the codes of a column.
+        is_negative: Whether x can hold numbers below 0.
+    """
+    largest = op.ReduceMax(op.Abs(x) if is_negative else x, [-1], keepdims=1)
+    largest = op.Max(largest, op.Constant(value_float=_TINY))  # a row of zeros stays zero
+    unit = op.Constant(value_float=1 / 127)
+    # Codes have to be unsigned: for these the kernel exists.
+    middle = op.Constant(value=ir.tensor(np.uint8(128 if is_negative else 0)))
+    rounded = op.QuantizeLinear(op.Div(x, largest), unit, middle)
+    product = op.MatMulIntegerToFloat(rounded, codes, unit, scale, middle, _domain="com.microsoft", _version=1)
+    return op.Mul(product, largest)
+
+
 class RowwiseInt8Linear(Linear):
     """int8 weights with a scale for every column; activations are rounded to int8 with a scale for every position.
 
@@ -89,16 +109,7 @@ class RowwiseInt8Linear(Linear):
 
     def forward(self, op: OpBuilder, x: Value) -> Value:
         """Map x [..., in] to [..., out]."""
-        largest = op.ReduceMax(op.Abs(x), [-1], keepdims=1)
-        largest = op.Max(largest, op.Constant(value_float=_TINY))  # a row of zeros stays zero
-        unit = op.Constant(value_float=1 / 127)
-        middle = op.Constant(value=ir.tensor(np.uint8(128)))
-        # Codes have to be unsigned: for these the kernel exists.
-        codes = op.QuantizeLinear(op.Div(x, largest), unit, middle)
-        product = op.MatMulIntegerToFloat(
-            codes, self.weight, unit, self.weight_scale, middle, _domain="com.microsoft", _version=1
-        )
-        return op.Mul(product, largest)
+        return int8_product(op, x, self.weight, self.weight_scale)
 
     def encode(self, weight: Floats) -> Parameters:
         """Round to codes from -127 to 127."""
@@ -142,11 +153,12 @@ class BlockwiseLinear(Linear):
 
 
 class DenseFormat(NamedTuple):
-    """How a dense graph keeps its large weights and its KV cache. docs/performance.md has the reasons."""
+    """How a dense graph keeps its large weights, and what it reads from caches. docs/performance.md has the reasons."""
 
     dtype: DenseDtype = "float32"
     block_size: int = DEFAULT_BLOCK_SIZE  # of int4
     kv_dtype: KVDtype = "float32"
+    window_dtype: WindowDtype = "float32"  # of the values of an expert window
 
     def linear(self, in_features: int, out_features: int) -> Linear:
         """Make a product that is computed for every position."""

@@ -9,6 +9,7 @@ from onnxscript import OpBuilder, nn
 
 from molkv_bundle import MolkvConfig
 from molkv_export.graph.cpu import CpuModules
+from molkv_export.graph.linear import int8_product
 
 
 class MolkvMixer(nn.Module):
@@ -16,7 +17,7 @@ class MolkvMixer(nn.Module):
 
     def __init__(self, config: MolkvConfig, modules: CpuModules) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.window_dtype = config, modules.window_dtype
         self.rotary = modules.rotary
         self.query_proj = modules.linear(config.hidden_size, config.expert_key_size)
         self.query_norm = modules.norm(config.expert_key_size) if config.expert_qk_norm else None
@@ -39,7 +40,13 @@ class MolkvMixer(nn.Module):
         # [B, T, dk] -> [blocks, C, dk]: the mask's first two dimensions are the blocks.
         query = op.Reshape(query, _shape(op, mask, self.config.expert_key_size))
         scores = op.Add(op.MatMul(query, op.Transpose(key, perm=[0, 2, 1])), mask)
-        mixed = op.MatMul(op.Softmax(scores, axis=-1), value)
+        weights = op.Softmax(scores, axis=-1)
+        if self.window_dtype == "int8":
+            # A product of codes has one scale for a column, not for a row: those of rows go into the probabilities.
+            weights = op.Mul(weights, values[f"expert_value_scale.{layer}"])  # [blocks, 1, R*N]
+            mixed = int8_product(op, weights, value, op.Constant(value_float=1.0), is_negative=False)
+        else:
+            mixed = op.MatMul(weights, value)
         out = op.Reshape(mixed, _shape(op, position_ids, self.config.hidden_size))
         return out if self.gate is None else op.Mul(op.Sigmoid(self.gate(op, x)), out), scores
 

@@ -63,6 +63,7 @@ class MolkvMixer(nn.Module):
     def __init__(self, config: MolkvConfig) -> None:
         super().__init__()
         self.window = config.expert_window
+        self.rounds_window = False  # as a graph with an int8 window does
         self.rope_theta = config.rope_theta if config.expert_rope else None
         self.query_proj = nn.Linear(config.hidden_size, config.expert_key_size, bias=False)
         self.query_norm = RMSNorm(config.expert_key_size, config.rms_norm_eps) if config.expert_qk_norm else None
@@ -78,14 +79,15 @@ class MolkvMixer(nn.Module):
         """
         query, key, visible = self._query_and_keys(x, rows, inverse)
         value = rows["value"][inverse].flatten(1, 2)
-        out = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        if self.rounds_window:
+            out = _mixed_in_int8(torch.softmax(_scores(query, key, visible), dim=-1), value)
+        else:
+            out = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
         return out if self.gate is None else torch.sigmoid(self.gate(x)) * out
 
     def scores(self, x: Tensor, rows: Rows, inverse: Tensor) -> Tensor:
         """Return q_t . kk_{j,n} / sqrt(dk), -inf where t does not see j: [B, T, T*N]; arguments as in `forward`."""
-        query, key, visible = self._query_and_keys(x, rows, inverse)
-        scores: Tensor = query @ key.mT * key.shape[-1] ** -0.5
-        return scores.masked_fill(~visible, -torch.inf)
+        return _scores(*self._query_and_keys(x, rows, inverse))
 
     def _query_and_keys(self, x: Tensor, rows: Rows, inverse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries [B, T, dk], the keys of all positions [B, T*N, dk], and which of them each query sees."""
@@ -101,6 +103,28 @@ class MolkvMixer(nn.Module):
         return query, key.flatten(1, 2), visible
 
 
+def _scores(query: Tensor, key: Tensor, visible: Tensor) -> Tensor:
+    scores: Tensor = query @ key.mT * key.shape[-1] ** -0.5
+    return scores.masked_fill(~visible, -torch.inf)
+
+
+def _mixed_in_int8(weights: Tensor, value: Tensor) -> Tensor:
+    """Mix values [B, T*N, d] with weights [B, T, T*N], both rounded to int8 (docs/bundle-format.md, "Int8 window").
+
+    A value is rounded to 127 steps of its largest magnitude, and so are the products of a position's weights with the
+    steps' sizes.
+    """
+    tiny = torch.finfo(value.dtype).tiny
+    scale = value.abs().amax(-1, keepdim=True) / 127
+    scale = torch.where(scale < tiny, 0.0, scale)
+    codes = torch.where(scale == 0, 0.0, (value / scale).round())
+    scaled = weights * scale.mT
+    largest = scaled.amax(-1, keepdim=True).clamp(min=tiny)
+    unit = torch.tensor(1 / 127, dtype=value.dtype)
+    mixed: Tensor = (scaled / largest / unit).round() @ codes * unit * largest
+    return mixed
+
+
 class MolkvForCausalLM(LookupExpertForCausalLM):
     """A MoLKV language model."""
 
@@ -108,6 +132,12 @@ class MolkvForCausalLM(LookupExpertForCausalLM):
 
     def __init__(self, config: MolkvConfig, form: Form = "training") -> None:
         super().__init__(config, form, lambda: KeyValueNetworks(config), lambda: MolkvMixer(config))
+
+    def round_window(self) -> None:
+        """Let every mixer round."""
+        for module in self.modules():
+            if isinstance(module, MolkvMixer):
+                module.rounds_window = True
 
     def score_size(self) -> tuple[int | str, int]:
         """Return the mask's; the graph does not know in which order the host keeps experts."""

@@ -110,6 +110,10 @@ class ReferenceModel(nn.Module):
         """Return the modules that compute the keys, before they are rotated, and the values of a layer's KV cache."""
         raise NotImplementedError
 
+    def round_window(self) -> None:
+        """Round as a graph with an int8 expert window does; models whose configuration has no such graph lack this."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
         """Draw fresh weights: normal with std 0.02, scaled down by sqrt(2 * layers) where a branch ends (GPT-2).

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 from torch import Tensor
 
-from molkv_bundle import HIDDEN, Arrays, Bundle, BundleError, DenseDtype, Floats, KVDtype, MolkvError
+from molkv_bundle import HIDDEN, Arrays, Bundle, BundleError, DenseDtype, Floats, KVDtype, MolkvError, WindowDtype
 from molkv_export.golden import Ids
 from molkv_export.graph.files import load_graphs, weights_file
 from molkv_export.modeling import Tap, tap_name
@@ -38,6 +38,7 @@ MAX_RELATIVE_ERROR: dict[DenseDtype, float] = {
     "qdq-int8": 0.2,
 }
 _OF_CACHE: dict[KVDtype, float] = {"float32": 0.0, "float16": 2e-2, "int8": 0.4}
+_OF_WINDOW: dict[WindowDtype, float] = {"float32": 0.0, "int8": 3e-2}
 BISECTED_PHASES = ("one-shot prefill", "step-by-step decode")
 
 
@@ -247,7 +248,7 @@ def phase_errors(bundle: Bundle, target: Target, model: SourceModel, ids: Ids, p
 
 def _limit(bundle: Bundle) -> float:
     graph = bundle.graph()
-    return max(MAX_RELATIVE_ERROR[graph.dense_dtype], _OF_CACHE[graph.kv_dtype])
+    return max(MAX_RELATIVE_ERROR[graph.dense_dtype], _OF_CACHE[graph.kv_dtype], _OF_WINDOW[graph.window_dtype])
 
 
 def compare_values(taps: list[Tap], expected: Values, found: Values) -> list[TapError]:

@@ -180,7 +180,9 @@ def expected_measure(path: Path, bundle: Bundle, provider: str) -> Measure:
 def _is_exact(bundle: Bundle, file: ExpectedLogits) -> bool:
     """Tell whether nothing is rounded, so that only the arithmetic of the two may differ."""
     graph = bundle.graph()
-    return {graph.dense_dtype, graph.kv_dtype, bundle.manifest.experts.dtype} == {"float32"} and file.dtype == "F32"
+    return {graph.dense_dtype, graph.kv_dtype, graph.window_dtype, bundle.manifest.experts.dtype} == {
+        "float32"
+    } and file.dtype == "F32"
 
 
 def _judge(gate: QualityGate, limit: float | None, is_partial: bool) -> Callable[[str, Metrics], str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from molkv_bundle import Bundle, DenseDtype, KVDtype, RowDtype, max_abs
+from molkv_bundle import Bundle, DenseDtype, KVDtype, RowDtype, WindowDtype, max_abs
 from molkv_export.parity.metrics import Metrics
 from molkv_runtime import PRESETS
 
@@ -49,6 +49,7 @@ _OF_CACHE: dict[KVDtype, QualityGate] = {
     "float16": QualityGate(kl_mean=1e-5, kl_p99=1e-4, perplexity_ratio=1.0005, top1_agreement=0.99),
     "int8": _OF_WEIGHTS["int8"],
 }
+_OF_WINDOW: dict[WindowDtype, QualityGate] = {"float32": _OF_RECORDS["float32"], "int8": _OF_WEIGHTS["int8"]}
 
 # What both cost together is little more than what the one costs that costs more; the limits leave room for that.
 QUALITY_GATES = {
@@ -71,7 +72,8 @@ OWN_CODE_MAX_ABS = 1e-3
 def quality_gate(bundle: Bundle) -> QualityGate:
     """Return the gate for a bundle's combination of dtypes."""
     graph = bundle.graph()
-    return loosest(QUALITY_GATES[graph.dense_dtype, bundle.manifest.experts.dtype], _OF_CACHE[graph.kv_dtype])
+    of_weights_and_records = QUALITY_GATES[graph.dense_dtype, bundle.manifest.experts.dtype]
+    return loosest(of_weights_and_records, _OF_CACHE[graph.kv_dtype], _OF_WINDOW[graph.window_dtype])
 
 
 def rounding_limit(bundle: Bundle, provider: str = "cpu") -> float:

@@ -31,7 +31,8 @@ class SourceModel:
 
         Args:
             checkpoint: The checkpoint.
-            bundle: How weights and activations are rounded, and which context and window there are; None is as trained.
+            bundle: How weights, activations and the expert window are rounded, and which context and window there
+                are; None is as trained.
         """
         graph = None if bundle is None else bundle.graph()
         # The shapes of a static graph show its context and window; what else a manifest says of them is not believed.
@@ -53,6 +54,8 @@ class SourceModel:
         self.model.requires_grad_(False).eval()
         if bundle is not None and bundle.graph().dense_dtype == "qdq-int8":
             round_activations(self.model, bundle)
+        if graph is not None and graph.window_dtype == "int8":
+            self.model.round_window()
 
     def stored_rows(self, store: Store, ids: npt.NDArray[np.int64]) -> StoredRows:
         """Read what a store holds of token ids, to be compared with exact records."""

@@ -47,7 +47,8 @@ def _all_graphs() -> Iterator[BuiltGraph]:
             for dtype in dtypes:
                 for kv_dtype in ("float32", "int8") if profile == "cpu" else ("float32",):
                     lengths = None if profile == "cpu" else [4]
-                    options = GraphOptions(dense_dtype=dtype, kv_dtype=kv_dtype, chunk_lengths=lengths)
+                    window_dtype = config.window_dtypes[-1] if profile == "cpu" else "float32"
+                    options = GraphOptions(dtype, kv_dtype=kv_dtype, chunk_lengths=lengths, window_dtype=window_dtype)
                     [plan] = plan_graphs(config, [profile], options)
                     yield from plan.graphs.values()
 

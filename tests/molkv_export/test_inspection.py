@@ -55,6 +55,15 @@ def test_bytes_of_a_call_are_those_of_its_buffers(phone: Path, monkeypatch: pyte
     assert {check.length: (check.bytes_in, check.bytes_out) for check in found.checks["nnapi"]} == sizes
 
 
+def test_an_int8_window_is_shown(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+    export(checkpoints("molkv"), tmp_path / "bundle", graph=GraphOptions(window_dtype="int8"))
+    found = inspect(tmp_path / "bundle")
+    assert found.sizes.ram_expert_window == 3 * 5 * 3 * (4 * 8 + 64 + 4)  # layers, positions, experts
+    console = Console(width=200, record=True, file=StringIO())
+    print_inspection(found, console)
+    assert "model.onnx, dense weights float32, expert window int8" in console.export_text()
+
+
 def test_it_is_printed_for_people(phone: Path) -> None:
     console = Console(width=200, record=True, file=StringIO())
     print_inspection(inspect(phone), console)

@@ -32,6 +32,18 @@ def test_every_float16_there_is_becomes_the_float32_of_the_same_number() -> None
         np.testing.assert_array_equal(out, halves.astype(np.float32))
 
 
+def test_an_int8_window_takes_the_codes_of_an_int8_store_as_they_are() -> None:
+    records = _random_records("molkv", "int8", 5)
+    decoded = RecordDecoder(CONFIGS["molkv"], "int8", "int8").decode(records)
+    layers, found = records["layers"], decoded["layers"]
+    assert decoded["embedding"].dtype == found["key"].dtype == np.float32
+    assert np.array_equal(decoded["embedding"], records["embedding"].astype(np.float32))
+    assert np.array_equal(found["key"], layers["key"].astype(np.float32))
+    for name in ("scale", "value"):
+        assert found[name].dtype == layers[name].dtype
+        assert np.array_equal(found[name], layers[name])
+
+
 def _random_records(name: str, dtype: RowDtype, count: int) -> Records:
     """Records of random bytes whose floats are finite."""
     random = np.random.default_rng(0)

@@ -126,7 +126,7 @@ def test_files_in_the_page_cache_count_as_free(tmp_path: Path, monkeypatch: pyte
 def test_sequences_that_do_not_fit_into_memory_are_refused_before_any_is_allocated(
     generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("molkv_runtime.sequences.available_memory", lambda: 10 * 1024**2)
+    monkeypatch.setattr("molkv_runtime.memory.available_memory", lambda: 10 * 1024**2)
     generator.sequences(4)
     with pytest.raises(RequestError, match=r"1000 sequences of 48 tokens need \d+ MiB of RAM, 10 MiB are free"):
         generator.sequences(1000)

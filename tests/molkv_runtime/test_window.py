@@ -68,6 +68,57 @@ def test_prefill_shows_each_position_its_window_whatever_came_before(first: int,
         assert seen == [_expected(position) for position in range(first, first + length)]
 
 
+def _random_values(rows: int) -> Records:
+    """Records of random values, among them rows of zeros, of subnormal numbers, and of ties between two codes."""
+    records = np.zeros(rows, record_dtype(CONFIG, "float32"))
+    values = records["layers"]["value"]
+    values[...] = (
+        np.random.default_rng(0).standard_normal(values.shape) * 10.0 ** np.arange(-8, 8)[:rows, None, None, None]
+    )
+    values[0, 0, 0] = 0
+    values[1, 0, 0] = np.float32(1e-40) * np.arange(16)
+    values[2, 0, 0] = np.arange(16) * 8.5  # a step of 1 would need 127
+    values[2, 0, 0, 15] = -127
+    return records
+
+
+def test_values_are_rounded_on_entry_as_the_format_says() -> None:
+    window = ExpertWindow(CONFIG, 1, 64, InputFormat(window_dtype="int8"))
+    records = _random_values(5)
+    take_in(window, Part(0, 0, 5, follows=False, keep=0), [records[:2], records[2:]], np.empty((5, 16), np.float32))
+    window.finish(0, 5)
+    codes, scales = (window.decode_inputs[f"expert_value{part}.0"][0] for part in ("", "_scale"))
+    assert scales.shape == (1, 10)
+    for row, values in enumerate(records["layers"]["value"].reshape(10, 16)):
+        scale = np.abs(values).max() / np.float32(127)
+        scale = np.float32(0) if scale < np.float32(2**-126) else scale
+        assert scales[0, row] == scale
+        # Python rounds to the nearest, ties to the even one, too.
+        assert codes[row].tolist() == [round(float(value / scale)) if scale else 0 for value in values]
+    assert codes[4].tolist() == [0, 8, 17, 26, 34, 42, 51, 60, 68, 76, 85, 94, 102, 110, 119, -127]
+
+
+@pytest.mark.parametrize("first", [0, 3, 7])
+@pytest.mark.parametrize("length", [1, 4, 10])
+def test_an_int8_window_shows_the_positions_that_a_float_one_does(first: int, length: int) -> None:
+    windows = [ExpertWindow(CONFIG, 2, 64, InputFormat(window_dtype=dtype)) for dtype in ("float32", "int8")]
+    shown = []
+    for window in windows:
+        for position in range(first):
+            window.decode(1, position, _records(range(position, position + 1)))
+        inputs = [_take_in(window, Part(1, first, length, follows=False, keep=0), 3)]
+        window.finish(1, first + length)
+        window.decode(1, first + length, _records(range(first + length, first + length + 1)))
+        inputs.append({name: array[1:] for name, array in window.decode_inputs.items()})
+        shown.append(inputs)
+    for exact, found in zip(*shown, strict=True):
+        assert np.array_equal(exact["expert_key.0"], found["expert_key.0"])
+        assert np.array_equal(exact["expert_mask"], found["expert_mask"])
+        values = found["expert_value.0"] * found["expert_value_scale.0"].swapaxes(1, 2)
+        # All numbers of a value are the same, so that its codes are all 127.
+        np.testing.assert_allclose(values, exact["expert_value.0"], rtol=1e-6)
+
+
 @pytest.mark.parametrize("prompt", [1, 3, 5, 10])
 def test_decode_shows_the_last_positions_after_any_prompt(prompt: int) -> None:
     window = ExpertWindow(CONFIG, 2, 64, InputFormat())

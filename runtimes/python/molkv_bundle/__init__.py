@@ -1,7 +1,7 @@
 """The bundle format (`docs/bundle-format.md`) as Python: it is read and checked here, and nothing is run."""
 
 from molkv_bundle.bundle import TOKENIZER, Bundle
-from molkv_bundle.config import KVCacheShape, ModelConfig, Rotation, TensorInfo, Vector
+from molkv_bundle.config import KVCacheShape, ModelConfig, Rotation, TensorInfo, Vector, WindowDtype
 from molkv_bundle.errors import (
     BundleError,
     CheckpointError,
@@ -107,6 +107,7 @@ __all__ = [
     "Tensors",
     "ValueDecoder",
     "Vector",
+    "WindowDtype",
     "check_graph_file",
     "checked_record_dtype",
     "contents",

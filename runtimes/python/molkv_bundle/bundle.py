@@ -114,7 +114,7 @@ class Bundle:
                     "leads, since ONNX Runtime takes weights from nowhere else; copy it into the bundle"
                 )
             check_graph_file(path, weights.name)
-            wanted = graph_interface(self.config, info.kv_dtype, file.length)
+            wanted = graph_interface(self.config, info.kv_dtype, file.length, info.window_dtype)
             for kind, listed, wants in zip(("inputs", "outputs"), (file.inputs, file.outputs), wanted, strict=True):
                 if listed != wants:
                     raise BundleError(

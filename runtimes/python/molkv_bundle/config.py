@@ -8,6 +8,8 @@ import msgspec
 
 from molkv_bundle.errors import ConfigError
 
+WindowDtype = Literal["float32", "int8"]  # of the values in an expert window
+
 MAX_LAYERS = 65_536
 MAX_POSITIONS = 2**24  # a table of rotations is as long
 
@@ -78,6 +80,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return 0
 
     @property
+    def window_dtypes(self) -> tuple[WindowDtype, ...]:
+        """In which dtypes the graph of the cpu profile can read the values of an expert window."""
+        return ("float32",)
+
+    @property
     def layers_with_experts(self) -> tuple[int, ...]:
         """Indices of the layers that records hold vectors of, ascending."""
         raise NotImplementedError
@@ -95,6 +102,13 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def expert_inputs(self) -> list[TensorInfo]:
         """Return what the graph of the cpu profile reads of experts and of positions."""
+        raise NotImplementedError
+
+    def int8_window_inputs(self) -> list[TensorInfo]:
+        """Return the same as `expert_inputs` of a graph that reads the values of the window as int8 codes and scales.
+
+        Only families with "int8" among their `window_dtypes` have it.
+        """
         raise NotImplementedError
 
     def static_expert_inputs(self, layers: list[int], length: int) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molkv_bundle.bundle import Bundle
+from molkv_bundle.config import WindowDtype
 from molkv_bundle.errors import BundleError
 from molkv_bundle.manifest import DenseDtype, GraphInfo, KVDtype
 from molkv_bundle.row_formats import Floats
@@ -26,6 +27,9 @@ PROJECTIONS = 8  # numbers that all logits of a position go into
 _MAX_ABS: dict[DenseDtype, float] = {"float32": 1e-4, "float16": 1e-4, "int8": 1.0, "int4": 1.0, "qdq-int8": 1.0}
 # A float16 cache goes with a graph that computes in float16.
 _MAX_ABS_OF_CACHE: dict[KVDtype, float] = {"float32": 0.0, "float16": 0.05, "int8": 2.0}
+# An int8 window rounds probabilities, too; the golden logits do so as well, but a number between two codes may become
+# the other one.
+_MAX_ABS_OF_WINDOW: dict[WindowDtype, float] = {"float32": 0.0, "int8": 0.2}
 
 _FIELDS = {"input_ids": "I32", "top_ids": "I32", "top_logits": "F32", "projection": "F32", "greedy_ids": "I32"}
 _DTYPES = {"I32": "<i4", "F32": "<f4"}
@@ -33,7 +37,8 @@ _DTYPES = {"I32": "<i4", "F32": "<f4"}
 
 def max_abs(graph: GraphInfo) -> float:
     """Return how far a graph's logits and projections may be from the golden ones."""
-    return max(_MAX_ABS[graph.dense_dtype], _MAX_ABS_OF_CACHE[graph.kv_dtype])
+    found = _MAX_ABS[graph.dense_dtype], _MAX_ABS_OF_CACHE[graph.kv_dtype], _MAX_ABS_OF_WINDOW[graph.window_dtype]
+    return max(found)
 
 
 class GoldenText(NamedTuple):

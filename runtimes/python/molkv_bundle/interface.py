@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from molkv_bundle.config import ModelConfig, TensorInfo
+from molkv_bundle.config import ModelConfig, TensorInfo, WindowDtype
 from molkv_bundle.manifest import KVDtype
 from molkv_bundle.row_formats import Floats
 
@@ -14,24 +14,27 @@ Tensors = tuple[TensorInfo, ...]
 Arrays = dict[str, npt.NDArray[np.generic]]  # what is bound to them, by name
 
 
-def graph_interface(config: ModelConfig, kv_dtype: KVDtype, length: int = 0) -> tuple[Tensors, Tensors]:
+def graph_interface(
+    config: ModelConfig, kv_dtype: KVDtype, length: int = 0, window_dtype: WindowDtype = "float32"
+) -> tuple[Tensors, Tensors]:
     """List inputs and outputs of a graph.
 
     Args:
         config: The model, with the context and the window of the graph.
         kv_dtype: Of the KV cache.
         length: T of a static graph; 0 is the cpu profile's, which takes any.
+        window_dtype: Of the values of the expert window, in the cpu profile.
     """
     if length:
         return _static_inputs(config, kv_dtype, length), _static_outputs(config, kv_dtype, length)
-    return _inputs(config, kv_dtype), _outputs(config, kv_dtype)
+    return _inputs(config, kv_dtype, window_dtype), _outputs(config, kv_dtype)
 
 
-def _inputs(config: ModelConfig, kv_dtype: KVDtype) -> Tensors:
+def _inputs(config: ModelConfig, kv_dtype: KVDtype, window_dtype: WindowDtype) -> Tensors:
     """List the inputs of the cpu profile."""
     return (
         TensorInfo(name="inputs_embeds", dtype="float32", shape=("batch", "length", config.hidden_size)),
-        *config.expert_inputs(),
+        *(config.expert_inputs() if window_dtype == "float32" else config.int8_window_inputs()),
         TensorInfo(name="seqlens_k", dtype="int32", shape=("batch",)),
         TensorInfo(name="total_sequence_length", dtype="int32", shape=()),
         TensorInfo(name="logits_to_keep", dtype="int64", shape=(1,)),

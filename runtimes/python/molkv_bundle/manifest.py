@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
-from molkv_bundle.config import ModelConfig, TensorInfo
+from molkv_bundle.config import ModelConfig, TensorInfo, WindowDtype
 from molkv_bundle.errors import BundleError
 from molkv_bundle.families import family_of
 from molkv_bundle.files import decode_json, read_bytes, shown
@@ -47,6 +47,7 @@ class GraphInfo(_Part, frozen=True):
     golden: str  # what the source model computes with the weights, context and window of this graph
     dense_dtype: DenseDtype  # of large weights; norms and the smallest products are float32
     kv_dtype: KVDtype  # of the KV cache; float16: everything is computed in float16
+    window_dtype: WindowDtype  # of the values of the expert window
     block_size: int  # weights that share a scale, where the dtype has blocks; else 0
     context_length: int  # in tokens
     expert_window: int  # W where experts have keys
@@ -290,6 +291,11 @@ def _check_limits(model: ModelConfig, graph: GraphInfo, where: str) -> None:
     for name, (dtype, static_only) in kinds.items():
         if dtype == static_only and not graph.is_static:
             raise BundleError(f"{where}: {name} is {dtype}, expected another one in a graph of any length")
+    if graph.window_dtype not in (("float32",) if graph.is_static else model.window_dtypes):
+        raise BundleError(
+            f"{where}: window_dtype is {graph.window_dtype}, expected float32 in a static graph and for models without "
+            "an expert window"
+        )
     if graph.is_static and (graph.dense_dtype in ("int8", "int4") or graph.kv_dtype == "int8"):
         raise BundleError(
             f"{where}: dense_dtype {graph.dense_dtype} and kv_dtype {graph.kv_dtype} do not go with a static graph"

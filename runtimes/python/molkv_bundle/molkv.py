@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from molkv_bundle.config import Rotation, TensorInfo, Vector
+from molkv_bundle.config import Rotation, TensorInfo, Vector, WindowDtype
 from molkv_bundle.errors import ConfigError
 from molkv_bundle.lookup_experts import LookupExpertConfig, check_even
 
@@ -27,6 +27,11 @@ class MolkvConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, k
         """W; 0 without layers that carry experts."""
         return self.expert_window if self.layers_with_experts else 0
 
+    @property
+    def window_dtypes(self) -> tuple[WindowDtype, ...]:
+        """float32, and int8 where there is a window."""
+        return ("float32", "int8") if self.layers_with_experts else ("float32",)
+
     def record_vectors(self) -> tuple[Vector, ...]:
         """Return the keys [N, dk], which are never quantized, and the values [N, d]."""
         count = self.num_experts
@@ -34,20 +39,30 @@ class MolkvConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, k
 
     def expert_inputs(self) -> list[TensorInfo]:
         """Return positions, which experts each sees, and the experts of the windows (`docs/bundle-format.md`)."""
-        layers = self.layers_with_experts
-        if not layers:
+        return self._window_inputs("float32")
+
+    def int8_window_inputs(self) -> list[TensorInfo]:
+        """Return the same with values in int8, and behind those of a layer their scales."""
+        return self._window_inputs("int8")
+
+    def _window_inputs(self, dtype: WindowDtype) -> list[TensorInfo]:
+        if not self.layers_with_experts:
             return []
-        sizes = {"key": self.expert_key_size, "value": self.hidden_size}
-        experts = [
-            TensorInfo(name=f"expert_{name}.{layer}", dtype="float32", shape=("blocks", "window_experts", size))
-            for layer in layers
-            for name, size in sizes.items()
-        ]
-        return [
+        found = [
             TensorInfo(name="position_ids", dtype="int64", shape=("batch", "length")),
             TensorInfo(name="expert_mask", dtype="float32", shape=("blocks", "block_length", "window_experts")),
-            *experts,
         ]
+        for layer in self.layers_with_experts:
+            key, value = (
+                ("blocks", "window_experts", self.expert_key_size),
+                ("blocks", "window_experts", self.hidden_size),
+            )
+            found.append(TensorInfo(name=f"expert_key.{layer}", dtype="float32", shape=key))
+            found.append(TensorInfo(name=f"expert_value.{layer}", dtype=dtype, shape=value))
+            if dtype == "int8":
+                scale = ("blocks", 1, "window_experts")
+                found.append(TensorInfo(name=f"expert_value_scale.{layer}", dtype="float32", shape=scale))
+        return found
 
     def static_expert_inputs(self, layers: list[int], length: int) -> dict[str, tuple[int, ...]]:
         """Return rotations of queries, the mask, and the experts of R = T + W - 1 positions, [1, R*N, size]."""

@@ -18,6 +18,7 @@ from molkv_bundle import (
     KVDtype,
     ModelConfig,
     Records,
+    WindowDtype,
     graph_interface,
     one_line,
 )
@@ -169,10 +170,11 @@ class DynamicCalls:
         batch_size: int,
         max_length: int,
         prefill_chunk: int | None,
+        window_dtype: WindowDtype,
     ) -> None:
         self._config, self._graph = config, graph
         self._prefill_chunk = prefill_chunk or PREFILL_CHUNK
-        self._experts = expert_state(config, batch_size, max_length, InputFormat())
+        self._experts = expert_state(config, batch_size, max_length, InputFormat(window_dtype=window_dtype))
         self._reads_positions = any(tensor.name == "position_ids" for tensor in graph_interface(config, kv_dtype)[0])
         self._cache = {
             f"{layer}.{kind}": np.zeros((batch_size, heads, max_length, head_dim), kv_dtype)

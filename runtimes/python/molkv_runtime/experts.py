@@ -7,14 +7,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from molkv_bundle import Arrays, Floats, ModelConfig, Records
+from molkv_bundle import Arrays, Floats, ModelConfig, Records, WindowDtype
 
 
 class InputFormat(NamedTuple):
-    """What a graph's floating-point inputs are made of."""
+    """What a graph's inputs about experts are made of."""
 
-    dtype: npt.DTypeLike = np.float32
+    dtype: npt.DTypeLike = np.float32  # of floating-point ones
     hidden: float = -np.inf  # added to the scores of experts that are not seen
+    window_dtype: WindowDtype = "float32"  # of the values of an expert window
 
 
 class Part(NamedTuple):
@@ -42,7 +43,7 @@ class ExpertState(Protocol):
         """Make room for a part of a prompt; for a padded one, more positions than it has records."""
 
     def add(self, first: int, records: Records) -> None:
-        """Enter records (float32) of the part: those of its positions from number `first` on, in order."""
+        """Enter records of the part, as `RecordDecoder` gives them: its positions from number `first` on, in order."""
 
     def inputs(self) -> Arrays:
         """Return the graph's inputs for the part, in memory that the next part uses again."""
@@ -54,7 +55,7 @@ class ExpertState(Protocol):
         """
 
     def decode(self, sequence: int, position: int, record: Records) -> None:
-        """Take in the record [1] (float32) of a sequence's next position, into `decode_inputs`."""
+        """Take in the record [1] (as `RecordDecoder` gives it) of a sequence's next position, into `decode_inputs`."""
 
 
 class PresentExperts:

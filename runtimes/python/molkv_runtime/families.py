@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from molkv_bundle import ModelConfig
+from molkv_bundle import ModelConfig, WindowDtype
 from molkv_runtime.experts import ExpertState, InputFormat, PresentExperts
 from molkv_runtime.window import molkv_state, molkv_state_bytes
 
@@ -15,8 +15,8 @@ class Family(NamedTuple):
 
     state: Callable[[Any, int, int, InputFormat], ExpertState]
     """Makes the state of experts: (config, batch size, longest sequence, format of the graph's inputs)."""
-    state_bytes: Callable[[Any, int], int] = lambda _config, _length: 0
-    """Bytes of this state for one sequence: (config, longest sequence)."""
+    state_bytes: Callable[[Any, int, WindowDtype], int] = lambda _config, _length, _window_dtype: 0
+    """Bytes of this state for one sequence: (config, longest sequence, dtype of the values in an expert window)."""
 
 
 FAMILIES: dict[str, Family] = {"mole": Family(PresentExperts), "molkv": Family(molkv_state, molkv_state_bytes)}
@@ -28,6 +28,6 @@ def expert_state(config: ModelConfig, batch_size: int, max_length: int, inputs: 
     return FAMILIES[config.model_type].state(config, batch_size, max_length, inputs)
 
 
-def window_bytes(config: ModelConfig, length: int) -> int:
+def window_bytes(config: ModelConfig, length: int, window_dtype: WindowDtype = "float32") -> int:
     """Return the bytes of the state of experts, MoLKV's window, of one sequence of `length` tokens."""
-    return FAMILIES[config.model_type].state_bytes(config, length)
+    return FAMILIES[config.model_type].state_bytes(config, length, window_dtype)

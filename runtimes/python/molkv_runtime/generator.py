@@ -99,6 +99,7 @@ class Generator(InOneProcess):
             self.graph,
             self.store,
             kv_dtype=self.bundle.graph().kv_dtype,
+            window_dtype=self.bundle.graph().window_dtype,
             lengths=self.bundle.graph().lengths,
             batch_size=batch_size,
             max_length=max_length,

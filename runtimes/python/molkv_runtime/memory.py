@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from molkv_bundle import KVDtype, ModelConfig
+from molkv_bundle import KVDtype, ModelConfig, RequestError, WindowDtype
+from molkv_runtime.families import window_bytes
 
 _MEMINFO = Path("/proc/meminfo")
 _GROUPS = Path("/sys/fs/cgroup")
@@ -22,6 +23,25 @@ def cache_bytes(config: ModelConfig, length: int, kv_dtype: KVDtype = "float32")
     """Return the bytes of the KV cache of one sequence of `length` tokens."""
     numbers = sum(cache.num_key_value_heads * cache.head_dim for cache in config.kv_caches())
     return 2 * np.dtype(kv_dtype).itemsize * numbers * length
+
+
+def check_memory(
+    config: ModelConfig, batch_size: int, length: int, kv_dtype: KVDtype, window_dtype: WindowDtype
+) -> None:
+    """Check that the state of B sequences of `length` tokens each fits into RAM.
+
+    Raises:
+        RequestError: It does not.
+    """
+    # Memory is given out when it is written, so asking for too much would fail later, and not with an error.
+    window = window_bytes(config, length, window_dtype)
+    each = cache_bytes(config, length, kv_dtype) + window + 4 * config.vocab_size
+    needed, free = batch_size * each + 2 * window, available_memory()  # a chunk of a prompt: two windows at least
+    if needed > free:
+        raise RequestError(
+            f"{batch_size} sequences of {length} tokens need {needed / 1024**2:,.0f} MiB of RAM, "
+            f"{free / 1024**2:,.0f} MiB are free; ask for fewer or shorter ones"
+        )
 
 
 def available_memory() -> int:

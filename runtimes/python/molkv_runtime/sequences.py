@@ -22,13 +22,13 @@ from molkv_bundle import (
     RequestError,
     RowDtype,
     ValueDecoder,
+    WindowDtype,
     record_dtype,
 )
 from molkv_runtime.calls import Calls, DynamicCalls, Graph
 from molkv_runtime.checks import InOneProcess, token_ids, whole_number
 from molkv_runtime.experts import Part
-from molkv_runtime.families import window_bytes
-from molkv_runtime.memory import available_memory, cache_bytes
+from molkv_runtime.memory import check_memory
 from molkv_runtime.static_calls import StaticCalls
 from molkv_runtime.store import Store
 
@@ -56,6 +56,7 @@ class Sequences(InOneProcess):
         store: Store,
         *,
         kv_dtype: KVDtype = "float32",
+        window_dtype: WindowDtype = "float32",
         lengths: Sequence[int] = (0,),
         batch_size: int = 1,
         max_length: int | None = None,
@@ -68,6 +69,7 @@ class Sequences(InOneProcess):
             graph: Its dense graph.
             store: Its expert store.
             kv_dtype: Of the KV cache, which the graph decides.
+            window_dtype: Of the values of an expert window, which the graph decides.
             lengths: Of calls, ascending: (0,) is a graph that takes any, others are static.
             batch_size: B.
             max_length: Longest sequence in tokens; default and maximum is the model's context.
@@ -89,20 +91,20 @@ class Sequences(InOneProcess):
         self._in_use = threading.Lock()
         self._store = store
         allocated = context if lengths[0] else self.max_length
-        _check_memory(config, batch_size, allocated, kv_dtype)
+        check_memory(config, batch_size, allocated, kv_dtype, window_dtype)
         self.lengths = np.zeros(batch_size, np.int64)
         try:
             self._calls: Calls = (
                 StaticCalls(config, graph, kv_dtype, batch_size, lengths, prefill_chunk)
                 if lengths[0]
-                else DynamicCalls(config, graph, kv_dtype, batch_size, self.max_length, prefill_chunk)
+                else DynamicCalls(config, graph, kv_dtype, batch_size, self.max_length, prefill_chunk, window_dtype)
             )
         except MemoryError as error:  # of a limit on the address space, which no one tells before
             raise RequestError(
                 f"{batch_size} sequences of {allocated} tokens do not fit into memory; ask for less"
             ) from error
         self._records = store.buffer(batch_size)  # of a decode step
-        self._decoder = RecordDecoder(config, store.value_dtype)
+        self._decoder = RecordDecoder(config, store.value_dtype, window_dtype)
         self._chunk_records = store.buffer(0)  # of a part of a prompt
 
     def prefill(self, sequence: int, ids: npt.ArrayLike, *, all_logits: bool = False) -> Floats:
@@ -212,18 +214,6 @@ class Sequences(InOneProcess):
         return logits
 
 
-def _check_memory(config: ModelConfig, batch_size: int, length: int, kv_dtype: KVDtype) -> None:
-    # Memory is given out when it is written, so asking for too much would fail later, and not with an error.
-    window = window_bytes(config, length)
-    each = cache_bytes(config, length, kv_dtype) + window + 4 * config.vocab_size
-    needed, free = batch_size * each + 2 * window, available_memory()  # a chunk of a prompt: two windows at least
-    if needed > free:
-        raise RequestError(
-            f"{batch_size} sequences of {length} tokens need {needed / 1024**2:,.0f} MiB of RAM, "
-            f"{free / 1024**2:,.0f} MiB are free; ask for fewer or shorter ones"
-        )
-
-
 class HalfReader:
     """Converts arrays by ONNX Runtime; calls with the same memory as the last one cost least.
 
@@ -253,15 +243,21 @@ class HalfReader:
 
 
 class RecordDecoder:
-    """Turns records into float32, in memory that the next call uses again."""
+    """Turns records into float32, in memory that the next call uses again.
 
-    def __init__(self, config: ModelConfig, dtype: RowDtype) -> None:
+    Values of an int8 store stay codes with scales where an int8 window takes them.
+    """
+
+    def __init__(self, config: ModelConfig, dtype: RowDtype, window_dtype: WindowDtype = "float32") -> None:
         self._stored = record_dtype(config, dtype)
         self._values = ValueDecoder(dtype)
         self._dtype = dtype
         self._vectors = config.record_vectors() if config.layers_with_experts else ()
         # All of a float16 record is converted at once, gaps and checksum with it, so every offset doubles.
+        self._keeps_codes = dtype == window_dtype == "int8"
         self._decoded = _doubled(self._stored) if dtype == "float16" else record_dtype(config, "float32")
+        if self._keeps_codes:
+            self._decoded = _widened(self._stored)
         self._halves = HalfReader() if dtype == "float16" else None
         self._out: Records = np.zeros(0, self._decoded)
 
@@ -269,8 +265,8 @@ class RecordDecoder:
         """Decode records [n].
 
         Returns:
-            Structured array [n] with "embedding" [d] and "layers" [L] of the model's vectors by name, all float32;
-            overwritten by the next call.
+            Structured array [n] with "embedding" [d] and "layers" [L] of the model's vectors by name, all float32 or,
+            with their scales beside them, int8 codes; overwritten by the next call.
         """
         if self._dtype == "float32":
             return records
@@ -283,15 +279,23 @@ class RecordDecoder:
         out["embedding"] = records["embedding"]
         for vector in self._vectors:
             layers = records["layers"]
-            if vector.scale:
+            if vector.scale and not self._keeps_codes:
                 self._values.decode(layers[vector.name], layers[vector.scale], out["layers"][vector.name])
-            else:
-                out["layers"][vector.name] = layers[vector.name]
+                continue
+            for name in filter(None, (vector.name, vector.scale)):
+                out["layers"][name] = layers[name]
         return out
 
 
 def _flat(records: Records, dtype: type[np.floating[Any]]) -> np.ndarray[Any, Any]:
     return records.view(np.uint8).view(dtype)
+
+
+def _widened(stored: np.dtype[Any]) -> np.dtype[Any]:
+    """Describe the fields of an int8 store's records with all floats in float32; codes are what they are."""
+    layer, shape = stored["layers"].subdtype or (stored, ())
+    fields = [(name, "<i1" if layer[name].base.kind == "i" else "<f4", layer[name].shape) for name in layer.names or ()]
+    return np.dtype([("embedding", "<f4", stored["embedding"].shape), ("layers", fields, shape)])
 
 
 def _doubled(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from molkv_bundle import Arrays, Floats, MolkvConfig, Records, rotary_tables
+from molkv_bundle import Arrays, Floats, MolkvConfig, Records, WindowDtype, rotary_tables
 from molkv_runtime.experts import ExpertState, InputFormat, Part, PresentExperts
+
+_Rows = npt.NDArray[Any]  # [L, any, N, size]: of all layers, rows of the experts of some positions
+_SCALE = "expert_value_scale"
+_SMALLEST = np.float32(np.finfo(np.float32).tiny)
 
 
 class ExpertWindow:
     """Key-value experts of B sequences. Position p stands in slot p % W; the graph does not know the order.
 
-    Keys are rotated by their position once, when they enter.
+    Keys are rotated by their position once, when they enter. In an int8 window values are codes with a scale for each:
+    those of an int8 store, or what a value is rounded to when it enters.
     """
 
     def __init__(self, config: MolkvConfig, batch_size: int, max_length: int, inputs: InputFormat) -> None:
@@ -26,27 +33,34 @@ class ExpertWindow:
         slots = (len(self._layers), batch_size, self._window, config.num_experts)
         # Zeros, not garbage: masked slots have weight 0, and 0 * NaN would still be NaN.
         dtype, hidden = inputs.dtype, inputs.hidden
-        self._keys = np.zeros((*slots, config.expert_key_size), dtype)
-        self._values = np.zeros((*slots, config.hidden_size), dtype)
+        self._rings: dict[str, _Rows] = {"expert_key": np.zeros((*slots, config.expert_key_size), dtype)}
+        if inputs.window_dtype == "int8":
+            self._rings["expert_value"] = np.zeros((*slots, config.hidden_size), np.int8)
+            self._rings[_SCALE] = np.zeros((*slots, 1), np.float32)
+        else:
+            self._rings["expert_value"] = np.zeros((*slots, config.hidden_size), dtype)
         self._mask = np.full((batch_size, 1, self._window * config.num_experts), hidden, dtype)
         self._rotary: tuple[Floats, Floats] | None = None
         if config.expert_rope:
             self._rotary = rotary_tables(np.arange(max_length), config.expert_key_size, config.rope_theta)
-        self.decode_inputs: Arrays = {"expert_mask": self._mask, **self._by_name(self._keys, self._values)}
-        empty = np.zeros((len(self._layers), 0), dtype)
-        self._memory = {"key": empty, "value": empty}  # of prefill's blocks, [L, any]
+        self.decode_inputs: Arrays = {"expert_mask": self._mask, **self._by_name(self._rings)}
+        # Of prefill's blocks, [L, any].
+        self._memory = {name: np.zeros((len(self._layers), 0), ring.dtype) for name, ring in self._rings.items()}
         # Of the last part, its last W positions [L, W, N, size].
-        self._latest: tuple[Floats, ...] = (self._keys[:, 0], self._values[:, 0])
+        self._latest = {name: ring[:, 0] for name, ring in self._rings.items()}
         self._prefill_mask: tuple[tuple[int, int], Floats] = ((-1, -1), self._mask)
-        # The part that is being taken in: its blocks of C positions, as keys and values [L, blocks, R, N, size].
+        # The part that is being taken in: its blocks of C positions, as arrays [L, blocks, R, N, size].
         self._part, self._block = Part(0, 0, 0, follows=False, keep=0), 1
-        self._blocks: tuple[Floats, Floats] = self._keys, self._values
+        self._blocks = self._rings
 
-    def _by_name(self, keys: Floats, values: Floats) -> Arrays:
-        """Cut arrays [L, blocks, R, N, size] into the graph's inputs [blocks, R*N, size]."""
+    def _by_name(self, arrays: dict[str, _Rows]) -> Arrays:
+        """Cut arrays [L, blocks, R, N, size] into the graph's inputs [blocks, R*N, size], scales [blocks, 1, R*N]."""
+        shapes = {name: (array.shape[1], -1, array.shape[-1]) for name, array in arrays.items()}
+        if _SCALE in shapes:
+            shapes[_SCALE] = (arrays[_SCALE].shape[1], 1, -1)
         return {
-            f"{name}.{layer}": array[index].reshape(array.shape[1], -1, array.shape[-1])
-            for name, array in (("expert_key", keys), ("expert_value", values))
+            f"{name}.{layer}": array[index].reshape(shapes[name])
+            for name, array in arrays.items()
             for index, layer in enumerate(self._layers)
         }
 
@@ -61,58 +75,63 @@ class ExpertWindow:
         """
         block = part.rows or min(part.length, self._window)
         reach, count = block + self._before, (part.rows or part.length) // block
-        blocks = self._room("key", self._keys, count, reach), self._room("value", self._values, count, reach)
-        for ring, rows, latest in zip((self._keys, self._values), blocks, self._latest, strict=True):
+        blocks = {name: self._room(name, count, reach) for name in self._rings}
+        for name, rows in blocks.items():
             if part.follows:
-                rows[:, 0, : self._before] = latest[:, 1:]
+                rows[:, 0, : self._before] = self._latest[name][:, 1:]
             else:
                 for slots, chosen in self._runs(part.start - self._before, self._before):
-                    rows[:, 0, chosen] = ring[:, part.sequence, slots]
+                    rows[:, 0, chosen] = self._rings[name][:, part.sequence, slots]
         last = part.length - (count - 1) * block  # positions in the last block
-        self._latest = tuple(rows[:, -1, last - 1 : last + self._before] for rows in blocks)
+        self._latest = {name: rows[:, -1, last - 1 : last + self._before] for name, rows in blocks.items()}
         self._part, self._block, self._blocks = part, block, blocks
 
     def add(self, first: int, records: Records) -> None:
         """Enter the experts of records of the part, those of its positions from number `first` on."""
-        keys, values = self._blocks
         for number, chosen, rows in _in_blocks(first, len(records), self._block):
-            self._put(
-                self._part.start + first + chosen.start, records[chosen], keys[:, number], values[:, number], rows
-            )
-            if number + 1 < keys.shape[1]:  # the next block sees all but the first of them
-                seen = slice(max(rows.start, 1), rows.stop)
-                for blocks in self._blocks:
-                    there = blocks[:, number, self._before + seen.start : self._before + seen.stop]
-                    blocks[:, number + 1, seen.start - 1 : seen.stop - 1] = there
+            there = slice(self._before + rows.start, self._before + rows.stop)
+            places = {name: blocks[:, number, there] for name, blocks in self._blocks.items()}
+            self._put(self._part.start + first + chosen.start, records[chosen], places)
+            for blocks in self._blocks.values():
+                if number + 1 < blocks.shape[1]:  # the next block sees all but the first of them
+                    seen = slice(max(rows.start, 1), rows.stop)
+                    shared = blocks[:, number, self._before + seen.start : self._before + seen.stop]
+                    blocks[:, number + 1, seen.start - 1 : seen.stop - 1] = shared
 
     def inputs(self) -> Arrays:
-        """Return expert_mask [blocks, C, R*N]; per layer expert_key [blocks, R*N, dk] and expert_value [..., d]."""
+        """Return expert_mask [blocks, C, R*N]; per layer expert_key [blocks, R*N, dk] and expert_value [..., d].
+
+        In an int8 window there is expert_value_scale [blocks, 1, R*N], too.
+        """
         mask = self._mask_of_blocks(self._part.start, self._part.rows or self._part.length, self._block)
-        return {"expert_mask": mask, **self._by_name(*self._blocks)}
+        return {"expert_mask": mask, **self._by_name(self._blocks)}
 
     def finish(self, sequence: int, end: int) -> None:
         """Enter the last W positions before `end`, which the last part of a prompt reached, into the ring."""
-        for ring, latest in zip((self._keys, self._values), self._latest, strict=True):
-            self._enter(ring[:, sequence], latest, end)
+        for name, ring in self._rings.items():
+            self._enter(ring[:, sequence], self._latest[name], end)
 
-    def _enter(self, ring: Floats, rows: Floats, end: int) -> None:
+    def _enter(self, ring: _Rows, rows: _Rows, end: int) -> None:
         """Put the W positions before `end`, [L, W, N, size], into a ring of the same shape."""
         for slots, chosen in self._runs(end - self._window, self._window):
             ring[:, slots] = rows[:, chosen]
 
-    def _put(self, start: int, records: Records, keys: Floats, values: Floats, rows: slice) -> None:
-        """Write the experts of records into their rows of a block [L, R, N, size]."""
+    def _put(self, start: int, records: Records, places: dict[str, _Rows]) -> None:
+        """Write the experts of records [n] of the positions from start on into arrays [L, n, N, size]."""
         layers = records["layers"].swapaxes(0, 1)  # [L, n]
-        there = slice(self._before + rows.start, self._before + rows.stop)
-        values[:, there] = layers["value"]
-        self._rotated(layers["key"], start, keys[:, there])
+        self._rotated(layers["key"], start, places["expert_key"])
+        scales = places.get(_SCALE)
+        if scales is None:
+            places["expert_value"][...] = layers["value"]
+        elif layers["value"].dtype == np.int8:
+            places["expert_value"][...], scales[...] = layers["value"], layers["scale"]
+        else:
+            _round(layers["value"], places["expert_value"], scales)
 
     def decode(self, sequence: int, position: int, record: Records) -> None:
-        """Take in the record [1] of one position, in float32: overwrite the oldest slot and make it visible."""
+        """Take in the record [1] of one position: overwrite the oldest slot and make it visible."""
         slot = position % self._window
-        layers = record["layers"].swapaxes(0, 1)
-        self._rotated(layers["key"], position, self._keys[:, sequence, slot : slot + 1])
-        self._values[:, sequence, slot : slot + 1] = layers["value"]
+        self._put(position, record, {name: ring[:, sequence, slot : slot + 1] for name, ring in self._rings.items()})
         visible = min(position + 1, self._window) * self._num_experts
         self._mask[sequence, 0, :visible] = 0.0
         self._mask[sequence, 0, visible:] = self._inputs.hidden
@@ -125,13 +144,14 @@ class ExpertWindow:
         cos, sin = (table[start : start + stored.shape[1], None] for table in self._rotary)
         _rotate(stored, cos, sin, out)
 
-    def _room(self, kind: str, ring: Floats, count: int, reach: int) -> Floats:
+    def _room(self, name: str, count: int, reach: int) -> _Rows:
         """Return memory [L, count, R, N, size] for rows as in a ring; it grows with the longest chunk."""
+        ring = self._rings[name]
         rows, size = ring.shape[-2:]
         needed = count * reach * rows * size
-        if self._memory[kind].shape[1] < needed:
-            self._memory[kind] = np.zeros((len(ring), needed), self._inputs.dtype)
-        return self._memory[kind][:, :needed].reshape(len(ring), count, reach, rows, size)
+        if self._memory[name].shape[1] < needed:
+            self._memory[name] = np.zeros((len(ring), needed), ring.dtype)
+        return self._memory[name][:, :needed].reshape(len(ring), count, reach, rows, size)
 
     def _runs(self, start: int, count: int) -> Iterator[tuple[slice, slice]]:
         """Yield the slots of `count` <= W positions from `start` on, in one or two runs, and which they are."""
@@ -170,10 +190,22 @@ def molkv_state(config: MolkvConfig, batch_size: int, max_length: int, inputs: I
     return state(config, batch_size, max_length, inputs)
 
 
-def molkv_state_bytes(config: MolkvConfig, length: int) -> int:
-    """Return the bytes of the expert window of one sequence of `length` tokens, in float32."""
-    row = config.expert_key_size + config.hidden_size
-    return 4 * min(config.expert_window, length) * config.num_experts * row * len(config.layers_with_experts)
+def molkv_state_bytes(config: MolkvConfig, length: int, dtype: WindowDtype) -> int:
+    """Return the bytes of the expert window of one sequence of `length` tokens whose values have this dtype."""
+    value = 4 * config.hidden_size if dtype == "float32" else config.hidden_size + 4
+    row = 4 * config.expert_key_size + value
+    return min(config.expert_window, length) * config.num_experts * row * len(config.layers_with_experts)
+
+
+def _round(values: Floats, codes: _Rows, scales: _Rows) -> None:
+    """Round rows [..., d] to int8 codes [..., d] with a scale [..., 1] for each (`docs/bundle-format.md`)."""
+    largest = np.maximum(values.max(axis=-1, keepdims=True), -values.min(axis=-1, keepdims=True))
+    scale = largest / np.float32(127)
+    scale[scale < _SMALLEST] = 0
+    scales[...] = scale
+    with np.errstate(invalid="ignore"):  # what a record that is not finite becomes has no meaning
+        quotient = values / np.where(scale == 0, np.float32(1), scale)
+        np.copyto(codes, np.rint(quotient, out=quotient), casting="unsafe")
 
 
 def _rotate(x: Floats, cos: Floats, sin: Floats, out: Floats) -> None:

@@ -86,6 +86,16 @@ def test_every_large_product_is_in_the_format_asked_for(dtype: DenseDtype) -> No
     assert {kind: operators[kind] for kind in kinds if operators[kind]} == expected
 
 
+def test_the_product_with_an_int8_window_is_one_of_codes() -> None:
+    config = CONFIGS["molkv-gated"]
+    graphs = [_graph(config, DenseFormat(window_dtype=dtype)).model.graph for dtype in config.window_dtypes]
+    floats, codes = (Counter(node.op_type for node in graph if node.op_type != "Constant") for graph in graphs)
+    layers = config.num_hidden_layers
+    names = ("MatMulIntegerToFloat", "QuantizeLinear", "ReduceMax", "Max", "Div")
+    assert codes - floats == Counter(dict.fromkeys(names, layers) | {"Mul": 2 * layers})
+    assert floats - codes == Counter({"MatMul": layers})
+
+
 @pytest.mark.parametrize("dtype", DTYPES["cpu"])
 def test_what_onnx_runtime_runs_copies_no_cache_and_no_window(
     dtype: DenseDtype, checkpoints: Callable[[str], Path], tmp_path: Path

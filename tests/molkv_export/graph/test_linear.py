@@ -51,7 +51,12 @@ def _product(linear: Linear, weight: Floats, x: Floats) -> Floats:
 
 
 def _stored(weight: Floats, dense: DenseFormat, name: str = "up_proj.weight") -> Floats:
-    graph = {"dense_dtype": dense.dtype, "kv_dtype": "float32", "block_size": dense.block_size}
+    graph = {
+        "dense_dtype": dense.dtype,
+        "kv_dtype": "float32",
+        "window_dtype": "float32",
+        "block_size": dense.block_size,
+    }
     info = msgspec.convert(
         {
             "files": (),

@@ -34,9 +34,17 @@ def test_every_kind_of_model_runs_without_onnx_runtime(
     assert len([c for c in report.comparisons if c.reference == ROUNDED]) == 6
 
 
-@pytest.mark.parametrize(("dense_dtype", "kv_dtype"), [("int8", "float32"), ("int4", "float32"), ("float32", "int8")])
-def test_quantized_kernels_compute_what_their_operators_say(dense_dtype: Any, kv_dtype: Any, tmp_path: Path) -> None:
-    export(STDLIB_MINI, tmp_path / "bundle", graph=GraphOptions(dense_dtype, kv_dtype=kv_dtype))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dense_dtype": "int8"},
+        {"dense_dtype": "int4"},
+        {"kv_dtype": "int8"},
+        {"window_dtype": "int8"},
+    ],
+)
+def test_quantized_kernels_compute_what_their_operators_say(options: dict[str, Any], tmp_path: Path) -> None:
+    export(STDLIB_MINI, tmp_path / "bundle", graph=GraphOptions(**options))
     bundle, ids = Bundle(tmp_path / "bundle"), np.random.default_rng(0).integers(0, 4096, 70)
     found = []
     for provider in ("cpu", ONNX_REFERENCE):

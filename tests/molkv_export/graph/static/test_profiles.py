@@ -266,6 +266,7 @@ def test_a_mixed_up_batch_is_found_even_where_a_provider_may_be_off(
         ({"context_length": 10**9}, "context_length is 1000000000, expected 48, the model's, or less"),
         ({"expert_window": 0}, "expert_window is 0, expected 5, the model's, or less in a static graph"),
         ({"kv_dtype": "int8"}, "dense_dtype float32 and kv_dtype int8 do not go with a static graph"),
+        ({"window_dtype": "int8"}, "window_dtype is int8, expected float32 in a static graph"),
         ({"context_length": 6}, r"has files for lengths \[1, 4, 7\], expected .* from 1 to its context_length of 6"),
         ({"files": []}, r"has files for lengths \[\], expected ascending ones from 1"),
         ({"golden": "other"}, "'other' is used but not listed under files"),

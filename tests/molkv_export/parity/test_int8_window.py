@@ -1,0 +1,143 @@
+"""A bundle with an int8 window computes what its reference does, rounded values and probabilities included."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from molkv_bundle import BundleError, RequestError
+from molkv_export import GraphOptions, Report, export, validate
+from molkv_export.parity.compared_texts import Scope
+from molkv_export.parity.validate import ROUNDED, TRAINED
+from molkv_runtime import Generator, selftest
+from molkv_runtime.window import ExpertWindow
+from tests.conftest import CONFIGS, STDLIB_MINI, edit_manifest
+
+INT8 = GraphOptions(window_dtype="int8")
+SMALL = Scope(sequences=2, continuations=3, new_tokens=20)
+WINDOWED = [name for name, config in CONFIGS.items() if config.window_dtypes == ("float32", "int8")]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("window") / "bundle"
+    export(STDLIB_MINI, folder, graph=INT8, experts_dtype="int8")
+    return folder
+
+
+def _worst(report: Report) -> float:
+    return max(c.metrics.max_abs for c in report.comparisons if c.reference == ROUNDED)
+
+
+@pytest.mark.parametrize(
+    ("name", "store"),
+    [*((name, "int8") for name in WINDOWED), *(("molkv", store) for store in ("float32", "float16", "int4"))],
+)
+def test_every_phase_computes_what_the_reference_does(
+    name: str, store: Any, checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    export(checkpoints(name), tmp_path / "bundle", graph=INT8, experts_dtype=store)
+    report = validate(tmp_path / "bundle", checkpoints(name), scope=SMALL, with_bisection=True)
+    assert report.failures == []
+    assert selftest(tmp_path / "bundle").failures == []
+    # What is left is less than what rounding costs: a probability between two codes may become the other one.
+    rounding = next(c.metrics.max_abs for c in report.comparisons if c.reference == TRAINED)
+    assert _worst(report) < rounding / 5
+
+
+@pytest.mark.parametrize("dense", ["float32", "int8", "int4"])
+def test_the_trained_model_passes_every_gate(dense: Any, tmp_path: Path) -> None:
+    graph = GraphOptions(dense, window_dtype="int8")
+    export(STDLIB_MINI, tmp_path / "bundle", graph=graph, experts_dtype="int8")
+    report = validate(tmp_path / "bundle", STDLIB_MINI, scope=Scope(2, 4, 64), with_bisection=True)
+    assert report.failures == []
+    assert report.quality.metrics.kl_mean < report.gate.kl_mean / 2
+    found = selftest(tmp_path / "bundle")
+    assert found.failures == []
+    assert found.greedy_tokens > 0 or dense != "float32"
+
+
+def test_what_an_int8_store_holds_enters_as_it_is(trained: Path) -> None:
+    generator = Generator(trained)
+    ids = np.array([7, 7, 300, 41])
+    layers = generator.store.gather(ids)["layers"]
+    state = generator.sequences()
+    state.prefill(0, ids[:3])
+    state.decode(ids[3:])
+    inputs = state._calls._experts.decode_inputs  # type: ignore[attr-defined]
+    for layer in range(4):
+        codes, scale = (inputs[f"expert_value{part}.{layer}"][0] for part in ("", "_scale"))
+        assert (codes.dtype, scale.dtype) == (np.int8, np.float32)
+        assert np.array_equal(codes.reshape(32, 4, -1)[:4], layers["value"][:, layer])
+        assert np.array_equal(scale.reshape(32, 4, 1)[:4], layers["scale"][:, layer])
+
+
+def _broken(places: dict[str, Any], what: str) -> None:
+    codes, scales = places["expert_value"], places["expert_value_scale"]
+    match what:
+        case "a scale is off":
+            scales[1] *= np.float32(1.2)
+        case "scales of the neighbour":
+            scales[1] = np.roll(scales[1], 1, axis=-2)
+        case "codes of two experts swapped":
+            codes[1, :, [0, 1]] = codes[1, :, [1, 0]]
+        case "codes transposed":
+            codes[1] = codes[1].reshape(*codes.shape[1:-2], codes.shape[-1], -1).swapaxes(-1, -2)
+
+
+@pytest.mark.parametrize(
+    "what", ["a scale is off", "scales of the neighbour", "codes of two experts swapped", "codes transposed"]
+)
+def test_a_window_that_is_filled_wrongly_fails(what: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = ExpertWindow._put
+
+    def broken(self: ExpertWindow, start: int, records: Any, places: dict[str, Any]) -> None:
+        put(self, start, records, places)
+        _broken(places, what)
+
+    monkeypatch.setattr(ExpertWindow, "_put", broken)
+    report = validate(trained, STDLIB_MINI, scope=Scope(1, 2, 32))
+    exact = [c for c in report.comparisons if c.reference == ROUNDED]
+    assert all(c.failure.startswith("max abs") for c in exact)
+    assert len(selftest(trained).failures) >= 3
+
+
+def test_a_reference_that_does_not_round_is_further_off(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("molkv_export.modeling.molkv.MolkvForCausalLM.round_window", lambda _: None)
+    report = validate(trained, STDLIB_MINI, scope=Scope(1, 2, 32))
+    assert _worst(report) > 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "profile", "message"),
+    [
+        ("mole", "cpu", "expected float32 for a model without an expert window"),
+        ("dense", "cpu", "expected float32 for a model without an expert window"),
+        ("molkv", "coreml", "expected float32 in profile coreml"),
+        ("molkv", "nnapi", "expected float32 in profile nnapi"),
+    ],
+)
+def test_where_there_is_no_int8_window_it_is_refused(
+    name: str, profile: str, message: str, checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match=f"window_dtype is 'int8', {message}$"):
+        export(checkpoints(name), tmp_path / "bundle", profiles=[profile], graph=INT8)
+
+
+@pytest.mark.parametrize("name", ["mole", "molkv"])
+def test_a_manifest_that_lies_about_the_window_is_refused(
+    name: str, bundles: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(bundles(name), tmp_path / "bundle")
+    edit_manifest(bundle, lambda manifest: manifest["graphs"]["cpu"].update(window_dtype="int8"))
+    message = {
+        "mole": "graphs.cpu: window_dtype is int8, expected float32 in a static graph and for models without",
+        "molkv": "its inputs in the manifest are not those that the model's configuration calls for",
+    }[name]
+    with pytest.raises(BundleError, match=message):
+        Generator(bundle)
