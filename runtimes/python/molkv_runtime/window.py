@@ -201,11 +201,10 @@ def _round(values: Floats, codes: _Rows, scales: _Rows) -> None:
     """Round rows [..., d] to int8 codes [..., d] with a scale [..., 1] for each (`docs/bundle-format.md`)."""
     largest = np.maximum(values.max(axis=-1, keepdims=True), -values.min(axis=-1, keepdims=True))
     scale = largest / np.float32(127)
-    scale[scale < _SMALLEST] = 0
-    scales[...] = scale
     with np.errstate(invalid="ignore"):  # what a record that is not finite becomes has no meaning
-        quotient = values / np.where(scale == 0, np.float32(1), scale)
-        np.copyto(codes, np.rint(quotient, out=quotient), casting="unsafe")
+        scale *= scale >= _SMALLEST
+        scales[...] = scale
+        np.rint(values / (scale + (scale == 0)), out=codes, casting="unsafe")
 
 
 def _rotate(x: Floats, cos: Floats, sin: Floats, out: Floats) -> None:
