@@ -22,7 +22,7 @@ from molkv_export.graph.choices import DEFAULT_BLOCK_SIZE
 
 Parameters = dict[str, npt.NDArray[Any]]
 
-_HEAD_BLOCK_SIZE = 128
+_COLUMNS_AT_A_TIME = 1024  # of a weight that is being rounded: of the LM head there is never a second copy
 _TINY = float(np.finfo(np.float32).tiny)
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: activations are rounded to int8, block by block
 
@@ -113,8 +113,12 @@ class RowwiseInt8Linear(Linear):
 
     def encode(self, weight: Floats) -> Parameters:
         """Round to codes from -127 to 127."""
-        scale = np.maximum(np.abs(weight).max(axis=0) / 127, _TINY).astype(np.float32)
-        return {"weight": quantize_nparray(TensorProto.INT8, weight, scale, 0), "weight_scale": scale}
+        codes, scales = np.empty(weight.shape, np.int8), np.empty(weight.shape[1], np.float32)
+        for start in range(0, weight.shape[1], _COLUMNS_AT_A_TIME):
+            columns = slice(start, start + _COLUMNS_AT_A_TIME)
+            scales[columns] = np.maximum(np.abs(weight[:, columns]).max(axis=0) / 127, _TINY)
+            codes[:, columns] = quantize_nparray(TensorProto.INT8, weight[:, columns], scales[columns], 0)
+        return {"weight": codes, "weight_scale": scales}
 
 
 class BlockwiseLinear(Linear):
@@ -175,9 +179,9 @@ class DenseFormat(NamedTuple):
                 raise ValueError("qdq-int8 is a format of static graphs")
 
     def head(self, in_features: int, out_features: int) -> Linear:
-        """Make the LM head, which is computed for one position even in prefill; other kernels are good at that."""
-        if self.dtype in ("int8", "int4"):
-            return BlockwiseLinear(in_features, out_features, 8, _HEAD_BLOCK_SIZE)
+        """Make the LM head; in 4 bits it would cost too much quality."""
+        if self.dtype == "int4":
+            return RowwiseInt8Linear(in_features, out_features)
         return self.linear(in_features, out_features)
 
 

@@ -35,8 +35,6 @@ _LEVELS = {
     "nf4": torch.from_numpy(NF4_LEVELS),
 }
 
-_HEAD_BLOCK = 128
-
 
 def rounding_slack(terms: int) -> float:
     """Say how far two float32 computations of the same rows may be apart, relative to the largest number of a row.
@@ -128,22 +126,19 @@ def stored_weight(name: str, weight: Tensor, graph: GraphInfo, plain: tuple[str,
     if graph.dense_dtype == "qdq-int8":
         scale = weight.abs().max() / 127
         return weight if name == LM_HEAD or scale == 0 else (weight / scale).round() * scale
-    if name == LM_HEAD:
-        return _in_blocks(weight, 8, _HEAD_BLOCK)
-    if graph.dense_dtype == "int8":
+    if graph.dense_dtype == "int8" or name == LM_HEAD:
         scale = weight.abs().amax(1, keepdim=True) / 127
         return torch.where(scale == 0, 0.0, (weight / scale).round() * scale)
-    return _in_blocks(weight, 4, graph.block_size)
+    return _in_blocks(weight, graph.block_size)
 
 
-def _in_blocks(weight: Tensor, bits: int, block: int) -> Tensor:
-    """Round to multiples of a scale for every block of a row; the number of largest size is kept, as -2^(bits - 1)."""
+def _in_blocks(weight: Tensor, block: int) -> Tensor:
+    """Round to 16 multiples of a scale for every block of a row; the number of largest size is kept, as -8."""
     rows, columns = weight.shape
     blocks = torch.nn.functional.pad(weight, (0, -columns % block)).reshape(rows, -1, block)
     largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
-    half = 2 ** (bits - 1)
-    scale = largest / -half
-    codes = torch.where(scale == 0, 0.0, (blocks / scale).round()).clamp(-half, half - 1)
+    scale = largest / -8
+    codes = torch.where(scale == 0, 0.0, (blocks / scale).round()).clamp(-8, 7)
     stored: Tensor = (codes * scale).reshape(rows, -1)[:, :columns]
     return stored
 
