@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from molkv_bundle import Floats, MolkvError, ProviderError, RequestError
 from molkv_runtime import Sampling
 from molkv_runtime.sampling import exp64, threefry, total_weight, uniform
-from runtimes.conformance import make_sampling, plain_sampling
+from runtimes.conformance.make import plain_sampling, sampling_vectors
 
-VECTORS = json.loads(make_sampling.FILE.read_text(encoding="utf-8"))
+VECTORS = json.loads(sampling_vectors.FILE.read_text(encoding="utf-8"))
 LOGITS = np.log(np.array([0.05, 0.4, 0.3, 0.2, 0.05], np.float32))
 
 
@@ -36,8 +36,8 @@ def _sampling(options: dict[str, Any]) -> Sampling:
 
 
 def test_the_vectors_are_those_that_their_script_makes() -> None:
-    assert make_sampling.contents() == make_sampling.FILE.read_text(encoding="utf-8")
-    assert make_sampling.FILE.stat().st_size < 300_000
+    assert sampling_vectors.contents() == sampling_vectors.FILE.read_text(encoding="utf-8")
+    assert sampling_vectors.FILE.stat().st_size < 300_000
 
 
 def test_threefry_gives_the_published_answers() -> None:
@@ -79,7 +79,7 @@ def test_weights_are_summed_from_left_to_right() -> None:
 @pytest.mark.parametrize("index", range(len(VECTORS["cases"])))
 def test_tokens_are_those_of_the_vectors(index: int) -> None:
     case = VECTORS["cases"][index]
-    logits = np.array(make_sampling.numbers(VECTORS["logits"][case["logits"]]), np.float32)
+    logits = np.array(sampling_vectors.numbers(VECTORS["logits"][case["logits"]]), np.float32)
 
     def choose() -> int:
         return _sampling(case["sampling"]).choose(logits, case["prompt"], case["generated"], case["sequence"])

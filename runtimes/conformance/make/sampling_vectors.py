@@ -1,6 +1,6 @@
 """Write sampling.json: inputs of sampling and what comes out, for drivers in every language.
 
-    python -m runtimes.conformance.make_sampling [FILE]
+    python -m runtimes.conformance.make.sampling_vectors [FILE]
 
 The outputs are those of plain_sampling.py.
 """
@@ -17,9 +17,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from runtimes.conformance.plain_sampling import adjust, draw, exp64, sample, threefry, uniform
+from runtimes.conformance.make.plain_sampling import adjust, draw, exp64, sample, threefry, uniform
 
-FILE = Path(__file__).with_name("sampling.json")
+FILE = Path(__file__).parent.parent / "sampling.json"
 ABOUT = (
     "Vectors of docs/bundle-format.md, section Sampling. In exp64 and uniform stand the bits of binary64. Logits "
     "are numbers, each an exact float32 ('NaN', 'Infinity', '-Infinity' are texts), or a recipe: state starts as seed; "

@@ -1,0 +1,101 @@
+"""Make the suite anew: python -m runtimes.conformance.make [FOLDER].
+
+The bundles and what they must give come from seeded random models. Another processor or another version of PyTorch
+rounds otherwise: `tests/test_conformance.py` compares a suite that was made anew within tolerance.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from molkv_bundle import Bundle
+from runtimes.conformance.make.damage import damage_cases
+from runtimes.conformance.make.models import RECIPES, write_bundle
+from runtimes.conformance.make.tokens import GREEDY, Prompts, Source, golden_limit, text_cases, token_cases
+
+_SUITE = Path(__file__).parent.parent
+_TEXTS = ["the quick brown", "naïve 東京 ☕ <tool>", " owls <|user|>  and\n"]
+Case = dict[str, Any]
+
+
+def make(folder: Path) -> None:
+    """Write `bundles` and `cases.json` into a folder."""
+    known = json.loads((_SUITE / "cases.json").read_text(encoding="utf-8")) if (_SUITE / "cases.json").exists() else {}
+    prompts = Prompts(known.get("cases", []))
+    shutil.rmtree(folder / "bundles", ignore_errors=True)
+    cases: list[Case] = []
+    with tempfile.TemporaryDirectory() as checkpoints:
+        for name, recipe in RECIPES.items():
+            bundle = folder / "bundles" / name
+            source = Source(write_bundle(name, Path(checkpoints) / name, bundle), bundle)
+            cases.append({"name": f"{name}/golden", "kind": "golden", "bundle": name})
+            cases += token_cases(name, source, prompts)
+            if recipe.tokenizer:
+                cases += text_cases(name, source, prompts, _TEXTS)
+    cases += _refusals("molkv", folder / "bundles" / "molkv")
+    cases += damage_cases("molkv", folder / "bundles" / "molkv", "molkv-foreign")
+    tokens = [found for case in cases if case["kind"] in ("tokens", "text") for found in _expected(case)]
+    total, compared = sum(len(found["ids"]) for found in tokens), sum(found["compared"] for found in tokens)
+    lines = ",\n  ".join(json.dumps(case, ensure_ascii=False) for case in cases)
+    limits = {name: golden_limit(Bundle(folder / "bundles" / name)) for name in RECIPES}
+    (folder / "cases.json").write_text(
+        f'{{"version": 1,\n "limits": {json.dumps(limits)},\n "cases": [\n  {lines}\n ]}}\n'
+    )
+    print(f"{len(RECIPES)} bundles, {len(cases)} cases; {total - compared} of {total} tokens are not compared")
+
+
+def _expected(case: Case) -> list[Case]:
+    return case["expected"] if isinstance(case["expected"], list) else [case["expected"]]
+
+
+def _refusals(name: str, folder: Path) -> list[Case]:
+    """Return requests that must be refused."""
+    config = Bundle(folder).config
+    size, context = config.vocab_size, config.max_position_embeddings
+    requests: dict[str, Case] = {
+        "no prompt": {"prompts": [[]]},
+        "one empty prompt of two": {"prompts": [[1], []]},
+        "an id outside the vocabulary": {"prompts": [[1, size]]},
+        "a negative id": {"prompts": [[-1]]},
+        "a prompt longer than the context": {"prompts": [[1] * (context + 1)]},
+        "no new tokens": {"max_new_tokens": 0},
+    }
+    samplings: dict[str, list[Any]] = {
+        "temperature": [-1, 1e7],
+        "top_k": [-1],
+        "top_p": [0, 1.5],
+        "min_p": [-0.1, 1.5],
+        "repetition_penalty": [0],
+        "presence_penalty": [3],
+        "frequency_penalty": [-3],
+        "logit_bias": [{str(size): 1.0}, {"3": 1e7}],
+        "seed": ["-1", str(2**64)],
+    }
+    for field, values in samplings.items():
+        for value in values:
+            requests[f"{field} {json.dumps(value)}"] = {"sampling": {**GREEDY, field: value}}
+    found = [
+        {
+            "name": f"{name}/refused/{what}",
+            "kind": "refused",
+            "bundle": name,
+            "prompts": [[1, 3, 9]],
+            "max_new_tokens": 3,
+            "sampling": GREEDY,
+            "error": "request",
+            **request,
+        }
+        for what, request in requests.items()
+    ]
+    no_tokenizer = {"name": f"{name}/refused/a text", "kind": "refused", "bundle": name, "text": "a", "error": "bundle"}
+    nothing = {"name": "bytes/refused/a text of no tokens", "kind": "refused", "bundle": "bytes", "text": ""}
+    return [*found, no_tokenizer, {**nothing, "error": "request"}]
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]) if len(sys.argv) > 1 else _SUITE)

@@ -1,0 +1,171 @@
+"""Cases of damaged, foreign and hostile bundles: changes of a sound one, and the kind of refusal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from molkv_bundle import MANIFEST, Bundle
+
+Case = dict[str, Any]
+Edit = Callable[[dict[str, Any]], object]
+_ZEROS = "0" * 64
+
+
+def damage_cases(name: str, folder: Path, foreign: str) -> list[Case]:
+    """Return cases of one bundle, beside which there is a `foreign` one of the same shapes.
+
+    A change is a splice: from `offset` on, `delete` bytes are replaced by those of `insert` (hexadecimal); or the file
+    is removed, or replaced by the one of the same name in the bundle `from`.
+    """
+    bundle = Bundle(folder)
+    (shard,) = bundle.manifest.experts.shards
+    stride, start = bundle.manifest.experts.stride, shard.data_offset
+    records = (folder / shard.file).read_bytes()[start:]
+
+    def record(row: int) -> bytes:
+        return records[row * stride : (row + 1) * stride]
+
+    def flip(file: str, offset: int) -> Case:
+        byte = (folder / file).read_bytes()[offset] ^ 1
+        return {"file": file, "offset": offset, "delete": 1, "insert": f"{byte:02x}"}
+
+    def put(row: int, content: bytes) -> Case:
+        return {"file": shard.file, "offset": start + row * stride, "delete": stride, "insert": content.hex()}
+
+    def cut(file: str, size: int) -> Case:
+        return {"file": file, "offset": size, "delete": (folder / file).stat().st_size - size, "insert": ""}
+
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    changes: dict[str, list[Case]] = {
+        "two records swapped": [put(3, record(9)), put(9, record(3))],
+        "a record over another": [put(3, record(9))],
+        "a record of another table": [put(3, _foreign(folder, foreign, 3))],
+        "a foreign shard": [{"file": shard.file, "from": foreign}],
+        "a foreign graph": [{"file": file, "from": foreign} for file in ("model.onnx", "model.onnx.data")],
+        "a foreign manifest": [{"file": MANIFEST, "from": foreign}],
+        "a bit of a value": [flip(shard.file, start + 3 * stride + 100)],
+        "a bit of the padding or checksum": [flip(shard.file, start + 4 * stride - 2)],
+        "a bit of the shard's header": [flip(shard.file, 40)],
+        "a page of zeros": [
+            {"file": shard.file, "offset": start + 3 * stride, "delete": stride, "insert": "00" * stride}
+        ],
+        **{f"a bit of {file}": [flip(file, sizes[file] // 2)] for file in (MANIFEST, "model.onnx", "model.onnx.data")},
+        **{f"{file} cut short": [cut(file, sizes[file] // 2)] for file in (MANIFEST, "model.onnx", shard.file)},
+        **{f"{file} missing": [{"file": file, "remove": True}] for file in (MANIFEST, "model.onnx.data", shard.file)},
+    }
+    cases = [_case(name, what, patches) for what, patches in changes.items()]
+    text = (folder / MANIFEST).read_text()
+    for what, edit in _EDITS.items():
+        edited = edit(text) if what.startswith("text: ") else _edited(text, edit)
+        cases.append(_case(name, what, _splices(text, _sealed(edited))))
+    version = _splices(text, _sealed(_edited(text, lambda m: m["graphs"]["cpu"].update(min_onnxruntime="99.0.0"))))
+    return [*cases, {**_case(name, "a graph for a newer ONNX Runtime", version), "error": "provider"}]
+
+
+def _case(bundle: str, what: str, patches: list[Case]) -> Case:
+    """Make a case: to open the bundle and to continue these ids must fail. Among them are the damaged records' ids."""
+    return {
+        "name": f"{bundle}/damage/{what.removeprefix('text: ')}",
+        "kind": "damage",
+        "bundle": bundle,
+        "patches": patches,
+        "prompts": [[1, 3, 9]],
+        "error": "bundle",
+    }
+
+
+def _foreign(folder: Path, foreign: str, row: int) -> bytes:
+    bundle = Bundle(folder.parent / foreign)
+    (shard,), stride = bundle.manifest.experts.shards, bundle.manifest.experts.stride
+    return (bundle.path / shard.file).read_bytes()[shard.data_offset :][row * stride : (row + 1) * stride]
+
+
+def _edited(text: str, edit: Edit) -> str:
+    manifest = json.loads(text)
+    edit(manifest)
+    return json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+
+
+def _sealed(text: str) -> str:
+    """Put the digest into a manifest that its text calls for."""
+    start, stop = _digest(text)
+    blank = f"{text[:start]}{_ZEROS}{text[stop:]}"
+    return blank.replace(_ZEROS, hashlib.sha256(blank.encode()).hexdigest())
+
+
+def _digest(text: str) -> tuple[int, int]:
+    """Return where a manifest's own digest begins and ends: of the fields that are indented by one space only."""
+    found = re.search('^ "sha256": "([0-9a-f]{64})"', text, re.MULTILINE)
+    assert found is not None
+    return found.span(1)
+
+
+def _splices(old: str, new: str) -> list[Case]:
+    """Return what turns one manifest into another: one splice for the change, one for the digest."""
+    place, digest = slice(*_digest(old)), new[slice(*_digest(new))]
+    blank = [f"{text[: _digest(text)[0]]}{_ZEROS}{text[_digest(text)[1] :]}".encode() for text in (old, new)]
+    start = _same(blank[0], blank[1])
+    end = _same(*(text[start:][::-1] for text in blank))
+    change = blank[1][start : len(blank[1]) - end]
+    splices = [(place.start, 64, digest.encode()), (start, len(blank[0]) - end - start, change)]
+    # The later place first, so that both offsets are those of the old text.
+    return [
+        {"file": MANIFEST, "offset": offset, "delete": delete, "insert": insert.hex()}
+        for offset, delete, insert in sorted(splices, reverse=True)
+    ]
+
+
+def _same(one: bytes, other: bytes) -> int:
+    """Count the bytes that are the same from the start on."""
+    different = (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(different, min(len(one), len(other)))
+
+
+def _experts(manifest: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = manifest["tables"]["experts"]
+    return found
+
+
+def _rename(manifest: dict[str, Any], name: str) -> None:
+    old = _experts(manifest)["shards"][0]["file"]
+    manifest["files"][name] = manifest["files"].pop(old)
+    _experts(manifest)["shards"][0]["file"] = name
+
+
+_EDITS: dict[str, Callable[[Any], Any]] = {
+    "version 3": lambda m: m.update(schema_version=3),
+    "version 5": lambda m: m.update(schema_version=5),
+    "an unknown field": lambda m: m.update(more=1),
+    "an unknown field of the model": lambda m: m["model"].update(more=1),
+    "an unknown model type": lambda m: m["model"].update(model_type="other"),
+    "an unknown profile": lambda m: m["graphs"].update(other=m["graphs"]["cpu"]),
+    "an unknown index": lambda m: _experts(m).update(index="ngram"),
+    "an unknown dtype": lambda m: _experts(m).update(dtype="int3"),
+    "a second table": lambda m: m["tables"].update(more=_experts(m)),
+    "another table id": lambda m: _experts(m).update(id="0123456789abcdef"),
+    "a table id that is none": lambda m: _experts(m).update(id="xyz"),
+    "another stride": lambda m: _experts(m).update(stride=64),
+    "another offset of a field": lambda m: _experts(m)["fields"][1].update(offset=0),
+    "another data offset": lambda m: _experts(m)["shards"][0].update(data_offset=8192),
+    "another first row": lambda m: _experts(m)["shards"][0].update(first_row=1),
+    "more rows than records": lambda m: _experts(m).update(rows=62),
+    "no shards": lambda m: _experts(m).update(shards=[]),
+    "a larger vocabulary": lambda m: m["model"].update(vocab_size=62),
+    "another head size": lambda m: m["model"].update(head_dim=32),
+    "a name with a separator": lambda m: _rename(m, "../experts.safetensors"),
+    "a name with a backslash": lambda m: _rename(m, "..\\experts.safetensors"),
+    "a shard that is not listed": lambda m: _experts(m)["shards"][0].update(file="other"),
+    "inputs that the model does not call for": lambda m: m["graphs"]["cpu"]["files"][0]["inputs"].pop(),
+    "an end outside the vocabulary": lambda m: m["generation"].update(eos_token_ids=[61]),
+    "an impossible default of sampling": lambda m: m["generation"]["sampling"].update(top_p=0),
+    "a chat template that is not there": lambda m: m["generation"].update(chat_template="chat_template.jinja"),
+    "text: a key that is there twice": lambda text: text.replace(
+        '"schema_version": 4,', '"schema_version": 4, "schema_version": 4,'
+    ),
+    "text: a number that is no number": lambda text: re.sub(r'"stride": \d+', '"stride": NaN', text),
+}

@@ -1,0 +1,186 @@
+"""Cases of tokens and texts: what the source model in PyTorch and the sampler in plain Python choose.
+
+Nothing here runs a driver. Kernels differ by rounding, so a token is compared only where no difference within the
+golden limit of the bundle can change it; prompts are chosen so that this is nearly everywhere.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from molkv_bundle import Bundle, max_abs
+from molkv_export.families import open_checkpoint
+from molkv_export.source.model import SourceModel
+from molkv_runtime import ExpertStore, Sampling
+from runtimes.conformance.make.plain_sampling import sample
+
+Case = dict[str, Any]
+GREEDY: dict[str, Any] = {"seed": "0"}
+_SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_k": 20, "top_p": 0.95, "seed": str(2**40 + 7)}
+_PENALIZED: dict[str, Any] = {
+    "temperature": 1.3,
+    "min_p": 0.02,
+    "repetition_penalty": 1.2,
+    "presence_penalty": 0.5,
+    "frequency_penalty": 0.25,
+    "logit_bias": {"3": 1.5, "5": -100.0},
+    "seed": "11",
+}
+_TRIES = 300  # prompts that are looked at for one whose every token can be compared
+
+
+class Source:
+    """The source model of a bundle, with its weights and records rounded as the bundle holds them."""
+
+    def __init__(self, checkpoint: Path, bundle: Path) -> None:
+        self.bundle = Bundle(bundle)
+        self.config = self.bundle.config
+        self._store = ExpertStore(self.bundle)
+        self._model = SourceModel(open_checkpoint(checkpoint), self.bundle)
+        self._limit = golden_limit(self.bundle)
+
+    def continued(
+        self, prompt: list[int], new: int, options: dict[str, Any], sequence: int = 0, stops: tuple[int, ...] = ()
+    ) -> Case:
+        """Continue a prompt: return `ids`, why they end, and how many of them are to be compared."""
+        sampling = _sampling(options)
+        ids: list[int] = []
+        compared, finish = None, "length"
+        while len(ids) < min(new, self.config.max_position_embeddings - len(prompt) + 1) and finish == "length":
+            logits = self._model.logits(np.array([*prompt, *ids]), self._store, last=1)[0]
+            if compared is None and sampling.margin(logits, prompt, ids, sequence).logits <= self._limit:
+                compared = len(ids)
+            ids.append(sample(logits.tolist(), options, prompt, ids, sequence))
+            finish = "stop" if ids[-1] in stops else "length"
+        return {"ids": ids, "finish": finish, "compared": len(ids) if compared is None else compared}
+
+    def best(self, tried: Iterable[list[int]], new: int, options: Case, sequence: int) -> tuple[list[int], Case]:
+        """Return the first prompt whose continuation can be compared as a whole, or the one that is best."""
+        found: tuple[list[int], Case] | None = None
+        for prompt in tried:
+            case = self.continued(prompt, new, options, sequence)
+            if found is None or case["compared"] > found[1]["compared"]:
+                found = prompt, case
+            if case["compared"] == len(case["ids"]):
+                break
+        assert found is not None
+        return found
+
+
+class Prompts:
+    """Prompts to try for a case: first those of the suite that is there, so that it is the same when made anew."""
+
+    def __init__(self, known: list[Case]) -> None:
+        self._known = {case["name"]: case for case in known}
+
+    def tokens(self, name: str, lengths: tuple[int, ...], vocab_size: int) -> Iterator[Iterator[list[int]]]:
+        """Yield, for each sequence of a batch, the prompts to try: random ids of a length."""
+        known = self._known.get(name, {}).get("prompts", [])
+        for index, length in enumerate(lengths):
+            random = np.random.default_rng((zlib.crc32(name.encode()), index))
+            drawn = (random.integers(0, vocab_size, length).tolist() for _ in range(_TRIES))
+            yield chain([known[index]] if known else [], drawn)
+
+    def seeds(self, name: str) -> list[str]:
+        """Return the seeds to try for a sampled text."""
+        known = self._known.get(name)
+        return ([known["sampling"]["seed"]] if known else []) + [str(seed) for seed in range(_TRIES)]
+
+
+def token_cases(name: str, source: Source, prompts: Prompts) -> list[Case]:
+    """Return cases of one bundle: batches of prompts of different length, a long prompt, a full context, a stop."""
+    context = source.config.max_position_embeddings
+    long = 140 if context >= 150 else context - 14  # longer than a chunk of 128
+    batch = (1, 7, 23)
+    cases = [
+        _token_case(f"{name}/{what}", source, prompts, options, new, lengths)
+        for what, options, new, lengths in (
+            ("greedy", GREEDY, 12, batch),
+            ("sampled", _SAMPLED, 12, batch),
+            ("penalized", _PENALIZED, 12, batch),
+            ("long", GREEDY, 6, (long,)),
+            ("full", GREEDY, 9, (context - 3,)),
+        )
+    ]
+    whole = _token_case(f"{name}/stop", source, prompts, GREEDY, 8, (5,))
+    stop = whole["expected"][0]["ids"][-1]
+    whole["expected"] = [source.continued(whole["prompts"][0], 8, GREEDY, stops=(stop,))]
+    return [*cases, {**whole, "stop_ids": [stop]}]
+
+
+def _token_case(name: str, source: Source, prompts: Prompts, options: Case, new: int, lengths: tuple[int, ...]) -> Case:
+    chosen = [
+        source.best(tried, new, options, sequence)
+        for sequence, tried in enumerate(prompts.tokens(name, lengths, source.config.vocab_size))
+    ]
+    return {
+        "name": name,
+        "kind": "tokens",
+        "bundle": name.partition("/")[0],
+        "prompts": [prompt for prompt, _ in chosen],
+        "max_new_tokens": new,
+        "sampling": options,
+        "expected": [case for _, case in chosen],
+    }
+
+
+def text_cases(name: str, source: Source, prompts: Prompts, texts: list[str]) -> list[Case]:
+    """Return cases of streamed texts, whose pieces a naive decoder cuts."""
+    tokenizer = Tokenizer.from_file(str(source.bundle.path / "tokenizer.json"))
+    ends = source.bundle.manifest.generation.eos_token_ids
+    cases = []
+    for number, text in enumerate(texts):
+        case_name, ids = f"{name}/text-{number}", tokenizer.encode(text).ids
+        for seed in prompts.seeds(case_name):
+            options = {**_SAMPLED, "seed": seed}
+            found = source.continued(ids, 16, options, stops=ends)
+            if found["compared"] == len(found["ids"]):
+                break
+        cases.append(
+            {
+                "name": case_name,
+                "kind": "text",
+                "bundle": name,
+                "prompt": text,
+                "prompt_ids": ids,
+                "max_new_tokens": 16,
+                "sampling": options,
+                "expected": {"pieces": _pieces(tokenizer, ids, found["ids"], found["finish"]), **found},
+            }
+        )
+    return cases
+
+
+def golden_limit(bundle: Bundle) -> float:
+    """Return by how much a logit of a sound driver may differ from the source model's."""
+    return max_abs(bundle.graph())
+
+
+def _sampling(options: dict[str, Any]) -> Sampling:
+    bias = {int(token): number for token, number in options.get("logit_bias", {}).items()}
+    return Sampling(**{**options, "seed": int(options["seed"]), "logit_bias": bias})
+
+
+def _pieces(tokenizer: Tokenizer, prompt: list[int], ids: list[int], finish: str) -> list[str]:
+    """Cut a text as docs/bundle-format.md ("Text") says, by decoding all of it after each token."""
+    shown = ids[:-1] if finish == "stop" else ids
+
+    def decoded(count: int) -> str:
+        whole, before = (tokenizer.decode(part) for part in ([*prompt, *shown[:count]], prompt))
+        return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(shown[:count])
+
+    pieces, given = [], 0
+    for count in range(1, len(shown) + 1):
+        token = tokenizer.id_to_token(shown[count - 1])
+        held = token is None or token.startswith("<0x") or decoded(count).endswith("�")
+        if not held or count == len(shown):
+            pieces.append(decoded(count)[given:])
+            given = len(decoded(count))
+    return [piece for piece in pieces if piece]

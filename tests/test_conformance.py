@@ -1,0 +1,150 @@
+"""The conformance suite: the Python driver passes it, it can fail, and made anew it is the same within tolerance."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from molkv_bundle import Bundle
+from molkv_runtime import ExpertStore
+
+SUITE = Path(__file__).parent.parent / "runtimes" / "conformance"
+KINDS = {"golden", "tokens", "text", "refused", "damage"}
+MOST_LEFT_OUT = 0.02
+
+
+def _run(folder: Path = SUITE) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SUITE / "python_driver.py"), str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONUTF8": "1"})
+
+
+def _cases(folder: Path = SUITE) -> list[dict[str, Any]]:
+    cases: list[dict[str, Any]] = json.loads((folder / "cases.json").read_text(encoding="utf-8"))["cases"]
+    return cases
+
+
+def _tokens(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    batches = [found for case in cases if case["kind"] == "tokens" for found in case["expected"]]
+    return batches + [case["expected"] for case in cases if case["kind"] == "text"]
+
+
+def test_the_python_driver_passes_every_case() -> None:
+    done, cases = _run(), _cases()
+    assert done.returncode == 0, done.stdout + done.stderr
+    *lines, last = done.stdout.splitlines()
+    assert lines == [f"ok {case['name']}" for case in cases]
+    assert last.startswith(f"{len(cases)} of {len(cases)} cases passed; ")
+
+
+def test_the_suite_is_small_and_leaves_out_little() -> None:
+    cases, tokens = _cases(), _tokens(_cases())
+    assert sum(path.stat().st_size for path in SUITE.rglob("*") if path.is_file()) < 4_000_000
+    counts = Counter(case["kind"] for case in cases)
+    assert counts.keys() == KINDS
+    assert counts["damage"] > 40
+    assert len({case["name"] for case in cases}) == len(cases)
+    assert {case["bundle"] for case in cases if case["kind"] == "tokens"} == {
+        path.name for path in (SUITE / "bundles").iterdir()
+    }
+    total = sum(len(found["ids"]) for found in tokens)
+    assert total - sum(found["compared"] for found in tokens) <= MOST_LEFT_OUT * total
+
+
+def _change_token(cases: list[dict[str, Any]]) -> str:
+    case = next(case for case in cases if case["kind"] == "tokens" and "sampled" in case["name"])
+    case["expected"][1]["ids"][3] ^= 1
+    return str(case["name"])
+
+
+def _change_piece(cases: list[dict[str, Any]]) -> str:
+    case = next(case for case in cases if case["kind"] == "text")
+    case["expected"]["pieces"] = ["".join(case["expected"]["pieces"])]
+    return str(case["name"])
+
+
+def _change_finish(cases: list[dict[str, Any]]) -> str:
+    case = next(case for case in cases if "stop_ids" in case)
+    case["expected"][0]["finish"] = "length"
+    return str(case["name"])
+
+
+def _undo_damage(cases: list[dict[str, Any]]) -> str:
+    case = next(case for case in cases if case["kind"] == "damage")
+    case["patches"] = []
+    return str(case["name"])
+
+
+def _change_kind(cases: list[dict[str, Any]]) -> str:
+    case = next(case for case in cases if case["kind"] == "refused")
+    case["error"] = "provider"
+    return str(case["name"])
+
+
+@pytest.mark.parametrize("change", [_change_token, _change_piece, _change_finish, _undo_damage, _change_kind])
+def test_a_driver_that_does_something_else_fails(change: Any, tmp_path: Path) -> None:
+    """The suite is changed instead of the driver: what it gives is then not what is expected."""
+    cases = _cases()
+    name = change(cases)
+    (tmp_path / "cases.json").write_text(json.dumps({"cases": [case for case in cases if case["name"] == name]}))
+    (tmp_path / "bundles").symlink_to(SUITE / "bundles")
+    done = _run(tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"FAIL {name}: ")
+    assert done.stdout.splitlines()[-1].startswith("0 of 1 cases passed")
+
+
+def test_a_bundle_of_another_model_fails(tmp_path: Path) -> None:
+    shutil.copytree(SUITE, tmp_path / "suite")
+    bundles = tmp_path / "suite" / "bundles"
+    (bundles / "molkv").rename(bundles / "other")
+    (bundles / "molkv-foreign").rename(bundles / "molkv")
+    failed = [line for line in _run(tmp_path / "suite").stdout.splitlines() if line.startswith("FAIL molkv/")]
+    assert len(failed) >= 6
+    assert not any("golden" in line for line in failed)  # of its own model it is right
+
+
+def test_made_anew_the_suite_is_the_same_within_tolerance(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "runtimes.conformance.make", str(tmp_path)],
+        check=True,
+        capture_output=True,
+        cwd=SUITE.parents[1],
+    )
+    old, new = _cases(), _cases(tmp_path)
+    assert [case["name"] for case in new] == [case["name"] for case in old]
+    # Where rounding makes a prompt of the old suite unfit, another one is found.
+    asked = ("prompts", "sampling")
+    pairs = [(a, b) for a, b in zip(old, new, strict=True) if all(a.get(name) == b.get(name) for name in asked)]
+    assert len(pairs) >= 0.95 * len(old)
+    for before, after in zip(_tokens([a for a, _ in pairs]), _tokens([b for _, b in pairs]), strict=True):
+        same = min(before["compared"], after["compared"])
+        assert before["ids"][:same] == after["ids"][:same]
+    for bundle in (SUITE / "bundles").iterdir():
+        _is_the_same(bundle, tmp_path / "bundles" / bundle.name)
+
+
+def _is_the_same(old: Path, new: Path) -> None:
+    assert sorted(path.name for path in old.iterdir()) == sorted(path.name for path in new.iterdir())
+    first, second = Bundle(old), Bundle(new)
+    assert first.manifest.model == second.manifest.model
+    ids = np.arange(first.config.vocab_size)
+    with ExpertStore(first) as before, ExpertStore(second) as after:
+        one, other = before.gather(ids), after.gather(ids)
+    for name in one["layers"].dtype.names or () if "layers" in (one.dtype.names or ()) else ():
+        different = np.abs(one["layers"][name].astype(np.float64) - other["layers"][name].astype(np.float64))
+        assert different.max() <= (1 if one["layers"][name].dtype.kind in "iu" else 2e-3), (old.name, name)
+    golden = [load_file(bundle.path / bundle.graph().golden) for bundle in (first, second)]
+    for name, array in golden[0].items():
+        assert array.shape == golden[1][name].shape
+        if name.endswith("projection"):
+            np.testing.assert_allclose(golden[1][name], array, atol=1e-3 * np.abs(array).max())
