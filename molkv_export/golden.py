@@ -12,18 +12,21 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from molkv_bundle import (
+    LIMITS,
     TOKENIZER,
     TOP,
     VERSION,
     VERSION_KEY,
     Bundle,
     BundleError,
+    GoldenErrors,
+    GoldenLimits,
     GoldenText,
     ModelConfig,
     Projection,
-    max_abs,
 )
 from molkv_export.checkpoints import Checkpoint
+from molkv_export.source.arithmetic import DRAWS, limits_of, rough_arithmetic
 from molkv_export.source.model import SourceModel
 from molkv_runtime import ExpertStore, Store, encode, open_tokenizer
 
@@ -44,34 +47,37 @@ _ROWS_AT_A_TIME = 4
 def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
     """Write the golden vectors into the folder of a bundle that is complete otherwise.
 
-    What is expected is what the source model computes with its weights and records rounded as the bundle is meant to
-    hold them, so that no format of records needs a tolerance of its own. That does not excuse a record that the store
-    holds wrong: the source's own is used then, and the self-test fails.
+    What is expected is what the source model computes in float64 with its weights and records rounded as the bundle is
+    meant to hold them. That does not excuse a record that the store holds wrong: the source's own is used then, and the
+    self-test fails. How far a driver may be off is measured, by computing the same as roughly as a sound driver may.
     """
-    graph = bundle.graph()
-    model, limit = SourceModel(checkpoint, bundle), max_abs(graph)
+    graph, model = bundle.graph(), SourceModel(checkpoint, bundle)
     with ExpertStore(bundle) as store:
-        texts = [
-            _golden_text(model, store, ids, new, 4 * limit)
-            for ids, new in _texts(bundle.config, bundle.path, graph.lengths)
-        ]
+        chosen = _texts(bundle.config, bundle.path, graph.lengths)
+        texts = [_golden_text(model, store, ids) for ids, _ in chosen]
+        limits = _limits(model, store, bundle, texts)
+        tie = 4 * limits.max_abs
+        greedy = [_continue(model, store, ids, new_tokens, tie) for ids, new_tokens in chosen]
+    texts = [text._replace(greedy_ids=ids) for text, ids in zip(texts, greedy, strict=True)]
     tensors = {
         f"texts.{index}.{field}": np.ascontiguousarray(array)
         for index, text in enumerate(texts)
         for field, array in text._asdict().items()
     }
+    tensors[LIMITS] = np.array(limits, np.float32)
     (bundle.path / graph.golden).write_bytes(save(tensors, {VERSION_KEY: VERSION}))
 
 
-def golden_ram(checkpoint: Checkpoint, dense_bytes: int) -> int:
-    """Estimate the RAM in bytes that making them takes."""
+def golden_ram(checkpoint: Checkpoint, weights: Sequence[int]) -> int:
+    """Estimate the RAM in bytes that making them takes, from the sizes of dense weights in float32."""
     networks: Counter[str] = Counter()  # numbers, by layer: those of one layer are in RAM at a time
     for name in checkpoint.parameters if checkpoint.form == "training" else ():
         layer, is_expert, _ = name.partition(".experts.")
         if is_expert:
             networks[layer] += math.prod(checkpoint.shape(name))
     logits = (24 * _ROWS_AT_A_TIME + 100) * checkpoint.config.vocab_size
-    return dense_bytes + 4 * max(networks.values(), default=0) + logits
+    in_float64 = 2 * max(weights)  # one at a time
+    return sum(weights) + in_float64 + 4 * max(networks.values(), default=0) + logits
 
 
 def calibration_texts(config: ModelConfig, folder: Path) -> list[Ids]:
@@ -100,20 +106,31 @@ def _texts(config: ModelConfig, folder: Path, lengths: Sequence[int] = ()) -> li
     return [*texts, (long, 0)]
 
 
-def _golden_text(model: SourceModel, store: Store, ids: Ids, new_tokens: int, tie: float) -> GoldenText:
+def _golden_text(model: SourceModel, store: Store, ids: Ids) -> GoldenText:
+    """Compute a text, without its continuation."""
     projection = Projection(model.config.vocab_size)
     found = []
-    for logits in model.logits_in_pieces(ids, store, last=0, rows=_ROWS_AT_A_TIME):
+    for logits in model.logits_in_pieces(ids, store, last=0, rows=_ROWS_AT_A_TIME, in_float64=True):
         top = top_ids(logits, TOP)
         found.append((top.astype(np.int32), np.take_along_axis(logits, top, axis=-1), projection.of(logits)))
     ids_of_top, logits_of_top, projections = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return GoldenText(
-        input_ids=ids.astype(np.int32),
-        top_ids=ids_of_top,
-        top_logits=logits_of_top,
-        projection=projections,
-        greedy_ids=_continue(model, store, ids, new_tokens, tie),
-    )
+    return GoldenText(ids.astype(np.int32), ids_of_top, logits_of_top, projections, np.empty(0, np.int32))
+
+
+def _limits(model: SourceModel, store: Store, bundle: Bundle, texts: list[GoldenText]) -> GoldenLimits:
+    """Run the texts as roughly as the bundle's format allows, several times, and measure how far that is off."""
+    max_abs = relative_l2 = 0.0
+    for draw in range(DRAWS):
+        errors = GoldenErrors(model.config.vocab_size, GoldenLimits(math.inf, math.inf))
+        with rough_arithmetic(model.model, bundle, draw):
+            for text in texts:
+                start, ids = 0, text.input_ids.astype(np.int64)
+                for logits in model.logits_in_pieces(ids, store, last=0, rows=_ROWS_AT_A_TIME):
+                    errors.add(text, start, logits)
+                    start += len(logits)
+        max_abs = max(max_abs, errors.max_abs_logit, errors.max_abs_projection)
+        relative_l2 = max(relative_l2, errors.relative_l2)
+    return limits_of(max_abs, relative_l2)
 
 
 def _continue(model: SourceModel, store: Store, ids: Ids, new_tokens: int, tie: float) -> npt.NDArray[np.int32]:

@@ -18,7 +18,7 @@ from molkv_runtime import Generator, Target
 
 def largest_difference(generator: Generator) -> tuple[float, float]:
     """Give the largest difference of a golden logit, and the seconds of the last step."""
-    text = read_golden(generator.bundle)[0]
+    text = read_golden(generator.bundle).texts[0]
     ids, prompt = text.input_ids, len(text.input_ids) - 2
     state = generator.sequences()
     logits, spent = [state.prefill(0, ids[:prompt])], 0.0

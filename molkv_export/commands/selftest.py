@@ -48,10 +48,13 @@ def selftest_command(
         click.echo(f"{bundle}: {result.texts} golden texts, profile {result.profile}, provider {provider}")
         if result.phases:  # else the bundle was refused before anything ran
             click.echo(f"  {describe_placements(result.placements)}")
+            limits = result.phases[0].limits
+            click.echo(f"  limits: max abs {limits.max_abs:.1e}, rel. L2 {limits.relative_l2:.1e}")
         for phase in result.phases:
             click.echo(
                 f"  {phase.phase}: {phase.positions} positions, max abs logit {phase.max_abs_logit:.1e}, "
-                f"projection {phase.max_abs_projection:.1e}, top-1 {phase.top1_agreement:.2%}"
+                f"projection {phase.max_abs_projection:.1e}, rel. L2 {phase.relative_l2:.1e}, "
+                f"{phase.right_tokens} of {phase.certain_tokens} certain tokens right"
             )
         if result.greedy_tokens:
             click.echo(f"  greedy text: {result.greedy_identical} of {result.greedy_tokens} tokens identical")

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from molkv_bundle import Bundle, Manifest, RequestError
+from molkv_bundle import Bundle, Manifest, RequestError, read_golden
 from molkv_export.atomic_folder import atomic_folder, check_output, sync
 from molkv_export.packaging.content import Content, total_bytes
 from molkv_export.packaging.layout import (
@@ -84,7 +84,7 @@ def package(
         move_files(info.parts, content, folder)
         for part in info.parts if target == "android" else ():
             (folder / part.build_file).write_text(build_file(part), encoding="utf-8")
-        (folder / README).write_text(readme(manifest, info, limits), encoding="utf-8")
+        (folder / README).write_text(readme(manifest, info, limits, read_golden(opened)), encoding="utf-8")
         (folder / DATA).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
         for path in folder.rglob("*"):  # before it gets its name
             sync(path)

@@ -12,10 +12,10 @@ from molkv_bundle import (
     HIDDEN,
     NF4_LEVELS,
     ROW_FORMATS,
+    Golden,
     LookupExpertConfig,
     Manifest,
     TensorInfo,
-    max_abs,
 )
 from molkv_export.packaging.layout import AppFolder, Limits, PackageInfo
 from molkv_export.terminal import human_bytes
@@ -43,11 +43,10 @@ class ShardRow(NamedTuple):
     part: AppFolder
 
 
-def readme(manifest: Manifest, info: PackageInfo, limits: Limits) -> str:
-    """Say how an app runs this package, with its own names, shapes and numbers."""
+def readme(manifest: Manifest, info: PackageInfo, limits: Limits, golden: Golden) -> str:
+    """Say how an app runs this package, with its own names, shapes and numbers, and its limits for the self-test."""
     graph = manifest.graphs[info.profile]
     config = graph.restrict(manifest.model)
-    exact = max_abs(graph)
     inputs = {tensor.name for tensor in graph.files[0].inputs}
     # The programs in the templates are written for the decoder of MoLE and MoLKV, whose fields they read.
     template = f"{info.target}.md" if isinstance(config, LookupExpertConfig) else "tables.md"
@@ -72,7 +71,7 @@ def readme(manifest: Manifest, info: PackageInfo, limits: Limits) -> str:
             rotated="expert_rotary_cos" in inputs,
             cache_bytes=cache_bytes(config, config.max_position_embeddings, graph.kv_dtype),
             window_bytes=window_bytes(config, config.max_position_embeddings) // (2 if info.half else 1),
-            tolerances={name: exact + PRESETS[name].max_abs for name in _PROVIDERS[info.target]},
+            tolerances={name: golden.limits_beside(PRESETS[name].max_abs) for name in _PROVIDERS[info.target]},
             providers=PRESETS,
             onnxruntime=_onnxruntime(manifest),
         )

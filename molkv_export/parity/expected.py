@@ -17,12 +17,12 @@ from molkv_export.parity.gates import (
     FILE_GATES,
     OWN_CODE_MAX_ABS,
     QualityGate,
+    golden_limit,
     kl_failure,
     loosest,
     quality_failure,
     quality_gate,
     rounding_failure,
-    rounding_limit,
     top1_failure,
 )
 from molkv_export.parity.metrics import Metrics
@@ -171,7 +171,7 @@ def expected_measure(path: Path, bundle: Bundle, provider: str) -> Measure:
         new_tokens=0,
     )
     gate = loosest(quality_gate(bundle), FILE_GATES[file.dtype])
-    limit = rounding_limit(bundle, provider) + OWN_CODE_MAX_ABS if _is_exact(bundle, file) else None
+    limit = golden_limit(bundle, provider) + OWN_CODE_MAX_ABS if _is_exact(bundle, file) else None
     phases = EVERY_PHASE if has_end else tuple(phase for phase in EVERY_PHASE if phase != CONTEXT_END)
     reference = Reference(EXPECTED, file, _judge(gate, limit, file.is_partial), phases, None, file.is_partial)
     return Measure(texts, [reference], gate, _note(file), limit)

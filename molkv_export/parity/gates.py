@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 
-from molkv_bundle import Bundle, DenseDtype, KVDtype, RowDtype, WindowDtype, max_abs
+from molkv_bundle import Bundle, DenseDtype, KVDtype, RowDtype, WindowDtype, read_golden
+from molkv_export.golden import Ids
 from molkv_export.parity.metrics import Metrics
-from molkv_runtime import PRESETS
+from molkv_export.source.arithmetic import DRAWS, limits_of, rough_arithmetic
+from molkv_export.source.model import SourceModel
+from molkv_runtime import PRESETS, Generator
 
 
 class QualityGate(msgspec.Struct, frozen=True):
@@ -76,19 +80,34 @@ def quality_gate(bundle: Bundle) -> QualityGate:
     return loosest(of_weights_and_records, _OF_CACHE[graph.kv_dtype], _OF_WINDOW[graph.window_dtype])
 
 
-def rounding_limit(bundle: Bundle, provider: str = "cpu") -> float:
+def rounding_limit(model: SourceModel, generator: Generator, texts: list[Ids], provider: str) -> float:
     """Return the largest difference of a logit from the source with its weights and records rounded as in a bundle.
 
-    A provider that computes in less than float32 may be further off.
+    It is measured by computing the texts as roughly as the bundle's format allows. A provider that computes in less
+    than float32 may be further off.
     """
-    own = PRESETS[provider].max_abs if provider in PRESETS else 0.0
-    return max_abs(bundle.graph()) + own
+    bundle, largest = generator.bundle, 0.0
+    for ids in texts:
+        exact = model.logits(ids, generator.store)
+        for draw in range(DRAWS):
+            with rough_arithmetic(model.model, bundle, draw):
+                largest = max(largest, float(np.abs(model.logits(ids, generator.store) - exact).max()))
+    return limits_of(largest, 0.0).max_abs + _own(provider)
+
+
+def golden_limit(bundle: Bundle, provider: str) -> float:
+    """Return the same as it was measured for the golden vectors."""
+    return read_golden(bundle).limits.max_abs + _own(provider)
+
+
+def _own(provider: str) -> float:
+    return PRESETS[provider].max_abs if provider in PRESETS else 0.0
 
 
 def rounding_failure(metrics: Metrics, limit: float) -> str:
     """Say why a comparison with the rounded source fails; empty if it passes."""
     if not metrics.max_abs <= limit:  # written so that NaN fails
-        return f"max abs {metrics.max_abs:.3g} is above {limit:g}"
+        return f"max abs {metrics.max_abs:.3g} is above {limit:.3g}"
     return ""
 
 

@@ -80,7 +80,7 @@ def facts(report: Report) -> list[str]:
     if report.quality.reference == EXPECTED:
         found.append(f"gate, {EXPECTED}: {_expected_gate(report.rounding_limit)}")
     if report.records is not None:
-        found.append(f"gate, {ROUNDED}: max abs {report.rounding_limit:g}, records equal, greedy text identical")
+        found.append(f"gate, {ROUNDED}: max abs {report.rounding_limit:.2g}, records equal, greedy text identical")
     if (bisection := report.bisection) is not None:
         for phase in bisection.phases:
             worst = max(phase.errors, key=lambda error: error.error)
@@ -92,7 +92,7 @@ def facts(report: Report) -> list[str]:
 
 def _expected_gate(limit: float | None) -> str:
     if limit is not None:
-        return f"max abs {limit:g}, since nothing is rounded"
+        return f"max abs {limit:.2g}, since nothing is rounded"
     return "quality alone; a mistake that costs less passes, so compare a bundle and logits in float32 once"
 
 

@@ -225,10 +225,11 @@ def _source_measure(
     source: Checkpoint, generator: Generator, text: Path | None, scope: Scope, provider: str
 ) -> Measure:
     bundle, gate = generator.bundle, quality_gate(generator.bundle)
-    texts, limit = choose_texts(generator, text, scope), rounding_limit(bundle, provider)
+    texts = choose_texts(generator, text, scope)
     trained = model = SourceModel(source)
     if {bundle.graph().dense_dtype, bundle.graph().window_dtype} != {"float32"} or bundle.config != source.config:
         model = SourceModel(source, bundle)
+    limit = rounding_limit(model, generator, texts.sequences, provider)
     judge = _quality_judge(gate if texts.is_real else None)
     # Two runtimes' logits may be so far apart that either of two tokens is right. What rounding costs is no excuse.
     references = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from molkv_bundle import Bundle, Floats, record_dtype
 from molkv_export.checkpoints import EMBEDDING, LM_HEAD, Checkpoint
 from molkv_export.modeling import ExactRecords, ReferenceModel, Rows
+from molkv_export.source.arithmetic import Float64
 from molkv_export.source.rounding import StoredRows, round_activations, rounding_slack, stored_weight
 from molkv_runtime import Store
 
@@ -131,16 +133,23 @@ class SourceModel:
 
     @torch.no_grad()
     def logits_in_pieces(
-        self, ids: npt.NDArray[np.int64], store: Store | None, last: int, rows: int
+        self, ids: npt.NDArray[np.int64], store: Store | None, last: int, rows: int, *, in_float64: bool = False
     ) -> Iterator[Floats]:
-        """Compute the same as `logits`, but yield so many rows at a time: with a large vocabulary all are a lot."""
+        """Compute the same as `logits`, but yield so many rows at a time: with a large vocabulary all are a lot.
+
+        In float64, what is yielded is rounded to float32.
+        """
+        arithmetic = Float64 if in_float64 else nullcontext
         input_ids, inverse = torch.unique(torch.from_numpy(ids)[None], return_inverse=True)
         records = self._cached(input_ids)
         if store is not None:
             records = self._rounded(records, store, input_ids)
-        hidden = self.model.hidden(records, inverse)[0, -last:]
+        with arithmetic():
+            hidden = self.model.hidden(records, inverse)[0, -last:]
         for start in range(0, len(hidden), rows):
-            yield self.model.head(hidden[start : start + rows]).numpy()
+            with arithmetic():  # not while others compute
+                logits = self.model.head(hidden[start : start + rows])
+            yield logits.float().numpy()
 
 
 def _longest_sum(checkpoint: Checkpoint) -> int:

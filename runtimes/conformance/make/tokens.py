@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from molkv_bundle import Bundle, max_abs
+from molkv_bundle import Bundle, read_golden
 from molkv_export.families import open_checkpoint
 from molkv_export.source.model import SourceModel
 from molkv_runtime import ExpertStore, Sampling
@@ -160,7 +160,7 @@ def text_cases(name: str, source: Source, prompts: Prompts, texts: list[str]) ->
 
 def golden_limit(bundle: Bundle) -> float:
     """Return by how much a logit of a sound driver may differ from the source model's."""
-    return max_abs(bundle.graph())
+    return read_golden(bundle).limits.max_abs
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:

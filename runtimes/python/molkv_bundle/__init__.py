@@ -15,7 +15,19 @@ from molkv_bundle.errors import (
 )
 from molkv_bundle.families import FAMILIES, model_config, read_config
 from molkv_bundle.files import contents, decode_json, file_sha256, is_system_file, read_bytes, shown
-from molkv_bundle.golden import GOLDEN, TOP, VERSION, VERSION_KEY, GoldenText, Projection, max_abs, read_golden
+from molkv_bundle.golden import (
+    GOLDEN,
+    LIMITS,
+    TOP,
+    VERSION,
+    VERSION_KEY,
+    Golden,
+    GoldenErrors,
+    GoldenLimits,
+    GoldenText,
+    Projection,
+    read_golden,
+)
 from molkv_bundle.graph_file import check_graph_file
 from molkv_bundle.interface import HIDDEN, Arrays, Tensors, graph_interface, rotary_tables
 from molkv_bundle.lookup_experts import LookupExpertConfig
@@ -53,6 +65,7 @@ __all__ = [
     "GOLDEN",
     "HIDDEN",
     "INT4_LEVELS",
+    "LIMITS",
     "MANIFEST",
     "MAX_HEADER_BYTES",
     "NF4_LEVELS",
@@ -75,6 +88,9 @@ __all__ = [
     "FileInfo",
     "Floats",
     "Generation",
+    "Golden",
+    "GoldenErrors",
+    "GoldenLimits",
     "GoldenText",
     "GraphFile",
     "GraphInfo",
@@ -115,7 +131,6 @@ __all__ = [
     "file_sha256",
     "graph_interface",
     "is_system_file",
-    "max_abs",
     "model_config",
     "one_line",
     "read_bytes",

@@ -12,37 +12,29 @@ import numpy as np
 import numpy.typing as npt
 
 from molkv_bundle.bundle import Bundle
-from molkv_bundle.config import WindowDtype
 from molkv_bundle.errors import BundleError
-from molkv_bundle.manifest import DenseDtype, GraphInfo, KVDtype
 from molkv_bundle.row_formats import Floats
 from molkv_bundle.safetensors_file import TensorFile
 
 GOLDEN = "golden.safetensors"  # of the cpu profile; others have their name in it
-VERSION_KEY, VERSION = "golden_version", "1"  # all metadata there is: with two keys, safetensors writes any order
+VERSION_KEY, VERSION = "golden_version", "2"  # all metadata there is: with two keys, safetensors writes any order
 TOP = 16  # logits that are kept of every position
 PROJECTIONS = 8  # numbers that all logits of a position go into
-# With float weights nothing but float32 rounding may be left; the kernels of quantized ones round activations to int8,
-# each processor's in its own way, and an int8 cache rounds keys and values (docs/parity.md, "The gates").
-_MAX_ABS: dict[DenseDtype, float] = {"float32": 1e-4, "float16": 1e-4, "int8": 1.0, "int4": 1.0, "qdq-int8": 1.0}
-# A float16 cache goes with a graph that computes in float16.
-_MAX_ABS_OF_CACHE: dict[KVDtype, float] = {"float32": 0.0, "float16": 0.05, "int8": 2.0}
-# An int8 window rounds probabilities, too; the golden logits do so as well, but a number between two codes may become
-# the other one.
-_MAX_ABS_OF_WINDOW: dict[WindowDtype, float] = {"float32": 0.0, "int8": 0.2}
+LIMITS = "limits"  # F32 [2]: the fields of `GoldenLimits`
 
 _FIELDS = {"input_ids": "I32", "top_ids": "I32", "top_logits": "F32", "projection": "F32", "greedy_ids": "I32"}
 _DTYPES = {"I32": "<i4", "F32": "<f4"}
 
 
-def max_abs(graph: GraphInfo) -> float:
-    """Return how far a graph's logits and projections may be from the golden ones."""
-    found = _MAX_ABS[graph.dense_dtype], _MAX_ABS_OF_CACHE[graph.kv_dtype], _MAX_ABS_OF_WINDOW[graph.window_dtype]
-    return max(found)
+class GoldenLimits(NamedTuple):
+    """How far a driver may be from golden vectors: as far as the format of the graph lets a sound one be."""
+
+    max_abs: float  # of every logit and every projection
+    relative_l2: float  # of all projections of the texts together
 
 
 class GoldenText(NamedTuple):
-    """A text, and what the source model makes of it with its weights and records rounded as the bundle stores them."""
+    """A text, and what the source model makes of it in float64, with weights and records rounded as they are stored."""
 
     input_ids: npt.NDArray[np.int32]  # [T]
     top_ids: npt.NDArray[np.int32]  # [T, K]: the likeliest tokens to follow each position, likeliest first
@@ -71,7 +63,56 @@ class Projection:
         return np.asarray(logits.astype(np.float64) @ self._signs, np.float32)
 
 
-def read_golden(bundle: Bundle) -> list[GoldenText]:
+class Golden(NamedTuple):
+    """The content of a file of golden vectors."""
+
+    limits: GoldenLimits
+    texts: list[GoldenText]
+
+    def limits_beside(self, max_abs: float) -> GoldenLimits:
+        """Return the limits of a provider that may be off by `max_abs` in every logit beside what the format costs."""
+        squares = [np.square(text.projection, dtype=np.float64).mean(axis=-1) for text in self.texts]
+        size = float(np.concatenate(squares).mean() ** 0.5)  # the root mean square of logits, too
+        relative = max_abs / size if max_abs and size else 0.0
+        return GoldenLimits(self.limits.max_abs + max_abs, self.limits.relative_l2 + relative)
+
+
+class GoldenErrors:
+    """How far logits are from the golden ones, and whether the likeliest tokens are the same where that is certain."""
+
+    def __init__(self, vocab_size: int, limits: GoldenLimits) -> None:
+        """Begin with no positions. A token is certain where the two best are further apart than twice `max_abs`."""
+        self._projection, self._limits = Projection(vocab_size), limits
+        self.positions = self.certain_tokens = self.right_tokens = 0
+        self.max_abs_logit = self.max_abs_projection = 0.0
+        self._difference = self._size = 0.0
+
+    def add(self, text: GoldenText, start: int, logits: Floats) -> None:
+        """Compare logits [n, vocab_size] of a text's positions from `start` on."""
+        rows = slice(start, start + len(logits))
+        top, expected = text.top_logits[rows], text.projection[rows].astype(np.float64)
+        projected = self._projection.of(logits) - expected
+        at_top = np.take_along_axis(logits, text.top_ids[rows].astype(np.intp), axis=-1)
+        # np.max, not max(): a NaN must not vanish.
+        self.max_abs_logit = float(np.max([self.max_abs_logit, np.abs(at_top - top).max()]))
+        self.max_abs_projection = float(np.max([self.max_abs_projection, np.abs(projected).max()]))
+        self._difference += float(np.square(projected).sum())
+        self._size += float(np.square(expected).sum())
+        if top.shape[1] > 1:
+            certain = top[:, 0] - top[:, 1] > 2 * self._limits.max_abs
+            self.certain_tokens += int(certain.sum())
+            self.right_tokens += int((logits.argmax(axis=-1) == text.top_ids[rows, 0])[certain].sum())
+        self.positions += len(logits)
+
+    @property
+    def relative_l2(self) -> float:
+        """||difference|| / ||golden|| over all projections."""
+        if self._size == 0:
+            return 0.0 if self._difference == 0 else math.inf
+        return math.sqrt(self._difference / self._size)
+
+
+def read_golden(bundle: Bundle) -> Golden:
     """Read and check the golden vectors of a bundle.
 
     Raises:
@@ -86,11 +127,14 @@ def read_golden(bundle: Bundle) -> list[GoldenText]:
             "export the model again or use the molkv version that wrote this bundle"
         )
     count = len([name for name in file.entries if name.endswith(".input_ids")])
-    expected = {f"texts.{index}.{field}" for index in range(count) for field in _FIELDS}
+    expected = {LIMITS} | {f"texts.{index}.{field}" for index in range(count) for field in _FIELDS}
     if not count or set(file.entries) != expected:
         wrong = sorted(set(file.entries) ^ expected) or ["texts.0.input_ids"]
         raise BundleError(f"{path}: tensor {wrong[0]!r} is missing, or one too many, for {count} texts")
-    return [_read_text(file, f"texts.{index}", bundle) for index in range(count)]
+    limits = GoldenLimits(*_array(file, LIMITS, "F32", (len(GoldenLimits._fields),)).tolist())
+    if not all(0 <= limit < math.inf for limit in limits):  # written so that NaN is found
+        raise BundleError(f"{path}: {LIMITS} are {list(limits)}, expected finite numbers that are not negative")
+    return Golden(limits, [_read_text(file, f"texts.{index}", bundle) for index in range(count)])
 
 
 def _read_text(file: TensorFile, prefix: str, bundle: Bundle) -> GoldenText:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from molkv_bundle import Bundle, ProviderError, max_abs, read_golden
+from molkv_bundle import Bundle, ProviderError, read_golden
 from molkv_runtime.providers import PRESETS
 from molkv_runtime.sequences import Sequences
 
@@ -25,8 +25,9 @@ def probe(bundle: Bundle, sequence: Callable[[int], Sequences], provider: str) -
     Raises:
         ProviderError: Logits are further from the source model's than the provider's arithmetic explains.
     """
-    text = max(read_golden(bundle), key=lambda text: len(text.input_ids))
-    limit = max_abs(bundle.graph()) + PRESETS[provider].max_abs
+    golden = read_golden(bundle)
+    text = max(golden.texts, key=lambda text: len(text.input_ids))
+    limit = golden.limits_beside(PRESETS[provider].max_abs).max_abs
     sizes = [length + 1 for length in reversed(bundle.graph().lengths) if length > 1] or [_PROMPT]
     ids = text.input_ids[: sum(sizes) + _STEPS]
     state = sequence(len(ids))
@@ -41,6 +42,7 @@ def probe(bundle: Bundle, sequence: Callable[[int], Sequences], provider: str) -
         if not difference <= limit:  # written so that NaN is found
             raise ProviderError(
                 f"provider {provider!r} computes wrong numbers: at position {position} of a golden text a "
-                f"logit is {difference:.3g} from the source model's, expected at most {limit:g}; use another provider "
-                f"or other options of this one, and see molkv-export selftest {bundle.path} --provider {provider}"
+                f"logit is {difference:.3g} from the source model's, expected at most {limit:.2g}; "
+                "use another provider or other options of this one, "
+                f"and see molkv-export selftest {bundle.path} --provider {provider}"
             )

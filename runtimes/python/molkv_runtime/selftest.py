@@ -12,10 +12,10 @@ from molkv_bundle import (
     Bundle,
     BundleError,
     Floats,
+    GoldenErrors,
+    GoldenLimits,
     GoldenText,
-    Projection,
     ProviderError,
-    max_abs,
     read_golden,
     verify,
 )
@@ -35,17 +35,24 @@ class PhaseResult(msgspec.Struct, frozen=True):
     positions: int
     max_abs_logit: float  # over the logits that are kept
     max_abs_projection: float  # over the projections of all logits
-    limit: float  # of both
-    top1_agreement: float  # share of positions with the same likeliest token; ties within rounding count as the same
+    relative_l2: float  # of the projections
+    certain_tokens: int  # positions whose two best golden logits are further apart than rounding explains
+    right_tokens: int  # of them, those with the same likeliest token
+    limits: GoldenLimits
 
     @property
     def failure(self) -> str:
         """Why it fails; empty if it passes."""
-        for what in ("max_abs_logit", "max_abs_projection"):
-            value = getattr(self, what)
-            if not value <= self.limit:  # written so that NaN fails
-                return f"{self.phase}: {what} is {value:.3g}, above {self.limit:g}"
-        return ""
+        limits = {"max_abs_logit": self.limits.max_abs, "max_abs_projection": self.limits.max_abs}
+        limits["relative_l2"] = self.limits.relative_l2
+        found = [
+            f"{what} is {getattr(self, what):.3g}, above {limit:.3g}"
+            for what, limit in limits.items()
+            if not getattr(self, what) <= limit  # written so that NaN fails
+        ]
+        if self.right_tokens < self.certain_tokens:
+            found.append(f"{self.right_tokens} of {self.certain_tokens} certain tokens are right")
+        return f"{self.phase}: {', '.join(found)}" if found else ""
 
 
 class SelfTest(msgspec.Struct, frozen=True):
@@ -81,13 +88,13 @@ def selftest(
     """
     preset = resolve(target.provider)
     opened = Bundle(bundle, profiles=preset.profiles, profile=profile)
-    texts = read_golden(opened)
+    golden = read_golden(opened)
+    texts, limits = golden.texts, golden.limits_beside(preset.max_abs)
     failures = verify(opened.path, advance).findings
     try:
         generator = Generator(opened, target=target, verify_provider=False)
-        limit = max_abs(opened.graph()) + preset.max_abs
-        phases = [_run_phase(name, run, generator, texts, limit) for name, run in _PHASES.items()]
-        phases.append(_run_batch(generator, texts, limit))
+        phases = [_run_phase(name, run, generator, texts, limits) for name, run in _PHASES.items()]
+        phases.append(_run_batch(generator, texts, limits))
     except BundleError as error:
         return SelfTest(opened.profile, len(texts), [], 0, 0, {}, [*failures, str(error)])
     failures += [phase.failure for phase in phases if phase.failure]
@@ -123,24 +130,28 @@ _Phase = Callable[[Generator, GoldenText], Iterator[Floats]]
 _PHASES: dict[str, _Phase] = {"prefill in chunks": _prefill, "step-by-step decode": _decode}
 
 
-def _run_phase(name: str, run: _Phase, generator: Generator, texts: list[GoldenText], limit: float) -> PhaseResult:
-    projection = Projection(generator.config.vocab_size)
-    positions = same = 0
-    logit = projected = 0.0
+def _run_phase(
+    name: str, run: _Phase, generator: Generator, texts: list[GoldenText], limits: GoldenLimits
+) -> PhaseResult:
+    errors = GoldenErrors(generator.config.vocab_size, limits)
     for text in texts:
         start = 0
         for found in run(generator, text):
-            rows = slice(start, start := start + len(found))
-            at_top = np.take_along_axis(found, text.top_ids[rows].astype(np.intp), axis=-1)
-            # np.max, not max(): a NaN must not vanish.
-            logit = float(np.max([logit, np.abs(at_top - text.top_logits[rows]).max()]))
-            projected = float(np.max([projected, np.abs(projection.of(found) - text.projection[rows]).max()]))
-            same += int((found.max(axis=-1) - at_top[:, 0] <= limit).sum())
-        positions += start
-    return PhaseResult(name, positions, logit, projected, limit, same / positions)
+            errors.add(text, start, found)
+            start += len(found)
+    return PhaseResult(
+        name,
+        errors.positions,
+        errors.max_abs_logit,
+        errors.max_abs_projection,
+        errors.relative_l2,
+        errors.certain_tokens,
+        errors.right_tokens,
+        limits,
+    )
 
 
-def _run_batch(generator: Generator, texts: list[GoldenText], limit: float) -> PhaseResult:
+def _run_batch(generator: Generator, texts: list[GoldenText], limits: GoldenLimits) -> PhaseResult:
     """Decode all texts together, from their first token to the end of each."""
     state = generator.sequences(len(texts), max(len(text.input_ids) for text in texts))
     found = [[state.prefill(index, text.input_ids[:1])] for index, text in enumerate(texts)]
@@ -152,7 +163,7 @@ def _run_batch(generator: Generator, texts: list[GoldenText], limit: float) -> P
         for index in np.flatnonzero(active):
             found[index].append(logits[index : index + 1].copy())
     by_text = {id(text): rows for text, rows in zip(texts, found, strict=True)}
-    return _run_phase("decode in a batch", lambda _, text: iter(by_text[id(text)]), generator, texts, limit)
+    return _run_phase("decode in a batch", lambda _, text: iter(by_text[id(text)]), generator, texts, limits)
 
 
 def _greedy(generator: Generator, texts: list[GoldenText]) -> int:

@@ -94,7 +94,11 @@ def test_the_right_logits_pass_in_every_phase(
     assert [(c.phase, c.reference) for c in report.comparisons] == [(p, EXPECTED) for p in compare.EVERY_PHASE]
     assert [c.metrics.positions for c in report.comparisons] == [1024, 1024, 1024, 256, 1280, 17]
     assert (report.gate_applies, report.records, report.greedy) == (True, None, [])
-    assert report.rounding_limit == (pytest.approx(1.1e-3) if name == "float32" else None)
+    if name == "float32":  # 0.001 for their arithmetic, and what ours may be off by
+        assert report.rounding_limit is not None
+        assert 1e-3 < report.rounding_limit < 1.1e-3
+    else:
+        assert report.rounding_limit is None
 
 
 @pytest.mark.parametrize("form", ["all", "top"])
@@ -109,7 +113,7 @@ def test_another_reading_of_the_paper_fails_where_nothing_is_rounded(
     assert [c.phase for c in report.comparisons] == list(compare.EVERY_PHASE[:-1])
     for comparison, failure in zip(report.comparisons, report.failures, strict=True):
         assert failure.startswith(f"{comparison.phase} (your own code): max abs ")
-        assert failure.endswith(" is above 0.0011")
+        assert " is above 0.0010" in failure
 
 
 # The eps costs less than any rounding, a window that is one off about as much as dense weights in int8.

@@ -1,0 +1,44 @@
+"""Golden vectors find faults in int8 and int4 graphs that are larger than the rounding of activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from molkv_export import export
+from molkv_runtime import selftest
+from tests.conftest import STDLIB_MINI
+from tests.molkv_export.parity.quantized_faults import GRAPHS, QuantizedFault, examine, faults, ratios
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    root = tmp_path_factory.mktemp("sound")
+
+    def bundle(dtype: str) -> Path:
+        if not (root / dtype).exists():
+            export(STDLIB_MINI, root / dtype, graph=GRAPHS[dtype])  # type: ignore[index]
+        return root / dtype
+
+    return bundle
+
+
+@pytest.mark.parametrize("dtype", GRAPHS)
+def test_a_sound_bundle_passes(dtype: str, sound: Callable[[str], Path]) -> None:
+    result = selftest(sound(dtype))
+    assert result.failures == []
+    assert max(ratios(result)) < 0.8
+    for phase in result.phases:
+        assert phase.right_tokens == phase.certain_tokens > 0.25 * phase.positions
+
+
+CERTAIN = [fault for dtype in GRAPHS for fault in faults(dtype) if fault.is_seen is not None]
+
+
+@pytest.mark.parametrize("fault", CERTAIN, ids=lambda fault: f"{fault.dtype}-{fault.what}")
+def test_a_fault_is_found_if_it_is_larger_than_rounding(
+    fault: QuantizedFault, sound: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert bool(examine(fault, sound(fault.dtype), tmp_path).failures) == fault.is_seen
