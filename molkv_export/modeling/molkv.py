@@ -11,7 +11,7 @@ from molkv_bundle import MolkvConfig
 from molkv_export.modeling.decoder import LookupExpertForCausalLM
 from molkv_export.modeling.experts import ExpertNetworks, ExpertPart
 from molkv_export.modeling.layers import RMSNorm, rotate
-from molkv_export.modeling.reference import Form, Rows
+from molkv_export.modeling.reference import ExactRecords, Form, Rows
 
 
 def window_mask(length: int, window: int, device: torch.device | None = None) -> Tensor:
@@ -114,15 +114,19 @@ def _mixed_in_int8(weights: Tensor, value: Tensor) -> Tensor:
     A value is rounded to 127 steps of its largest magnitude, and so are the products of a position's weights with the
     steps' sizes.
     """
-    tiny = torch.finfo(value.dtype).tiny
-    scale = value.abs().amax(-1, keepdim=True) / 127
-    scale = torch.where(scale < tiny, 0.0, scale)
-    codes = torch.where(scale == 0, 0.0, (value / scale).round())
+    codes, scale = _codes(value)
     scaled = weights * scale.mT
-    largest = scaled.amax(-1, keepdim=True).clamp(min=tiny)
+    largest = scaled.amax(-1, keepdim=True).clamp(min=torch.finfo(value.dtype).tiny)
     unit = torch.tensor(1 / 127, dtype=value.dtype)
     mixed: Tensor = (scaled / largest / unit).round() @ codes * unit * largest
     return mixed
+
+
+def _codes(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the int8 codes [..., d] of values, as floating-point numbers, and the scale [..., 1] of each."""
+    scale = value.abs().amax(-1, keepdim=True) / 127
+    scale = torch.where(scale < torch.finfo(value.dtype).tiny, 0.0, scale)
+    return torch.where(scale == 0, 0.0, (value / scale).round()), scale
 
 
 class MolkvForCausalLM(LookupExpertForCausalLM):
@@ -138,6 +142,14 @@ class MolkvForCausalLM(LookupExpertForCausalLM):
         for module in self.modules():
             if isinstance(module, MolkvMixer):
                 module.rounds_window = True
+
+    def in_window(self, records: ExactRecords) -> ExactRecords:
+        """Round values."""
+        layers = {}
+        for layer, rows in records.layers.items():
+            codes, scale = _codes(rows["value"])
+            layers[layer] = {**rows, "value": codes * scale}
+        return records._replace(layers=layers)
 
     def score_size(self) -> tuple[int | str, int]:
         """Return the mask's; the graph does not know in which order the host keeps experts."""

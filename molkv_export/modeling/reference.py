@@ -114,6 +114,10 @@ class ReferenceModel(nn.Module):
         """Round as a graph with an int8 expert window does; models whose configuration has no such graph lack this."""
         raise NotImplementedError
 
+    def in_window(self, records: ExactRecords) -> ExactRecords:
+        """Return records with the vectors of an int8 expert window rounded as they are when they enter it."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
         """Draw fresh weights: normal with std 0.02, scaled down by sqrt(2 * layers) where a branch ends (GPT-2).

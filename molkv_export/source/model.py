@@ -56,7 +56,8 @@ class SourceModel:
         self.model.requires_grad_(False).eval()
         if bundle is not None and bundle.graph().dense_dtype == "qdq-int8":
             round_activations(self.model, bundle)
-        if graph is not None and graph.window_dtype == "int8":
+        self._rounds_window = graph is not None and graph.window_dtype == "int8"
+        if self._rounds_window:
             self.model.round_window()
 
     def stored_rows(self, store: Store, ids: npt.NDArray[np.int64]) -> StoredRows:
@@ -144,6 +145,8 @@ class SourceModel:
         records = self._cached(input_ids)
         if store is not None:
             records = self._rounded(records, store, input_ids)
+        if self._rounds_window:
+            records = self.model.in_window(records)  # in float32: the codes are part of the format
         with arithmetic():
             hidden = self.model.hidden(records, inverse)[0, -last:]
         for start in range(0, len(hidden), rows):
