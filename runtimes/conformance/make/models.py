@@ -39,6 +39,7 @@ _MOLKV = {
     "expert_key_size": 8,
     "expert_window": 5,
 }
+_UNTIED = {**_MOLKV, "tie_word_embeddings": False}
 _MOLE = {**_BASE, "model_type": "mole", "hidden_act": "gelu"}
 _WORDS = """the quick brown fox jumps over the lazy dog while three little owls read about the fox and the other
 owls; naïve café, déjà vu, 東京 の 夜 は 静か です, Москва и Киев, 1234 + 5678 = 6912"""
@@ -59,24 +60,30 @@ class Recipe(NamedTuple):
 _STATIC = GraphOptions(chunk_lengths=(1, 8), context_length=48)
 RECIPES: dict[str, Recipe] = {
     "molkv": Recipe(_MOLKV, 1, "float32"),
-    "molkv-foreign": Recipe(_MOLKV, 2, "float32"),  # the same shapes, another model
+    "molkv-foreign": Recipe(_MOLKV, 2, "float32", graph=GraphOptions("float16")),  # the same shapes, another model
     "molkv-float16": Recipe({**_MOLKV, "expert_rope": False}, 3, "float16", graph=GraphOptions("float16")),
-    "molkv-int8": Recipe(_MOLKV, 4, "int8", graph=GraphOptions("int8", window_dtype="int8")),
+    "molkv-int8": Recipe(_UNTIED, 4, "int8", graph=GraphOptions("int8", window_dtype="int8")),
     "molkv-int4": Recipe(
-        {**_MOLKV, "expert_qk_norm": False}, 5, "int4", graph=GraphOptions("int4", block_size=16, window_dtype="int8")
+        {**_UNTIED, "expert_qk_norm": False}, 5, "int4", graph=GraphOptions("int4", block_size=16, window_dtype="int8")
     ),
-    "molkv-nf4": Recipe(_MOLKV, 6, "nf4", graph=GraphOptions(kv_dtype="int8")),
+    "molkv-nf4": Recipe(_UNTIED, 6, "nf4", graph=GraphOptions(kv_dtype="int8")),
     "mole": Recipe(_MOLE, 7, "float16", graph=GraphOptions("int8")),
     "dense": Recipe({**_MOLE, "num_experts": 0}, 8, "float32"),
-    "coreml": Recipe(_MOLKV, 9, "float16", ("coreml",), _STATIC._replace(dense_dtype="float16")),
+    "coreml": Recipe(_UNTIED, 9, "float16", ("coreml",), _STATIC._replace(dense_dtype="float16")),
     "nnapi": Recipe(_MOLE, 10, "int8", ("nnapi",), _STATIC._replace(dense_dtype="qdq-int8")),
     "bytes": Recipe(
-        {**_MOLKV, "vocab_size": 300}, 11, "float16", tokenizer="byte-level", generation={"eos_token_id": [276, 277]}
+        {**_MOLKV, "vocab_size": 300},
+        11,
+        "float16",
+        graph=GraphOptions("float16"),
+        tokenizer="byte-level",
+        generation={"eos_token_id": [276, 277]},
     ),
     "byte-fallback": Recipe(
         {**_MOLE, "vocab_size": 330},
         12,
         "int8",
+        graph=GraphOptions("float16"),
         tokenizer="byte-fallback",
         generation={"eos_token_id": 2, "do_sample": True, "temperature": 0.8, "top_k": 40, "top_p": 0.9},
     ),
@@ -112,6 +119,9 @@ def _weights(config: LookupExpertConfig, seed: int) -> dict[str, torch.Tensor]:
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         parameter.copy_(1 + 0.2 * noise if parameter.dim() < 2 else noise / parameter.shape[-1] ** 0.5)
+    if not config.tie_word_embeddings:
+        # Rows of different length: the two likeliest tokens are then further apart than quantized kernels differ.
+        model.get_parameter("lm_head.weight").mul_(2 * torch.randn(config.vocab_size, 1, generator=generator).exp())
     return tensors_to_save(model)
 
 
