@@ -24,7 +24,7 @@ from molkv_export.source.rounding import round_activations
 DRAWS = 4  # rough runs, each with errors of its own
 _STEPS = 127  # of activations, to each side of zero
 # The reference rounds the probabilities of an int8 window as the graph does. A driver differs where one that stands
-# between two codes becomes the other one: a large error, and a rare one, so rough runs get errors that make more of them.
+# between two codes becomes the other one: a large error, and a rare one, so rough runs get errors that make more.
 _MORE_OF_QUERIES = 64
 # Other kernels make other errors of this size: their root mean square is about the same, their largest is chance.
 _MAX_ABS_FACTOR, _RELATIVE_L2_FACTOR = 2.0, 1.5

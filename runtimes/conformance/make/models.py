@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from molkv_bundle import LookupExpertConfig, RowDtype
 from molkv_export import GraphOptions, export
@@ -41,8 +41,6 @@ _MOLKV = {
 }
 _UNTIED = {**_MOLKV, "tie_word_embeddings": False}
 _MOLE = {**_BASE, "model_type": "mole", "hidden_act": "gelu"}
-_WORDS = """the quick brown fox jumps over the lazy dog while three little owls read about the fox and the other
-owls; naïve café, déjà vu, 東京 の 夜 は 静か です, Москва и Киев, 1234 + 5678 = 6912"""
 
 
 class Recipe(NamedTuple):
@@ -77,10 +75,10 @@ RECIPES: dict[str, Recipe] = {
         "float16",
         graph=GraphOptions("float16"),
         tokenizer="byte-level",
-        generation={"eos_token_id": [276, 277]},
+        generation={"eos_token_id": [267, 268]},
     ),
     "byte-fallback": Recipe(
-        {**_MOLE, "vocab_size": 330},
+        {**_MOLE, "vocab_size": 310},
         12,
         "int8",
         graph=GraphOptions("float16"),
@@ -126,42 +124,42 @@ def _weights(config: LookupExpertConfig, seed: int) -> dict[str, torch.Tensor]:
 
 
 def _byte_level(vocab_size: int) -> Tokenizer:
-    """Train a tokenizer like GPT-2's, with two added tokens that are special and one that is not."""
-    tokenizer = Tokenizer(models.BPE())
+    """Make a tokenizer like GPT-2's, with two added tokens that are special and one that is not."""
+    merges = _merges(["Ġthe", "Ġow", "ls", "quick", "Ã©"])  # the last one is é
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(_vocabulary(alphabet, merges), merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=256 + 20, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([_WORDS], trainer)
-    return _with_added(tokenizer, vocab_size)
-
-
-def _byte_fallback(vocab_size: int) -> Tokenizer:
-    """Make a tokenizer like Llama 2's: pieces of words, and a token for each byte of what is none of them."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    trainer = trainers.BpeTrainer(vocab_size=65, limit_alphabet=30, show_progress=False)
-    tokenizer.train_from_iterator([_WORDS], trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *sorted(model["vocab"])]
-    vocabulary = {name: index for index, name in enumerate(names)}
-    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
-    fallback = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    fallback.normalizer = tokenizer.normalizer
-    fallback.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    fallback.add_special_tokens([AddedToken(name, special=True) for name in ("<unk>", "<s>", "</s>")])
-    fallback.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    assert fallback.get_vocab_size() <= vocab_size
-    return fallback
-
-
-def _with_added(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
     tokenizer.add_special_tokens([AddedToken("<|end|>", special=True), AddedToken("<|user|>", special=True)])
     tokenizer.add_tokens([AddedToken("<tool>", special=False)])
     assert tokenizer.get_vocab_size() <= vocab_size
     return tokenizer
+
+
+def _byte_fallback(vocab_size: int) -> Tokenizer:
+    """Make a tokenizer like Llama 2's: pieces of words, and a token for each byte of what is none of them."""
+    merges = _merges(["▁the", "▁ow", "ls", "quick"])
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdefghijklmnopqrstuvwxyzé京"]
+    model = models.BPE(_vocabulary(names, merges), merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names[:3]])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    assert tokenizer.get_vocab_size() <= vocab_size
+    return tokenizer
+
+
+def _merges(words: list[str]) -> list[tuple[str, str]]:
+    """Return what puts words together from left to right, in their order."""
+    merges = [(word[:end], word[end]) for word in words for end in range(1, len(word))]
+    return list(dict.fromkeys(merges))
+
+
+def _vocabulary(names: list[str], merges: list[tuple[str, str]]) -> dict[str, int]:
+    return {name: index for index, name in enumerate([*names, *map("".join, merges)])}
 
 
 _TOKENIZERS = {"byte-level": _byte_level, "byte-fallback": _byte_fallback}
