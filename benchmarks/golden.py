@@ -25,6 +25,7 @@ FORMATS: dict[str, dict[str, Any]] = {
     "int8": {"graph": GraphOptions("int8")},
     "int4": {"graph": GraphOptions("int4")},
     "float32, KV cache int8": {"graph": GraphOptions(kv_dtype="int8")},
+    "float32, expert window int8": {"graph": GraphOptions(window_dtype="int8")},
     "float16, coreml": {"graph": GraphOptions("float16"), "profiles": ["coreml"]},
     "qdq-int8, nnapi": {"graph": GraphOptions("qdq-int8"), "profiles": ["nnapi"]},
 }
@@ -58,15 +59,17 @@ def main() -> None:
     columns = ("model", "dense weights", "max abs", "limit", "ratio", "rel. L2", "limit", "ratio", "certain tokens")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     with tempfile.TemporaryDirectory() as name:
-        for model, checkpoint in _checkpoints(Path(name)):
+        for model, checkpoint, has_window in _checkpoints(Path(name)):
             for title, options in FORMATS.items():
+                if "window" in title and not has_window:
+                    continue
                 with tempfile.TemporaryDirectory() as folder:
                     cells = _cells(checkpoint, Path(folder) / "bundle", options)
                 print(f"| {' | '.join((model, title, *cells))} |", flush=True)
 
 
-def _checkpoints(folder: Path) -> Iterator[tuple[str, Path]]:
-    yield "stdlib-mini", STDLIB_MINI
+def _checkpoints(folder: Path) -> Iterator[tuple[str, Path, bool]]:
+    yield "stdlib-mini", STDLIB_MINI, True
     for name, config in MODELS.items():
         path = folder / name
         path.mkdir()
@@ -76,7 +79,7 @@ def _checkpoints(folder: Path) -> Iterator[tuple[str, Path]]:
             parameter.data = noise / parameter.shape[-1] ** 0.5 if parameter.dim() > 1 else 1 + 0.2 * noise
         save_file(tensors_to_save(model), path / "model.safetensors")
         (path / "config.json").write_bytes(msgspec.json.encode(config))
-        yield name, path
+        yield name, path, bool(config.attended_positions)
 
 
 def _cells(checkpoint: Path, bundle: Path, options: dict[str, Any]) -> tuple[str, ...]:

@@ -19,13 +19,12 @@ from torch.utils.hooks import RemovableHandle
 from molkv_bundle import Bundle, GoldenLimits, GraphInfo
 from molkv_export.graph.files import load_graphs, weights_file
 from molkv_export.modeling import ReferenceModel
-from molkv_export.source.rounding import round_activations
 
 DRAWS = 4  # rough runs, each with errors of its own
 _STEPS = 127  # of activations, to each side of zero
-# The reference rounds the probabilities of an int8 window as the graph does. A driver differs where one that stands
+# Where the reference rounds as the graph does (an int8 window, qdq-int8), a driver differs where a number that stands
 # between two codes becomes the other one: a large error, and a rare one, so rough runs get errors that make more.
-_MORE_OF_QUERIES = 64
+_MORE_ROUGH = 16
 # Other kernels make other errors of this size: their root mean square is about the same, their largest is chance.
 _MAX_ABS_FACTOR, _RELATIVE_L2_FACTOR = 2.0, 1.5
 
@@ -53,7 +52,7 @@ def rough_arithmetic(model: ReferenceModel, bundle: Bundle, draw: int) -> Iterat
 
     What every module returns is off by some roundings of the float type that the graph computes in. What goes into
     products with int8 or int4 weights is rounded to 127 steps of the largest number of a position, the coarsest that
-    kernels do; where scales are fixed in the graph, it is rounded by these.
+    kernels do; keys and values are rounded by the scales of an int8 cache.
 
     Args:
         model: The model, whose products with weights are `nn.Linear`.
@@ -70,8 +69,6 @@ def rough_arithmetic(model: ReferenceModel, bundle: Bundle, draw: int) -> Iterat
             is_rounded = isinstance(module, nn.Linear) and not f"{name}.weight".endswith(model.plain_parameters)
             if is_rounded and graph.dense_dtype in ("int8", "int4"):
                 hooks.append(module.register_forward_pre_hook(lambda _, inputs: _rounded_rows(inputs[0], finer)))
-    if graph.dense_dtype == "qdq-int8":
-        hooks += round_activations(model, bundle, finer)
     if graph.kv_dtype == "int8":
         hooks += _round_caches(model, bundle, finer)
     try:
@@ -92,7 +89,8 @@ def _error(name: str, module: nn.Module, graph: GraphInfo) -> float:
         return 2.0**-11
     terms = module.in_features if isinstance(module, nn.Linear) else 0
     error = float(2 + terms**0.5 / 8) * 2.0**-24  # the last bits of a sum depend on the order of its terms
-    return _MORE_OF_QUERIES * error if graph.window_dtype == "int8" and ".expert_mixer." in f"{name}." else error
+    feeds_window = graph.window_dtype == "int8" and ".expert_mixer.query_" in name
+    return _MORE_ROUGH * error if feeds_window or graph.dense_dtype == "qdq-int8" else error
 
 
 def _perturb(size: float, generator: torch.Generator) -> Callable[[nn.Module, Any, Any], Any]:

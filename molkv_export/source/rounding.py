@@ -12,7 +12,6 @@ import onnx
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from molkv_bundle import (
     INT4_LEVELS,
@@ -156,22 +155,15 @@ class Rounding(NamedTuple):
         return (codes - self.zero_point) * self.scale
 
 
-def round_activations(model: nn.Module, bundle: Bundle, finer: float = 1.0) -> list[RemovableHandle]:
-    """Let the products of a model round what goes in and comes out, where those of a bundle's graph do.
-
-    Returns:
-        What ends it. The steps are the graph's, divided by `finer`.
-    """
-    hooks = []
-    for name, found in _roundings(load_graphs(bundle)[1]).items():
+def round_activations(model: nn.Module, bundle: Bundle) -> None:
+    """Let the products of a model round what goes in and comes out, where those of a bundle's graph do."""
+    for name, rounding in _roundings(load_graphs(bundle)[1]).items():
         place, _, side = name.rpartition(".")
         product = model.get_submodule(place.replace(".qkv_proj.", "."))
-        rounding = found._replace(scale=found.scale / finer)
         if side == "input":
-            hooks.append(product.register_forward_pre_hook(lambda _, inputs, rounding=rounding: rounding(inputs[0])))
+            product.register_forward_pre_hook(lambda _, inputs, rounding=rounding: rounding(inputs[0]))
         else:
-            hooks.append(product.register_forward_hook(lambda _, _inputs, output, rounding=rounding: rounding(output)))
-    return hooks
+            product.register_forward_hook(lambda _, _inputs, output, rounding=rounding: rounding(output))
 
 
 def _roundings(graph: onnx.ModelProto) -> dict[str, Rounding]:
