@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from molkv_bundle import Bundle
-from molkv_runtime import ExpertStore
+from molkv_bundle import Bundle, Generation, Manifest, RecordChecksum, SamplingDefaults, ValueDecoder
+from molkv_runtime import ExpertStore, Generator, Sampling
+from molkv_runtime.tokenizer import TextStream
+from molkv_runtime.window import ExpertWindow
+from runtimes.conformance.python_driver import Suite
 
 SUITE = Path(__file__).parent.parent / "runtimes" / "conformance"
 KINDS = {"golden", "tokens", "text", "refused", "damage"}
@@ -103,6 +107,80 @@ def test_a_driver_that_does_something_else_fails(change: Any, tmp_path: Path) ->
     assert done.stdout.splitlines()[-1].startswith("0 of 1 cases passed")
 
 
+def _scaled_values(patch: pytest.MonkeyPatch) -> None:
+    original = ValueDecoder.decode
+    patch.setattr(ValueDecoder, "decode", lambda self, codes, scales, out: original(self, codes, scales * 1.02, out))
+
+
+def _scaled_window(patch: pytest.MonkeyPatch) -> None:
+    original = ExpertWindow.inputs
+    scales = "expert_value_scale"
+
+    def inputs(self: ExpertWindow) -> Any:
+        return {name: array * (1.02 if name.startswith(scales) else 1) for name, array in original(self).items()}
+
+    patch.setattr(ExpertWindow, "inputs", inputs)
+
+
+def _no_ends(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Manifest, "generation", Generation((), SamplingDefaults(), ""))
+
+
+def _no_defaults(patch: pytest.MonkeyPatch) -> None:
+    original = Generator.__init__
+
+    def init(self: Generator, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        self.default_sampling = Sampling()
+
+    patch.setattr(Generator, "__init__", init)
+
+
+def _shows_special_tokens(patch: pytest.MonkeyPatch) -> None:
+    original = TextStream.__init__
+
+    def init(self: TextStream, *args: Any) -> None:
+        original(self, *args)
+        self._special = set()
+
+    patch.setattr(TextStream, "__init__", init)
+    patch.setattr(TextStream, "_decode", lambda self, ids: self._tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def _cuts_bytes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("molkv_runtime.tokenizer._INCOMPLETE", "\0")
+
+
+def _ignores_checksums(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RecordChecksum, "of", lambda _self, record, _row: int.from_bytes(record[-4:], "little"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "bundle", "kinds"),
+    [
+        (_scaled_values, "experts-int8", {"golden"}),
+        (_scaled_values, "experts-int4", {"golden"}),
+        (_scaled_values, "experts-nf4", {"golden"}),
+        (_scaled_window, "window-int8", {"golden"}),
+        (_scaled_window, "window-int8-float16", {"golden"}),
+        (_no_ends, "bytes", {"text"}),
+        (_no_defaults, "byte-fallback", {"text"}),
+        (_shows_special_tokens, "bytes", {"text"}),
+        (_cuts_bytes, "bytes", {"text"}),
+        (_ignores_checksums, "molkv", {"damage"}),
+    ],
+)
+def test_a_faulty_driver_fails(
+    fault: Callable[[pytest.MonkeyPatch], None], bundle: str, kinds: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = Suite(SUITE)
+    cases = [case for case in suite.cases if case["bundle"] == bundle and case["kind"] in kinds]
+    assert [suite.run(case) for case in cases] == [""] * len(cases)
+    fault(monkeypatch)
+    broken = Suite(SUITE)
+    assert any(broken.run(case) for case in cases)
+
+
 def test_a_bundle_of_another_model_fails(tmp_path: Path) -> None:
     shutil.copytree(SUITE, tmp_path / "suite")
     bundles = tmp_path / "suite" / "bundles"
@@ -140,6 +218,7 @@ def _is_the_same(old: Path, new: Path) -> None:
     ids = np.arange(first.config.vocab_size)
     with ExpertStore(first) as before, ExpertStore(second) as after:
         one, other = before.gather(ids), after.gather(ids)
+    np.testing.assert_array_equal(one["embedding"], other["embedding"])
     for name in one["layers"].dtype.names or () if "layers" in (one.dtype.names or ()) else ():
         different = np.abs(one["layers"][name].astype(np.float64) - other["layers"][name].astype(np.float64))
         assert different.max() <= (1 if one["layers"][name].dtype.kind in "iu" else 2e-3), (old.name, name)

@@ -58,12 +58,13 @@ class Suite:
         generator, expected = self._generator(case), case["expected"]
         if generator.tokenizer.encode(case["prompt"]).ids != case["prompt_ids"]:
             return "the prompt has other token ids"
-        pieces = list(
-            generator.text(case["prompt"], max_new_tokens=case["max_new_tokens"], sampling=_sampling(case["sampling"]))
-        )
+        options = {"max_new_tokens": case["max_new_tokens"], "sampling": _sampling(case)}
+        tokens = list(generator.stream([case["prompt_ids"]], **options))
+        found = {"ids": [token.id for token in tokens], "finish": tokens[-1].finish}
+        pieces = list(generator.text(case["prompt"], **options))
         if expected["compared"] == len(expected["ids"]) and pieces != expected["pieces"]:
             return f"the pieces are {pieces}, expected {expected['pieces']}"
-        return ""
+        return _difference(0, found, expected)
 
     def _refused(self, case: Case) -> str:
         def request() -> None:
@@ -85,12 +86,15 @@ def _stream(generator: Generator, case: Case) -> Any:
     return generator.stream(
         case["prompts"],
         max_new_tokens=case["max_new_tokens"],
-        sampling=_sampling(case["sampling"]),
+        sampling=_sampling(case),
         stop_ids=frozenset(case.get("stop_ids", [])),
     )
 
 
-def _sampling(fields: Case) -> Sampling:
+def _sampling(case: Case) -> Sampling | None:
+    if "sampling" not in case:
+        return None
+    fields = case["sampling"]
     bias = {int(token): number for token, number in fields.get("logit_bias", {}).items()}
     return Sampling(**{**fields, "seed": int(fields["seed"]), "logit_bias": bias})
 

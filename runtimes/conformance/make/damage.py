@@ -63,8 +63,19 @@ def damage_cases(name: str, folder: Path, foreign: str) -> list[Case]:
     for what, edit in _EDITS.items():
         edited = edit(text) if what.startswith("text: ") else _edited(text, edit)
         cases.append(_case(name, what, _splices(text, _sealed(edited))))
+    cases.append(_hostile_graph(name, folder, text))
     version = _splices(text, _sealed(_edited(text, lambda m: m["graphs"]["cpu"].update(min_onnxruntime="99.0.0"))))
     return [*cases, {**_case(name, "a graph for a newer ONNX Runtime", version), "error": "provider"}]
+
+
+def _hostile_graph(name: str, folder: Path, text: str) -> Case:
+    """Make a case whose graph, with sound hashes, holds an operator that no bundle's graph has."""
+    graph = (folder / "model.onnx").read_bytes()
+    offset = graph.index(b"Softmax")
+    digest = hashlib.sha256(graph.replace(b"Softmax", b"Hardmax", 1)).hexdigest()
+    edited = _edited(text, lambda m: m["files"]["model.onnx"].update(sha256=digest))
+    splice = {"file": "model.onnx", "offset": offset, "delete": 7, "insert": b"Hardmax".hex()}
+    return _case(name, "an operator that is not on the list", [splice, *_splices(text, _sealed(edited))])
 
 
 def _case(bundle: str, what: str, patches: list[Case]) -> Case:
@@ -142,6 +153,16 @@ _EDITS: dict[str, Callable[[Any], Any]] = {
     "version 5": lambda m: m.update(schema_version=5),
     "an unknown field": lambda m: m.update(more=1),
     "an unknown field of the model": lambda m: m["model"].update(more=1),
+    "an unknown field of a graph": lambda m: m["graphs"]["cpu"].update(more=1),
+    "an unknown field of a graph's file": lambda m: m["graphs"]["cpu"]["files"][0].update(more=1),
+    "an unknown field of an input": lambda m: m["graphs"]["cpu"]["files"][0]["inputs"][0].update(more=1),
+    "an unknown field of a table": lambda m: _experts(m).update(more=1),
+    "an unknown field of a shard": lambda m: _experts(m)["shards"][0].update(more=1),
+    "an unknown field of a file": lambda m: m["files"]["model.onnx"].update(more=1),
+    "an unknown field of generation": lambda m: m["generation"].update(more=1),
+    "an unknown field of provenance": lambda m: m["provenance"].update(more=1),
+    "a missing field": lambda m: m.pop("provenance"),
+    "a number with a fraction": lambda m: m["model"].update(hidden_size=64.5),
     "an unknown model type": lambda m: m["model"].update(model_type="other"),
     "an unknown profile": lambda m: m["graphs"].update(other=m["graphs"]["cpu"]),
     "an unknown index": lambda m: _experts(m).update(index="ngram"),
@@ -161,6 +182,13 @@ _EDITS: dict[str, Callable[[Any], Any]] = {
     "a name with a backslash": lambda m: _rename(m, "..\\experts.safetensors"),
     "a shard that is not listed": lambda m: _experts(m)["shards"][0].update(file="other"),
     "inputs that the model does not call for": lambda m: m["graphs"]["cpu"]["files"][0]["inputs"].pop(),
+    "outputs that the model does not call for": lambda m: m["graphs"]["cpu"]["files"][0]["outputs"].pop(),
+    "another dtype of an input": lambda m: m["graphs"]["cpu"]["files"][0]["inputs"][0].update(dtype="float16"),
+    "a window dtype that the graph does not have": lambda m: m["graphs"]["cpu"].update(window_dtype="int8"),
+    "a shorter context than the model's": lambda m: m["graphs"]["cpu"].update(context_length=48),
+    "a static length in profile cpu": lambda m: m["graphs"]["cpu"]["files"][0].update(length=1),
+    "a graph that is not listed": lambda m: m["files"].pop("model.onnx"),
+    "a golden file that is not listed": lambda m: m["files"].pop("golden.safetensors"),
     "an end outside the vocabulary": lambda m: m["generation"].update(eos_token_ids=[61]),
     "an impossible default of sampling": lambda m: m["generation"]["sampling"].update(top_p=0),
     "a chat template that is not there": lambda m: m["generation"].update(chat_template="chat_template.jinja"),

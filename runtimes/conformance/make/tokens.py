@@ -1,18 +1,19 @@
 """Cases of tokens and texts: what the source model in PyTorch and the sampler in plain Python choose.
 
-Nothing here runs a driver. Kernels differ by rounding, so a token is compared only where no difference within the
-golden limit of the bundle can change it; prompts are chosen so that this is nearly everywhere.
+Kernels differ by rounding, so a token is compared only where no difference within the golden limit of the bundle can
+change it (`Sampling.margin` says where); prompts are chosen so that this is nearly everywhere.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, takewhile
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
@@ -25,6 +26,7 @@ from runtimes.conformance.make.plain_sampling import sample
 Case = dict[str, Any]
 GREEDY: dict[str, Any] = {"seed": "0"}
 _SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_k": 20, "top_p": 0.95, "seed": str(2**40 + 7)}
+_VARIED: dict[str, Any] = {"temperature": 5.0, "min_p": 0.001}  # every token comes up
 _PENALIZED_GREEDY: dict[str, Any] = {
     "repetition_penalty": 1.1,
     "presence_penalty": 1.0,
@@ -104,7 +106,7 @@ class Prompts:
         for index, length in enumerate(lengths):
             random = np.random.default_rng((zlib.crc32(name.encode()), index))
             drawn = (random.integers(0, vocab_size, length).tolist() for _ in range(_TRIES))
-            yield chain([known[index]] if known else [], drawn)
+            yield chain(known[index : index + 1], drawn)
 
     def seeds(self, name: str) -> list[str]:
         """Return the seeds to try for a sampled text."""
@@ -113,7 +115,7 @@ class Prompts:
 
 
 def token_cases(name: str, source: Source, prompts: Prompts) -> list[Case]:
-    """Return cases of one bundle: batches of prompts of different length, a long prompt, a full context, a stop."""
+    """Return cases of one bundle: batches of prompts of different length, a long prompt, full contexts, a stop."""
     context = source.config.max_position_embeddings
     long = 140 if context >= 150 else context - 14  # longer than a chunk of 128
     batch = (1, 7, 23)
@@ -124,7 +126,7 @@ def token_cases(name: str, source: Source, prompts: Prompts) -> list[Case]:
         ("penalized", penalized, new, batch),
     ]
     chosen += [("sampled", _SAMPLED, new, batch)] if source.is_exact else []
-    chosen += [("long", GREEDY, 6, (long,)), ("full", GREEDY, 9, (context - 3,))]
+    chosen += [("long", GREEDY, 6, (long,)), ("full", GREEDY, 9, (context - 3, 4, context))]
     cases = [
         _token_case(f"{name}/{what}", source, prompts, options, new, lengths) for what, options, new, lengths in chosen
     ]
@@ -151,30 +153,42 @@ def _token_case(name: str, source: Source, prompts: Prompts, options: Case, new:
 
 
 def text_cases(name: str, source: Source, prompts: Prompts, texts: list[str]) -> list[Case]:
-    """Return cases of streamed texts, whose pieces a naive decoder cuts."""
+    """Return cases of streamed texts, whose pieces a naive decoder cuts.
+
+    The first ends at the bundle's own end, the second holds a special token that is not shown, the third a piece of
+    several bytes; the fourth takes the bundle's defaults of sampling.
+    """
     tokenizer = Tokenizer.from_file(str(source.bundle.path / "tokenizer.json"))
-    ends = source.bundle.manifest.generation.eos_token_ids
+    generation = source.bundle.manifest.generation
+    special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
+    shows: list[Callable[[Case], bool]] = [
+        lambda found: found["finish"] == "stop",
+        lambda found: bool(special.intersection(found["ids"][:-1])),
+        lambda found: any(len(piece.encode()) > len(piece) and "�" not in piece for piece in found["pieces"]),
+    ]
     cases = []
     for number, text in enumerate(texts):
         case_name, ids = f"{name}/text-{number}", tokenizer.encode(text).ids
+        found, options = {}, GREEDY
         for seed in prompts.seeds(case_name):
-            options = {**_SAMPLED, "seed": seed}
-            found = source.continued(ids, 16, options, stops=ends)
-            if found["compared"] == len(found["ids"]):
+            options = {**_VARIED, "seed": seed}
+            found = source.continued(ids, 16, options, stops=generation.eos_token_ids)
+            found["pieces"] = _pieces(tokenizer, ids, found["ids"], found["finish"])
+            if found["compared"] == len(found["ids"]) and shows[number % 3](found):
                 break
-        cases.append(
-            {
-                "name": case_name,
-                "kind": "text",
-                "bundle": name,
-                "prompt": text,
-                "prompt_ids": ids,
-                "max_new_tokens": 16,
-                "sampling": options,
-                "expected": {"pieces": _pieces(tokenizer, ids, found["ids"], found["finish"]), **found},
-            }
-        )
-    return cases
+        else:
+            raise ValueError(f"{case_name}: no seed shows what it is for")
+        cases.append(_text_case(case_name, text, ids, {"sampling": options}, found))
+    defaults = {**msgspec.structs.asdict(generation.sampling), "seed": "0"}
+    ids = tokenizer.encode(texts[0]).ids
+    found = source.continued(ids, 16, defaults, stops=generation.eos_token_ids)
+    found["pieces"] = _pieces(tokenizer, ids, found["ids"], found["finish"])
+    return [*cases, _text_case(f"{name}/text-defaults", texts[0], ids, {}, found)]
+
+
+def _text_case(name: str, text: str, ids: list[int], sampling: Case, expected: Case) -> Case:
+    about = {"name": name, "kind": "text", "bundle": name.partition("/")[0], "prompt": text, "prompt_ids": ids}
+    return {**about, "max_new_tokens": 16, **sampling, "expected": expected}
 
 
 def golden_limit(bundle: Bundle) -> float:
