@@ -117,8 +117,10 @@ def stored_weight(name: str, weight: Tensor, graph: GraphInfo, plain: tuple[str,
         name: The tensor's.
         weight: The tensor, a matrix [out, in] or a vector.
         graph: How the bundle stores its weights.
-        plain: How the names of those end that are float32 in every graph.
+        plain: How the names of those end that are not quantized in any graph.
     """
+    if graph.kv_dtype == "float16":  # everything is computed in it
+        return weight.half().float()
     if weight.dim() == 1 or name.endswith(plain) or graph.dense_dtype == "float32":
         return weight
     if graph.dense_dtype == "float16":
@@ -133,10 +135,14 @@ def stored_weight(name: str, weight: Tensor, graph: GraphInfo, plain: tuple[str,
 
 
 def _in_blocks(weight: Tensor, block: int) -> Tensor:
-    """Round to 16 multiples of a scale for every block of a row; the number of largest size is kept, as -8."""
+    """Round to 16 multiples of a scale for every block of a row; the number of largest size is kept, as -8.
+
+    Of two numbers of this size and different sign, the one below 0 is.
+    """
     rows, columns = weight.shape
     blocks = torch.nn.functional.pad(weight, (0, -columns % block)).reshape(rows, -1, block)
-    largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
+    low, high = blocks.amin(-1, keepdim=True), blocks.amax(-1, keepdim=True)
+    largest = torch.where(high > -low, high, low)
     scale = largest / -8
     codes = torch.where(scale == 0, 0.0, (blocks / scale).round()).clamp(-8, 7)
     stored: Tensor = (codes * scale).reshape(rows, -1)[:, :columns]
