@@ -14,6 +14,7 @@ from molkv_export.parity.compared_texts import Texts
 from molkv_export.parity.gates import QualityGate
 from molkv_export.parity.metrics import Doubles, Metrics, MetricsAccumulator, WorstPosition, WorstPositions
 from molkv_export.parity.runners import CONTEXT_END, MIXED_BATCH, PHASES, DriverRunner, Runner, context_end, mixed_batch
+from molkv_export.parity.weights import WeightsResult
 from molkv_export.source.model import SourceModel
 from molkv_runtime import Generator
 
@@ -59,6 +60,7 @@ class Measure(NamedTuple):
     note: str = ""  # on the references, for the report
     limit: float | None = None  # of a logit's difference where only float arithmetic may differ
     model: SourceModel | None = None  # None: there is no checkpoint
+    weights: WeightsResult | None = None
     records: RecordsResult | None = None
 
 

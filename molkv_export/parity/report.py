@@ -65,6 +65,9 @@ def facts(report: Report) -> list[str]:
             f"bundle {perplexity.candidate:.4f} ± {perplexity.candidate_error:.2g} "
             f"(x {perplexity.ratio:.6f} ± {perplexity.ratio_error:.1g})"
         )
+    if weights := report.weights:
+        numbers = f"all {weights.weights} compared, {weights.numbers} numbers"
+        found.append(f"weights: {weights.failure or f'{numbers}, equal to the source'}")
     if records := report.records:
         how_many = f"all {records.of}" if records.records == records.of else f"{records.records} of {records.of}"
         found.append(f"records: {how_many} compared, {records.failure or 'equal to the source'}")
@@ -80,7 +83,9 @@ def facts(report: Report) -> list[str]:
     if report.quality.reference == EXPECTED:
         found.append(f"gate, {EXPECTED}: {_expected_gate(report.rounding_limit)}")
     if report.records is not None:
-        found.append(f"gate, {ROUNDED}: max abs {report.rounding_limit:.2g}, records equal, greedy text identical")
+        found.append(
+            f"gate, {ROUNDED}: max abs {report.rounding_limit:.2g}, weights and records equal, greedy text identical"
+        )
     if (bisection := report.bisection) is not None:
         for phase in bisection.phases:
             worst = max(phase.errors, key=lambda error: error.error)

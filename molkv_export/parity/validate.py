@@ -50,6 +50,7 @@ from molkv_export.parity.gates import (
 )
 from molkv_export.parity.metrics import Metrics, WorstPosition
 from molkv_export.parity.runners import DriverRunner, SourceRunner, load_generator, open_bundle
+from molkv_export.parity.weights import WeightsResult, weights_agreement
 from molkv_export.source.hashes import HashedSource, check_source
 from molkv_export.source.model import SourceModel
 from molkv_runtime import Generator, Target, describe_placements
@@ -77,7 +78,8 @@ class Report(msgspec.Struct, frozen=True):
     rounding_limit: float | None  # of a logit's difference; None: no reference is that exact
     gate_applies: bool  # quality is not judged on random token ids
     comparisons: list[Comparison]
-    records: RecordsResult | None  # None: there is no checkpoint
+    weights: WeightsResult | None  # None: there is no checkpoint
+    records: RecordsResult | None  # likewise
     greedy: list[GreedyResult]  # with ROUNDED, all have to be identical
     kl: Histogram  # of the comparison that quality is judged by
     worst: list[WorstPosition]
@@ -94,6 +96,7 @@ class Report(msgspec.Struct, frozen=True):
     def failures(self) -> list[str]:
         """Every gate that was not passed, in words; the culprit first."""
         found = [f"bisection: {self.bisection.culprit}"] if self.bisection and self.bisection.culprit else []
+        found += [f"weights: {self.weights.failure}"] if self.weights and self.weights.failure else []
         found += [f"records: {self.records.failure}"] if self.records and self.records.failure else []
         found += [f"{c.phase} ({c.reference}): {c.failure}" for c in self.comparisons if c.failure]
         exact = [greedy for greedy in self.greedy if greedy.reference == ROUNDED]
@@ -144,7 +147,7 @@ def validate(
         generator = load_generator(opened, target)
         placements = describe_placements(generator.placements)
         if source is not None:
-            report_progress("records")
+            report_progress("weights and records")
             measure = _source_measure(source, generator, text, scope or Scope(), target.provider)
         elif against is not None:
             other = load_generator(open_bundle(Path(against), target), target)
@@ -196,6 +199,7 @@ def _report(bundle: Bundle, reference: str, provider: str, found: _Found) -> Rep
         rounding_limit=measure.limit,
         gate_applies=measure.texts.is_real,
         comparisons=compared.comparisons,
+        weights=measure.weights,
         records=measure.records,
         greedy=found.greedy,
         kl=compared.kl,
@@ -242,8 +246,9 @@ def _source_measure(
             2 * limit,
         ),
     ]
+    weights = weights_agreement(bundle, model)
     records = records_agreement(generator.store, model, scope.records)
-    return Measure(texts, references, gate, limit=limit, model=model, records=records)
+    return Measure(texts, references, gate, limit=limit, model=model, weights=weights, records=records)
 
 
 def _bundle_measure(other: Generator, generator: Generator, texts: Texts) -> Measure:

@@ -45,11 +45,11 @@ class SourceModel:
         self._kept_ids = torch.empty(0, dtype=torch.long)
         self._kept: ExactRecords | None = None  # of these
         names = [name for name in checkpoint.parameters if ".experts." not in name and name != EMBEDDING]
-        sources = {name: name for name in names}
+        self._sources = {name: name for name in names}
         if self.config.tie_word_embeddings:
-            sources[LM_HEAD] = EMBEDDING
+            self._sources[LM_HEAD] = EMBEDDING
         state = {}
-        for name, source in sources.items():  # one by one: only one is in RAM twice
+        for name, source in self._sources.items():  # one by one: only one is in RAM twice
             weight = checkpoint.tensor(source)
             state[name] = weight if graph is None else stored_weight(name, weight, graph, self.model.plain_parameters)
         self.model.load_state_dict(state, strict=False, assign=True)
@@ -59,6 +59,14 @@ class SourceModel:
         self._rounds_window = graph is not None and graph.window_dtype == "int8"
         if self._rounds_window:
             self.model.round_window()
+
+    def dense_weights(self) -> dict[str, Tensor]:
+        """Return the parameters that the dense graph has, by name, rounded as the model is."""
+        return {name: self.model.get_parameter(name).data for name in self._sources}
+
+    def exact_weight(self, name: str) -> Tensor:
+        """Read one of these parameters as it was trained."""
+        return self._checkpoint.tensor(self._sources[name])
 
     def stored_rows(self, store: Store, ids: npt.NDArray[np.int64]) -> StoredRows:
         """Read what a store holds of token ids, to be compared with exact records."""

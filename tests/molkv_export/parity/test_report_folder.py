@@ -58,6 +58,7 @@ def test_it_says_the_verdict_first_then_everything_else(report: Report) -> None:
     assert places == sorted(places)
     for comparison in report.comparisons:
         assert comparison.phase in page
+    assert "all 46 compared, 1328384 numbers, equal to the source" in page
     assert page.count('<article class="position">') == len(report.worst) == 8
     assert page.count("<svg") == 3
     assert "var(--series-1)" in page

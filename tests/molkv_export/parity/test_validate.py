@@ -93,6 +93,22 @@ def test_a_weight_that_was_rounded_wrongly_fails(dtype: Any, tmp_path: Path, mon
     assert selftest(tmp_path / "bundle").failures
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_a_scale_that_is_one_step_off_fails(dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = (RowwiseInt8Linear if dtype == "int8" else BlockwiseLinear).encode
+
+    def wrong(self: Any, weight: Any) -> Any:
+        parts = encode(self, weight)
+        parts["weight_scale"][7] *= np.float32(128 / 127)
+        return parts
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"molkv_export.graph.linear.{encode.__qualname__}", wrong)
+        export(STDLIB_MINI, tmp_path / "bundle", graph=GraphOptions(dtype))
+    report = validate(tmp_path / "bundle", STDLIB_MINI, scope=Scope(1, 2, 32))
+    assert report.failures[0].startswith("weights: model.layers.0.self_attn.q_proj.weight [7, ")
+
+
 def _greedy(report: Report) -> GreedyResult:
     return next(greedy for greedy in report.greedy if greedy.reference == ROUNDED)
 
@@ -187,7 +203,10 @@ def test_a_wrong_record_that_no_text_reads_fails_validation(tmp_path: Path, monk
     with monkeypatch.context() as patch:
         _edit_records(_zero_one_rare_value)(patch)
         export(STDLIB_MINI, tmp_path / "bundle")
-    failures = _validate_quickly(tmp_path / "bundle").failures
+    report = _validate_quickly(tmp_path / "bundle")
+    assert report.weights is not None
+    assert report.weights.failure == ""
+    failures = report.failures
     assert len(failures) == 1
     assert failures[0].startswith("records: expert_value.2 of token id ")
 
@@ -244,7 +263,7 @@ def test_int4_is_compared_with_float32(tmp_path: Path) -> None:
     report = validate(tmp_path / "int4", against=tmp_path / "float32", scope=scope)
     source = validate(tmp_path / "int4", STDLIB_MINI, scope=scope)
     assert report.failures == []
-    assert report.records is None
+    assert (report.weights, report.records) == (None, None)
     assert report.quality.metrics.kl_mean == pytest.approx(source.quality.metrics.kl_mean, rel=1e-3)
     assert report.greedy[0].mean_length == source.greedy[0].mean_length < 32
     same = validate(tmp_path / "float32", against=tmp_path / "float32", scope=scope)
