@@ -17,8 +17,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from molkv_bundle import DenseDtype
+from molkv_bundle import Bundle, DenseDtype
 from molkv_export import GraphOptions, export
+from molkv_export.families import open_checkpoint
+from molkv_export.parity.weights import weights_agreement
+from molkv_export.source.model import SourceModel
 from molkv_runtime import SelfTest, selftest
 from tests.conftest import STDLIB_MINI
 from tests.molkv_export.parity.breaking import Apply, graph
@@ -31,6 +34,11 @@ _PRODUCTS = {
     "expert queries of layer 0": "model.layers.0.expert_mixer.query_proj",
     "LM head": "lm_head",
 }
+_MORE_PRODUCTS = {  # for the faults that are smallest
+    "query, key and value of layer 2": "model.layers.2.self_attn.qkv_proj",
+    "gate of layer 1": "model.layers.1.mlp.gate_proj",
+    "up of layer 2": "model.layers.2.mlp.up_proj",
+}
 
 
 class QuantizedFault(NamedTuple):
@@ -42,29 +50,57 @@ class QuantizedFault(NamedTuple):
     is_seen: bool | None  # by golden vectors: no is smaller than the rounding of activations, None is near the limits
 
 
+class Outcome(NamedTuple):
+    """What found a fault."""
+
+    selftest: SelfTest
+    weights: str  # how the weights differ, of `validate`
+
+
 def faults(dtype: DenseDtype) -> Iterator[QuantizedFault]:
     """Yield the faults of bundles with these dense weights."""
-    for title, product in _PRODUCTS.items():
-        head = product == "lm_head"
-        rows_are_columns = head or dtype == "int4"  # [out, ...]; else [in, out]
-        axis = 0 if rows_are_columns else 1
-        for what, part, edit, is_seen in (
-            ("columns 3 and 4 swapped", "weight", _swapped(axis), True),
-            ("every column one further", "weight", lambda codes, axis=axis: np.roll(codes, 1, axis), True),
-            ("every scale that of the column before", "weight_scale", lambda scale: np.roll(scale, 1, 0), True),
-            ("first scale twice as large", "weight_scale", _first_scale(2), None),
-            ("first scale x 128/127", "weight_scale", _first_scale(128 / 127), False),
-        ):
+    for title, product in {**_PRODUCTS, **_MORE_PRODUCTS}.items():
+        in_blocks = dtype == "int4" and product != "lm_head"
+        edits = _smallest(product, in_blocks)
+        edits += _large(in_blocks) if title in _PRODUCTS else []
+        edits += _of_blocks(product) if in_blocks else []
+        for what, part, edit, is_seen in edits:
             yield QuantizedFault(f"{title}: {what}", dtype, _initializer(f"{product}.{part}", edit), is_seen)
-        if dtype == "int4" and not head:
-            every, one = f"{title}: every zero point", f"{title}: zero point of one group"
-            halves = f"{title}: halves of each byte swapped"
-            weight, seen = f"{product}.weight", None if "queries" in title else False
-            yield QuantizedFault(f"{every} one further", dtype, _initializer(weight, _next_code), True)
-            yield QuantizedFault(f"{one} one further", dtype, _initializer(weight, _next_code_of_a_group), seen)
-            yield QuantizedFault(
-                halves, dtype, _initializer(weight, lambda c: (c >> 4 | c << 4).astype(np.uint8)), True
-            )
+
+
+_Edit = tuple[str, str, Callable[[Codes], Codes], bool | None]
+
+
+def _smallest(product: str, in_blocks: bool) -> list[_Edit]:
+    if product in _PRODUCTS.values():
+        is_swap_seen: bool | None = True
+    else:
+        is_swap_seen = False if product.endswith("qkv_proj") else None
+    return [
+        ("columns 3 and 4 swapped", "weight", _swapped(_columns(in_blocks)), is_swap_seen),
+        ("first scale x 128/127", "weight_scale", _first_scale(128 / 127), False),
+    ]
+
+
+def _large(in_blocks: bool) -> list[_Edit]:
+    return [
+        ("every column one further", "weight", lambda codes: np.roll(codes, 1, _columns(in_blocks)), True),
+        ("every scale that of the column before", "weight_scale", lambda scale: np.roll(scale, 1, 0), True),
+        ("first scale twice as large", "weight_scale", _first_scale(2), None),
+    ]
+
+
+def _columns(in_blocks: bool) -> int:
+    """Return the axis of columns in [out, blocks, bytes] or [in, out]."""
+    return 0 if in_blocks else 1
+
+
+def _of_blocks(product: str) -> list[_Edit]:
+    return [
+        ("every zero point one further", "weight", _next_code, True),
+        ("zero point of one group one further", "weight", _next_code_of_a_group, None if "query" in product else False),
+        ("halves of each byte swapped", "weight", _halves_swapped, True),
+    ]
 
 
 def _initializer(name: str, edit: Callable[[Codes], Codes]) -> Apply:
@@ -106,12 +142,19 @@ def _next_code_of_a_group(codes: Codes) -> Codes:
     return codes
 
 
-def examine(fault: QuantizedFault, sound: Path, folder: Path) -> SelfTest:
-    """Break a copy of a sound bundle, with all hashes made sound again, and run its self-test."""
-    bundle = shutil.copytree(sound, folder / "bundle")
+def examine(fault: QuantizedFault, sound: Path, folder: Path) -> Outcome:
+    """Break a copy of a sound bundle, with all hashes made sound again, and look for the fault."""
+    path = shutil.copytree(sound, folder / "bundle")
     with pytest.MonkeyPatch.context() as patch:
-        fault.apply(bundle, patch)
-    return selftest(bundle)
+        fault.apply(path, patch)
+    return Outcome(selftest(path), weights_failure(path))
+
+
+def weights_failure(path: Path) -> str:
+    """Compare the weights of a bundle with those of stdlib-mini."""
+    bundle = Bundle(path)
+    with open_checkpoint(STDLIB_MINI) as checkpoint:
+        return weights_agreement(bundle, SourceModel(checkpoint, bundle)).failure
 
 
 def ratios(result: SelfTest) -> tuple[float, float]:
@@ -122,17 +165,18 @@ def ratios(result: SelfTest) -> tuple[float, float]:
 
 def main() -> None:
     """Print a row for each fault."""
-    print("| dense | fault | max abs / limit | rel. L2 / limit | wrong tokens | self-test |\n|---|---|---|---|---|---|")
+    print("| dense | fault | max abs / limit | rel. L2 / limit | wrong tokens | self-test | validate |")
+    print("|---|---|---|---|---|---|---|")
     for dtype, options in GRAPHS.items():
         with tempfile.TemporaryDirectory() as name:
             export(STDLIB_MINI, Path(name) / "sound", graph=options)
             for fault in faults(dtype):
                 with tempfile.TemporaryDirectory() as folder:
-                    result = examine(fault, Path(name) / "sound", Path(folder))
-                max_abs, relative_l2 = ratios(result)
-                wrong = max(phase.certain_tokens - phase.right_tokens for phase in result.phases)
-                found = "fails" if result.failures else "passes"
-                cells = (dtype, fault.what, f"{max_abs:.2f}", f"{relative_l2:.2f}", str(wrong), found)
+                    found = examine(fault, Path(name) / "sound", Path(folder))
+                max_abs, relative_l2 = ratios(found.selftest)
+                wrong = max(phase.certain_tokens - phase.right_tokens for phase in found.selftest.phases)
+                verdicts = ["fails" if failures else "passes" for failures in (found.selftest.failures, found.weights)]
+                cells = (dtype, fault.what, f"{max_abs:.2f}", f"{relative_l2:.2f}", str(wrong), *verdicts)
                 print(f"| {' | '.join(cells)} |", flush=True)
 
 
