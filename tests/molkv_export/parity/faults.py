@@ -47,6 +47,7 @@ class Outcome(NamedTuple):
         """What failed, in few words."""
         exact = [c for c in self.report.comparisons if c.reference == ROUNDED]
         caught = [f"max abs {c.metrics.max_abs:.0e}, {c.phase}" for c in exact if c.failure][:1]
+        caught += ["weights"] if self.report.weights and self.report.weights.failure else []
         caught += ["records"] if self.report.records and self.report.records.failure else []
         return caught + (["self-test"] if self.selftest_failed else [])
 
