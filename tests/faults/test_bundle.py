@@ -115,7 +115,8 @@ def _rename_file(manifest: dict[str, Any], name: str) -> None:
         (lambda m: _table(m)["fields"][1].update(offset=0), "tables.experts.fields does not fit"),
         (lambda m: _table(m)["fields"].pop(), "tables.experts.fields does not fit"),
         (lambda m: _table(m)["shards"][0].update(count=96), "96 records of 2880 from byte 4096 on"),
-        (lambda m: _table(m)["shards"][0].update(first_row=1), "expected it to start at 0"),
+        (lambda m: _table(m)["shards"][0].update(count=0), f"shard {SHARD} holds 0 rows, expected 1 or more"),
+        (lambda m: _table(m)["shards"][0].update(first_row=1), f"shard {SHARD} starts at row 1, expected row 0"),
         (lambda m: _table(m).update(shards=[]), "rows is 97 and the shards hold 0, expected 97"),
         (lambda m: _table(m)["shards"][0].update(file="model.onnx"), "shard model.onnx has "),
         (lambda m: _table(m)["shards"][0].update(file="other"), "'other' is used but not listed under files"),
@@ -135,11 +136,15 @@ def _rename_file(manifest: dict[str, Any], name: str) -> None:
         (lambda m: m["files"]["model.onnx"].update(size=-1), "the manifest says -1"),
         (lambda m: _table(m).update(index="hashed"), "Invalid enum value 'hashed' - at `$.tables[...].index`"),
         (lambda m: _table(m).update(id="0"), "Expected `str` matching regex"),
+        (lambda m: _table(m).update(id=_table(m)["id"] + "\n"), "Expected `str` matching regex"),
         (lambda m: _table(m).update(id="0" * 16), "its header is not the manifest's: the file is of another bundle"),
         (lambda m: _table(m).update(rows=96), "rows is 96 and the shards hold 97, expected 97"),
         (lambda m: m["tables"].update(more=_table(m)), "tables has experts, more, expected experts alone"),
         (lambda m: m["tables"].update(more=m["tables"].pop("experts")), "tables has more, expected experts alone"),
-        (lambda m: m["graphs"]["cpu"].update(min_onnxruntime="1.x"), "Expected `str` matching regex"),
+        *(
+            (lambda m, version=version: m["graphs"]["cpu"].update(min_onnxruntime=version), "min_onnxruntime")
+            for version in ("1.x", "1.25.1\n", f"1.{'9' * 5000}.0", "1.25.100000")
+        ),
         (lambda m: m["generation"].update(eos_token_ids=[97]), "eos_token_ids has 97, expected token ids from 0 to 96"),
         (lambda m: m["generation"].update(chat_template="no"), "'no' is used but not listed under files"),
         (lambda m: m["generation"]["sampling"].update(top_p=0), "Expected `float` > 0.0"),

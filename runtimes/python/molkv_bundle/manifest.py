@@ -25,6 +25,9 @@ EXPERTS = "experts"  # name of the one table that bundles have
 
 NO_DIGEST = "0" * 64
 
+_Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,5}(\.[0-9]{1,5}){2}\Z")]
+_TableId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
+
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A part of the manifest: unknown fields are errors, since a reader that ignores them could be wrong."""
@@ -51,7 +54,7 @@ class GraphInfo(_Part, frozen=True):
     block_size: int  # weights that share a scale, where the dtype has blocks; else 0
     context_length: int  # in tokens
     expert_window: int  # W where experts have keys
-    min_onnxruntime: Annotated[str, msgspec.Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]  # oldest that it was run with
+    min_onnxruntime: _Version  # oldest that it was run with
 
     @property
     def is_static(self) -> bool:
@@ -91,7 +94,7 @@ class Table(_Part, frozen=True):
 
     index: Literal["token_id"]  # row i is token id i's
     rows: int
-    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]  # tells tables apart whose bytes are not the same
+    id: _TableId  # derived from the checkpoint, the layout and the versions of exporter and torch
     dtype: RowDtype  # of expert values; embedding and keys are float16 unless this is float32
     stride: int  # bytes from one record to the next
     fields: tuple[Field, ...]
@@ -234,10 +237,12 @@ def _check_experts(manifest: Manifest, where: str) -> None:
     """Check that the shards hold the record of every token id once, and have the size for it."""
     table, vocab_size, next_row = manifest.experts, manifest.model.vocab_size, 0
     for shard in table.shards:
-        if shard.first_row != next_row or shard.count < 1:
+        if shard.count < 1:
+            raise BundleError(f"{where}: shard {shard.file} holds {shard.count} rows, expected 1 or more")
+        if shard.first_row != next_row:
             raise BundleError(
-                f"{where}: shard {shard.file} holds {shard.count} rows from {shard.first_row} on, expected it to start "
-                f"at {next_row}"
+                f"{where}: shard {shard.file} starts at row {shard.first_row}, expected row {next_row}, which follows "
+                "the shards before it"
             )
         size, expected = manifest.files[shard.file].size, shard.data_offset + shard.count * table.stride
         if shard.data_offset < 8 or size != expected:
