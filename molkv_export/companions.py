@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from tokenizers import Tokenizer
 
 from molkv_bundle import (
     TOKENIZER,
+    ChatTemplate,
     CheckpointError,
     Generation,
     SamplingDefaults,
     decode_json,
     read_bytes,
+    sampling_number,
     shown,
 )
 from molkv_export.checkpoints import Checkpoint
@@ -23,7 +25,8 @@ from molkv_export.checkpoints.checkpoint import check_token_ids
 from molkv_export.checkpoints.files import changed, file_state, refuse_pointer
 from molkv_runtime import encode, open_tokenizer
 
-TOKENIZER_CONFIG, CHAT_TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+TOKENIZER_CONFIG: Final = "tokenizer_config.json"
+CHAT_TEMPLATE: Final = "chat_template.jinja"
 GENERATION_CONFIG = "generation_config.json"
 _COPIED = (TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE)
 _OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model", "vocab.txt")
@@ -126,7 +129,7 @@ class Companions:
         ids = [] if end is None else end if isinstance(end, list) else [end]
         return tuple(dict.fromkeys(ids))
 
-    def _chat_template(self) -> str:
+    def _chat_template(self) -> ChatTemplate:
         """Return the name of the file that has the chat template, or "": as transformers, which prefers the file."""
         content, path = self._read[TOKENIZER_CONFIG], self._paths[TOKENIZER_CONFIG]
         if self._read[CHAT_TEMPLATE] is not None:
@@ -164,14 +167,17 @@ def _sampling(fields: Mapping[str, Any], path: Path) -> SamplingDefaults:
 
     Without `do_sample` the likeliest token is chosen, whatever the other fields say; null switches a step off.
     """
-    chosen: dict[str, Any] = {"repetition_penalty": fields.get("repetition_penalty", 1.0)}
+    chosen = {**_OFF, "temperature": 0.0, "repetition_penalty": fields.get("repetition_penalty")}
     if fields.get("do_sample"):
         chosen |= {name: fields.get(name, default) for name, default in _SAMPLING.items()}
     chosen = {name: _OFF[name] if value is None else value for name, value in chosen.items()}
     try:
-        return msgspec.convert(chosen, SamplingDefaults)
-    except msgspec.ValidationError as error:
-        raise CheckpointError(f"{path}: cannot be taken for defaults of sampling: {error}") from error
+        numbers = {
+            name: sampling_number(name, value, f"{path}: {name} is {shown(value)}") for name, value in chosen.items()
+        }
+    except ValueError as error:
+        raise CheckpointError(f"{error}; correct it or remove the field") from error
+    return msgspec.convert(numbers, SamplingDefaults)
 
 
 def _content(path: Path) -> bytes | None:

@@ -146,8 +146,13 @@ def _rename_file(manifest: dict[str, Any], name: str) -> None:
             for version in ("1.x", "1.25.1\n", f"1.{'9' * 5000}.0", "1.25.100000")
         ),
         (lambda m: m["generation"].update(eos_token_ids=[97]), "eos_token_ids has 97, expected token ids from 0 to 96"),
-        (lambda m: m["generation"].update(chat_template="no"), "'no' is used but not listed under files"),
-        (lambda m: m["generation"]["sampling"].update(top_p=0), "Expected `float` > 0.0"),
+        (
+            lambda m: m["generation"].update(chat_template="tokenizer_config.json"),
+            "'tokenizer_config.json' is used but not listed under files",
+        ),
+        (lambda m: m["generation"].update(chat_template="model.onnx"), "Invalid enum value 'model.onnx'"),
+        (lambda m: m["generation"]["sampling"].update(top_p=0), "top_p is 0.0, expected more than 0 and at most 1"),
+        (lambda m: m["generation"]["sampling"].pop("min_p"), "missing required field `min_p`"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(

@@ -97,7 +97,7 @@ def test_a_draw_knows_the_prompt_and_what_was_written_after_it(generator: Genera
             logits = state.decode(written[-1:])
         expected.append(written)
     assert _written(generator, prompts, max_new_tokens=20, sampling=sampling) == expected
-    with pytest.raises(RequestError, match="token id 97 is outside the vocabulary, expected 0 to 96"):
+    with pytest.raises(RequestError, match="logit_bias holds the token id 97, expected 0 to 96"):
         generator.stream([[1]], sampling=Sampling(logit_bias={97: 1.0}))
 
 

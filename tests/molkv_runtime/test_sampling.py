@@ -6,6 +6,7 @@ import json
 import math
 import random
 import struct
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -259,11 +260,16 @@ def test_logits_that_move_by_more_than_the_margin_often_give_another_token() -> 
         {"temperature": "0.5"},
         {"temperature": 10**400},
         {"temperature": None},
+        {"temperature": True},
         {"top_k": -1},
+        {"top_k": True},
         {"top_k": 2.5},
         {"top_p": None},
         {"top_p": float("nan")},
+        {"top_p": True},
+        {"top_p": Fraction(1, 10**400)},
         {"min_p": None},
+        {"min_p": Fraction(10**400)},
         {"repetition_penalty": 0.0},
         {"presence_penalty": float("inf")},
         {"frequency_penalty": "1"},
@@ -278,9 +284,21 @@ def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
         Sampling(**options)
 
 
+def test_options_are_taken_as_numbers_of_binary64() -> None:
+    """Whatever numbers a caller has: what is checked is what is computed with."""
+    found = Sampling(np.float32(0.5), np.int64(3), Fraction(1, 3), Fraction(1, 10**400), logit_bias={np.int64(2): 1})
+    assert found == Sampling(0.5, 3, 1 / 3, 0.0, logit_bias={2: 1.0})
+    assert {type(value) for value in (found.temperature, found.top_p, found.min_p, found.logit_bias[2])} == {float}
+    assert type(found.top_k) is int
+    assert found.choose(LOGITS) in range(5)
+
+
 def test_what_is_no_bias_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"logit_bias of token id is 1\.5, expected 0 to 2147483647"):
-        Sampling(logit_bias={1.5: 1.0})  # type: ignore[dict-item]
+    for token in (1.5, -1, True):
+        with pytest.raises(RequestError, match=f"a token id of logit_bias is {token}, expected 0 to 2147483647"):
+            Sampling(logit_bias={token: 1.0})  # type: ignore[dict-item]
+    with pytest.raises(RequestError, match="logit_bias of token id 3 is True, expected"):
+        Sampling(logit_bias={3: True})
     with pytest.raises(RequestError, match=r"logit_bias of token id 3 is nan, expected -1e\+06 to 1e\+06"):
         Sampling(logit_bias={3: math.nan})
     with pytest.raises(RequestError, match=r"seed is 18446744073709551616, expected 0 to 18446744073709551615"):

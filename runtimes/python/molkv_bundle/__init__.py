@@ -15,6 +15,7 @@ from molkv_bundle.errors import (
 )
 from molkv_bundle.families import FAMILIES, model_config, read_config
 from molkv_bundle.files import contents, decode_json, file_sha256, is_system_file, read_bytes, shown
+from molkv_bundle.generation import ChatTemplate, Generation, SamplingDefaults, sampling_number
 from molkv_bundle.golden import (
     GOLDEN,
     LIMITS,
@@ -39,13 +40,11 @@ from molkv_bundle.manifest import (
     SCHEMA_VERSION,
     DenseDtype,
     FileInfo,
-    Generation,
     GraphFile,
     GraphInfo,
     KVDtype,
     Manifest,
     Provenance,
-    SamplingDefaults,
     Shard,
     Table,
     read_manifest,
@@ -82,6 +81,7 @@ __all__ = [
     "Arrays",
     "Bundle",
     "BundleError",
+    "ChatTemplate",
     "CheckpointError",
     "ConfigError",
     "DenseDtype",
@@ -141,6 +141,7 @@ __all__ = [
     "record_dtype",
     "record_fields",
     "rotary_tables",
+    "sampling_number",
     "shard_header",
     "shown",
     "verify",

@@ -13,6 +13,7 @@ from molkv_bundle.config import ModelConfig, TensorInfo, WindowDtype
 from molkv_bundle.errors import BundleError
 from molkv_bundle.families import family_of
 from molkv_bundle.files import decode_json, read_bytes, shown
+from molkv_bundle.generation import Generation
 from molkv_bundle.row_formats import RowDtype
 
 DenseDtype = Literal["float32", "float16", "int8", "int4", "qdq-int8"]
@@ -99,28 +100,6 @@ class Table(_Part, frozen=True):
     stride: int  # bytes from one record to the next
     fields: tuple[Field, ...]
     shards: tuple[Shard, ...]
-
-
-class SamplingDefaults(_Part, frozen=True):
-    """How tokens are chosen where a user does not say; names and ranges as in `docs/bundle-format.md`, "Sampling"."""
-
-    temperature: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
-    top_k: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0
-    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
-    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
-    repetition_penalty: Annotated[float, msgspec.Meta(ge=0.01, le=100)] = 1.0
-
-    def __post_init__(self) -> None:
-        if 0 < self.temperature < 1e-6:
-            raise ValueError(f"temperature is {self.temperature}, expected 0 (greedy), or 1e-06 to 1e+06")
-
-
-class Generation(_Part, frozen=True):
-    """What a driver has to know of generating text, looked up by the exporter."""
-
-    eos_token_ids: tuple[int, ...]  # a text ends at the first of these
-    sampling: SamplingDefaults
-    chat_template: str  # the file that has it (a .json file: in its field "chat_template"); empty: there is none
 
 
 class FileInfo(_Part, frozen=True):

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from molkv_bundle import RequestError
+from molkv_bundle import Ids, RequestError
 
 
 def whole_number(name: str, value: Any, least: int, meaning: str = "", most: int | None = None) -> int:
@@ -42,6 +42,20 @@ def token_ids(name: str, value: Any) -> npt.NDArray[Any]:
         kind = type(value).__name__ if ids.ndim == 0 else f"an array of shape {list(ids.shape)}"
         raise RequestError(f"{name} is {kind}, expected a list of token ids")
     return ids
+
+
+def inside_vocabulary(name: str, ids: npt.NDArray[Any], vocab_size: int) -> Ids:
+    """Return token ids [n] as int64.
+
+    Raises:
+        RequestError: One is not an integer, or outside the vocabulary.
+    """
+    if ids.size and ids.dtype.kind not in "iu":
+        raise RequestError(f"{name} holds {ids.dtype}, expected token ids, which are integers")
+    wrong = ids[(ids < 0) | (ids >= vocab_size)]
+    if wrong.size:
+        raise RequestError(f"{name} holds the token id {wrong[0]}, expected 0 to {vocab_size - 1} (the vocabulary)")
+    return ids.astype(np.int64, copy=False)
 
 
 def list_of(what: str, name: str, value: Any) -> list[Any]:

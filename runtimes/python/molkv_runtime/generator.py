@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from molkv_bundle import TOKENIZER, Access, Bundle, BundleError, Floats, Ids, ModelConfig, ProviderError, RequestError
 from molkv_runtime.calls import DenseGraph, Graph
-from molkv_runtime.checks import InOneProcess, list_of, token_ids, whole_number
+from molkv_runtime.checks import InOneProcess, inside_vocabulary, list_of, token_ids, whole_number
 from molkv_runtime.probe import probe
 from molkv_runtime.providers import resolve
 from molkv_runtime.sampling import Sampling
@@ -123,7 +123,7 @@ class Generator(InOneProcess):
             stop_ids: Token ids that end a sequence; default the bundle's end-of-text tokens.
 
         Raises:
-            RequestError: A prompt is empty, too long, or holds an id outside the vocabulary, as logit_bias may.
+            RequestError: A prompt is empty or too long; or it, or logit_bias, holds an id outside the vocabulary.
         """
         self.check_process()
         whole_number("max_new_tokens", max_new_tokens, 1)
@@ -141,7 +141,7 @@ class Generator(InOneProcess):
         if stop_ids is not None:
             stops = frozenset(token_ids("stop_ids", list(stop_ids) if isinstance(stop_ids, Set) else stop_ids).tolist())
         sampling = sampling or self.default_sampling
-        self.store.check_ids(np.array(list(sampling.logit_bias), np.int64))
+        inside_vocabulary("logit_bias", np.array(list(sampling.logit_bias), np.int64), self.config.vocab_size)
         longest = max(map(len, ids))
         state = self.sequences(len(ids), min(context, longest + max_new_tokens))
         return self._steps(state, ids, max_new_tokens, sampling, stops)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from numbers import Real
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from molkv_bundle import Floats, Ids, ProviderError, RequestError
-from molkv_runtime.checks import token_ids, whole_number
+from molkv_bundle import Floats, Ids, ProviderError, RequestError, sampling_number
+from molkv_runtime.checks import inside_vocabulary, token_ids, whole_number
 
 Doubles = npt.NDArray[np.float64]
 
@@ -78,28 +77,21 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not _is_number(self.temperature, 0.0, 0.0):
-            self._check("temperature", 1e-6, 1e6, "0 (greedy), or ")
-        whole_number("top_k", self.top_k, 0, " (off)", most=2**31 - 1)
-        if not _is_number(self.top_p, 0.0, 1.0) or self.top_p == 0:
-            raise RequestError(f"top_p is {self.top_p!r}, expected more than 0 and at most 1")
-        self._check("min_p", 0.0, 1.0)
-        self._check("repetition_penalty", 0.01, 100.0)
-        self._check("presence_penalty", -2.0, 2.0)
-        self._check("frequency_penalty", -2.0, 2.0)
-        whole_number("seed", self.seed, 0, most=2**64 - 1)
-        if not isinstance(self.logit_bias, Mapping):
-            raise RequestError(f"logit_bias is {self.logit_bias!r}, expected token ids with a number each")
-        for token, bias in self.logit_bias.items():
-            whole_number("logit_bias of token id", token, 0, most=2**31 - 1)
-            if not _is_number(bias, -1e6, 1e6):
-                raise RequestError(f"logit_bias of token id {token} is {bias!r}, expected -1e+06 to 1e+06")
-        object.__setattr__(self, "logit_bias", dict(self.logit_bias))  # no one else's to change
-
-    def _check(self, name: str, least: float, most: float, other: str = "") -> None:
-        value = getattr(self, name)
-        if not _is_number(value, least, most):
-            raise RequestError(f"{name} is {value!r}, expected {other}{least:g} to {most:g}")
+        given: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        biases = given.pop("logit_bias")
+        if not isinstance(biases, Mapping):
+            raise RequestError(f"logit_bias is {biases!r}, expected token ids with a number each")
+        tokens = [whole_number("a token id of logit_bias", token, 0, most=2**31 - 1) for token in biases]
+        try:
+            checked: dict[str, Any] = {name: sampling_number(name, value) for name, value in given.items()}
+            checked["logit_bias"] = {
+                token: sampling_number("logit_bias", bias, f"logit_bias of token id {token} is {bias!r:.80}")
+                for token, bias in zip(tokens, biases.values(), strict=True)
+            }
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+        for name, value in checked.items():  # numbers of Python, and a dict that is no one else's to change
+            object.__setattr__(self, name, value)
 
     def choose(
         self, logits: Floats, prompt: npt.ArrayLike = (), generated: npt.ArrayLike = (), sequence: int = 0
@@ -121,7 +113,7 @@ class Sampling:
         if self.temperature == 0:
             return int(adjusted.argmax())
         ids, sums = self._candidates(self._scaled(adjusted))
-        u = uniform(int(self.seed), sequence, len(before) + len(after))
+        u = uniform(self.seed, sequence, len(before) + len(after))
         place = int(np.searchsorted(sums, u * float(sums[-1]), side="right"))
         return place if ids is None else int(ids[place])
 
@@ -135,17 +127,17 @@ class Sampling:
         """
         before, after = token_ids("prompt", prompt), token_ids("generated", generated)
         adjusted = self._adjusted(logits, before, after)
-        slope = max(float(self.repetition_penalty), 1 / float(self.repetition_penalty))
+        slope = max(self.repetition_penalty, 1 / self.repetition_penalty)
         if self.temperature == 0:
             gap = float(np.diff(np.sort(adjusted.astype(np.float64))[-2:]).sum()) if len(adjusted) > 1 else math.inf
             return Margin(gap, gap / (2 * slope))
         scaled = self._scaled(adjusted)
         _, sums = self._candidates(scaled)
-        u = uniform(int(self.seed), sequence, len(before) + len(after))
+        u = uniform(self.seed, sequence, len(before) + len(after))
         choice = float(np.abs(sums[:-1] / sums[-1] - u).min(initial=math.inf))
         # Up to 8, so that what is below the cutoff stays without a share; 1e-9 is what rounding of sums may take.
         room = min([8.0, 2 * choice, *self._room_of_filters(scaled)]) - 1e-9
-        return Margin(choice, max(room, 0.0) * float(self.temperature) / slope)
+        return Margin(choice, max(room, 0.0) * self.temperature / slope)
 
     def _adjusted(self, logits: Floats, prompt: npt.NDArray[Any], generated: npt.NDArray[Any]) -> Floats | Doubles:
         """Return logits after bias and penalties; the same array if there are none."""
@@ -160,25 +152,25 @@ class Sampling:
             return logits
         size, x = len(logits), logits.astype(np.float64)
         if self.logit_bias:
-            ids = _inside("logit_bias", np.fromiter(self.logit_bias, np.int64), size)
+            ids = inside_vocabulary("logit_bias", np.fromiter(self.logit_bias, np.int64), size)
             x[ids] += np.fromiter(self.logit_bias.values(), np.float64)
-        prompt, generated = _inside("prompt", prompt, size), _inside("generated", generated, size)
+        prompt, generated = inside_vocabulary("prompt", prompt, size), inside_vocabulary("generated", generated, size)
         if repetition:
             there = np.zeros(size, bool)
             there[prompt] = there[generated] = True
             ids = np.flatnonzero(there)
-            penalty = float(self.repetition_penalty)
+            penalty = self.repetition_penalty
             x[ids] = np.where(x[ids] > 0, x[ids] / penalty, x[ids] * penalty)
         if counted and generated.size:
             counts = np.bincount(generated)
             ids = np.flatnonzero(counts)
-            x[ids] = (x[ids] - float(self.frequency_penalty) * counts[ids]) - float(self.presence_penalty)
+            x[ids] = (x[ids] - self.frequency_penalty * counts[ids]) - self.presence_penalty
         return x
 
     def _scaled(self, adjusted: Floats | Doubles) -> Doubles:
         scaled = adjusted.astype(np.float64)
         scaled -= scaled.max()
-        scaled /= float(self.temperature)
+        scaled /= self.temperature
         return scaled
 
     def _candidates(self, scaled: Doubles) -> tuple[Ids | None, Doubles]:
@@ -194,10 +186,10 @@ class Sampling:
         if np.count_nonzero(y >= least) < len(y) // 2:
             ids, y = _narrowed(ids, y, np.flatnonzero(y >= least))
         if self.top_p < 1:
-            ids, y = _narrowed(ids, y, _nucleus(y, float(self.top_p)))
+            ids, y = _narrowed(ids, y, _nucleus(y, self.top_p))
         weights = exp64(y)
         if self.min_p:
-            ids, weights = _narrowed(ids, weights, np.flatnonzero(weights >= float(self.min_p)))
+            ids, weights = _narrowed(ids, weights, np.flatnonzero(weights >= self.min_p))
         return ids, np.cumsum(weights, out=weights)
 
     def _room_of_filters(self, scaled: Doubles) -> list[float]:
@@ -209,28 +201,15 @@ class Sampling:
         if self.top_p < 1:
             sums = np.cumsum(exp64(y))
             shares = sums / sums[-1]
-            last = min(int(np.searchsorted(shares, float(self.top_p))), len(y) - 1)
+            last = min(int(np.searchsorted(shares, self.top_p)), len(y) - 1)
             if last:
-                room.append(2 * (float(self.top_p) - float(shares[last - 1])))
+                room.append(2 * (self.top_p - float(shares[last - 1])))
             if last + 1 < len(y):
-                room += [2 * (float(shares[last]) - float(self.top_p)), float(y[last] - y[last + 1]) / 2]
+                room += [2 * (float(shares[last]) - self.top_p), float(y[last] - y[last + 1]) / 2]
             y = y[: last + 1]
         if self.min_p:
             room.append(float(np.abs(y[1:] - math.log(self.min_p)).min(initial=math.inf)) / 2)
         return room
-
-
-def _is_number(value: Any, least: float, most: float) -> bool:
-    return issubclass(type(value), Real) and bool(least <= value <= most)
-
-
-def _inside(name: str, ids: npt.NDArray[Any], vocab_size: int) -> Ids:
-    if ids.size and ids.dtype.kind not in "iu":
-        raise RequestError(f"{name} holds {ids.dtype}, expected token ids, which are integers")
-    wrong = ids[(ids < 0) | (ids >= vocab_size)]
-    if wrong.size:
-        raise RequestError(f"{name} holds the token id {wrong[0]}, expected 0 to {vocab_size - 1} (the vocabulary)")
-    return ids.astype(np.int64, copy=False)
 
 
 def _narrowed(ids: Ids | None, values: Doubles, kept: Ids) -> tuple[Ids, Doubles]:
