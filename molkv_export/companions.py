@@ -36,6 +36,13 @@ _OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_
 _TEXT = 'def f(x):\n\treturn "°C", 1.5  # 東京 🙂'  # shows before the work that a tokenizer cannot be used
 
 
+class _NamedTemplate(msgspec.Struct):
+    """One of several chat templates."""
+
+    name: str
+    template: str
+
+
 class Companions:
     """The companions of a checkpoint, read as soon as it is opened: they belong to the weights that it has then."""
 
@@ -43,7 +50,7 @@ class Companions:
         """Read and check them.
 
         Raises:
-            CheckpointError: A file cannot be read, does not fit the model, or names an impossible end of texts.
+            CheckpointError: A file cannot be read, does not fit the model, or has an impossible value.
         """
         self._source = source
         self._paths = {name: source.folder / name for name in (*_COPIED, GENERATION_CONFIG)}
@@ -131,20 +138,34 @@ class Companions:
 
     def _chat_template(self) -> ChatTemplate:
         """Return the name of the file that has the chat template, or "": as transformers, which prefers the file."""
-        content, path = self._read[TOKENIZER_CONFIG], self._paths[TOKENIZER_CONFIG]
         if self._read[CHAT_TEMPLATE] is not None:
             return CHAT_TEMPLATE
-        if content is not None and decode_json(content, dict[str, Any], path, CheckpointError).get("chat_template"):
+        template, path = self._tokenizer_config().get("chat_template"), self._paths[TOKENIZER_CONFIG]
+        if template is None or isinstance(template, str):
+            return TOKENIZER_CONFIG if template else ""
+        try:
+            named = msgspec.convert(template, list[_NamedTemplate])
+        except msgspec.ValidationError as error:
+            raise CheckpointError(
+                f'{path}: chat_template is {shown(template)}, expected a text, or a list of {{"name", "template"}} '
+                "with texts; correct it or remove the field"
+            ) from error
+        if any(each.name == "default" for each in named):
             return TOKENIZER_CONFIG
+        self.warnings.append(
+            f'{path}: none of its chat templates is named "default", so the bundle goes without; name the one that '
+            "drivers are to take"
+        )
         return ""
+
+    def _tokenizer_config(self) -> dict[str, Any]:
+        content, path = self._read[TOKENIZER_CONFIG], self._paths[TOKENIZER_CONFIG]
+        return {} if content is None else decode_json(content, dict[str, Any], path, CheckpointError)
 
     def _end_token(self) -> int | None:
         """Return the id of the token that tokenizer_config.json names; None, with a warning: there is none."""
-        content, path = self._read[TOKENIZER_CONFIG], self._paths[TOKENIZER_CONFIG]
-        token, why = None, ""
-        if content is not None:
-            token = decode_json(content, dict[str, Any], path, CheckpointError).get("eos_token")
-            token = token.get("content") if isinstance(token, dict) else token
+        token, why, path = self._tokenizer_config().get("eos_token"), "", self._paths[TOKENIZER_CONFIG]
+        token = token.get("content") if isinstance(token, dict) else token
         if token is not None:
             if not isinstance(token, str):
                 raise CheckpointError(
@@ -166,9 +187,17 @@ def _sampling(fields: Mapping[str, Any], path: Path) -> SamplingDefaults:
     """Resolve the fields of generation_config.json as transformers does.
 
     Without `do_sample` the likeliest token is chosen, whatever the other fields say; null switches a step off.
+
+    Raises:
+        CheckpointError: A field has an impossible value.
     """
     chosen = {**_OFF, "temperature": 0.0, "repetition_penalty": fields.get("repetition_penalty")}
-    if fields.get("do_sample"):
+    does_sample = fields.get("do_sample")
+    if not isinstance(does_sample, bool | None):
+        raise CheckpointError(
+            f"{path}: do_sample is {shown(does_sample)}, expected true, false or null; correct it or remove the field"
+        )
+    if does_sample:
         chosen |= {name: fields.get(name, default) for name, default in _SAMPLING.items()}
     chosen = {name: _OFF[name] if value is None else value for name, value in chosen.items()}
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,43 @@ def test_impossible_defaults_of_sampling_are_refused(name: str, value: object, m
     assert f"{GENERATION}: {message}" in str(caught.value)
     assert str(caught.value).endswith("; correct it or remove the field")
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("value", ["false", "yes", 1, 0, [], {}])
+def test_do_sample_is_a_boolean(value: object, folder: Path) -> None:
+    _set(folder, GENERATION, eos_token_id=7, temperature=0.5, do_sample=None)
+    assert _companions(folder).generation.sampling == GREEDY
+    _set(folder, GENERATION, do_sample=value)
+    expected = f"do_sample is {json.dumps(value)}, expected true, false or null; correct it or remove the field"
+    with pytest.raises(CheckpointError, match=re.escape(f"{GENERATION}: {expected}")):
+        _companions(folder)
+
+
+NAMED = {"name": "default", "template": "{{ messages }}"}
+
+
+@pytest.mark.parametrize("value", [5, True, False, NAMED, [5], [NAMED, {"name": "rag"}], [{**NAMED, "template": 5}]])
+def test_a_chat_template_of_an_unknown_kind_is_refused(value: object, folder: Path) -> None:
+    _set(folder, TOKENS, chat_template=value)
+    with pytest.raises(CheckpointError) as caught:
+        _companions(folder)
+    assert f"{TOKENS}: chat_template is {json.dumps(value)[:40]}" in str(caught.value)
+    assert 'expected a text, or a list of {"name", "template"} with texts; correct it or remove' in str(caught.value)
+
+
+def test_of_named_chat_templates_one_is_the_default(folder: Path) -> None:
+    rag = {"name": "rag", "template": "{{ documents }}"}
+    _set(folder, TOKENS, chat_template=[rag, NAMED])
+    _set(folder, GENERATION, eos_token_id=7)
+    found = _companions(folder)
+    assert (found.generation.chat_template, found.warnings) == (TOKENS, [])
+    _set(folder, TOKENS, chat_template=[rag])
+    found = _companions(folder)
+    assert found.generation.chat_template == ""
+    assert [warning for warning in found.warnings if f'{TOKENS}: none of its chat templates is named "def' in warning]
+    for none in (None, ""):
+        _set(folder, TOKENS, chat_template=none)
+        assert _companions(folder).generation.chat_template == ""
 
 
 def test_the_chat_template_is_found_where_transformers_finds_it(folder: Path) -> None:
