@@ -89,6 +89,13 @@ def test_what_is_no_bias_is_a_usage_error(text: str) -> None:
     assert "is not a token id and a number; expected one such as 42=-5" in " ".join(done.stderr.split())
 
 
+def test_a_token_id_has_one_bias() -> None:
+    biases = ("--logit-bias", "42=-5", "--logit-bias", "3=1", "--logit-bias", "42=3")
+    done = CliRunner().invoke(cli, ["run", "bundle", "--prompt", "x", *biases])
+    assert done.exit_code == 2
+    assert "token id 42 has several numbers, expected one" in " ".join(done.stderr.split())
+
+
 def test_validate_exits_with_1_and_names_the_phase_when_a_gate_fails(
     bundles: Callable[..., Path], checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
