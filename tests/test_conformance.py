@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from molkv_bundle import Bundle, Generation, Manifest, RecordChecksum, SamplingDefaults, ValueDecoder
+from molkv_bundle import Bundle, RecordChecksum, ValueDecoder
 from molkv_runtime import ExpertStore, Generator, Sampling
 from molkv_runtime.tokenizer import TextStream
 from molkv_runtime.window import ExpertWindow
@@ -123,7 +124,14 @@ def _scaled_window(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_ends(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Manifest, "generation", Generation((), SamplingDefaults(), ""))
+    original = Generator.__init__
+
+    def init(self: Generator, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        generation = msgspec.structs.replace(self.bundle.manifest.generation, eos_token_ids=())
+        self.bundle.manifest = msgspec.structs.replace(self.bundle.manifest, generation=generation)
+
+    patch.setattr(Generator, "__init__", init)
 
 
 def _no_defaults(patch: pytest.MonkeyPatch) -> None:

@@ -167,8 +167,8 @@ def _cases() -> list[dict[str, Any]]:
     for options in ({}, OPTIONS[12]):
         add("50000", options | PENALTIES[9], longest=100)
     for name in ("not a number", "infinite", "minus infinite"):
-        cases += [_case(name, options, error="ProviderError") for options in OPTIONS[:3]]
-    cases += [_case("five", {"temperature": 1} | options, error="RequestError") for options in REFUSED]
+        cases += [_case(name, options, error="provider") for options in OPTIONS[:3]]
+    cases += [_case("five", {"temperature": 1} | options, error="request") for options in REFUSED]
     return cases
 
 
