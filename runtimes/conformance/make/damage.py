@@ -71,8 +71,9 @@ def damage_cases(name: str, folder: Path, foreign: str) -> list[Case]:
 def _hostile_graph(name: str, folder: Path, text: str) -> Case:
     """Make a case whose graph, with sound hashes, holds an operator that no bundle's graph has."""
     graph = (folder / "model.onnx").read_bytes()
-    offset = graph.index(b"Softmax")
-    digest = hashlib.sha256(graph.replace(b"Softmax", b"Hardmax", 1)).hexdigest()
+    operator = b"\x22\x07Softmax"  # op_type of a node, as protobuf has it
+    offset = graph.index(operator) + 2
+    digest = hashlib.sha256(graph.replace(operator, b"\x22\x07Hardmax", 1)).hexdigest()
     edited = _edited(text, lambda m: m["files"]["model.onnx"].update(sha256=digest))
     splice = {"file": "model.onnx", "offset": offset, "delete": 7, "insert": b"Hardmax".hex()}
     return _case(name, "an operator that is not on the list", [splice, *_splices(text, _sealed(edited))])
