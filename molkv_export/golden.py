@@ -19,6 +19,7 @@ from molkv_bundle import (
     VERSION_KEY,
     Bundle,
     BundleError,
+    CheckpointError,
     GoldenErrors,
     GoldenLimits,
     GoldenText,
@@ -54,7 +55,7 @@ def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
     graph, model = bundle.graph(), SourceModel(checkpoint, bundle)
     with ExpertStore(bundle) as store:
         chosen = _texts(bundle.config, bundle.path, graph.lengths)
-        texts = [_golden_text(model, store, ids) for ids, _ in chosen]
+        texts = [_golden_text(model, store, ids, checkpoint.folder) for ids, _ in chosen]
         limits = _limits(model, store, bundle, texts)
         tie = 4 * limits.max_abs
         greedy = [_continue(model, store, ids, new_tokens, tie) for ids, new_tokens in chosen]
@@ -106,11 +107,16 @@ def _texts(config: ModelConfig, folder: Path, lengths: Sequence[int] = ()) -> li
     return [*texts, (long, 0)]
 
 
-def _golden_text(model: SourceModel, store: Store, ids: Ids) -> GoldenText:
+def _golden_text(model: SourceModel, store: Store, ids: Ids, source: Path) -> GoldenText:
     """Compute a text, without its continuation."""
     projection = Projection(model.config.vocab_size)
     found = []
     for logits in model.logits_in_pieces(ids, store, last=0, rows=_ROWS_AT_A_TIME, in_float64=True):
+        if not np.isfinite(logits).all():
+            raise CheckpointError(
+                f"{source}: the model computes logits that float32 cannot hold, expected finite numbers; its "
+                "weights are too large to be exported"
+            )
         top = top_ids(logits, TOP)
         found.append((top.astype(np.int32), np.take_along_axis(logits, top, axis=-1), projection.of(logits)))
     ids_of_top, logits_of_top, projections = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -119,7 +125,7 @@ def _golden_text(model: SourceModel, store: Store, ids: Ids) -> GoldenText:
 
 def _limits(model: SourceModel, store: Store, bundle: Bundle, texts: list[GoldenText]) -> GoldenLimits:
     """Run the texts as roughly as the bundle's format allows, several times, and measure how far that is off."""
-    max_abs = relative_l2 = 0.0
+    found: list[tuple[float, float]] = []
     for draw in range(DRAWS):
         errors = GoldenErrors(model.config.vocab_size, GoldenLimits(math.inf, math.inf))
         with rough_arithmetic(model.model, bundle, draw):
@@ -128,9 +134,8 @@ def _limits(model: SourceModel, store: Store, bundle: Bundle, texts: list[Golden
                 for logits in model.logits_in_pieces(ids, store, last=0, rows=_ROWS_AT_A_TIME):
                     errors.add(text, start, logits)
                     start += len(logits)
-        max_abs = max(max_abs, errors.max_abs_logit, errors.max_abs_projection)
-        relative_l2 = max(relative_l2, errors.relative_l2)
-    return limits_of(max_abs, relative_l2)
+        found.append((max(errors.max_abs_logit, errors.max_abs_projection), errors.relative_l2))
+    return limits_of(*np.max(found, axis=0).tolist())
 
 
 def _continue(model: SourceModel, store: Store, ids: Ids, new_tokens: int, tie: float) -> npt.NDArray[np.int32]:

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load, save_file
 
 from molkv_bundle import CheckpointError, ConfigError
+from molkv_export import export
 from molkv_export.families import open_checkpoint
-from tests.conftest import STDLIB_MINI
+from tests.conftest import CONFIGS, STDLIB_MINI, random_model, save_checkpoint
 from tests.faults.refusal import refused
 
 Edit = Callable[[dict[str, torch.Tensor]], object]
@@ -192,3 +193,13 @@ def test_other_files_beside_weights_do_not_matter(folder: Path) -> None:
         (folder / name).write_bytes(b"not read")
     with open_checkpoint(folder) as checkpoint:
         assert [path.name for path in checkpoint.files] == ["config.json", "model.safetensors"]
+
+
+def test_a_model_whose_logits_are_infinite_is_refused(tmp_path: Path) -> None:
+    model = random_model(CONFIGS["mole"])
+    with torch.no_grad():
+        model.get_parameter("lm_head.weight").mul_(1e38)
+    folder = save_checkpoint(model, tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match="checkpoint: the model computes logits that float32 cannot hold"):
+        export(folder, tmp_path / "bundle", experts_dtype="float32")
+    assert not (tmp_path / "bundle").exists()
