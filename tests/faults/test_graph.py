@@ -165,6 +165,10 @@ REFUSED: dict[str, tuple[Callable[[onnx.ModelProto], Any], str]] = {
         lambda m: setattr(_external(m, "offset"), "value", str(10**9)),
         r"'offset', '1000000000'.* expected 32768 bytes of the \d+ of model.onnx.data",
     ),
+    "data without a location": (
+        lambda m: setattr(_external(m, "location"), "key", "checksum"),
+        "'checksum', 'model.onnx",
+    ),
     "an offset that is no number": (lambda m: setattr(_external(m, "offset"), "value", "-1"), "'offset', '-1'"),
     "a sparse tensor": (lambda m: m.graph.sparse_initializer.add(), "holds a sparse tensor"),
     "a field that we do not use": (lambda m: setattr(m, "doc_string", "x"), "holds field 6 of Model"),

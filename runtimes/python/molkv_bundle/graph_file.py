@@ -80,6 +80,7 @@ _ATTRIBUTES: dict[AttributeType, tuple[int, str]] = {  # the number of the type,
 }
 _ITEM_SIZES = {1: 4, 2: 1, 3: 1, 7: 8, 10: 2}  # float32, uint8, int8, int64, float16
 _EXTERNAL = 1  # data_location
+_EXTERNAL_KEYS = {"location", "offset", "length"}
 _LARGEST_INT = 2**31 - 1  # some operators of ONNX Runtime put dimensions and attributes into 32 bits
 
 
@@ -192,7 +193,8 @@ def _check_tensor(tensor: dict[str, Any], data_file: str, data_size: int) -> Non
         return
     offset, length = _number(external.get("offset", "")), _number(external.get("length", ""))
     fits = offset >= 0 and length == size and offset + length <= data_size
-    if not fits or len(entries) != 3 or "raw_data" in tensor or tensor.get("data_location") != _EXTERNAL:
+    whole = len(entries) == len(_EXTERNAL_KEYS) and external.keys() == _EXTERNAL_KEYS
+    if not fits or not whole or "raw_data" in tensor or tensor.get("data_location") != _EXTERNAL:
         raise _GraphError(
             f"tensor {name} is at {str(entries)[:200]}, expected {size} bytes of the {data_size} of {data_file}"
         )
