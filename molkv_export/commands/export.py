@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 import molkv_export
-from molkv_bundle import PROFILES, ROW_FORMATS, DenseDtype, KVDtype, Manifest, RowDtype, WindowDtype
+from molkv_bundle import PROFILES, ROW_FORMATS, DenseDtype, GraphInfo, KVDtype, Manifest, RowDtype, WindowDtype
 from molkv_export import terminal
 from molkv_export.commands.options import PATH, byte_size, counts
 from molkv_export.graph.choices import CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BLOCK_SIZE
@@ -173,12 +173,18 @@ def _refuse_options_of_the_store(context: click.Context) -> None:
             raise click.UsageError(f"--{name.removesuffix('s').replace('_', '-')} makes no sense with --add-profile")
 
 
+def _dtypes(graph: GraphInfo) -> str:
+    """Name the dtypes of a graph that are not float32 beside that of its weights."""
+    others = {"KV cache": graph.kv_dtype, "expert window": graph.window_dtype}
+    return ", ".join([graph.dense_dtype, *(f"{name} {dtype}" for name, dtype in others.items() if dtype != "float32")])
+
+
 def _print_result(bundle: Path, manifest: Manifest, *, is_new: bool) -> None:
     from molkv_export.families import FAMILIES  # needs PyTorch, which the help does not
 
     note = FAMILIES[manifest.model.model_type].note
     total = sum(info.size for info in manifest.files.values())
-    graphs = ", ".join(f"{name} ({info.dense_dtype})" for name, info in manifest.graphs.items())
+    graphs = ", ".join(f"{name} ({_dtypes(info)})" for name, info in manifest.graphs.items())
     click.echo(
         f"{bundle}: {len(manifest.files) + 1} files, {terminal.human_bytes(total)}, graphs {graphs}, "
         f"experts {manifest.experts.dtype}"

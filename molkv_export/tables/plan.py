@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from molkv_bundle import (
+    ROW_FORMATS,
     ModelConfig,
     RequestError,
     RowDtype,
@@ -35,8 +36,10 @@ def plan_table(config: ModelConfig, dtype: RowDtype, shard_size: int) -> Table:
         shard_size: No shard becomes larger, in bytes.
 
     Raises:
-        RequestError: shard_size does not hold even one record, or rows cannot be stored in this dtype.
+        RequestError: shard_size does not hold even one record, there is no such dtype, or rows cannot be stored in it.
     """
+    if dtype not in ROW_FORMATS:
+        raise RequestError(f"experts_dtype is {dtype!r}, expected one of {', '.join(ROW_FORMATS)}")
     try:
         stride = record_dtype(config, dtype).itemsize
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Run the suite with the Python driver: python runtimes/conformance/python_driver.py [FOLDER].
+"""Run the suite with the Python driver: .venv/bin/python runtimes/conformance/python_driver.py [FOLDER].
 
 It prints a line for each case, and last how many passed and how many tokens were compared. It exits with 1 if a case
 failed.

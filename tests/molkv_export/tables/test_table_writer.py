@@ -111,9 +111,15 @@ def test_shards_stay_below_the_size_asked_for_and_hold_every_id_once(
         assert ours.tobytes() == theirs.tobytes()
 
 
-def test_a_shard_size_below_one_record_is_refused(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_shard_size_below_one_record_and_an_unknown_dtype_are_refused(
+    checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
     with pytest.raises(RequestError, match=r"shard_size is 4200 bytes, expected at least \d+"):
         export(checkpoints("molkv"), tmp_path / "bundle", shard_size=4200)
+    with pytest.raises(
+        RequestError, match="experts_dtype is 'int7', expected one of float32, float16, int8, int4, nf4"
+    ):
+        export(checkpoints("molkv"), tmp_path / "bundle", experts_dtype="int7")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
