@@ -13,6 +13,7 @@ from safetensors.numpy import save
 
 from molkv_bundle import (
     LIMITS,
+    PROJECTIONS,
     TOKENIZER,
     TOP,
     VERSION,
@@ -42,7 +43,7 @@ _PROMPTS = (
 _PROMPT_TOKENS = 40
 _NEW_TOKENS = 16
 _LONGEST = 4096  # bounds the file: 164 bytes a position
-_ROWS_AT_A_TIME = 4
+_MOST_LOGITS, _MOST_ROWS = 400_000, 4  # at a time
 
 
 def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
@@ -69,6 +70,11 @@ def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
     (bundle.path / graph.golden).write_bytes(save(tensors, {VERSION_KEY: VERSION}))
 
 
+def _rows(config: ModelConfig) -> int:
+    """Return for how many positions logits are computed at a time."""
+    return max(1, min(_MOST_ROWS, _MOST_LOGITS // config.vocab_size))
+
+
 def golden_ram(checkpoint: Checkpoint, weights: Sequence[int]) -> int:
     """Estimate the RAM in bytes that making them takes, from the sizes of dense weights in float32."""
     networks: Counter[str] = Counter()  # numbers, by layer: those of one layer are in RAM at a time
@@ -76,9 +82,8 @@ def golden_ram(checkpoint: Checkpoint, weights: Sequence[int]) -> int:
         layer, is_expert, _ = name.partition(".experts.")
         if is_expert:
             networks[layer] += math.prod(checkpoint.shape(name))
-    logits = (24 * _ROWS_AT_A_TIME + 100) * checkpoint.config.vocab_size
-    in_float64 = 2 * max(weights)  # one at a time
-    return sum(weights) + in_float64 + 4 * max(networks.values(), default=0) + logits
+    logits = (24 * _rows(checkpoint.config) + 100) * checkpoint.config.vocab_size
+    return sum(weights) + 4 * max(networks.values(), default=0) + logits
 
 
 def calibration_texts(config: ModelConfig, folder: Path) -> list[Ids]:
@@ -109,18 +114,22 @@ def _texts(config: ModelConfig, folder: Path, lengths: Sequence[int] = ()) -> li
 
 def _golden_text(model: SourceModel, store: Store, ids: Ids, source: Path) -> GoldenText:
     """Compute a text, without its continuation."""
-    projection = Projection(model.config.vocab_size)
-    found = []
-    for logits in model.logits_in_pieces(ids, store, last=0, rows=_ROWS_AT_A_TIME, in_float64=True):
+    vocab_size = model.config.vocab_size
+    projection, count = Projection(vocab_size), min(TOP, vocab_size)
+    # Allocated once: small arrays that stay, between large ones that go, would keep the memory of all of these.
+    top, projected = np.empty((len(ids), count), np.int32), np.empty((len(ids), PROJECTIONS), np.float32)
+    top_logits, start = np.empty((len(ids), count), np.float32), 0
+    for logits in model.logits_in_pieces(ids, store, last=0, rows=_rows(model.config), in_float64=True):
         if not np.isfinite(logits).all():
             raise CheckpointError(
                 f"{source}: the model computes logits that float32 cannot hold, expected finite numbers; its "
                 "weights are too large to be exported"
             )
-        top = top_ids(logits, TOP)
-        found.append((top.astype(np.int32), np.take_along_axis(logits, top, axis=-1), projection.of(logits)))
-    ids_of_top, logits_of_top, projections = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return GoldenText(ids.astype(np.int32), ids_of_top, logits_of_top, projections, np.empty(0, np.int32))
+        rows = slice(start, start := start + len(logits))
+        top[rows] = found = top_ids(logits, count)
+        top_logits[rows] = np.take_along_axis(logits, found, axis=-1)
+        projected[rows] = projection.of(logits)
+    return GoldenText(ids.astype(np.int32), top, top_logits, projected, np.empty(0, np.int32))
 
 
 def _limits(model: SourceModel, store: Store, bundle: Bundle, texts: list[GoldenText]) -> GoldenLimits:
@@ -131,7 +140,7 @@ def _limits(model: SourceModel, store: Store, bundle: Bundle, texts: list[Golden
         with rough_arithmetic(model.model, bundle, draw):
             for text in texts:
                 start, ids = 0, text.input_ids.astype(np.int64)
-                for logits in model.logits_in_pieces(ids, store, last=0, rows=_ROWS_AT_A_TIME):
+                for logits in model.logits_in_pieces(ids, store, last=0, rows=_rows(model.config)):
                     errors.add(text, start, logits)
                     start += len(logits)
         found.append((max(errors.max_abs_logit, errors.max_abs_projection), errors.relative_l2))

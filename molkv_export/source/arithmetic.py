@@ -21,6 +21,7 @@ from molkv_export.graph.files import load_graphs, weights_file
 from molkv_export.modeling import ReferenceModel
 
 DRAWS = 4  # rough runs, each with errors of its own
+_ROWS = 4096  # of a weight, in float64 at a time
 _STEPS = 127  # of activations, to each side of zero
 # Where the reference rounds as the graph does (an int8 window, qdq-int8), a driver differs where a number that stands
 # between two codes becomes the other one: a large error, and a rare one, so rough runs get errors that make more.
@@ -38,8 +39,21 @@ class Float64(TorchFunctionMode):
         """Call a function of PyTorch with what it was given, in float64."""
         if func is Tensor.float:
             return args[0]
+        if func is nn.functional.linear:
+            return _linear(*args, **(kwargs or {}))
         exact = torch.utils._pytree.tree_map(_in_float64, (args, kwargs or {}))
         return func(*exact[0], **exact[1])
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply in float64, with some rows of the weight in float64 at a time: the LM head's are as many as tokens."""
+    rows = torch.empty(min(_ROWS, len(weight)), weight.shape[1], dtype=torch.float64)
+    x, found = x.double(), torch.empty(*x.shape[:-1], len(weight), dtype=torch.float64)
+    for start in range(0, len(weight), _ROWS):
+        part = slice(start, min(start + _ROWS, len(weight)))
+        rows[: part.stop - start] = weight[part]
+        found[..., part] = nn.functional.linear(x, rows[: part.stop - start])
+    return found if bias is None else found + bias.double()
 
 
 def _in_float64(value: Any) -> Any:

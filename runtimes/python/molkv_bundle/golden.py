@@ -6,6 +6,7 @@ Their format is in `docs/bundle-format.md`, "Golden vectors". `selftest` runs th
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,17 @@ class GoldenText(NamedTuple):
     greedy_ids: npt.NDArray[np.int32]  # [G]: how the text goes on; 0 or more tokens
 
 
+@lru_cache(maxsize=1)  # of a large vocabulary they take time and memory, and one is in use at a time
+def _signs(vocab_size: int) -> npt.NDArray[np.float64]:
+    h = np.arange(1, vocab_size + 1, dtype=np.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        h ^= h >> np.uint32(shift)
+        h *= np.uint32(factor)  # modulo 2^32
+    bits = (h[:, None] >> np.arange(PROJECTIONS, dtype=np.uint32)) & 1
+    signs: npt.NDArray[np.float64] = (1.0 - 2.0 * bits) / vocab_size**0.5
+    return signs
+
+
 class Projection:
     """Sums of all logits of a position with pseudo-random signs: a logit that is wrong by x moves each by x / sqrt(V).
 
@@ -51,12 +63,7 @@ class Projection:
     """
 
     def __init__(self, vocab_size: int) -> None:
-        h = np.arange(1, vocab_size + 1, dtype=np.uint32)
-        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
-            h ^= h >> np.uint32(shift)
-            h *= np.uint32(factor)  # modulo 2^32
-        bits = (h[:, None] >> np.arange(PROJECTIONS, dtype=np.uint32)) & 1
-        self._signs = (1.0 - 2.0 * bits) / vocab_size**0.5  # [vocab_size, P]
+        self._signs = _signs(vocab_size)  # [vocab_size, P]
 
     def of(self, logits: Floats) -> Floats:
         """Project logits [n, vocab_size] to float32 [n, P], summed in float64."""
