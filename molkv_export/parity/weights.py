@@ -116,17 +116,10 @@ def _stored_parameters(bundle: Bundle, like: Mapping[str, Tensor]) -> Iterator[t
 
 
 def _read(tensor: onnx.TensorProto, path: Path) -> npt.NDArray[Any]:
-    if not tensor.external_data:
-        return numpy_helper.to_array(tensor)
-    place = {entry.key: entry.value for entry in tensor.external_data}
-    dtype, shape = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)
     try:
-        array = np.fromfile(path, dtype, int(np.prod(shape)), offset=int(place.get("offset", 0)))
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
-    if array.size != np.prod(shape):
-        raise BundleError(f"{path}: ends within {tensor.name}")
-    return array.reshape(shape)
+        return numpy_helper.to_array(tensor, str(path.parent))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: {tensor.name} cannot be read ({error})") from error
 
 
 def _decoded(parts: list[npt.NDArray[Any]], inputs: int) -> Tensor:
