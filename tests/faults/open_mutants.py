@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import resource
 import signal
 from pathlib import Path
 
-import msgspec
-
-from molkv_bundle import NO_DIGEST, FileInfo, MolkvError, read_manifest, write_manifest
+from molkv_bundle import MolkvError, read_manifest
 from molkv_runtime import Generator
 from tests.faults.graph_mutants import mutant
+from tests.manifests import replace_file
 
 PATIENCE_SECONDS = 60
 _MEMORY = 2 * 2**30  # bytes of addresses for all that a mutant wants
-
-
-def replace_graph(bundle: Path, name: str, content: bytes) -> None:
-    """Replace a file of a bundle and what the manifest says about it, without what `conftest` imports."""
-    (bundle / name).write_bytes(content)
-    manifest = read_manifest(bundle)
-    files = {**manifest.files, name: FileInfo(size=len(content), sha256=hashlib.sha256(content).hexdigest())}
-    write_manifest(msgspec.structs.replace(manifest, files=files, sha256=NO_DIGEST), bundle)
 
 
 def behaviour(bundle: Path) -> str:
@@ -52,12 +42,12 @@ def main() -> None:
     for seed in range(arguments.first, arguments.first + arguments.count):
         name = list(sound)[seed % len(sound)]
         content, changes = mutant(sound[name], seed)
-        replace_graph(arguments.bundle, name, content)
+        replace_file(arguments.bundle, name, content)
         print(f"{seed} {name}: {'; '.join(changes)}", flush=True)
         signal.alarm(PATIENCE_SECONDS)
         print(f"    {behaviour(arguments.bundle)}", flush=True)
         signal.alarm(0)
-        replace_graph(arguments.bundle, name, sound[name])
+        replace_file(arguments.bundle, name, sound[name])
 
 
 if __name__ == "__main__":

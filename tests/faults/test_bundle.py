@@ -14,7 +14,7 @@ import pytest
 
 from molkv_bundle import Bundle, BundleError, ProviderError, graph_interface, model_config
 from molkv_runtime import ExpertStore, Generator
-from tests.conftest import edit_manifest, replace_file
+from tests.manifests import edit_manifest, replace_file
 
 SHARD = "experts-00001-of-00001.safetensors"
 

@@ -14,8 +14,8 @@ from safetensors.torch import load, save_file
 from molkv_bundle import CheckpointError, ConfigError
 from molkv_export import export
 from molkv_export.families import open_checkpoint
-from tests.conftest import CONFIGS, STDLIB_MINI, random_model, save_checkpoint
 from tests.faults.refusal import refused
+from tests.models import CONFIGS, STDLIB_MINI, random_model, save_checkpoint
 
 Edit = Callable[[dict[str, torch.Tensor]], object]
 

@@ -19,7 +19,7 @@ from tokenizers.models import WordLevel
 from molkv_bundle import Bundle, BundleError, MolkvError, read_manifest
 from molkv_export import export
 from molkv_runtime import ExpertStore, Generator
-from tests.conftest import edit_manifest, replace_file
+from tests.manifests import edit_manifest, replace_file
 
 PATIENCE_SECONDS = 60
 

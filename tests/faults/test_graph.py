@@ -23,8 +23,9 @@ from molkv_export.graph.build import BuiltGraph
 from molkv_export.graph.choices import DTYPES
 from molkv_export.profiles import plan_graphs
 from molkv_runtime import Generator
-from tests.conftest import CONFIGS, replace_file
 from tests.faults.open_mutants import PATIENCE_SECONDS
+from tests.manifests import replace_file
+from tests.models import CONFIGS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "bundle-format.md"

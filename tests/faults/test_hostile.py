@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from molkv_bundle import Bundle, BundleError, MolkvError, TensorFile
 from molkv_runtime import ExpertStore, Generator
-from tests.conftest import edit_manifest, replace_file, seal_manifest
+from tests.manifests import edit_manifest, replace_file, seal_manifest
 
 SHARD = "experts-00001-of-00001.safetensors"
 

@@ -19,7 +19,7 @@ import pytest
 from molkv_bundle import Bundle, OutputError
 from molkv_export import export
 from molkv_export.tables import table_writer
-from tests.conftest import edit_manifest
+from tests.manifests import edit_manifest
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

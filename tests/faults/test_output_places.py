@@ -15,7 +15,7 @@ from molkv_export import GraphOptions, add_profile, export, package
 from molkv_export.atomic_folder import atomic_folder
 from molkv_export.parity.report import check_report_folder
 from molkv_export.training.loop import TrainOptions, train
-from tests.conftest import CONFIGS
+from tests.models import CONFIGS
 
 SYSTEM_FILES = (".DS_Store", "Thumbs.db", "Desktop.ini", "._manifest.json")
 

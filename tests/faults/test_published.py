@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load, save_file
 
 from molkv_bundle import CheckpointError, ConfigError, MolkvError
-from tests.conftest import CONFIGS, random_model
 from tests.faults.refusal import refused
+from tests.models import CONFIGS, random_model
 from tests.molkv_export.checkpoints.published import (
     Tensors,
     published_config,

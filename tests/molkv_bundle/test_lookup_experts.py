@@ -10,7 +10,7 @@ import pytest
 
 from molkv_bundle import MoleConfig, MolkvConfig
 from molkv_export import export
-from tests.conftest import CONFIGS, random_model, save_checkpoint
+from tests.models import CONFIGS, random_model, save_checkpoint
 
 _EXPERTS: dict[str, Any] = {
     "num_experts": 0,

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from molkv_export.commands import cli
 from molkv_export.commands.options import byte_size
 from molkv_runtime import Generator, Sampling
-from tests.conftest import STDLIB_MINI, edit_manifest
+from tests.manifests import edit_manifest
+from tests.models import STDLIB_MINI
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -23,7 +23,7 @@ from molkv_export import GraphOptions, Scope, add_profile, export, inspect, pack
 from molkv_export.checkpoints.checkpoint import Reader
 from molkv_runtime import Generator, selftest
 from molkv_runtime.experts import PresentExperts
-from tests.conftest import edit_manifest, replace_file
+from tests.manifests import edit_manifest, replace_file
 from tests.molkv_export.toy_family import reader
 from tests.molkv_export.toy_family.config import ToyConfig
 from tests.molkv_export.toy_family.graph import build_static_toy_graph, build_toy_graph

@@ -20,7 +20,7 @@ from molkv_export import GraphOptions, export, inspect
 from molkv_export.commands import cli
 from molkv_export.inspection import print_inspection
 from molkv_export.terminal import byte_progress, console, print_line
-from tests.conftest import STDLIB_MINI
+from tests.models import STDLIB_MINI
 
 ROOT = Path(__file__).parent.parent.parent
 FULL = Path("/dev/full")

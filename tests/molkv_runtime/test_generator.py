@@ -21,7 +21,8 @@ from molkv_bundle import BundleError, ProviderError, RequestError
 from molkv_export.commands import cli
 from molkv_export.corpus import standard_library
 from molkv_runtime import BoundCall, ExpertStore, Generator, Sampling, Sequences, Target
-from tests.conftest import STDLIB_MINI, edit_manifest, random_model
+from tests.manifests import edit_manifest
+from tests.models import STDLIB_MINI, random_model
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from molkv_bundle import Records, RowDtype, ValueDecoder, record_dtype
 from molkv_runtime.sequences import CAST_MODEL, HalfReader, RecordDecoder
-from tests.conftest import CONFIGS
+from tests.models import CONFIGS
 
 
 def test_the_cast_model_is_the_one_that_it_says_it_is() -> None:

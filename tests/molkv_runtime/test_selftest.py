@@ -21,7 +21,8 @@ from molkv_export.golden import write_golden
 from molkv_export.source.model import SourceModel
 from molkv_runtime import Generator, Sequences, Target, selftest
 from molkv_runtime.tokenizer import bundle_tokenizer
-from tests.conftest import CONFIGS, STDLIB_MINI, edit_manifest, replace_file
+from tests.manifests import edit_manifest, replace_file
+from tests.models import CONFIGS, STDLIB_MINI
 
 
 @pytest.fixture

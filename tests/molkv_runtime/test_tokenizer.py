@@ -19,7 +19,8 @@ from molkv_export.parity.compared_texts import QUICK
 from molkv_runtime import Generator, Sampling, Token, open_tokenizer, selftest
 from molkv_runtime.generator import _pieces
 from molkv_runtime.tokenizer import TextStream
-from tests.conftest import STDLIB_MINI, replace_file
+from tests.manifests import replace_file
+from tests.models import STDLIB_MINI
 
 _SPECIAL, _ADDED = "<|special|>", "<|added|>"
 

@@ -14,7 +14,7 @@ from safetensors.torch import load, save_file
 
 from molkv_bundle import CheckpointError
 from molkv_export.families import open_checkpoint
-from tests.conftest import CONFIGS, lookup_form, random_model, save_checkpoint
+from tests.models import CONFIGS, lookup_form, random_model, save_checkpoint
 from tests.molkv_export.checkpoints.published import (
     Tensors,
     published_config,

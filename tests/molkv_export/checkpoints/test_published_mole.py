@@ -25,7 +25,7 @@ from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.validate import TRAINED
 from molkv_export.source.model import SourceModel
 from molkv_runtime import Generator, selftest
-from tests.conftest import CONFIGS, random_model, save_checkpoint, stored_values
+from tests.models import CONFIGS, random_model, save_checkpoint
 from tests.molkv_export.checkpoints.published import (
     Tensors,
     published_config,
@@ -33,6 +33,7 @@ from tests.molkv_export.checkpoints.published import (
     training_tensors,
     write_folder,
 )
+from tests.molkv_export.checkpoints.stored import stored_values
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"num_key_value_heads": 4},

@@ -16,7 +16,7 @@ from molkv_export import export
 from molkv_export.checkpoints import native
 from molkv_export.checkpoints.checkpoint import CONFIG, Contents, ParameterSource
 from molkv_export.families import FAMILIES
-from tests.conftest import stored_values
+from tests.molkv_export.checkpoints.stored import stored_values
 
 
 def _read_folder(folder: Path, fields: Mapping[str, Any]) -> Contents:

@@ -19,7 +19,7 @@ from molkv_export.graph.choices import DTYPES
 from molkv_export.graph.initializers import source_names
 from molkv_export.graph.linear import FLOAT32, DenseFormat
 from molkv_runtime import session_options
-from tests.conftest import CONFIGS, random_model
+from tests.models import CONFIGS, random_model
 
 
 def _graph(config: LookupExpertConfig, dense: DenseFormat = FLOAT32) -> BuiltGraph:

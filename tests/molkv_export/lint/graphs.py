@@ -16,7 +16,7 @@ from onnx import TensorProto, numpy_helper
 from molkv_export.families import FAMILIES
 from molkv_export.graph.static.modules import HalfModules, NnapiModules, StaticModules
 from molkv_export.lint import Compiler, LintResult, lint
-from tests.conftest import CONFIGS
+from tests.models import CONFIGS
 
 Profile = Literal["coreml", "coreml-half", "nnapi"]
 MODULES = {"coreml": StaticModules, "coreml-half": HalfModules, "nnapi": NnapiModules}

@@ -10,7 +10,7 @@ import pytest
 
 from molkv_bundle import MissingExtraError, ProviderError
 from molkv_export.lint import OfficialResult, lint, official_check, operators, optimized_graph
-from tests.conftest import CONFIGS
+from tests.models import CONFIGS
 from tests.molkv_export.lint.graphs import COMPILERS, MODULES, Profile, small_model, static_model
 
 PRODUCTS_STAY_PRODUCTS = ["MatMulAddFusion"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from molkv_bundle import LookupExpertConfig
-from tests.conftest import CONFIGS, random_model
+from tests.models import CONFIGS, random_model
 
 Array = np.ndarray
 State = dict[str, Array]

@@ -7,7 +7,7 @@ import torch
 
 from molkv_export.families import reference_model
 from molkv_export.modeling import Rows
-from tests.conftest import CONFIGS, lookup_form, random_model
+from tests.models import CONFIGS, lookup_form, random_model
 
 WITH_EXPERTS = [name for name, config in CONFIGS.items() if config.num_experts]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from molkv_export import GraphOptions, export
-from tests.conftest import STDLIB_MINI
+from tests.models import STDLIB_MINI
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from molkv_bundle import BundleError, OutputError, RequestError, read_manifest
 from molkv_export import package
 from molkv_export.packaging import Limits
 from molkv_export.tables.plan import plan_shards
-from tests.conftest import edit_manifest
+from tests.manifests import edit_manifest
 
 SMALL = Limits(file=6_000_000, pack=12_000_000, upfront=25_000_000, later=20_000_000)
 

@@ -16,7 +16,7 @@ import molkv_bundle.bundle
 import molkv_runtime.window
 from molkv_bundle import Bundle, RecordChecksum, checked_record_dtype, record_bytes, rotary_tables
 from molkv_runtime.window import ExpertWindow
-from tests.conftest import edit_manifest, replace_file
+from tests.manifests import edit_manifest, replace_file
 
 Apply = Callable[[Path, pytest.MonkeyPatch], None]
 

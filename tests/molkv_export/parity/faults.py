@@ -18,7 +18,7 @@ from molkv_export.parity.bisect import TapError
 from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.validate import ROUNDED
 from molkv_runtime import selftest
-from tests.conftest import STDLIB_MINI
+from tests.models import STDLIB_MINI
 from tests.molkv_export.parity import breaking as b
 
 # Everything that stdlib-mini has is read by this text; it is as long as its context.

@@ -23,7 +23,7 @@ from molkv_export.families import open_checkpoint
 from molkv_export.parity.weights import weights_agreement
 from molkv_export.source.model import SourceModel
 from molkv_runtime import SelfTest, selftest
-from tests.conftest import STDLIB_MINI
+from tests.models import STDLIB_MINI
 from tests.molkv_export.parity.breaking import Apply, graph
 
 Codes = npt.NDArray[Any]

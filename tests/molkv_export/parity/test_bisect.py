@@ -17,7 +17,8 @@ from molkv_export.parity.bisect import Bisection, bisect
 from molkv_export.source.model import SourceModel
 from molkv_runtime import BoundCall
 from molkv_runtime.session import CPU
-from tests.conftest import CONFIGS, replace_file
+from tests.manifests import replace_file
+from tests.models import CONFIGS
 from tests.molkv_export.parity.breaking import attribute
 from tests.molkv_export.parity.faults import FAULTS, Fault, examine
 

@@ -27,7 +27,7 @@ from molkv_export.corpus import standard_library
 from molkv_export.parity import compare, runners
 from molkv_export.parity.expected import EXPECTED, ExpectedLogits
 from molkv_export.parity.report import html, print_report
-from tests.conftest import CONFIGS, STDLIB_MINI, random_model
+from tests.models import CONFIGS, STDLIB_MINI, random_model
 from tests.molkv_export.modeling.test_equations import logits as equations
 from tests.molkv_export.parity.own_model import OwnModel
 

@@ -17,7 +17,7 @@ from molkv_bundle import RequestError
 from molkv_export import validate
 from molkv_export.parity.compared_texts import QUICK
 from molkv_export.parity.expected import ExpectedLogits
-from tests.conftest import CONFIGS
+from tests.models import CONFIGS
 
 ROOT = Path(__file__).parents[3]
 

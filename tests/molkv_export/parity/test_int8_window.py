@@ -16,7 +16,8 @@ from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.validate import ROUNDED, TRAINED
 from molkv_runtime import Generator, selftest
 from molkv_runtime.window import ExpertWindow
-from tests.conftest import CONFIGS, STDLIB_MINI, edit_manifest
+from tests.manifests import edit_manifest
+from tests.models import CONFIGS, STDLIB_MINI
 
 INT8 = GraphOptions(window_dtype="int8")
 SMALL = Scope(sequences=2, continuations=3, new_tokens=20)

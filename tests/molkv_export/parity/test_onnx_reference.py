@@ -15,7 +15,7 @@ from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.runners import ONNX_REFERENCE, load_generator
 from molkv_export.parity.validate import ROUNDED
 from molkv_runtime import BoundCall, Target
-from tests.conftest import CONFIGS, STDLIB_MINI
+from tests.models import CONFIGS, STDLIB_MINI
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -9,7 +9,7 @@ import pytest
 
 from molkv_export import export
 from molkv_runtime import selftest
-from tests.conftest import STDLIB_MINI
+from tests.models import STDLIB_MINI
 from tests.molkv_export.parity.quantized_faults import (
     GRAPHS,
     QuantizedFault,

@@ -17,7 +17,7 @@ from molkv_export import Report, validate
 from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.metrics import Candidate, WorstPositions
 from molkv_export.parity.report import check_plot, check_report_folder, html, write_plot, write_report
-from tests.conftest import STDLIB_MINI
+from tests.models import STDLIB_MINI
 
 _SCOPE = Scope(sequences=1, continuations=2, new_tokens=8)
 

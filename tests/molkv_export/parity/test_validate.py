@@ -22,7 +22,8 @@ from molkv_export.parity.agreement import GreedyResult
 from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.validate import ROUNDED, TRAINED
 from molkv_runtime import selftest
-from tests.conftest import CONFIGS, STDLIB_MINI, replace_file
+from tests.manifests import replace_file
+from tests.models import CONFIGS, STDLIB_MINI
 
 SMALL = Scope(sequences=2, continuations=3, new_tokens=20)
 

@@ -22,7 +22,8 @@ from molkv_export.graph.choices import BLOCK_SIZES, DTYPES
 from molkv_export.graph.linear import BlockwiseLinear, HalfLinear, RowwiseInt8Linear
 from molkv_export.parity.weights import WeightsResult, weights_agreement
 from molkv_export.source.model import SourceModel
-from tests.conftest import STDLIB_MINI, replace_file
+from tests.manifests import replace_file
+from tests.models import STDLIB_MINI
 
 FORMATS = [(profile, dtype) for profile, dtypes in DTYPES.items() for dtype in dtypes]
 

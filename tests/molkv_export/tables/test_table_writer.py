@@ -27,7 +27,7 @@ from molkv_export.tables.plan import plan_table
 from molkv_export.tables.rows import row_source
 from molkv_export.tables.table_writer import write_table
 from molkv_runtime import ExpertStore
-from tests.conftest import CONFIGS, random_model, save_checkpoint
+from tests.models import CONFIGS, random_model, save_checkpoint
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -13,7 +13,7 @@ from molkv_export import GraphOptions, export
 from molkv_runtime import selftest, static_calls
 from molkv_runtime.static_calls import StaticCalls, _StaticCall
 from molkv_runtime.window import ExpertWindow
-from tests.conftest import STDLIB_MINI
+from tests.models import STDLIB_MINI
 
 Break = Callable[[pytest.MonkeyPatch], None]
 

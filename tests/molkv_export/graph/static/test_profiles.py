@@ -24,7 +24,8 @@ from molkv_export.source.model import SourceModel
 from molkv_runtime import PRESETS, Call, Generator, Graph, Target, selftest
 from molkv_runtime.probe import probe
 from molkv_runtime.static_calls import StaticCalls
-from tests.conftest import CONFIGS, STDLIB_MINI, edit_manifest, random_model, replace_file, save_checkpoint
+from tests.manifests import edit_manifest, replace_file
+from tests.models import CONFIGS, STDLIB_MINI, random_model, save_checkpoint
 
 LENGTHS = (1, 4, 7)
 VARIANTS: dict[str, tuple[str, DenseDtype]] = {

@@ -1,0 +1,16 @@
+"""Fixtures of the driver's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from molkv_runtime import Generator
+
+
+@pytest.fixture
+def generator(bundles: Callable[..., Path]) -> Generator:
+    """The small MoLKV model, loaded."""
+    return Generator(bundles("molkv"))
