@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tokenizers import Tokenizer
 
 from molkv_bundle import Bundle, RecordChecksum, ValueDecoder
 from molkv_runtime import ExpertStore, Generator, Sampling
@@ -146,17 +147,26 @@ def _no_defaults(patch: pytest.MonkeyPatch) -> None:
 
 def _shows_special_tokens(patch: pytest.MonkeyPatch) -> None:
     original = TextStream.__init__
+    patch.setattr(TextStream, "__init__", lambda self, tokenizer, ids: original(self, _AllShown(tokenizer), ids))
 
-    def init(self: TextStream, *args: Any) -> None:
-        original(self, *args)
-        self._special = set()
 
-    patch.setattr(TextStream, "__init__", init)
-    patch.setattr(TextStream, "_decode", lambda self, ids: self._tokenizer.decode(ids, skip_special_tokens=False))
+class _AllShown:
+    """A tokenizer for which no token is special."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.id_to_token = tokenizer.id_to_token
+
+    def decode(self, ids: Sequence[int], **_: bool) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+    def get_added_tokens_decoder(self) -> dict[int, Any]:
+        return {}
 
 
 def _cuts_bytes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("molkv_runtime.tokenizer._INCOMPLETE", "\0")
+    push = TextStream.push
+    patch.setattr(TextStream, "push", lambda self, token_id: push(self, token_id) + self.finish())
 
 
 def _ignores_checksums(patch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ from molkv_export.tables.plan import plan_shards
 from molkv_export.terminal import human_bytes
 from molkv_runtime import ExpertStore
 
-_BYTES_AT_ONCE = 8 * 1024**2  # of records
+BYTES_AT_ONCE = 8 * 1024**2  # of records
 
 # What becomes part of program text, and is an asset to Android's build tools; a bundle is a stranger's.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -150,7 +150,7 @@ def write_shards(bundle: Bundle, table: Table, folder: Path, advance: Callable[[
         OSError: The disk is full, or fails.
     """
     with ExpertStore(bundle) as source:
-        buffer = source.buffer(max(1, _BYTES_AT_ONCE // table.stride))
+        buffer = source.buffer(max(1, BYTES_AT_ONCE // table.stride))
         infos = {}
         for shard in table.shards:
             digest = hashlib.sha256()

@@ -31,7 +31,7 @@ from molkv_export.families import reference_model
 from molkv_export.modeling import ReferenceModel
 from molkv_export.terminal import console
 
-_SAVE_EVERY_STEPS = 100
+SAVE_EVERY_STEPS = 100
 _FILES = (CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "generation_config.json", "training.json")
 _VALIDATION_WINDOWS = 128
 
@@ -179,7 +179,7 @@ def _run_steps(model: ReferenceModel, ids: npt.NDArray[np.int64], options: Train
             optimizer.zero_grad()
             losses.append(loss.item())
             progress.update(task, advance=1, loss=float(np.mean(losses[-50:])))
-            if (step + 1) % _SAVE_EVERY_STEPS == 0:
+            if (step + 1) % SAVE_EVERY_STEPS == 0:
                 state.save(model, optimizer, step + 1)
     return float(np.mean(losses[-50:])) if losses else float("nan")
 

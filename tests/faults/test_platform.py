@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from molkv_bundle import Bundle, BundleError, OutputError, safetensors_file
+from molkv_bundle import Bundle, BundleError, OutputError
 from molkv_export import __version__, export
 from molkv_export.tables.direct_file import DirectFile, aligned_zeros
 from molkv_runtime import ExpertStore, Generator, selftest
@@ -95,7 +95,7 @@ def test_reads_by_seeking_from_many_threads_give_what_was_asked_for(
     ids = np.arange(0, bundle.config.vocab_size, 2)  # no neighbours: one read each, by several threads
     with ExpertStore(bundle) as store:
         expected = store.gather(ids).tobytes()
-    monkeypatch.setattr(safetensors_file, "_HAS_PREADV", False)
+    monkeypatch.delattr(os, "preadv")
     monkeypatch.setattr(io, "FileIO", Slow)
     with ExpertStore(bundle, verify_checksums=False) as store:
         assert [store.gather(ids).tobytes() == expected for _ in range(5)] == [True] * 5
@@ -104,7 +104,7 @@ def test_reads_by_seeking_from_many_threads_give_what_was_asked_for(
 def test_a_read_that_fails_after_seeking_names_the_record(
     bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(safetensors_file, "_HAS_PREADV", False)
+    monkeypatch.delattr(os, "preadv")
     with ExpertStore(Bundle(bundles("molkv"))) as store:
         monkeypatch.setattr(io, "FileIO", _raise(errno.EIO))
         with pytest.raises(BundleError, match=r"cannot be read at byte \d+ \(Input/output error\).*token id 5\b"):

@@ -12,6 +12,7 @@ from molkv_bundle import Bundle
 from molkv_export import GraphOptions, export
 from molkv_export.golden import calibration_texts
 from molkv_runtime import Generator
+from tests.recording import record
 
 
 @pytest.mark.parametrize("name", ["molkv", "mole"])
@@ -22,13 +23,15 @@ def test_codes_of_the_calibration_texts_use_their_range(
     bundle = Bundle(tmp_path / "bundle")
     config = bundle.config
     generator = Generator(bundle)
+    recorder = record(generator)
     largest = {"key": np.zeros(0), "value": np.zeros(0)}
     for ids in calibration_texts(config, bundle.path):
-        state = generator.sequences()
-        state.prefill(0, ids)
+        recorder.bound.clear()
+        generator.sequences().prefill(0, ids)
+        cache = recorder.bound[0].inputs
         for kind in largest:
             layers = range(config.num_hidden_layers)
-            codes = np.stack([state._calls._cache[f"{layer}.{kind}"][0, :, : len(ids)] for layer in layers])
+            codes = np.stack([cache[f"past_key_values.{layer}.{kind}"][0, :, : len(ids)] for layer in layers])
             assert codes.dtype == np.int8
             found = np.abs(codes.astype(int)).max(axis=2)  # [L, Hkv, head_dim]
             largest[kind] = found if not largest[kind].size else np.maximum(largest[kind], found)

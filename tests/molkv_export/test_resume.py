@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import molkv_export.atomic_folder
 from molkv_bundle import Bundle, BundleError, OutputError
 from molkv_export import export
+from molkv_export.atomic_folder import atomic_folder
 from molkv_export.tables import table_writer
 from molkv_export.tables.resume import JOURNAL
 
@@ -238,9 +238,12 @@ def test_a_kill_between_the_two_renames_of_a_replacement_loses_nothing(
 
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr(Path, "rename", killed)
-        molkv_export.atomic_folder._publish(shutil.copytree(whole, tmp_path / PARTIAL), bundle, JOURNAL)
-        os._exit(1)
+        try:
+            monkeypatch.setattr(Path, "rename", killed)
+            with atomic_folder(bundle, is_ours=lambda _: True, force=True, journal=JOURNAL) as folder:
+                shutil.copytree(whole, folder, dirs_exist_ok=True)
+        finally:
+            os._exit(1)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     assert not bundle.exists()
     with pytest.raises(OutputError, match="exists already"):  # it is back

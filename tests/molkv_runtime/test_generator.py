@@ -23,6 +23,7 @@ from molkv_export.corpus import standard_library
 from molkv_runtime import BoundCall, ExpertStore, Generator, Sampling, Sequences, Target
 from tests.manifests import edit_manifest
 from tests.models import STDLIB_MINI, random_model
+from tests.recording import record
 
 ROOT = Path(__file__).parents[2]
 
@@ -237,11 +238,15 @@ def test_a_bundle_without_a_tokenizer_takes_ids_only(generator: Generator) -> No
 
 
 def test_the_graph_writes_into_the_caches_of_the_host(generator: Generator) -> None:
+    recorder = record(generator)
     state = generator.sequences()
     state.prefill(0, [1, 2, 3])
     first = state.decode([4])
     assert np.shares_memory(first, state.decode([5]))
-    for cache in state._calls._cache.values():
+    decode_step = recorder.bound[0].inputs
+    caches = [array for name, array in decode_step.items() if name.startswith("past_key_values.")]
+    assert len(caches) == 2 * generator.config.num_hidden_layers
+    for cache in caches:
         filled = cache[0].any(axis=(0, 2))
         assert filled.tolist() == [True] * 5 + [False] * 43
 

@@ -13,7 +13,6 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save
 
-import molkv_runtime.window
 from molkv_bundle import GOLDEN, Bundle, BundleError, Projection, ProviderError, read_golden
 from molkv_bundle.golden import PROJECTIONS
 from molkv_export.families import open_checkpoint
@@ -23,6 +22,7 @@ from molkv_runtime import Generator, Sequences, Target, selftest
 from molkv_runtime.tokenizer import bundle_tokenizer
 from tests.manifests import edit_manifest, replace_file
 from tests.models import CONFIGS, STDLIB_MINI
+from tests.molkv_export.parity.breaking import keys_not_rotated, swap_experts
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_a_sealed_change_of_a_weight_fails(bundle: Path) -> None:
 
 
 def test_an_altered_driver_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(molkv_runtime.window, "_rotate", lambda x, _cos, _sin, out: np.copyto(out, x))
+    keys_not_rotated(bundle, monkeypatch)
     failures = selftest(bundle).failures
     assert [failure.partition(":")[0] for failure in failures] == [
         "prefill in chunks",
@@ -157,8 +157,6 @@ def test_nan_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wrong_record_is_not_excused_by_the_vectors(bundle: Path) -> None:
     """Golden vectors made beside a store that is wrong fail there, too."""
-    from tests.molkv_export.parity.breaking import swap_experts
-
     with pytest.MonkeyPatch.context() as patch:
         swap_experts("value", 1)(bundle, patch)
     with open_checkpoint(STDLIB_MINI) as source:

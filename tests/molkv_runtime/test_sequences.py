@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -10,34 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from molkv_bundle import Arrays, BundleError, RequestError
-from molkv_runtime import BoundCall, Call, DenseGraph, ExpertStore, Generator
+from molkv_bundle import BundleError, RequestError
+from molkv_runtime import BoundCall, ExpertStore, Generator
 from molkv_runtime.memory import available_memory
-
-
-class _Recorder:
-    """A graph that notes what is bound to it."""
-
-    def __init__(self, graph: DenseGraph) -> None:
-        self._graph = graph
-        self.bound: list[tuple[Arrays, Arrays]] = []
-
-    def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> Call:
-        self.bound.append((inputs, outputs))
-        return self._graph.bind(length, inputs, outputs)
+from tests.recording import RecordingGraph, record
 
 
 @pytest.fixture
-def recorded(stdlib_mini_bundle: Path) -> tuple[Generator, _Recorder]:
+def recorded(stdlib_mini_bundle: Path) -> tuple[Generator, RecordingGraph]:
     generator = Generator(stdlib_mini_bundle)
-    assert isinstance(generator.graph, DenseGraph)
-    recorder = _Recorder(generator.graph)
-    generator.graph = recorder
-    return generator, recorder
+    return generator, record(generator)
 
 
 def test_a_decode_step_binds_nothing_and_allocates_less_than_two_records(
-    recorded: tuple[Generator, _Recorder],
+    recorded: tuple[Generator, RecordingGraph],
 ) -> None:
     generator, recorder = recorded
     state = generator.sequences(1)
@@ -63,7 +50,7 @@ def test_a_decode_step_binds_nothing_and_allocates_less_than_two_records(
     assert after - before < record
 
 
-def test_a_long_prompt_needs_the_memory_of_a_chunk(recorded: tuple[Generator, _Recorder]) -> None:
+def test_a_long_prompt_needs_the_memory_of_a_chunk(recorded: tuple[Generator, RecordingGraph]) -> None:
     generator, recorder = recorded
     needs = []
     for length in (128, 512):
@@ -110,17 +97,24 @@ def test_a_prompt_that_fails_leaves_the_sequence_as_it_was(
         assert np.array_equal(state.decode([token]), other.decode([token]))
 
 
-def test_files_in_the_page_cache_count_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("molkv_runtime.memory._GROUPS", tmp_path)
-    whole = available_memory()
-    (tmp_path / "memory.max").write_text("1000000\n")
-    (tmp_path / "memory.current").write_text("900000\n")
-    (tmp_path / "memory.stat").write_text("anon 200000\nactive_file 300000\ninactive_file 400000\n")
-    assert available_memory() == 800_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available_memory() == pytest.approx(whole, rel=0.1)
-    monkeypatch.setattr("molkv_runtime.memory._MEMINFO", tmp_path / "none")
-    assert available_memory() > 2**60
+def test_files_in_the_page_cache_count_as_free(tmp_path: Path) -> None:
+    meminfo, group = tmp_path / "proc" / "meminfo", tmp_path / "sys" / "fs" / "cgroup"
+    meminfo.parent.mkdir()
+    group.mkdir(parents=True)
+    assert available_memory(tmp_path) > 2**60
+    meminfo.write_text("MemTotal:  9000 kB\nMemFree:  1000 kB\nMemAvailable:  2000 kB\n")
+    assert available_memory(tmp_path) == 2_048_000
+    (group / "memory.max").write_text("1000000\n")
+    (group / "memory.current").write_text("900000\n")
+    (group / "memory.stat").write_text("anon 200000\nactive_file 300000\ninactive_file 400000\n")
+    assert available_memory(tmp_path) == 800_000
+    (group / "memory.max").write_text("max\n")
+    assert available_memory(tmp_path) == 2_048_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much memory is available")
+def test_the_memory_of_this_machine_is_known() -> None:
+    assert 0 < available_memory() < 2**60
 
 
 def test_sequences_that_do_not_fit_into_memory_are_refused_before_any_is_allocated(

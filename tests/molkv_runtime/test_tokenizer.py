@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from molkv_bundle import BundleError, CheckpointError
 from molkv_export import export, validate
 from molkv_export.parity.compared_texts import QUICK
 from molkv_runtime import Generator, Sampling, Token, open_tokenizer, selftest
-from molkv_runtime.generator import _pieces
 from molkv_runtime.tokenizer import TextStream
 from tests.manifests import replace_file
 from tests.models import STDLIB_MINI
@@ -107,13 +106,23 @@ def test_bytes_that_are_left_come_at_the_end() -> None:
     assert _streamed(tokenizer, tokenizer.encode("你").ids, ids[1:]) == ["", "", "\ufffd\ufffd"]
 
 
-def test_the_token_that_ends_a_text_is_not_shown_whatever_it_is() -> None:
-    tokenizer = _TOKENIZERS["byte level"]
+class _Scripted(Generator):
+    """A generator that writes the tokens that a test gives it."""
+
+    script: Sequence[Token] = ()
+
+    def stream(self, *_: Any, **__: Any) -> Iterator[Token]:
+        return iter(self.script)
+
+
+def test_the_token_that_ends_a_text_is_not_shown_whatever_it_is(stdlib_mini_bundle: Path) -> None:
+    generator = _Scripted(stdlib_mini_bundle)
+    tokenizer = _with_added_tokens(generator.tokenizer)
     a, end = tokenizer.encode("a").ids[0], tokenizer.token_to_id(_ADDED)
-    stopped = [Token(0, a, None), Token(0, end, "stop")]
-    assert list(_pieces(iter(stopped), [TextStream(tokenizer, [])])) == [(0, "a")]
-    went_on = [Token(0, a, None), Token(0, end, "length")]
-    assert list(_pieces(iter(went_on), [TextStream(tokenizer, [])])) == [(0, "a"), (0, _ADDED)]
+    generator.script = [Token(0, a, None), Token(0, end, "stop")]
+    assert list(generator.stream_text(["def "])) == [(0, "a")]
+    generator.script = [Token(0, a, None), Token(0, end, "length")]
+    assert list(generator.stream_text(["def "])) == [(0, "a"), (0, _ADDED)]
 
 
 def test_text_of_a_wild_temperature_streams(stdlib_mini_bundle: Path) -> None:

@@ -31,7 +31,6 @@ ITEM_BYTES = {
 }
 
 _OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # Windows would translate line ends
-_HAS_PREADV = hasattr(os, "preadv")  # not Windows
 _HAS_FADVISE = hasattr(os, "posix_fadvise")  # neither Windows nor macOS
 _HAS_MADVISE = hasattr(mmap, "MADV_WILLNEED")  # not Windows
 
@@ -132,7 +131,10 @@ class TensorFile:
         """
         while buffers:
             try:
-                count = os.preadv(self._fd, buffers, offset) if _HAS_PREADV else self._seek_and_read(buffers[0], offset)
+                if hasattr(os, "preadv"):  # not Windows
+                    count = os.preadv(self._fd, buffers, offset)
+                else:
+                    count = self._seek_and_read(buffers[0], offset)
             except OSError as cause:
                 raise self._error(f"{self.path}: cannot be read at byte {offset} ({cause.strerror})") from cause
             if count == 0:

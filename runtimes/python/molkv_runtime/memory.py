@@ -10,8 +10,6 @@ import numpy as np
 from molkv_bundle import KVDtype, ModelConfig, RequestError, WindowDtype
 from molkv_runtime.families import window_bytes
 
-_MEMINFO = Path("/proc/meminfo")
-_GROUPS = Path("/sys/fs/cgroup")
 # Limit, usage, and where it says how much of the usage is files that can be dropped; of control groups 2 and 1.
 _LIMITS = (
     ("memory.max", "memory.current", "memory.stat", ""),
@@ -44,22 +42,28 @@ def check_memory(
         )
 
 
-def available_memory() -> int:
+def available_memory(root: Path = Path("/")) -> int:
     """RAM in bytes that can be had without swapping, by the machine and by a control group's limit.
 
     Where the system does not tell (it is asked on Linux), this is more than there can be.
+
+    Args:
+        root: The folder that holds the system's `proc` and `sys`.
     """
     found = [sys.maxsize]
+    groups = root / "sys" / "fs" / "cgroup"
     try:
-        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text(encoding="ascii").splitlines())
+        lines = dict(
+            line.split(":", 1) for line in (root / "proc" / "meminfo").read_text(encoding="ascii").splitlines()
+        )
         found.append(1024 * int(lines["MemAvailable"].split()[0]))
     except (OSError, KeyError, ValueError):
         pass
     for limit, usage, statistics, prefix in _LIMITS:
         try:
-            stat = dict(line.split() for line in (_GROUPS / statistics).read_text(encoding="ascii").splitlines())
+            stat = dict(line.split() for line in (groups / statistics).read_text(encoding="ascii").splitlines())
             files = sum(int(stat[f"{prefix}{kind}_file"]) for kind in ("active", "inactive"))
-            found.append(_number(_GROUPS / limit) - _number(_GROUPS / usage) + files)
+            found.append(_number(groups / limit) - _number(groups / usage) + files)
         except (OSError, KeyError, ValueError):  # there is no such group, or its limit is "max"
             continue
     return max(0, min(found))

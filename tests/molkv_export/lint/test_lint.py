@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import random
 from pathlib import Path
 
@@ -107,8 +108,10 @@ def test_the_official_checker_counts_the_same(seed: int, tmp_path: Path) -> None
     assert (ours.nodes, ours.accepted, ours.partitions) == (official.nodes, official.accepted, official.partitions)
 
 
-def test_an_onnx_runtime_without_tables_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_onnx_runtime_without_tables_is_an_error_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     operators.supported_operators.cache_clear()
-    monkeypatch.setattr(operators, "_PACKAGE", "onnxruntime.capi")
+    monkeypatch.setattr(importlib.resources, "files", lambda _package: tmp_path)
     with pytest.raises(MissingExtraError, match=r"has no nnapi_supported_ops\.md.*install onnxruntime"):
         lint(small_model(f"{INPUT} {{ y = Sqrt(x) }}"), "nnapi")

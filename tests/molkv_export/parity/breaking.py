@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 import molkv_bundle.bundle
 import molkv_runtime.window
-from molkv_bundle import Bundle, RecordChecksum, checked_record_dtype, record_bytes, rotary_tables
+from molkv_bundle import Arrays, Bundle, Floats, RecordChecksum, checked_record_dtype, record_bytes, rotary_tables
 from molkv_runtime.window import ExpertWindow
 from tests.manifests import edit_manifest, replace_file
 
@@ -200,8 +200,13 @@ def told(**changes: Any) -> Apply:
 
 
 def see_the_future(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
-    original = ExpertWindow._mask_of_blocks
-    patch.setattr(ExpertWindow, "_mask_of_blocks", lambda *arguments: np.zeros_like(original(*arguments)))
+    original = ExpertWindow.inputs
+
+    def broken(self: ExpertWindow) -> Arrays:
+        inputs = original(self)
+        return {**inputs, "expert_mask": np.zeros_like(inputs["expert_mask"])}
+
+    patch.setattr(ExpertWindow, "inputs", broken)
 
 
 def forget_mask(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
@@ -209,7 +214,7 @@ def forget_mask(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
 
     def broken(self: ExpertWindow, sequence: int, position: int, record: Any) -> None:
         original(self, sequence, position, record)
-        self._mask[sequence] = 0.0
+        self.decode_inputs["expert_mask"][sequence] = 0.0
 
     patch.setattr(ExpertWindow, "decode", broken)
 
@@ -224,7 +229,11 @@ def wrong_slot(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def keys_not_rotated(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(molkv_runtime.window, "_rotate", lambda x, _cos, _sin, out: np.copyto(out, x))
+    def no_rotation(positions: np.ndarray, size: int, _theta: float) -> tuple[Floats, Floats]:
+        shape = len(positions), size // 2
+        return np.ones(shape, np.float32), np.zeros(shape, np.float32)
+
+    patch.setattr(molkv_runtime.window, "rotary_tables", no_rotation)
 
 
 def rotated_too_far(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
@@ -234,4 +243,4 @@ def rotated_too_far(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
 
 def values_not_entered(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
     """What a prompt leaves behind in the ring is lost."""
-    patch.setattr(ExpertWindow, "_enter", lambda *_: None)
+    patch.setattr(ExpertWindow, "finish", lambda *_: None)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from molkv_bundle import BundleError, RequestError
+from molkv_bundle import BundleError, Records, RequestError
 from molkv_export import GraphOptions, Report, export, validate
 from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.validate import ROUNDED, TRAINED
@@ -18,6 +18,7 @@ from molkv_runtime import Generator, selftest
 from molkv_runtime.window import ExpertWindow
 from tests.manifests import edit_manifest
 from tests.models import CONFIGS, STDLIB_MINI
+from tests.recording import record
 
 INT8 = GraphOptions(window_dtype="int8")
 SMALL = Scope(sequences=2, continuations=3, new_tokens=20)
@@ -67,10 +68,11 @@ def test_what_an_int8_store_holds_enters_as_it_is(trained: Path) -> None:
     generator = Generator(trained)
     ids = np.array([7, 7, 300, 41])
     layers = generator.store.gather(ids)["layers"]
+    recorder = record(generator)
     state = generator.sequences()
     state.prefill(0, ids[:3])
     state.decode(ids[3:])
-    inputs = state._calls._experts.decode_inputs  # type: ignore[attr-defined]
+    inputs = recorder.bound[0].inputs
     for layer in range(4):
         codes, scale = (inputs[f"expert_value{part}.{layer}"][0] for part in ("", "_scale"))
         assert (codes.dtype, scale.dtype) == (np.int8, np.float32)
@@ -78,30 +80,29 @@ def test_what_an_int8_store_holds_enters_as_it_is(trained: Path) -> None:
         assert np.array_equal(scale.reshape(32, 4, 1)[:4], layers["scale"][:, layer])
 
 
-def _broken(places: dict[str, Any], what: str) -> None:
-    codes, scales = places["expert_value"], places["expert_value_scale"]
+def _broken(records: Records, what: str) -> Records:
+    """Break layer 1 of records [n] of an int8 store, whose codes and scales enter an int8 window as they are."""
+    changed = records.copy()
+    codes, scales = (changed["layers"][name][:, 1] for name in ("value", "scale"))  # [n, N, d] and [n, N, 1]
     match what:
         case "a scale is off":
-            scales[1] *= np.float32(1.2)
+            scales *= np.float32(1.2)
         case "scales of the neighbour":
-            scales[1] = np.roll(scales[1], 1, axis=-2)
+            scales[...] = np.roll(scales, 1, axis=1)
         case "codes of two experts swapped":
-            codes[1, :, [0, 1]] = codes[1, :, [1, 0]]
+            codes[:, [0, 1]] = codes[:, [1, 0]]
         case "codes transposed":
-            codes[1] = codes[1].reshape(*codes.shape[1:-2], codes.shape[-1], -1).swapaxes(-1, -2)
+            codes[...] = codes.reshape(len(codes), codes.shape[2], -1).swapaxes(1, 2).copy()
+    return changed
 
 
 @pytest.mark.parametrize(
     "what", ["a scale is off", "scales of the neighbour", "codes of two experts swapped", "codes transposed"]
 )
 def test_a_window_that_is_filled_wrongly_fails(what: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put = ExpertWindow._put
-
-    def broken(self: ExpertWindow, start: int, records: Any, places: dict[str, Any]) -> None:
-        put(self, start, records, places)
-        _broken(places, what)
-
-    monkeypatch.setattr(ExpertWindow, "_put", broken)
+    add, decode = ExpertWindow.add, ExpertWindow.decode
+    monkeypatch.setattr(ExpertWindow, "add", lambda self, first, records: add(self, first, _broken(records, what)))
+    monkeypatch.setattr(ExpertWindow, "decode", lambda self, *at: decode(self, *at[:2], _broken(at[2], what)))
     report = validate(trained, STDLIB_MINI, scope=Scope(1, 2, 32))
     exact = [c for c in report.comparisons if c.reference == ROUNDED]
     assert all(c.failure.startswith("max abs") for c in exact)

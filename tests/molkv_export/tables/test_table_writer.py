@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from molkv_bundle import Bundle, CheckpointError, FileInfo, MoleConfig, RequestError, record_dtype
+from molkv_bundle import Bundle, CheckpointError, FileInfo, MoleConfig, RecordChecksum, RequestError, record_dtype
 from molkv_export import export
 from molkv_export.families import open_checkpoint
 from molkv_export.tables import table_writer
@@ -214,7 +214,7 @@ def test_an_error_of_any_thread_reaches_the_caller_and_closes_the_files(
         case "fill":
             monkeypatch.setattr(table_writer, "fill", _fail_once(table_writer.fill))
         case "checksum":
-            monkeypatch.setattr(table_writer, "_add_checksums", _fail_once(table_writer._add_checksums))
+            monkeypatch.setattr(RecordChecksum, "of", _fail_once(RecordChecksum.of))
         case "write" | "sync":
             monkeypatch.setattr(DirectFile, stage, _fail_once(getattr(DirectFile, stage)))
         case "hash":

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from molkv_bundle import MolkvConfig, OutputError, RequestError
-from molkv_export.atomic_folder import check_output
 from molkv_export.corpus import Corpus, encode, standard_library, train_tokenizer
 from molkv_export.families import open_checkpoint
 from molkv_export.training import loop
@@ -40,24 +39,21 @@ def test_training_lowers_the_loss_and_writes_a_sound_checkpoint(tmp_path: Path) 
         assert checkpoint.form == "training"
         assert checkpoint.config == CONFIG
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
-    (tmp_path / "model" / ".DS_Store").write_text("x")
-    check_output(tmp_path / "model", is_ours=loop._is_checkpoint, force=True)
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(CONFIG, tmp_path / "straight", OPTIONS, corpus=CORPUS)
-    monkeypatch.setattr(loop, "_SAVE_EVERY_STEPS", 10)
-    original = loop._batch
+    monkeypatch.setattr(loop, "SAVE_EVERY_STEPS", 10)
 
-    def interrupted(ids: np.ndarray, options: TrainOptions, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def interrupted(step: int, options: TrainOptions) -> float:
         if step == 17:
             raise KeyboardInterrupt
-        return original(ids, options, step)
+        return learning_rate_at(step, options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_batch", interrupted)
+        patch.setattr(loop, "learning_rate_at", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(CONFIG, tmp_path / "resumed", OPTIONS, corpus=CORPUS)
     assert not (tmp_path / "resumed").exists()
@@ -67,11 +63,11 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(
     ):
         train(CONFIG, tmp_path / "resumed", TrainOptions(steps=31, batch_size=4, sequence_length=16), corpus=CORPUS)
 
-    steps: list[int] = []
+    steps: dict[int, float] = {}
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_batch", lambda ids, options, step: steps.append(step) or original(ids, options, step))
+        patch.setattr(loop, "learning_rate_at", lambda step, o: steps.setdefault(step, learning_rate_at(step, o)))
         train(CONFIG, tmp_path / "resumed", OPTIONS, corpus=CORPUS)
-    assert steps == list(range(10, 30))
+    assert list(steps) == list(range(10, 30))
     straight, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "resumed"))
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
@@ -85,14 +81,11 @@ def test_a_damaged_state_is_said(tmp_path: Path) -> None:
 
 
 def test_force_replaces_a_checkpoint_and_nothing_else(tmp_path: Path) -> None:
+    short = TrainOptions(steps=2, batch_size=1, sequence_length=8)
     for _ in range(2):
-        train(
-            CONFIG,
-            tmp_path / "model",
-            TrainOptions(steps=2, batch_size=1, sequence_length=8),
-            corpus=CORPUS,
-            force=True,
-        )
+        train(CONFIG, tmp_path / "model", short, corpus=CORPUS, force=True)
+        assert not (tmp_path / "model" / ".DS_Store").exists()
+        (tmp_path / "model" / ".DS_Store").write_text("x")  # a file of the system
     (tmp_path / "model" / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="holds files that are not ours to replace"):
         train(CONFIG, tmp_path / "model", OPTIONS, corpus=CORPUS, force=True)

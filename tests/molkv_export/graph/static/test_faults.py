@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
+from molkv_bundle import HIDDEN, Arrays, rotary_tables
 from molkv_export import GraphOptions, export
-from molkv_runtime import selftest, static_calls
-from molkv_runtime.static_calls import StaticCalls, _StaticCall
+from molkv_runtime import Call, DenseGraph, selftest, static_calls
 from molkv_runtime.window import ExpertWindow
 from tests.models import STDLIB_MINI
 
@@ -25,64 +26,60 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _change_inputs(patch: pytest.MonkeyPatch, change: Callable[[Arrays], Arrays]) -> None:
+    """Let every call read changed copies of its inputs."""
+    bind = DenseGraph.bind
+
+    def broken(self: DenseGraph, length: int, inputs: Arrays, outputs: Arrays) -> Call:
+        read = {name: array.copy() for name, array in inputs.items()}
+        call = bind(self, length, read, outputs)
+
+        def run() -> None:
+            for name, array in change(inputs).items():
+                read[name][...] = array
+            call.run()
+
+        return cast(Call, SimpleNamespace(run=run))
+
+    patch.setattr(DenseGraph, "bind", broken)
+
+
 def _cache_is_written_one_slot_late(patch: pytest.MonkeyPatch) -> None:
-    run = _StaticCall.run
+    axes = {"key": -1, "value": -2}  # keys are [Hkv, head_dim, S], values [Hkv, S, head_dim]
 
-    def late(self: Any) -> None:
-        self._call.run()
-        self._start += 1
-        call, self._call = self._call, type("Nothing", (), {"run": lambda _self: None})()
-        run(self)
-        self._call = call
+    def late(inputs: Arrays) -> Arrays:
+        caches = {name: array for name, array in inputs.items() if name.startswith("past_key_values.")}
+        return {**inputs, **{name: np.roll(array, 1, axes[name.split(".")[-1]]) for name, array in caches.items()}}
 
-    patch.setattr(_StaticCall, "run", late)
+    _change_inputs(patch, late)
 
 
 def _mask_shows_one_slot_too_few(patch: pytest.MonkeyPatch) -> None:
-    run = _StaticCall.run
+    def short(inputs: Arrays) -> Arrays:
+        mask = inputs["attention_mask"].copy()  # [1, G*T, S+T]
+        cached = mask[..., : -len(inputs["inputs_embeds"])]
+        seen = int((cached[0, 0] == 0).sum())
+        cached[..., max(seen - 1, 0) :] = HIDDEN
+        return {**inputs, "attention_mask": mask}
 
-    def short(self: Any) -> None:
-        call = self._call
-
-        def hide(_self: object) -> None:
-            self._mask[..., max(self._start - 1, 0) :] = static_calls.HIDDEN
-            call.run()
-
-        self._call = type("Hiding", (), {"run": hide})()
-        run(self)
-        self._call = call
-
-    patch.setattr(_StaticCall, "run", short)
+    _change_inputs(patch, short)
 
 
 def _new_positions_see_each_other(patch: pytest.MonkeyPatch) -> None:
-    mask = StaticCalls._causal_mask
+    def blind(inputs: Arrays) -> Arrays:
+        mask = inputs["attention_mask"].copy()
+        mask[..., -len(inputs["inputs_embeds"]) :] = 0
+        return {**inputs, "attention_mask": mask}
 
-    def blind(self: Any, length: int) -> Any:
-        made = mask(self, length)
-        made[..., -length:] = 0
-        return made
-
-    patch.setattr(StaticCalls, "_causal_mask", blind)
+    _change_inputs(patch, blind)
 
 
 def _rotation_is_that_of_the_next_position(patch: pytest.MonkeyPatch) -> None:
-    rows = StaticCalls._rotary_rows
-    patch.setattr(
-        StaticCalls,
-        "_rotary_rows",
-        lambda self, name, size: {key: np.roll(table, -1, axis=0) for key, table in rows(self, name, size).items()},
-    )
+    patch.setattr(static_calls, "rotary_tables", lambda positions, *rest: rotary_tables(positions + 1, *rest))
 
 
 def _sine_has_the_wrong_sign(patch: pytest.MonkeyPatch) -> None:
-    rows = StaticCalls._rotary_rows
-
-    def wrong(self: Any, name: str, size: int) -> Any:
-        tables = rows(self, name, size)
-        return {key: -table if key.endswith("sin") else table for key, table in tables.items()}
-
-    patch.setattr(StaticCalls, "_rotary_rows", wrong)
+    patch.setattr(static_calls, "rotary_tables", lambda positions, *rest: rotary_tables(-positions, *rest))
 
 
 def _window_ends_with_the_padding(patch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,9 @@ def test_a_prompt_of_any_length_ends_in_the_same_logits(
 
 
 def test_a_prompt_is_cut_into_the_longest_calls_that_it_fills(static: Callable[..., Path]) -> None:
-    calls = Generator(static("molkv", "coreml")).sequences()._calls
+    generator = Generator(static("molkv", "coreml"))
+    graph = generator.bundle.graph()
+    calls = StaticCalls(generator.config, generator.graph, graph.kv_dtype, 1, graph.lengths, None)
 
     def cut(length: int) -> list[tuple[int, int]]:
         return [(part.length, part.rows or part.length) for part in calls.parts(0, 5, length, all_logits=False)]
@@ -150,23 +152,21 @@ def test_a_prompt_is_cut_into_the_longest_calls_that_it_fills(static: Callable[.
 
 
 def test_a_prompt_that_fails_leaves_its_sequence_as_it_was(
-    static: Callable[..., Path], token_ids: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+    static: Callable[..., Path], token_ids: np.ndarray[Any, Any], tmp_path: Path
 ) -> None:
-    generator = Generator(static("molkv", "coreml"))
-    state, whole = generator.sequences(), generator.sequences()
+    sound = static("molkv", "coreml")
+    damaged = shutil.copytree(sound, tmp_path / "bundle")
+    # A prompt of 20 is cut into 7, 7, 4, 1 and 1: a record of the third part cannot be read.
+    token = next(iter(set(token_ids[34:38]) - set(token_ids[:34])))
+    [shard] = Bundle(damaged).manifest.experts.shards
+    content = bytearray((damaged / shard.file).read_bytes())
+    header, stride = 8 + int.from_bytes(content[:8], "little"), Bundle(damaged).manifest.experts.stride
+    content[header + token * stride] ^= 1
+    (damaged / shard.file).write_bytes(content)
+    state, whole = Generator(damaged).sequences(), Generator(sound).sequences()
     state.prefill(0, token_ids[:9])
     whole.prefill(0, token_ids[:9])
-    calls = []
-    prepare = state._calls.prepare
-
-    def fail_late(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) == 3:
-            raise BundleError("a record is damaged")
-        return prepare(*arguments)
-
-    monkeypatch.setattr(state._calls, "prepare", fail_late)
-    with pytest.raises(BundleError, match="damaged"):
+    with pytest.raises(BundleError, match=rf"token id {token}\) fails its checksum"):
         state.prefill(0, token_ids[20:40])
     assert state.lengths[0] == 9
     np.testing.assert_array_equal(state.decode(token_ids[9:10]), whole.decode(token_ids[9:10]))
