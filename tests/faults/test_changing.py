@@ -102,7 +102,7 @@ MOMENTS = (
     (Checkpoint, "sha256", 1),
     (exporting, "resume_export", 1),
     (table_writer, "fill", 3),
-    (exporting, "_finish", 1),
+    (exporting, "write_golden", 1),
 )
 
 
@@ -197,7 +197,7 @@ def test_a_profile_is_not_added_of_weights_that_change(
     _export(folder)
     bundle, path = folder.parent / "bundle", folder / WEIGHTS
     before, other = (bundle / "manifest.json").read_bytes(), _other(path)
-    _before(monkeypatch, exporting, "_write_graphs", lambda: change(path, other))
+    _before(monkeypatch, exporting, "save_graphs", lambda: change(path, other))
     with pytest.raises(CheckpointError, match=CHANGED):
         add_profile(folder, bundle, "coreml")
     assert (bundle / "manifest.json").read_bytes() == before

@@ -87,7 +87,7 @@ def test_values_are_rounded_on_entry_as_the_format_says() -> None:
     records = _random_values(5)
     take_in(window, Part(0, 0, 5, follows=False, keep=0), [records[:2], records[2:]], np.empty((5, 16), np.float32))
     window.finish(0, 5)
-    codes, scales = (window.decode_inputs[f"expert_value{part}.0"][0] for part in ("", "_scale"))
+    codes, scales = (window.decode_inputs[name][0] for name in ("expert_value.0", "expert_value_scale.0"))
     assert scales.shape == (1, 10)
     for row, values in enumerate(records["layers"]["value"].reshape(10, 16)):
         scale = np.abs(values).max() / np.float32(127)

@@ -74,7 +74,7 @@ def test_what_an_int8_store_holds_enters_as_it_is(trained: Path) -> None:
     state.decode(ids[3:])
     inputs = recorder.bound[0].inputs
     for layer in range(4):
-        codes, scale = (inputs[f"expert_value{part}.{layer}"][0] for part in ("", "_scale"))
+        codes, scale = (inputs[f"{name}.{layer}"][0] for name in ("expert_value", "expert_value_scale"))
         assert (codes.dtype, scale.dtype) == (np.int8, np.float32)
         assert np.array_equal(codes.reshape(32, 4, -1)[:4], layers["value"][:, layer])
         assert np.array_equal(scale.reshape(32, 4, 1)[:4], layers["scale"][:, layer])
