@@ -1,6 +1,7 @@
-"""The reference models in PyTorch: the one place that defines the equations.
+"""The reference models in PyTorch, which define the equations.
 
-`reference.py` says what every family's model offers; `decoder.py` is the decoder of MoLE and MoLKV, to be read first.
+`reference.py` has the interface of every family's model. `decoder.py` has the decoder that MoLE and MoLKV share: read
+it first.
 """
 
 from molkv_export.modeling.mole import MoleForCausalLM

@@ -1,4 +1,4 @@
-"""The decoder-only transformer that MoLE and MoLKV share, whole."""
+"""The decoder-only transformer that MoLE and MoLKV share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Make = Callable[[], nn.Module]
 
 
 class DecoderLayer(nn.Module):
-    """h = x + Attention(RMSNorm(x)); n = RMSNorm(h); y = h + FFN(n) + Mixer(n, experts)."""
+    """A pre-norm layer: h = x + Attention(RMSNorm(x)); n = RMSNorm(h); y = h + FFN(n) + Mixer(n, experts)."""
 
     def __init__(self, config: LookupExpertConfig) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class DecoderLayer(nn.Module):
         self.expert_mixer: nn.Module | None = None
 
     def forward(self, x: Tensor, rows: Rows | None, inverse: Tensor) -> Tensor:
-        """Map the residual stream [B, T, d] to the next layer's; rows and inverse as in the mixers."""
+        """Return the residual stream [B, T, d] after this layer; the mixer gets `rows` and `inverse`."""
         h = x + self.self_attn(self.input_layernorm(x))
         n = self.post_attention_layernorm(h)
         y: Tensor = h + self.mlp(n)
@@ -53,23 +53,24 @@ class Decoder(nn.Module):
 
 
 class LookupExpertForCausalLM(ReferenceModel):
-    """Base of the families' models, in training or lookup form.
+    """Base class of the MoLE and MoLKV models, in training or lookup form.
 
-    Names of parameters follow Llama in Hugging Face, plus per layer with experts `experts` (what becomes the expert
-    store) and `expert_mixer` (what goes into the dense graph).
+    Parameters are named as in Hugging Face's Llama. A layer with experts has two more modules: `experts`, whose rows
+    become the expert store, and `expert_mixer`, which becomes part of the dense graph.
     """
 
     config: LookupExpertConfig
 
     def __init__(self, config: LookupExpertConfig, form: Form, networks: Make, mixer: Make) -> None:
-        """Make the model without values.
+        """Create the model. Its parameters do not have trained values yet.
 
         Args:
-            config: The model.
-            form: What its experts are.
-            networks: Makes the experts of one layer in training form.
-            mixer: Makes what mixes them: a module of the normed residual stream [B, T, d], the `Rows` of the U token
-                ids at hand and the place of each position's id among them, [B, T], with a method `scores` of the same.
+            config: The model's configuration.
+            form: Whether the experts are networks ("training") or tables ("lookup").
+            networks: Creates the expert networks of one layer, for training form.
+            mixer: Creates the mixer of one layer. A mixer is called with the normed residual stream [B, T, d], the
+                `Rows` of U distinct token ids, and the index of each position's token id among them, [B, T]. It has a
+                method `scores` with the same arguments.
         """
         super().__init__()
         self.config = config
@@ -80,7 +81,7 @@ class LookupExpertForCausalLM(ReferenceModel):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def hidden(self, records: ExactRecords, inverse: Tensor) -> Tensor:
-        """Compute what the LM head reads, [B, T, d]; arguments as in `ReferenceModel.hidden`."""
+        """Compute the input of the LM head, [B, T, d]; arguments as in `ReferenceModel.hidden`."""
         x = records.embedding[inverse]
         for index, layer in enumerate(self.model.layers):
             x = layer(x, records.layers.get(index), inverse)
@@ -88,18 +89,18 @@ class LookupExpertForCausalLM(ReferenceModel):
         return normed
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Compute logits [..., vocab_size] of what `hidden` returns, [..., d]."""
+        """Compute logits [..., vocab_size] from the output of `hidden`, [..., d]."""
         logits: Tensor = self.lm_head(hidden)
         return logits
 
     def score_size(self) -> tuple[int | str, int]:
-        """Return `size` and `kept` of the taps that are the scores of experts, see `Tap`."""
+        """Return the fields `size` and `kept` for the `Tap` of a layer's expert scores."""
         raise NotImplementedError
 
     def taps(self) -> list[Tap]:
-        """Return, of each layer, what enters it, its norms and its branches."""
+        """Return taps of the input, norms and branches of each layer, then of the final norm and the logits."""
         found, d = [], self.config.hidden_size
-        layer: Any  # torch's types know no attributes of modules in a list
+        layer: Any  # torch's type hints do not know the attributes of the modules in a ModuleList
         for index, layer in enumerate(self.model.layers):
             found += [
                 Tap(index, "residual", layer, given, d),
@@ -119,7 +120,7 @@ class LookupExpertForCausalLM(ReferenceModel):
         ]
 
     def cached(self, layer: int) -> tuple[nn.Module, nn.Module]:
-        """Return the products that compute the keys, before they are rotated, and the values of a layer's cache."""
+        """Return the projections that compute a layer's keys (not yet rotated) and values."""
         attention: Any = self.model.layers[layer].self_attn
         return attention.k_proj, attention.v_proj
 

@@ -1,4 +1,4 @@
-"""Training form of experts: networks of a token's input embedding."""
+"""Experts in training form: networks that compute a token's rows from its input embedding."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from molkv_export.modeling.reference import Rows
 
 
 class ExpertPart(NamedTuple):
-    """A part of a layer's rows that can be computed while the other networks are not in RAM."""
+    """A part of a layer's rows that can be computed while the layer's other networks are not in RAM."""
 
-    vector: str
-    experts: slice  # of the vector's first dimension
-    parameters: tuple[str, ...]  # what the names of the parameters that it needs begin with
-    rows: Callable[[Any, Tensor], Tensor]  # of the layer's networks, and embeddings [U, d]
+    vector: str  # its name in records
+    experts: slice  # range of this part in the vector's first dimension
+    parameters: tuple[str, ...]  # prefixes of the names of the parameters that this part needs
+    rows: Callable[[Any, Tensor], Tensor]  # computes this part from the layer's networks and embeddings [U, d]
 
 
 class Networks(Protocol):
-    """The networks of one layer, as the exporter needs them in training form."""
+    """The interface of one layer's expert networks, as the exporter uses it."""
 
     activation_size: int
-    """Numbers in RAM, for each token id, while a part is computed."""
+    """Count of numbers in RAM, for each token id, while a part is computed."""
 
     def parts(self) -> Iterator[ExpertPart]:
         """Yield parts that together make up the rows of the layer."""
 
 
 class ExpertNetworks(nn.Module):
-    """v[i,n] = FFN_n(RMSNorm_l(e_i)) for the input embedding e_i (MoLE 2503.15798, section 3)."""
+    """Expert networks v[i,n] = FFN_n(RMSNorm_l(e_i)) of the input embedding e_i (MoLE 2503.15798, section 3)."""
 
     def __init__(self, config: LookupExpertConfig) -> None:
         super().__init__()

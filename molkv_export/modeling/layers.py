@@ -1,4 +1,4 @@
-"""What decoder layers are made of: norms, feed-forward networks, rotations, attention."""
+"""Building blocks of decoder layers: norms, feed-forward networks, rotary positions, attention."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from molkv_bundle import LookupExpertConfig
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + eps) * weight over the last dimension (arXiv 1910.07467, eq. 4)."""
+    """RMSNorm, x / sqrt(mean(x²) + eps) * weight over the last dimension (arXiv 1910.07467, eq. 4)."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -24,7 +24,11 @@ class RMSNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """`silu`: down(silu(gate(x)) * up(x)) (SwiGLU, arXiv 2002.05202). `gelu`: down(gelu(up(x))), as published MoLE."""
+    """A feed-forward network in one of two forms.
+
+    `silu`: down(silu(gate(x)) * up(x)) (SwiGLU, arXiv 2002.05202).
+    `gelu`: down(gelu(up(x))), as in the published MoLE models.
+    """
 
     def __init__(self, hidden_size: int, intermediate_size: int, hidden_act: Literal["silu", "gelu"]) -> None:
         super().__init__()
@@ -41,10 +45,11 @@ class FeedForward(nn.Module):
 
 
 def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
-    """Rotate x [..., T, ..., size] by its positions (arXiv 2104.09864, eq. 34; halves paired as in Llama).
+    """Rotate x [..., T, ..., size] by its positions (arXiv 2104.09864, eq. 34).
 
-    Angles are computed in float64: in float32, position 1,000 would already be off by 1e-4 radians, differently in
-    each runtime.
+    As in Llama, each number of the first half is paired with the number at the same place in the second half. Angles
+    are computed in float64. In float32 they would be off by 1e-4 radians at position 1,000, and each runtime would
+    have another error.
 
     Args:
         x: Vectors of an even size, any float dtype.
@@ -60,7 +65,7 @@ def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention (arXiv 2305.13245) with rotary positions, without biases, as in Llama."""
+    """Causal grouped-query attention (arXiv 2305.13245) with rotary positions, without biases, as in Llama."""
 
     def __init__(self, config: LookupExpertConfig) -> None:
         super().__init__()

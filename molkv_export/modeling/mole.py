@@ -1,4 +1,4 @@
-"""How a MoLE layer mixes the experts of the present token."""
+"""The MoLE model: each layer mixes the experts of the current token."""
 
 from __future__ import annotations
 
@@ -12,31 +12,34 @@ from molkv_export.modeling.reference import Form, Rows
 
 
 class MoleMixer(nn.Module):
-    """sum_n s_n v[i,n] with s = softmax_n(n . r_n) (MoLE 2503.15798, section 3)."""
+    """The weighted sum of a token's experts, sum_n s_n v[i,n] with s = softmax_n(n . r_n).
+
+    Source: MoLE, arXiv 2503.15798, section 3.
+    """
 
     def __init__(self, config: MoleConfig) -> None:
         super().__init__()
         self.router = nn.Linear(config.hidden_size, config.num_experts, bias=False)  # rows are the r_n
 
     def scores(self, x: Tensor, rows: Rows, inverse: Tensor) -> Tensor:  # noqa: ARG002
-        """Return n . r_n, [B, T, N]; arguments as in `forward`."""
+        """Return the scores n . r_n, [B, T, N]; arguments as in `forward`."""
         scores: Tensor = self.router(x)
         return scores
 
     def forward(self, x: Tensor, rows: Rows, inverse: Tensor) -> Tensor:
-        """Mix.
+        """Mix the experts of each position's token, [B, T, d].
 
         Args:
             x: The normed residual stream [B, T, d].
-            rows: Experts of the U distinct token ids at hand.
-            inverse: Which of those ids stands at each position, [B, T].
+            rows: Experts of U distinct token ids.
+            inverse: Index of each position's token id among those, [B, T].
         """
         scores = torch.softmax(self.scores(x, rows, inverse).float(), dim=-1).to(x.dtype)
         return torch.einsum("btn,btnd->btd", scores, rows["value"][inverse])
 
 
 class MoleForCausalLM(LookupExpertForCausalLM):
-    """A MoLE language model, or a dense one."""
+    """A MoLE language model; with `num_experts` 0, a dense language model."""
 
     plain_parameters = (".router.weight",)
 
@@ -44,5 +47,5 @@ class MoleForCausalLM(LookupExpertForCausalLM):
         super().__init__(config, form, lambda: ExpertNetworks(config), lambda: MoleMixer(config))
 
     def score_size(self) -> tuple[int | str, int]:
-        """Return N; scores are in the order of the experts."""
+        """Return N, and 0: the dense graph has the scores in the same order."""
         return self.config.num_experts, 0

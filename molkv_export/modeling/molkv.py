@@ -1,4 +1,4 @@
-"""MoLKV (arXiv 2512.09723): how a layer attends to the key-value experts of the last W tokens."""
+"""The MoLKV model (arXiv 2512.09723): each layer attends to the key-value experts of the last W tokens."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from molkv_export.modeling.reference import ExactRecords, Form, Rows
 
 
 def window_mask(length: int, window: int, device: torch.device | None = None) -> Tensor:
-    """Which positions j (columns) position t (rows) sees: t - window < j <= t. Bool [length, length]."""
+    """Return whether position t (row) sees position j (column): t - window < j <= t. Bool [length, length]."""
     positions = torch.arange(length, device=device)
     distance = positions[:, None] - positions[None, :]
     return (distance >= 0) & (distance < window)
 
 
 class KeyValueNetworks(ExpertNetworks):
-    """k[i,n] = RMSNorm_k(K_n RMSNorm_l(e_i)) beside MoLE's values (our choice: the paper asks for pairs only)."""
+    """Expert networks of MoLE's values, and of keys k[i,n] = RMSNorm_k(K_n RMSNorm_l(e_i)).
+
+    The form of the keys is our choice: the paper says only that experts are key-value pairs.
+    """
 
     def __init__(self, config: MolkvConfig) -> None:
         super().__init__(config)
-        # The K_n, stacked: [N*dk, d].
+        # The matrices K_n of all experts, stacked: [N*dk, d].
         self.key_proj = nn.Linear(config.hidden_size, config.num_experts * config.expert_key_size, bias=False)
         self.key_norm = RMSNorm(config.expert_key_size, config.rms_norm_eps) if config.expert_qk_norm else None
 
@@ -40,7 +43,7 @@ class KeyValueNetworks(ExpertNetworks):
         return key if self.key_norm is None else self.key_norm(key)
 
     def parts(self) -> Iterator[ExpertPart]:
-        """Yield the keys of all experts, then the values of each."""
+        """Yield one part with the keys of all experts, then one part with the values of each expert."""
 
         def rows(networks: KeyValueNetworks, embedding: Tensor) -> Tensor:
             return networks.key(networks.norm(embedding))
@@ -50,32 +53,32 @@ class KeyValueNetworks(ExpertNetworks):
 
 
 class MolkvMixer(nn.Module):
-    """Attention from a query of the present position to the cached experts (MoLKV 2512.09723).
+    """Attention from a query of the current position to the cached experts (MoLKV 2512.09723).
 
     q_t = RoPE_t(RMSNorm_q(Wq n_t));  kk_{j,n} = RoPE_j(k[i_j,n])
     a = softmax over all (j in window(t), n) of (q_t . kk_{j,n}) / sqrt(dk)
     out_t = g_t * sum_{j,n} a_{j,n} v[i_j,n]
 
-    The paper fixes the query from the input and the interaction with the experts cached from the sequence. Norms,
-    rotation, the form of the window and the gate are our choice (`docs/architecture.md` gives the reasons).
+    The paper says that the query is computed from the input and meets the experts cached from the sequence. Norms,
+    rotation, the form of the window and the gate are our choice (`docs/architecture.md` has the reasons).
     """
 
     def __init__(self, config: MolkvConfig) -> None:
         super().__init__()
         self.window = config.expert_window
-        self.rounds_window = False  # as a graph with an int8 window does
+        self.rounds_window = False  # whether to round as a graph with an int8 window does
         self.rope_theta = config.rope_theta if config.expert_rope else None
         self.query_proj = nn.Linear(config.hidden_size, config.expert_key_size, bias=False)
         self.query_norm = RMSNorm(config.expert_key_size, config.rms_norm_eps) if config.expert_qk_norm else None
         self.gate = nn.Linear(config.hidden_size, 1, bias=False) if config.expert_gate == "sigmoid" else None
 
     def forward(self, x: Tensor, rows: Rows, inverse: Tensor) -> Tensor:
-        """Attend.
+        """Attend from every position to the experts in its window, [B, T, d].
 
         Args:
             x: The normed residual stream [B, T, d].
-            rows: Experts of the U distinct token ids at hand.
-            inverse: Which of those ids stands at each position, [B, T].
+            rows: Experts of U distinct token ids.
+            inverse: Index of each position's token id among those, [B, T].
         """
         query, key, visible = self._query_and_keys(x, rows, inverse)
         value = rows["value"][inverse].flatten(1, 2)
@@ -86,11 +89,14 @@ class MolkvMixer(nn.Module):
         return out if self.gate is None else torch.sigmoid(self.gate(x)) * out
 
     def scores(self, x: Tensor, rows: Rows, inverse: Tensor) -> Tensor:
-        """Return q_t . kk_{j,n} / sqrt(dk), -inf where t does not see j: [B, T, T*N]; arguments as in `forward`."""
+        """Return the scores q_t . kk_{j,n} / sqrt(dk), [B, T, T*N]; arguments as in `forward`.
+
+        A score is -inf where position t does not see position j.
+        """
         return _scores(*self._query_and_keys(x, rows, inverse))
 
     def _query_and_keys(self, x: Tensor, rows: Rows, inverse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries [B, T, dk], the keys of all positions [B, T*N, dk], and which of them each query sees."""
+        """Return queries [B, T, dk], the keys of all positions [B, T*N, dk], and the mask of visible keys [T, T*N]."""
         length = x.shape[1]
         query = self.query_proj(x)
         query = query if self.query_norm is None else self.query_norm(query)
@@ -111,8 +117,8 @@ def _scores(query: Tensor, key: Tensor, visible: Tensor) -> Tensor:
 def _mixed_in_int8(weights: Tensor, value: Tensor) -> Tensor:
     """Mix values [B, T*N, d] with weights [B, T, T*N], both rounded to int8 (docs/bundle-format.md, "Int8 window").
 
-    A value is rounded to 127 steps of its largest magnitude, and so are the products of a position's weights with the
-    steps' sizes.
+    Each value is rounded to codes from -127 to 127 with a scale of its own. The weights of a position are multiplied by
+    these scales; the products are then rounded to 127 steps of the largest of them.
     """
     codes, scale = _codes(value)
     scaled = weights * scale.mT
@@ -123,7 +129,7 @@ def _mixed_in_int8(weights: Tensor, value: Tensor) -> Tensor:
 
 
 def _codes(value: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the int8 codes [..., d] of values, as floating-point numbers, and the scale [..., 1] of each."""
+    """Return the int8 codes [..., d] of values, as floating-point numbers, and the scale of each value, [..., 1]."""
     scale = value.abs().amax(-1, keepdim=True) / 127
     scale = torch.where(scale < torch.finfo(value.dtype).tiny, 0.0, scale)
     return torch.where(scale == 0, 0.0, (value / scale).round()), scale
@@ -138,13 +144,13 @@ class MolkvForCausalLM(LookupExpertForCausalLM):
         super().__init__(config, form, lambda: KeyValueNetworks(config), lambda: MolkvMixer(config))
 
     def round_window(self) -> None:
-        """Let every mixer round."""
+        """Make every mixer round as a graph with an int8 window does."""
         for module in self.modules():
             if isinstance(module, MolkvMixer):
                 module.rounds_window = True
 
     def in_window(self, records: ExactRecords) -> ExactRecords:
-        """Round values."""
+        """Return records whose values are rounded to int8 codes times their scale."""
         layers = {}
         for layer, rows in records.layers.items():
             codes, scale = _codes(rows["value"])
@@ -152,5 +158,8 @@ class MolkvForCausalLM(LookupExpertForCausalLM):
         return records._replace(layers=layers)
 
     def score_size(self) -> tuple[int | str, int]:
-        """Return the mask's; the graph does not know in which order the host keeps experts."""
+        """Return "expert_mask", whose shape the graph's scores have, and the most experts that a position sees.
+
+        The host may keep the experts in any order, so the order of the graph's scores is unknown.
+        """
         return "expert_mask", self.config.expert_window * self.config.num_experts

@@ -1,4 +1,4 @@
-"""What every family's reference model offers, and how records become its rows."""
+"""The interface of every family's reference model, and experts in lookup form."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Rows = dict[str, Tensor]  # the vectors of one layer by name, [U, *shape] for U 
 
 
 class ExactRecords(NamedTuple):
-    """Everything that is stored for U token ids, not rounded."""
+    """The records of U token ids, before rounding."""
 
     embedding: Tensor  # [U, d]
     layers: dict[int, Rows]  # by layer index
 
 
 class Tap(NamedTuple):
-    """A value inside the model, which the dense graph has under the same name."""
+    """A value inside the model; the dense graph has a value with the same name."""
 
-    layer: int | None  # None: behind the last layer
+    layer: int | None  # None: after the last layer
     branch: str
     module: nn.Module
-    value: Callable[[tuple[Any, ...], Tensor], Tensor]  # the value [B, T, ...] of the module's inputs and output
-    size: int | str  # of its last dimension; or the graph's input that has the same shape
-    kept: int = 0  # not 0: scores in any order, of which so many are ever seen by a position
+    value: Callable[[tuple[Any, ...], Tensor], Tensor]  # computes it [B, T, ...] from the module's inputs and output
+    size: int | str  # of its last dimension; or the name of a graph input that has the same shape
+    kept: int = 0  # not 0: the graph has scores in any order, and a position sees at most this many of them
 
     @property
     def name(self) -> str:
@@ -38,7 +38,7 @@ class Tap(NamedTuple):
 
 
 def tap_name(branch: str, layer: int | None = None) -> str:
-    """Name a value of a layer, or one behind the last layer."""
+    """Return the name of a value in a layer, or, without `layer`, of a value after the last layer."""
     return branch if layer is None else f"layers.{layer}.{branch}"
 
 
@@ -54,22 +54,22 @@ def computed(_inputs: tuple[Any, ...], output: Tensor) -> Tensor:
 
 
 class ReferenceModel(nn.Module):
-    """A causal language model that reads of a token id what `records` returns, and nothing else.
+    """A causal language model whose only data about a token id are those that `records` returns.
 
-    Parameters that depend on the token id alone are `model.embed_tokens.weight` and those of `experts`; all others go
-    into the dense graph, under the same names.
+    The parameters `model.embed_tokens.weight` and those of `experts` become records. All others go into the dense
+    graph under the same names.
     """
 
     config: ModelConfig
 
     plain_parameters: tuple[str, ...] = ()
-    """How the names of matrices end that are float32 in every graph, since they are not worth quantizing."""
+    """Suffixes of the names of matrices that are never quantized, because they are small."""
 
     def experts(self, layer: int) -> nn.Module:
         """Return the module `model.layers.{layer}.experts`.
 
-        Called with token ids [U] and their embeddings [U, d] it returns `Rows`. In lookup form its parameters are
-        tables [vocab_size, *shape], one for each vector, named like it with an "s".
+        The module is called with token ids [U] and their embeddings [U, d], and returns `Rows`. In lookup form its
+        parameters are tables [vocab_size, *shape], one for each vector. A table's name is the vector's with an "s".
         """
         return self.get_submodule(f"model.layers.{layer}.experts")
 
@@ -81,48 +81,52 @@ class ReferenceModel(nn.Module):
         )
 
     def hidden(self, records: ExactRecords, inverse: Tensor) -> Tensor:
-        """Compute what the LM head reads, [B, T, d].
+        """Compute the input of the LM head, [B, T, d].
 
         Args:
-            records: Of the U distinct token ids at hand.
-            inverse: Which of those ids stands at each position, [B, T].
+            records: Records of U distinct token ids.
+            inverse: Index of each position's token id among those, [B, T].
         """
         raise NotImplementedError
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Compute logits [..., vocab_size] of what `hidden` returns, [..., d]."""
+        """Compute logits [..., vocab_size] from the output of `hidden`, [..., d]."""
         raise NotImplementedError
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Compute logits [B, T, vocab_size] for token ids [B, T] at positions 0 to T-1."""
-        # Rows depend on the id alone, so each distinct id is computed once.
+        # Rows depend on the token id alone, so they are computed once for each distinct id.
         ids, inverse = torch.unique(input_ids, return_inverse=True)
         return self.head(self.hidden(self.records(ids), inverse))
 
     def taps(self) -> list[Tap]:
-        """Return the values that parity compares layer by layer, in the order in which they are computed.
+        """Return the values that parity compares layer by layer, in the order of their computation.
 
-        The first is what enters layer 0, and the last is the logits.
+        The first is the input of layer 0. The last is the logits.
         """
         raise NotImplementedError
 
     def cached(self, layer: int) -> tuple[nn.Module, nn.Module]:
-        """Return the modules that compute the keys, before they are rotated, and the values of a layer's KV cache."""
+        """Return the modules that compute the keys (not yet rotated) and the values of a layer's KV cache."""
         raise NotImplementedError
 
     def round_window(self) -> None:
-        """Round as a graph with an int8 expert window does; models whose configuration has no such graph lack this."""
+        """Make the model round as a graph with an int8 expert window does.
+
+        Only families whose configuration has "int8" among its `window_dtypes` implement this.
+        """
         raise NotImplementedError
 
     def in_window(self, records: ExactRecords) -> ExactRecords:
-        """Return records with the vectors of an int8 expert window rounded as they are when they enter it."""
+        """Return records whose vectors are rounded as on entry into an int8 expert window."""
         raise NotImplementedError
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
-        """Draw fresh weights: normal with std 0.02, scaled down by sqrt(2 * layers) where a branch ends (GPT-2).
+        """Set norm weights to 1, and all others to random numbers of a normal distribution with std 0.02.
 
-        Experts are not scaled down (our choice): a mixer averages many of them, which makes its branch small already.
+        As in GPT-2, the std of the last matrix of a branch is divided by sqrt(2 * layers). That of experts is not (our
+        choice): a mixer averages many experts, so the output of its branch is small already.
         """
         generator = torch.Generator().manual_seed(seed)
         branch_ends = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
@@ -135,7 +139,7 @@ class ReferenceModel(nn.Module):
 
 
 class ExpertTables(nn.Module):
-    """Lookup form: rows are read from tables that hold them for every id of the vocabulary."""
+    """Experts in lookup form: tables that hold the rows of every id of the vocabulary."""
 
     def __init__(self, vocab_size: int, vectors: tuple[Vector, ...]) -> None:
         super().__init__()
