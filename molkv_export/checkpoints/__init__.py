@@ -1,4 +1,4 @@
-"""Trained checkpoints in: one file for each way in which models are published; `families.py` opens any of them."""
+"""Reading trained checkpoints: one module for each published format. `families.open_checkpoint` opens any of them."""
 
 from molkv_export.checkpoints.checkpoint import EMBEDDING, LM_HEAD, Checkpoint
 

@@ -1,4 +1,4 @@
-"""An open checkpoint: the reference model's parameters by name, whatever names and files they are published in."""
+"""An open checkpoint: it has the reference model's parameter names, whatever names the files use."""
 
 from __future__ import annotations
 
@@ -22,55 +22,55 @@ _GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 class ParameterSource(NamedTuple):
-    """What holds a parameter of the reference model in a checkpoint."""
+    """The place of one parameter of the reference model in a checkpoint's files."""
 
     tensor: str  # the tensor's name in the files
     shape: tuple[int, ...]  # of that tensor
-    first: int = 0  # number, in each row of the tensor, where the parameter's row begins
+    first: int = 0  # index in each row of the tensor at which the parameter's row begins
 
 
 class Contents(NamedTuple):
-    """What a reader has found in a folder."""
+    """The content of a checkpoint folder, as a reader found it."""
 
     config: ModelConfig
     form: Form
     weights: Weights
     source: Callable[[str, tuple[int, ...]], ParameterSource]
-    """What holds a parameter with a name and a shape."""
+    """Returns the place of a parameter, given its name and shape."""
     ignores: Callable[[str], bool]
-    """Whether a tensor that is none of these may be there."""
+    """Tells whether a tensor, given its name, may be ignored although it holds no parameter."""
     generation: Mapping[str, Any]
-    """What config.json says of generating, in the words of generation_config.json."""
+    """Fields of config.json about text generation, named as in generation_config.json."""
 
 
 class Reader(Protocol):
-    """A way in which models are published: a module of this folder, named in `molkv_export.families.FAMILIES`."""
+    """The reader of one published format: a module of this folder, listed in `molkv_export.families.FAMILIES`."""
 
     EXPECTED: str
-    """What config.json says in it, for a message."""
+    """Words for an error message: the fields of config.json by which the format is recognized."""
 
     def matches(self, fields: Mapping[str, Any]) -> bool:
-        """Tell from the fields of config.json whether a checkpoint was published like that."""
+        """Return whether a checkpoint whose config.json has these fields is in this format."""
 
     def read_folder(self, folder: Path, fields: Mapping[str, Any]) -> Contents:
         """Open the weights of a checkpoint whose config.json has these fields.
 
         Raises:
-            ConfigError: config.json has an impossible value, or one that this reader does not honour.
+            ConfigError: config.json has an impossible value, or a value that this reader does not support.
             CheckpointError: The weights are missing, damaged or unsafe, or do not fit config.json.
         """
 
 
 class Checkpoint(AbstractContextManager["Checkpoint"]):
-    """An open checkpoint whose tensors are checked by name and shape, and by value when they are read."""
+    """An open checkpoint. Names and shapes of tensors are checked on opening, their values when they are read."""
 
     def __init__(self, folder: Path, contents: Contents, make_model: Callable[[Any, Form], ReferenceModel]) -> None:
-        """Find every parameter of the reference model.
+        """Find every parameter of the reference model in the files.
 
         Args:
             folder: The checkpoint's folder.
-            contents: What it holds.
-            make_model: Makes the reference model of a configuration and a form, without values.
+            contents: Its content, from a `Reader`.
+            make_model: Creates the reference model, without trained values, from a configuration and a form.
 
         Raises:
             CheckpointError: Weights and configuration do not fit together.
@@ -79,7 +79,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         self.make_model = make_model
         self.generation = contents.generation
         self.states = dict(contents.weights.states)
-        """The files that determine the model, as they were just before they were read."""
+        """The files that determine the model, each with its state just before it was read."""
         self._weights = contents.weights
         check_count(self._weights, "num_hidden_layers", self.config.num_hidden_layers)
         self._shapes = self._parameter_shapes()
@@ -87,7 +87,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         self._check(contents.ignores)
 
     def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of what a checkpoint holds by the reference model's names; a tied LM head is no tensor."""
+        """Return the shapes of the reference model's parameters by name, without a tied LM head."""
         try:
             with torch.device("meta"):
                 state = self.make_model(self.config, self.form).state_dict()
@@ -99,9 +99,8 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
     def _check(self, ignores: Callable[[str], bool]) -> None:
         expected = {source.tensor: source.shape for source in self._sources.values()}
         found, path = set(self._weights.names), self._weights.path
-        for name in sorted(
-            expected.keys() & found
-        ):  # a quantized checkpoint has other tensors, too: first things first
+        # Dtypes are checked first: in a quantized checkpoint the dtype is the cause, and names differ as a consequence.
+        for name in sorted(expected.keys() & found):
             self._weights.check_dtype(name)
         if missing := sorted(expected.keys() - found):
             embedding = self._sources[EMBEDDING].tensor
@@ -118,13 +117,13 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         extra = [name for name in extra if not ignores(name)]
         if extra:
             raise CheckpointError(
-                f"{path}: tensor {extra[0]!r} is one that this {CONFIG} has no place for ({len(extra)} in all)"
+                f"{path}: tensor {extra[0]!r} is not part of the model that {CONFIG} describes ({len(extra)} in all)"
             )
         for name, shape in expected.items():
             self._weights.check(name, shape, CONFIG)
 
     def _check_tied(self) -> None:
-        """Refuse a second copy of the embedding that is not one."""
+        """Refuse an LM head whose values differ from those of the embedding to which config.json ties it."""
         source = self._sources[EMBEDDING]
         for name in (source.tensor, LM_HEAD):
             self._weights.check(name, source.shape, CONFIG)
@@ -134,13 +133,13 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             embedding, head = (self._weights.read(name, start, stop, 0, width) for name in (source.tensor, LM_HEAD))
             if not torch.equal(embedding, head):
                 raise CheckpointError(
-                    f"{self._weights.path_of(LM_HEAD)}: tensor {LM_HEAD!r} is not {source.tensor!r}, expected the same "
-                    f"numbers by {CONFIG}, where tie_word_embeddings is true"
+                    f"{self._weights.path_of(LM_HEAD)}: tensor {LM_HEAD!r} differs from {source.tensor!r}, expected "
+                    f"equal values by {CONFIG}, where tie_word_embeddings is true"
                 )
 
     @property
     def parameters(self) -> list[str]:
-        """Names of all parameters, as the reference model has them."""
+        """Names of all parameters in the reference model."""
         return list(self._sources)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -152,7 +151,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         return self.stored(name, start, stop).float()
 
     def stored(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Read rows start to stop (default: all) of a parameter in the dtype that the file has.
+        """Read rows start to stop (default: all) of a parameter in the file's dtype.
 
         Raises:
             CheckpointError: A value is NaN or infinite, or the file cannot be read.
@@ -162,7 +161,10 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         return self._weights.read(source.tensor, start, stop, source.first, row_width(shape)).reshape(-1, *shape[1:])
 
     def stored_together(self, names: Sequence[str], start: int, stop: int) -> Iterator[torch.Tensor]:
-        """Read the same rows of several parameters, as `stored` does; what one tensor holds of them in one read."""
+        """Read the same rows of several parameters, as `stored` does.
+
+        Neighbouring parameters that one tensor holds are read together.
+        """
         held, held_rows = "", torch.empty(0)
         for name in names:
             source, shape = self._sources[name], self._shapes[name]
@@ -175,11 +177,14 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             yield held_rows[:, source.first : source.first + row_width(shape)].reshape(-1, *shape[1:])
 
     def row_bytes(self, name: str) -> int:
-        """Return the bytes of a row of the tensor that holds a parameter, and maybe others."""
+        """Return the bytes of a row of the tensor that holds a parameter; the tensor may hold other parameters, too."""
         return self._weights.entry(self._sources[name].tensor).row_bytes
 
     def reads_as(self, other: Checkpoint) -> bool:
-        """Tell whether another one has the same model in the same places, as far as can be told without the values."""
+        """Return whether another checkpoint has the same model in the same places of the same files.
+
+        Values are not compared.
+        """
         return all(
             mine == theirs
             for mine, theirs in (
@@ -197,7 +202,10 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         return [self.folder / CONFIG, *self._weights.states]
 
     def sha256(self, advance: Callable[[int], object] = lambda _: None) -> dict[str, str]:
-        """Hash the files that determine the model; `advance` is told the number of bytes after each piece."""
+        """Return the SHA-256, by name, of each file that determines the model.
+
+        `advance` is called with the number of bytes after each piece.
+        """
         config = self.folder / CONFIG
         try:
             hashes = {config: file_sha256(config, advance), **self._weights.sha256(advance)}
@@ -214,23 +222,22 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
 
 
 def check_count(weights: Weights, field: str, least: int) -> None:
-    """Refuse an impossible number in config.json before a model is made of it.
+    """Refuse an impossible count in config.json before a model of that size is created.
 
     Raises:
-        CheckpointError: There are fewer tensors than `least`, which the field asks for.
+        CheckpointError: There are fewer tensors than `least`, the number that the field requires.
     """
     if least > len(weights.names):
         raise CheckpointError(
-            f"{weights.path}: holds {len(weights.names)} tensors, too few for {field} of {CONFIG}, which asks for "
-            f"{least} at least"
+            f"{weights.path}: found {len(weights.names)} tensors, expected at least {least} for {field} of {CONFIG}"
         )
 
 
 def generation_fields(fields: Mapping[str, Any], vocab_size: int, path: Path) -> dict[str, Any]:
-    """Return what a config.json (the file `path`) says of generating, in the words of generation_config.json.
+    """Return the fields of a config.json about text generation, named as in generation_config.json.
 
     Raises:
-        ConfigError: A value is no token id.
+        ConfigError: A value of the file `path` is not a token id.
     """
     found = {name: fields[name] for name in _GENERATION if fields.get(name) is not None}
     for name, value in found.items():
@@ -244,10 +251,10 @@ def without_generation(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_token_ids(name: str, value: object, least: int, vocab_size: int, path: Path, error: type[MolkvError]) -> None:
-    """Check a field that holds a token id, or a list of some.
+    """Check a field that holds a token id or a list of token ids.
 
     Raises:
-        error: It holds something else than whole numbers from `least` to `vocab_size` - 1, or nothing.
+        error: A value is not an integer from `least` to `vocab_size` - 1, or the list is empty.
     """
     ids = value if isinstance(value, list) else [value]
     if not ids or any(type(token) is not int or not least <= token < vocab_size for token in ids):
@@ -255,10 +262,10 @@ def check_token_ids(name: str, value: object, least: int, vocab_size: int, path:
 
 
 def _other_prefix(expected: str, found: Collection[str]) -> str:
-    """Say, for an error, that names begin otherwise than expected; empty if they do not.
+    """Return a part of an error message, which says that tensors have another prefix than expected; else "".
 
     Args:
-        expected: The name of a tensor that every model has and this checkpoint does not, of three parts or more.
+        expected: The name, of at least three parts, of a tensor that every model has and this checkpoint lacks.
         found: The names of all tensors.
     """
     for tail in _tails(expected):
@@ -266,14 +273,14 @@ def _other_prefix(expected: str, found: Collection[str]) -> str:
             if name != tail and not name.endswith(f".{tail}"):
                 continue
             theirs, ours = name.removesuffix(tail), expected.removesuffix(tail)
-            who = "every tensor begins" if all(other.startswith(theirs) for other in found) else "tensors begin"
+            who = "all tensors have" if all(other.startswith(theirs) for other in found) else "some tensors have"
             if not theirs:
-                return f"; names lack {ours!r} at their beginning"
-            return f"; {who} with {theirs!r}, expected {repr(ours) if ours else 'none'}"
+                return f"; tensors lack the prefix {ours!r}"
+            return f"; {who} the prefix {theirs!r}, expected {repr(ours) if ours else 'none'}"
     return ""
 
 
 def _tails(name: str) -> Iterable[str]:
-    """Return a name without its first parts, longest first; at least two parts are left."""
+    """Return the endings of a dotted name, longest first, each of at least two parts."""
     parts = name.split(".")
     return (".".join(parts[start:]) for start in range(len(parts) - 1))

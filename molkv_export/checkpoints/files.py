@@ -1,4 +1,4 @@
-"""Files of a checkpoint: whether they hold what their names say, and whether they stay as they are."""
+"""Checks of a checkpoint's files: is the format supported, and does the content stay unchanged?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PICKLE = (
     "is a pickle, which can run code when it is opened; "
     "convert it to model.safetensors with safetensors.torch.save_file"
 )
-# By pattern of the file's name; the first that is there is named. What says more about a folder comes first.
+# Messages by pattern of the file's name. The first match is reported, so the more specific patterns come first.
 _FORMATS = (
     (
         "adapter_model.*",
@@ -23,21 +23,21 @@ _FORMATS = (
     ),
     (
         "consolidated.*",
-        "is in the format of the model's authors (Meta's, Mistral's), not Hugging Face's; convert it with the script "
-        "for it in transformers",
+        "is in the format of the model's authors (Meta, Mistral), expected Hugging Face's; convert it with the model's "
+        "conversion script in transformers",
     ),
-    ("*.gguf", "is llama.cpp's format, mostly quantized; give the checkpoint that it was made from"),
-    ("*.onnx", "is a graph that was exported already; give the checkpoint that it was made from"),
+    ("*.gguf", "is in llama.cpp's format, which is usually quantized; pass the checkpoint that it was made from"),
+    ("*.onnx", "is an ONNX graph, expected a checkpoint; pass the checkpoint that it was made from"),
     ("tf_model.h5", f"holds TensorFlow's weights; load them with from_tf=True in transformers and {_AS_SAFETENSORS}"),
     (
         "flax_model.msgpack",
         f"holds Flax's weights; load them with from_flax=True in transformers and {_AS_SAFETENSORS}",
     ),
-    ("zero_to_fp32.py", "belongs to a checkpoint of DeepSpeed; run it, it writes pytorch_model.bin"),
-    ("*.distcp", f"is a part of a distributed checkpoint of PyTorch; load it there and {_AS_SAFETENSORS}"),
+    ("zero_to_fp32.py", "belongs to a DeepSpeed checkpoint; run this script, which writes pytorch_model.bin"),
+    ("*.distcp", f"is a part of a distributed PyTorch checkpoint; load that in PyTorch and {_AS_SAFETENSORS}"),
     (
         "*.safetensors",
-        "is not a name that is read; name it model.safetensors if it holds the whole model, and if it holds a part, "
+        "has a name that is not read; rename it to model.safetensors if it holds the whole model; if it holds a part, "
         "add model.safetensors.index.json",
     ),
     *((name, _PICKLE) for name in ("model.bin", "*.pt", "*.pth", "*.ckpt")),
@@ -45,17 +45,17 @@ _FORMATS = (
 
 
 class FileState(NamedTuple):
-    """What changes when the content of a file does, or when another file takes its name."""
+    """Properties of a file, at least one of which changes when its content changes or another file takes its name."""
 
     device: int
     inode: int
     size: int  # bytes
     modified_ns: int
-    changed_ns: int  # also where a copy keeps the time of modification
+    changed_ns: int  # changes even if a copy keeps the modification time
 
 
 def file_state(path: Path) -> FileState | None:
-    """Return the state of a file; None if there is none. Take it before the file is read."""
+    """Return the state of a file, or None if it does not exist. Call this before the file is read."""
     try:
         found = path.stat()
     except OSError:
@@ -64,20 +64,20 @@ def file_state(path: Path) -> FileState | None:
 
 
 def changed(path: Path) -> CheckpointError:
-    """Return the error for a file that is another one than when it was first read."""
+    """Return the error for a file that has changed since it was first read."""
     return CheckpointError(
-        f"{path}: was changed while it was being read; let nothing write to the checkpoint and run the command again"
+        f"{path}: was changed while it was being read; stop what writes to the checkpoint and run the command again"
     )
 
 
 def refuse_pointer(path: Path) -> None:
-    """Refuse what Git leaves in the place of a large file that was not downloaded.
+    """Refuse a Git LFS pointer, which stands in the place of a large file until that is downloaded.
 
     Raises:
         CheckpointError: The file is a pointer of Git LFS.
     """
     try:
-        if not path.is_file():  # pipes and folders are refused where they are read
+        if not path.is_file():  # pipes and folders are refused later, when they are read
             return
         with path.open("rb") as file:
             start = file.read(len(_POINTER))
@@ -85,12 +85,12 @@ def refuse_pointer(path: Path) -> None:
         return
     if start == _POINTER:
         raise CheckpointError(
-            f"{path}: is a pointer of Git LFS, not the file itself; run `git lfs pull` in its folder, or download it"
+            f"{path}: is a Git LFS pointer, expected the file itself; run `git lfs pull` in its folder, or download it"
         )
 
 
 def foreign_format(folder: Path) -> CheckpointError | None:
-    """Return the error that says what a folder without weights holds instead; None: nothing that is known."""
+    """Return an error that names the known other format in a folder without weights; None if there is none."""
     for pattern, meaning in _FORMATS:
         for path in sorted(folder.glob(pattern)):
             return CheckpointError(f"{path}: {meaning}")

@@ -1,6 +1,7 @@
-"""Our own way of publishing MoLE and MoLKV: config.json is a `ModelConfig`, tensors have the reference model's names.
+"""This project's own checkpoint format for MoLE and MoLKV.
 
-As in Hugging Face's, config.json may also name the token ids of generation_config.json.
+config.json is a `ModelConfig`, and tensors have the reference model's names. As in Hugging Face's format, config.json
+may also have the token ids of generation_config.json.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from molkv_export.checkpoints.checkpoint import (
 from molkv_export.checkpoints.weights import Weights
 from molkv_export.modeling import Form, ReferenceModel
 
-EXPECTED = 'model_type "molkv" or "mole" without architectures (ours)'
+EXPECTED = 'model_type "molkv" or "mole" without architectures (this project\'s own format)'
 
 _FREQUENCIES = re.compile(r"(.+\.)?rotary_emb\.inv_freq")
 _FLOAT32_STEPS = 32  # libraries compute powers in float32; with bases up to 1e7 they are off by up to 10 steps
 
 
 def tensors_to_save(model: ReferenceModel) -> dict[str, torch.Tensor]:
-    """Return the tensors of a checkpoint: the parameters by name, a tied LM head only once, as the embedding."""
+    """Return the tensors of a checkpoint by name; a tied LM head is left out, since it is the embedding."""
     tied = model.config.tie_word_embeddings
     return {k: v.contiguous() for k, v in model.state_dict().items() if not (tied and k == LM_HEAD)}
 
@@ -58,7 +59,7 @@ def read_folder(folder: Path, fields: Mapping[str, Any]) -> Contents:
 
 
 def lookup_expert_config(fields: Mapping[str, Any], path: Path) -> LookupExpertConfig:
-    """Check the fields of a MoLE or MoLKV model's configuration; `path` is for messages.
+    """Return the configuration of a MoLE or MoLKV model, checked; `path` is for messages.
 
     Raises:
         ConfigError: A field is missing, unknown or has an impossible value.
@@ -69,10 +70,10 @@ def lookup_expert_config(fields: Mapping[str, Any], path: Path) -> LookupExpertC
 
 
 def check_expert_count(weights: Weights, config: LookupExpertConfig, form: Form) -> None:
-    """Refuse an impossible number of expert networks before a model is made of it.
+    """Refuse an impossible number of layers or expert networks before a model of that size is created.
 
     Raises:
-        CheckpointError: There are fewer tensors.
+        CheckpointError: There are fewer tensors than layers or expert networks.
     """
     check_count(weights, "num_hidden_layers", config.num_hidden_layers)
     if form == "training":
@@ -80,16 +81,18 @@ def check_expert_count(weights: Weights, config: LookupExpertConfig, form: Form)
 
 
 def follows_from_config(name: str, weights: Weights, config: LookupExpertConfig, source: str) -> bool:
-    """Tell whether a tensor holds only what the configuration says: RoPE's frequencies, as old Llama code saves them.
+    """Return whether a tensor can be ignored because it holds the RoPE frequencies, which follow from `rope_theta`.
+
+    Old Llama code saves them in checkpoints.
 
     Args:
         name: The tensor's name.
-        weights: What holds it.
-        config: The model.
-        source: The name of the file that the configuration is from.
+        weights: The tensors of the checkpoint.
+        config: The model's configuration.
+        source: The name of the configuration's file, for messages.
 
     Raises:
-        CheckpointError: It holds other frequencies, so the model rotates otherwise.
+        CheckpointError: The tensor holds other frequencies, so the model has another RoPE.
     """
     if not _FREQUENCIES.fullmatch(name):
         return False

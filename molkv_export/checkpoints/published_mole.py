@@ -1,8 +1,8 @@
 """MoLE as its authors publish it (arXiv 2503.15798): Hugging Face folders in training or re-parameterized form.
 
-The configuration is Llama's with one more field, `num_experts`; its saved `model_type` may be Llama's too, so
-`architectures` tells it. The feed-forward networks have no gate and compute GELU by erf, whatever `hidden_act` says:
-the published files say "silu" and do not mean it.
+The configuration is Llama's with one more field, `num_experts`. Its `model_type` may be Llama's, so the format is
+recognized by `architectures`. The field `hidden_act` is wrong in the published files: they have "silu", but the
+feed-forward networks have no gate and compute GELU with erf.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from molkv_export.modeling import Form
 
 EXPECTED = 'architectures ["MoleForCausalLM"] (published MoLE)'
 
-_TABLE = "model.moe_table.weight"  # [V, L*N*d]: layer by layer, in it expert by expert
+_TABLE = "model.moe_table.weight"  # [V, L*N*d]: in each row all layers one after the other, each expert by expert
 _RENAMED = (
     (".experts.norm.", ".expert_layernorm."),
     (".experts.networks.", ".experts."),
     (".expert_mixer.router.", ".router."),
 )
-# Fields that say nothing about what is computed for a token.
+# Fields that do not change the model's computation.
 _SILENT = {
     "_attn_implementation",
     "_name_or_path",
@@ -51,7 +51,7 @@ _SILENT = {
     "use_cache",
 }
 
-# Fields that our configuration has under the same name, with the same default where Llama's has one.
+# Fields that our configuration has under the same name, with Llama's default if there is one.
 _TAKEN = {
     "vocab_size",
     "hidden_size",
@@ -66,18 +66,18 @@ _TAKEN = {
     "rope_theta",
     "tie_word_embeddings",
 }
-# Fields that are honoured with some values only.
-_HONOURED: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu", "gelu"),  # see above
+# Fields of which only some values are supported.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", "gelu"),  # both mean GELU, see the module's docstring
     "attention_bias": (False,),
     "mlp_bias": (False,),
-    "pretraining_tp": (1,),  # others sum in another order
+    "pretraining_tp": (1,),  # other values change the order of sums
     "partial_rotary_factor": (1, 1.0),
 }
 _ROPE = {
     "rope_type": ("default",),
     "type": ("default",),
-    "partial_rotary_factor": _HONOURED["partial_rotary_factor"],
+    "partial_rotary_factor": _SUPPORTED["partial_rotary_factor"],
 }
 
 
@@ -89,7 +89,7 @@ def matches(fields: Mapping[str, Any]) -> bool:
 def read_folder(folder: Path, fields: Mapping[str, Any]) -> Contents:
     """See `Reader`."""
     path = folder / CONFIG
-    # null is Hugging Face's way of not saying anything.
+    # In Hugging Face's files, null means that a field is not set.
     said = {name: value for name, value in fields.items() if value is not None}
     config = _config(without_generation(said), path)
     generation = generation_fields(said, config.vocab_size, path)
@@ -110,31 +110,34 @@ def _config(fields: dict[str, Any], path: Path) -> LookupExpertConfig:
     for name, value in fields.items():
         if name in ("rope_scaling", "rope_parameters"):
             continue
-        if name in _HONOURED:
-            _check_honoured(name, value, _HONOURED[name], path)
+        if name in _SUPPORTED:
+            _check_supported(name, value, _SUPPORTED[name], path)
         elif name not in _TAKEN | _SILENT:
             raise ConfigError(
-                f"{path}: {name} is {shown(value)}, a field that is not known of MoLE and may change what it computes; "
+                f"{path}: {name} is {shown(value)}, but MoLE has no such field, and it may change the computation; "
                 "remove it if it does not"
             )
     taken = {name: value for name, value in fields.items() if name in _TAKEN}
     for name in ("num_experts", "num_key_value_heads", "head_dim"):
-        if taken.get(name) == 0:  # which means something else in our own configuration
+        if taken.get(name) == 0:  # 0 has a special meaning in our own configuration
             raise ConfigError(f"{path}: {name} is 0, expected 1 or more")
     fields = {**taken, **_rope_theta(fields, path), "model_type": "mole", "hidden_act": "gelu"}
     return lookup_expert_config(fields, path)
 
 
-def _check_honoured(name: str, value: Any, honoured: tuple[Any, ...], path: Path) -> None:
-    if not any(type(value) is type(known) and value == known for known in honoured):
+def _check_supported(name: str, value: Any, supported: tuple[Any, ...], path: Path) -> None:
+    if not any(type(value) is type(known) and value == known for known in supported):
         raise ConfigError(
-            f"{path}: {name} is {shown(value)}, expected {' or '.join(map(shown, honoured))}: "
-            "models with anything else cannot be exported"
+            f"{path}: {name} is {shown(value)}, expected {' or '.join(map(shown, supported))}: "
+            "models with another value cannot be exported"
         )
 
 
 def _rope_theta(fields: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Read `rope_scaling` and, since transformers 5, `rope_parameters`, which holds the base as well."""
+    """Return `rope_theta` if it is set, after a check of `rope_scaling` and `rope_parameters`.
+
+    transformers writes `rope_parameters` since version 5. It may hold `rope_theta`.
+    """
     said = {"rope_theta": fields["rope_theta"]} if "rope_theta" in fields else {}
     for name in ("rope_scaling", "rope_parameters"):
         rope = fields.get(name, {})
@@ -147,9 +150,12 @@ def _rope_theta(fields: dict[str, Any], path: Path) -> dict[str, Any]:
                     other = shown(said["rope_theta"])
                     raise ConfigError(f"{path}: {full} is {shown(value)}, but rope_theta is {other}")
             elif key in _ROPE:
-                _check_honoured(full, value, _ROPE[key], path)
+                _check_supported(full, value, _ROPE[key], path)
             else:
-                raise ConfigError(f"{path}: {full} is {shown(value)}, a field of a scaled RoPE, expected none")
+                raise ConfigError(
+                    f"{path}: {full} is {shown(value)}, expected no such field: models with a scaled RoPE cannot be "
+                    "exported"
+                )
     return said
 
 
@@ -159,8 +165,8 @@ def _form(weights: Weights) -> Form:
         return "training"
     if networks:
         raise CheckpointError(
-            f"{weights.path}: holds {_TABLE!r} (re-parameterized form) and {networks[0]!r} (training form), "
-            "expected one form"
+            f"{weights.path}: holds tensors {_TABLE!r} (re-parameterized form) and {networks[0]!r} (training form), "
+            "expected only one of the two forms"
         )
     return "lookup"
 

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint by name, in whichever files they are."""
+"""The tensors of a checkpoint by name, from one file or several."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _TORCH_INDEX = "pytorch_model.bin.index.json"
 _NAMES = (WEIGHTS, INDEX, "pytorch_model.bin", _TORCH_INDEX)
-_WRAPPERS = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataParallel put before every name
+_WRAPPERS = ("_orig_mod.", "module.")  # prefixes that torch.compile and DistributedDataParallel add to every name
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class _Index(msgspec.Struct):
-    """Hugging Face's index of a checkpoint in several files; its `metadata` says nothing that the files do not."""
+    """Hugging Face's index of a checkpoint in several files; its other field, `metadata`, is not needed."""
 
     weight_map: dict[str, str]
 
 
 class Weights:
-    """Tensors that are read by rows when they are needed; opening reads headers only."""
+    """The tensors of a checkpoint. Opening reads headers only; rows are read on demand."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the weights that a folder holds: the first that there is of those that Hugging Face looks for.
+        """Open the weights in a folder: the first existing file of those that Hugging Face looks for.
 
         Raises:
-            CheckpointError: There are none, they are damaged or unsafe, or an index does not fit its files.
+            CheckpointError: There are no weights, they are damaged or unsafe, or an index does not fit its files.
         """
         found = find_weights(folder)
         if found is None:
@@ -47,7 +47,7 @@ class Weights:
             )
         self.path = found
         self.states: dict[Path, FileState | None] = {self.path: file_state(self.path)}
-        """The files that determine the tensors, as they were just before they were read."""
+        """The files that determine the tensors, each with its state just before it was read."""
         if self.path.name in (INDEX, _TORCH_INDEX):
             places = _read_index(self.path)
             paths = [folder / name for name in sorted(set(places.values()))]
@@ -64,27 +64,27 @@ class Weights:
 
     @property
     def places(self) -> dict[str, tuple[Path, TensorEntry]]:
-        """Where all tensors stand, by name."""
+        """File and entry (dtype, shape and place) of every tensor, by name."""
         return {name: (file.path, entry) for name, (file, entry) in self._files.items()}
 
     @property
     def names(self) -> list[str]:
-        """Names of all tensors, without what wrappers of the model have put before every one of them."""
+        """Names of all tensors, without a prefix that a wrapper of the model has added to all of them."""
         return list(self._files)
 
     def path_of(self, name: str) -> Path:
-        """Name the file that holds a tensor."""
+        """Return the path of the file that holds a tensor."""
         return self._files[name][0].path
 
     def entry(self, name: str) -> TensorEntry:
-        """Say where a tensor stands in its file."""
+        """Return dtype, shape and place of a tensor in its file."""
         return self._files[name][1]
 
     def check_dtype(self, name: str) -> None:
         """Check the dtype of a tensor.
 
         Raises:
-            CheckpointError: It is one that is not read.
+            CheckpointError: The dtype is not supported.
         """
         dtype = self.entry(name).dtype
         if dtype not in _DTYPES:
@@ -93,10 +93,10 @@ class Weights:
             )
 
     def check(self, name: str, shape: tuple[int, ...], why: str) -> None:
-        """Check shape and dtype of a tensor; `why` says who expects the shape.
+        """Check shape and dtype of a tensor; `why` names, for the message, what determines the shape.
 
         Raises:
-            CheckpointError: They are others.
+            CheckpointError: The shape is another one, or the dtype is not supported.
         """
         path, entry = self.path_of(name), self.entry(name)
         if entry.shape != shape:
@@ -106,10 +106,10 @@ class Weights:
         self.check_dtype(name)
 
     def read(self, name: str, start: int, stop: int, first: int, width: int) -> torch.Tensor:
-        """Read a part of rows start to stop of a tensor: `width` numbers each, from number `first` on.
+        """Read a part of rows start to stop of a tensor: of each row, `width` numbers from index `first` on.
 
         Returns:
-            [(stop - start) * width], in the dtype that the file has.
+            [(stop - start) * width], in the file's dtype.
 
         Raises:
             CheckpointError: A value is NaN or infinite, or the file cannot be read.
@@ -125,15 +125,18 @@ class Weights:
         else:
             for row in range(stop - start):
                 file.read_into([buffer[row * size : (row + 1) * size]], offset + row * entry.row_bytes)
-        # Smallest and largest number tell it, NaN included, and need no copy.
+        # The smallest and largest number show NaN and infinity, too, and need no copy of the tensor.
         if not torch.isfinite(torch.stack(torch.aminmax(out))).all():
             raise CheckpointError(
-                f"{file.path}: tensor {name!r} holds NaN or infinite values; this model cannot be exported"
+                f"{file.path}: tensor {name!r} holds NaN or infinite values, expected finite ones; this model cannot "
+                "be exported"
             )
         return out
 
     def sha256(self, advance: Callable[[int], object]) -> dict[Path, str]:
-        """Hash the files. Those with tensors are hashed as they are open, whatever has taken their names since.
+        """Return the SHA-256 of each file; `advance` is called with the number of bytes after each piece.
+
+        Files with tensors are hashed through their open descriptors, even if other files have taken their names.
 
         Raises:
             OSError: A file cannot be read.
@@ -150,18 +153,18 @@ class Weights:
 
 
 def row_width(shape: tuple[int, ...]) -> int:
-    """Count the numbers of one step along the first dimension."""
+    """Return how many numbers one row (an index of the first dimension) has."""
     return math.prod(shape[1:])
 
 
 def find_weights(folder: Path) -> Path | None:
-    """Return the first file that is there of those that Hugging Face looks for, or None."""
-    # A link to nowhere is an error, not a reason to take what comes next.
+    """Return the first existing file of those that Hugging Face looks for, or None."""
+    # A broken link counts as existing: opening it is an error, and no other file is taken instead.
     return next((folder / name for name in _NAMES if os.path.lexists(folder / name)), None)
 
 
 def _wrapping(names: list[str]) -> str:
-    """Return what wrappers have put before every name."""
+    """Return the prefix that wrappers have added to all names, or ""."""
     prefix = ""
     while names and (wrapper := next((w for w in _WRAPPERS if all(n.startswith(prefix + w) for n in names)), "")):
         prefix += wrapper
@@ -175,10 +178,10 @@ def _open(path: Path) -> TensorFile:
     if path.is_file() and os.access(path, os.R_OK):
         with path.open("rb") as file:
             start = file.read(9)
-        # A safetensors file opens with a length, which can be any bytes, and a brace; pickles do not.
+        # A safetensors file begins with a length (8 bytes of any value) and a brace. A pickle does not.
         if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):
             raise CheckpointError(
-                f"{path}: is a pickle renamed to .safetensors, which can run code when it is opened; "
+                f"{path}: is a pickle, which can run code when it is opened, expected a safetensors file; "
                 "write it with safetensors.torch.save_file"
             )
     return TensorFile(path, CheckpointError)
@@ -193,8 +196,8 @@ def _read_index(path: Path) -> dict[str, str]:
     for tensor, name in places.items():
         if not _FILE_NAME.fullmatch(name) or not name.endswith(suffix):
             raise CheckpointError(
-                f"{path}: weight_map says that {tensor!r} is in {name[:80]!r}, expected a file {suffix} in the same "
-                "folder, named with letters, digits, '.', '_' and '-'"
+                f"{path}: weight_map says that {tensor!r} is in {name[:80]!r}, expected the name of a {suffix} file in "
+                "the same folder, made of letters, digits, '.', '_' and '-'"
             )
     if not places:
         raise CheckpointError(f"{path}: weight_map is empty, expected the name of a file for every tensor")

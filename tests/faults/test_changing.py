@@ -24,7 +24,7 @@ from molkv_export.tables import table_writer
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TORCH = "pytorch_model.bin"
-CHANGED = r": was changed while it was being read; let nothing write to the checkpoint and run the command again"
+CHANGED = r": was changed while it was being read; stop what writes to the checkpoint and run the command again"
 
 
 def _as_one_file(_folder: Path) -> str:

@@ -39,7 +39,7 @@ EXPERT = "model.layers.2.experts.networks.1.up_proj.weight"
     ("edit", "message"),
     [
         (lambda t: t.pop(EXPERT), f"tensor '{EXPERT}' is missing (1 in all), expected [24, 64] by config.json"),
-        (lambda t: t.update(extra=torch.ones(2)), "tensor 'extra' is one that this config.json has no place for"),
+        (lambda t: t.update(extra=torch.ones(2)), "tensor 'extra' is not part of the model that config.json describes"),
         (lambda t: t.update({ROUTER: t[ROUTER].T.contiguous()}), f"'{ROUTER}' has shape [64, 8], expected [8, 64]"),
         (lambda t: t.update({ROUTER: t[ROUTER].long()}), f"'{ROUTER}' has dtype I64, expected one of BF16, F16, F32"),
         (lambda t: t[ROUTER][0].fill_(torch.nan), f"'{ROUTER}' holds NaN or infinite values"),
@@ -70,7 +70,11 @@ def test_a_pickle_instead_of_safetensors_is_not_opened(name: str, folder: Path) 
 
 def test_a_pickle_under_a_safetensors_name_is_not_opened(folder: Path) -> None:
     torch.save(load((folder / "model.safetensors").read_bytes()), folder / "model.safetensors")
-    refused(folder, CheckpointError, "model.safetensors: is a pickle renamed to .safetensors")
+    refused(
+        folder,
+        CheckpointError,
+        "model.safetensors: is a pickle, which can run code when it is opened, expected a safetensors",
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,7 @@ def test_a_pointer_of_git_lfs_is_called_so(name: str, folder: Path) -> None:
     if name.startswith(("model", "pytorch")):
         (folder / "model.safetensors").unlink()
     (folder / name).write_text(POINTER)
-    refused(folder, CheckpointError, f"{name}: is a pointer of Git LFS, not the file itself; run `git lfs pull`")
+    refused(folder, CheckpointError, f"{name}: is a Git LFS pointer, expected the file itself; run `git lfs pull`")
 
 
 def test_a_shard_that_is_a_pointer_of_git_lfs_is_called_so(folder: Path) -> None:
@@ -159,7 +163,7 @@ def test_a_shard_that_is_a_pointer_of_git_lfs_is_called_so(folder: Path) -> None
     (folder / "model.safetensors").rename(folder / "model-1.safetensors")
     index = {"weight_map": {"model.norm.weight": "model-1.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    refused(folder, CheckpointError, "model-1.safetensors: is a pointer of Git LFS")
+    refused(folder, CheckpointError, "model-1.safetensors: is a Git LFS pointer")
 
 
 @pytest.mark.parametrize("with_config", [True, False])
@@ -168,15 +172,15 @@ def test_a_shard_that_is_a_pointer_of_git_lfs_is_called_so(folder: Path) -> None
     [
         ("adapter_model.safetensors", "is a LoRA adapter, not a model; merge it into its base model first"),
         ("adapter_model.bin", "is a LoRA adapter, not a model; merge it into its base model first"),
-        ("consolidated.00.pth", "is in the format of the model's authors (Meta's, Mistral's), not Hugging Face's"),
-        ("consolidated.safetensors", "is in the format of the model's authors (Meta's, Mistral's), not Hugging Face's"),
+        ("consolidated.00.pth", "is in the format of the model's authors (Meta, Mistral), expected Hugging Face's"),
+        ("consolidated.safetensors", "is in the format of the model's authors (Meta, Mistral), expected Hugging"),
         ("tf_model.h5", "holds TensorFlow's weights; load them with from_tf=True"),
         ("flax_model.msgpack", "holds Flax's weights; load them with from_flax=True"),
-        ("small-Q4_K_M.gguf", "is llama.cpp's format, mostly quantized; give the checkpoint that it was made from"),
-        ("decoder.onnx", "is a graph that was exported already; give the checkpoint that it was made from"),
+        ("small-Q4_K_M.gguf", "is in llama.cpp's format, which is usually quantized; pass the checkpoint that it was"),
+        ("decoder.onnx", "is an ONNX graph, expected a checkpoint; pass the checkpoint that it was made from"),
         (
             "model-00001-of-00002.safetensors",
-            "is not a name that is read; name it model.safetensors if it holds the wh",
+            "has a name that is not read; rename it to model.safetensors if it holds the wh",
         ),
         ("checkpoint.pt", "is a pickle, which can run code when it is opened; convert it to model.safetensors"),
     ],

@@ -134,10 +134,13 @@ def _renamed(old: str, new: str) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("rename", "message"),
     [
-        (lambda name: f"transformer.{name}", "; every tensor begins with 'transformer.', expected none"),
-        (_renamed("model.", "transformer."), "begins? with 'transformer.', expected 'model.'"),
-        (_renamed("model.", ""), "; names lack 'model.' at their beginning"),
-        (lambda name: name if "0" in name else f"module.{name}", "; tensors begin with 'module.', expected none"),
+        (lambda name: f"transformer.{name}", "; all tensors have the prefix 'transformer.', expected none"),
+        (_renamed("model.", "transformer."), "tensors have the prefix 'transformer.', expected 'model.'"),
+        (_renamed("model.", ""), "; tensors lack the prefix 'model.'"),
+        (
+            lambda name: name if "0" in name else f"module.{name}",
+            "; some tensors have the prefix 'module.', expected none",
+        ),
         (lambda name: name.replace("embed_tokens", "wte"), r"\(1 in all\), expected \[97, 64\] by config.json"),
     ],
 )
