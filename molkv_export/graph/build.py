@@ -1,4 +1,4 @@
-"""Assembling the dense graph."""
+"""Building the dense graph of the cpu profile."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ DTYPES = {
 
 
 class BuiltGraph(NamedTuple):
-    """A dense graph whose initializers do not have data yet."""
+    """A dense graph, before `attach_weights` gives data to its initializers."""
 
     model: ir.Model
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    linears: dict[str, Linear]  # by name; they say how weights become their initializers
+    linears: dict[str, Linear]  # by name; their `encode` converts weights to initializers
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all initializers."""
+        """Size of all initializers, in bytes."""
         return sum(
             int(math.prod(value.shape.numpy()) * value.dtype.itemsize)
             for value in self.model.graph.initializers.values()
@@ -50,9 +50,9 @@ class GraphPlan(NamedTuple):
     """The graphs of one profile, before they have weights."""
 
     profile: str
-    config: ModelConfig  # with the context and the window of the graphs
+    config: ModelConfig  # with the context length and the expert window of the graphs
     dense: DenseFormat
-    graphs: dict[int, BuiltGraph]  # by the length of a call; 0: any
+    graphs: dict[int, BuiltGraph]  # by the length of a call; 0: any length
 
     @property
     def weights(self) -> list[int]:
@@ -61,7 +61,7 @@ class GraphPlan(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights, which are stored once."""
+        """Size of the weights in bytes; all graphs share one file of weights."""
         return self.graphs[min(self.graphs)].nbytes
 
 
@@ -71,17 +71,17 @@ def build_graph(
     """Build the dense graph of the cpu profile for a model with the decoder of MoLE and MoLKV.
 
     Args:
-        config: The model.
-        dense: How large weights and the KV cache are kept.
-        mixer: Makes the mixer of one layer, see `decoder.MakeMixer`.
+        config: The model's configuration.
+        dense: The dtypes of large weights and caches.
+        mixer: Creates the mixer of one layer, see `decoder.MakeMixer`.
 
     Raises:
-        ConfigError: ONNX Runtime's attention operator does not take this model.
+        ConfigError: ONNX Runtime's attention operator does not support this model.
     """
     if config.head_dim % _HEAD_DIM_UNIT:
         raise ConfigError(
             f"head_dim is {config.head_dim}, expected a multiple of {_HEAD_DIM_UNIT}: "
-            "ONNX Runtime's GroupQueryAttention rotates no other sizes"
+            "ONNX Runtime's GroupQueryAttention supports no other sizes"
         )
     interface = graph_interface(config, dense.kv_dtype, window_dtype=dense.window_dtype)
     frame, modules = Frame(*interface), CpuModules(config, dense)
@@ -107,7 +107,7 @@ def build_graph(
 
 
 class Frame:
-    """A graph with its inputs, to be filled with nodes."""
+    """A new graph that has its inputs, but no nodes or outputs yet."""
 
     def __init__(self, inputs: Tensors, outputs: Tensors) -> None:
         self._inputs, self._outputs = inputs, outputs
@@ -117,7 +117,7 @@ class Frame:
         self.values = {info.name: self._builder.input(info.name, DTYPES[info.dtype], info.shape) for info in inputs}
 
     def finish(self, model: nn.Module, results: list[ir.Value]) -> BuiltGraph:
-        """Name the outputs, which `model` has computed."""
+        """Make `results`, which `model` has computed, the outputs of the graph, and return the graph."""
         for info, value in zip(self._outputs, results, strict=True):
             value.shape, value.dtype = ir.Shape(info.shape), DTYPES[info.dtype]
             self._builder.add_output(value, info.name)

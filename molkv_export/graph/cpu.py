@@ -1,4 +1,4 @@
-"""The cpu profile: ONNX Runtime's own operators, any batch, any length."""
+"""Modules of the cpu profile: ONNX Runtime's own operators, any batch size, any length."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from onnxscript import OpBuilder, nn
 from molkv_bundle import LookupExpertConfig, rotary_tables
 from molkv_export.graph.linear import DenseFormat, Linear
 
-# One scale for each channel of each head, fixed when the model is exported.
+# Attributes of GroupQueryAttention: one scale for each channel of each head, fixed at export.
 _INT8_CACHE = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm over the last dimension, alone or fused with the addition before it (ONNX Runtime's operators)."""
+    """RMSNorm over the last dimension by ONNX Runtime's operators, alone or fused with the addition before it."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -25,9 +25,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, op: OpBuilder, x: Value, skip: Value | None = None) -> tuple[Value, Value]:
-        """Return the norm of x + skip, and x + skip; without skip, that of x, and x."""
+        """Return the norm of x + skip, and x + skip; without skip, the norm of x, and x."""
         if skip is None:
-            # ONNX Runtime registers this operator in the default domain, though ONNX does not define it.
+            # ONNX does not define this operator, but ONNX Runtime registers it in the default domain.
             return op.SimplifiedLayerNormalization(x, self.weight, axis=-1, epsilon=self.eps, stash_type=1), x
         normed, _, _, total = op.SkipSimplifiedLayerNormalization(
             x, skip, self.weight, epsilon=self.eps, _domain="com.microsoft", _version=1, _outputs=4
@@ -36,7 +36,7 @@ class RMSNorm(nn.Module):
 
 
 class RotaryCache:
-    """cos and sin of all positions as constants of the graph, one pair for every size and scale."""
+    """The cos and sin of all positions as initializers of the graph, one pair for each size and scale."""
 
     def __init__(self, max_positions: int, theta: float) -> None:
         self.max_positions = max_positions
@@ -58,16 +58,16 @@ class RotaryCache:
 
 
 class KVCache(NamedTuple):
-    """One layer's cache [B, Hkv, max_length, head_dim], float32 or int8, and the lengths GroupQueryAttention needs."""
+    """One layer's cache [B, Hkv, max_length, head_dim], float32 or int8, and lengths for GroupQueryAttention."""
 
     past_key: Value
     past_value: Value
     seqlens_k: Value  # int32 [B]: tokens in the cache after this step, minus 1
-    total_sequence_length: Value  # int32 scalar: the longest of them, not reduced by 1
+    total_sequence_length: Value  # int32 scalar: tokens in the cache of the longest sequence after this step
 
 
 class Attention(nn.Module):
-    """ONNX Runtime's GroupQueryAttention with packed query, key and value, which also rotates them."""
+    """Attention by ONNX Runtime's GroupQueryAttention, which takes packed query, key and value, and rotates them."""
 
     def __init__(self, config: LookupExpertConfig, dense: DenseFormat, rotary: RotaryCache) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Attention(nn.Module):
 
 
 class CpuModules:
-    """The `Modules` of the cpu profile."""
+    """The implementation of `Modules` for the cpu profile."""
 
     dtype = ir.DataType.FLOAT
 
@@ -118,11 +118,11 @@ class CpuModules:
         self.small_linear = Linear
 
     def norm(self, size: int) -> RMSNorm:
-        """Make a norm that can be fused with the addition before it."""
+        """Create an RMSNorm that can be fused with the addition before it."""
         return RMSNorm(size, self._config.rms_norm_eps)
 
     def attention(self) -> Attention:
-        """Make GroupQueryAttention."""
+        """Create the attention of one layer."""
         return Attention(self._config, self._dense, self.rotary)
 
     def gelu(self, op: OpBuilder, x: Value) -> Value:

@@ -1,4 +1,4 @@
-"""The dense part of the decoder of MoLE and MoLKV, whole, and what a profile and a family put into it."""
+"""The dense part of the decoder of MoLE and MoLKV, and the interfaces of the modules that a profile or family adds."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from molkv_export.modeling import tap_name
 
 
 class Modules(Protocol):
-    """Makes modules with the signatures of those in this folder, of the operators and shapes that a profile takes."""
+    """A factory of modules, whose operators and shapes a profile supports; signatures are those of `graph/cpu.py`."""
 
     @property
     def dtype(self) -> ir.DataType:
-        """What the graph computes in."""
+        """The dtype in which the graph computes."""
 
     def linear(self, in_features: int, out_features: int) -> Linear:
-        """Make a product that is computed for every position."""
+        """Create a product with a weight of the profile's dtype."""
 
     def head(self, in_features: int, out_features: int) -> Linear:
-        """Make the LM head."""
+        """Create the LM head."""
 
     def small_linear(self, in_features: int, out_features: int) -> Linear:
-        """Make a product that is not worth quantizing."""
+        """Create a product whose weight is too small to be worth quantizing."""
 
     def norm(self, size: int) -> nn.Module:
-        """Make an `RMSNorm`."""
+        """Create an `RMSNorm`."""
 
     def attention(self) -> nn.Module:
-        """Make an `Attention`."""
+        """Create an `Attention`."""
 
     def gelu(self, op: OpBuilder, x: Value) -> Value:
         """Compute x * Phi(x)."""
 
 
 MakeMixer = Callable[[], nn.Module]
-"""Makes what mixes the experts of one layer.
+"""Creates the mixer of one layer.
 
-Called with the normed residual stream, the graph's inputs by name and the layer's index, the module returns what is
-added to the feed-forward network's output, and the scores of the experts.
+A mixer is called with the normed residual stream, the graph's inputs by name and the layer's index. It returns the
+mixed experts, which are added to the feed-forward network's output, and the scores of the experts.
 """
 
 
 class FeedForward(nn.Module):
-    """`silu`: down(silu(gate(x)) * up(x)). `gelu`: down(gelu(up(x))), exact."""
+    """A feed-forward network. `silu`: down(silu(gate(x)) * up(x)); `gelu`: down(gelu(up(x))), with exact GELU."""
 
     def __init__(self, config: LookupExpertConfig, modules: Modules) -> None:
         super().__init__()
@@ -70,16 +70,16 @@ class FeedForward(nn.Module):
 
 
 class LayerInputs(NamedTuple):
-    """What one layer reads beside the residual stream."""
+    """The inputs of one layer besides the residual stream."""
 
-    cache: Any  # of the profile's attention
+    cache: Any  # the KV cache, of the type that the profile's attention takes
     values: Mapping[str, Value]  # the graph's inputs by name
 
 
 class DecoderLayer(nn.Module):
-    """h = x + Attention(RMSNorm(x)); n = RMSNorm(h); y = h + FFN(n) + Mixer(n, experts).
+    """A pre-norm layer: h = x + Attention(RMSNorm(x)); n = RMSNorm(h); y = h + FFN(n) + Mixer(n, experts).
 
-    The last addition of a layer is left to the norm that follows it, which fuses it.
+    The addition to h is left to the next norm, which fuses it. So a layer returns h and the branch that is to be added.
     """
 
     def __init__(self, config: LookupExpertConfig, modules: Modules, make_mixer: MakeMixer, index: int) -> None:
@@ -94,7 +94,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, op: OpBuilder, x: Value, branch: Value | None, inputs: LayerInputs
     ) -> tuple[Value, Value, Value, Value]:
-        """Map (x, branch), whose sum is the residual stream, to the next layer's; also present key and value."""
+        """Return h, the branch to be added to it, and the present key and value; x + branch is the input."""
         normed, x = self.input_layernorm(op, x, branch)
         attended, present_key, present_value = self.self_attn(op, normed, inputs.cache)
         n, h = self.post_attention_layernorm(op, x, attended)
@@ -105,7 +105,7 @@ class DecoderLayer(nn.Module):
             "post_attention_norm": n,
             "feed_forward": feed_forward,
         }
-        if self.index > 0:  # the first layer's is an input of the graph
+        if self.index > 0:  # in the first layer it is an input of the graph
             taps["residual"] = x
         if self.expert_mixer is not None:
             taps["experts"], taps["expert_scores"] = self.expert_mixer(op, n, inputs.values, self.index)
@@ -116,7 +116,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Layers and final norm; the input embedding is part of the records."""
+    """The layers and the final norm; the input embedding is part of the records."""
 
     def __init__(self, config: LookupExpertConfig, modules: Modules, make_mixer: MakeMixer) -> None:
         super().__init__()
@@ -127,7 +127,10 @@ class Decoder(nn.Module):
     def forward(
         self, op: OpBuilder, x: Value, layer_inputs: list[LayerInputs], last: Value | None
     ) -> tuple[Value, list[tuple[Value, Value]]]:
-        """Run the layers; `last` (int64 [1]) says how many final positions, 0 to T, go on to the LM head; None: all."""
+        """Return the final norm's output and every layer's present key and value.
+
+        The norm is computed for the `last` positions (int64 [1], 0 to T), or for all if `last` is None.
+        """
         branch = None
         presents = []
         ends = None if last is None else (op.Sub(op.Shape(x, start=1, end=2), last), [2**31 - 1])
@@ -142,7 +145,7 @@ class Decoder(nn.Module):
 
 
 class LookupExpertForCausalLM(nn.Module):
-    """The dense graph of MoLE and MoLKV: from embeddings and experts to logits."""
+    """The dense graph of MoLE and MoLKV; it computes logits from embeddings and experts."""
 
     def __init__(self, config: LookupExpertConfig, modules: Modules, make_mixer: MakeMixer) -> None:
         super().__init__()
@@ -152,6 +155,6 @@ class LookupExpertForCausalLM(nn.Module):
     def forward(
         self, op: OpBuilder, inputs_embeds: Value, layer_inputs: list[LayerInputs], last: Value | None
     ) -> tuple[Value, list[tuple[Value, Value]]]:
-        """Return the logits of the last positions [..., vocab_size] and every layer's present key and value."""
+        """Return the logits [..., vocab_size] of the last positions, and every layer's present key and value."""
         hidden, presents = self.model(op, inputs_embeds, layer_inputs, last)
         return self.lm_head(op, hidden), presents

@@ -1,4 +1,4 @@
-"""A profile's graphs as files of a bundle: an ONNX file for each length of a call, and one file with the weights."""
+"""Writing and loading a profile's graphs: an ONNX file for each length of a call, and one file with all weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from molkv_export.graph.build import BuiltGraph, GraphPlan
 from molkv_export.graph.choices import MIN_ONNXRUNTIME
 from molkv_export.graph.initializers import attach_weights
 
-_CACHE_KEY = "COREML_CACHE_KEY"  # metadata by which the CoreML provider tells models apart; at most 64 characters
+_CACHE_KEY = (
+    "COREML_CACHE_KEY"  # metadata that identifies a model in the CoreML provider's cache; at most 64 characters
+)
 
 
 def save_graphs(
@@ -32,15 +34,18 @@ def save_graphs(
     hashes: dict[str, str],
     advance: Callable[[int], object],
 ) -> GraphInfo:
-    """Write graphs and weights.
+    """Write the graphs of a profile and their weights.
 
     Args:
         plan: The graphs.
-        source: Where their weights are.
-        folder: Where they are to go.
-        scales: What is in no checkpoint, by the name of the initializer; there may be more than a graph needs.
-        hashes: Of the checkpoint, by file.
-        advance: Told how many bytes of weights were written since the last time.
+        source: The checkpoint with the weights.
+        folder: The folder of the new files.
+        scales: Calibrated scales and zero points, by name of the initializer; those that no graph has are ignored.
+        hashes: SHA-256 of the checkpoint's files, by name.
+        advance: Called with the number of bytes of weights that were written since its last call.
+
+    Returns:
+        The description of the graphs for the manifest.
     """
     infix = "" if plan.profile == "cpu" else f".{plan.profile}"
     data = f"model{infix}.data" if infix else "model.onnx.data"
@@ -80,18 +85,18 @@ def _save(graph: BuiltGraph, path: Path, data: str, advance: Callable[[int], obj
     except ir.serde.SerdeError as error:
         raise _root_cause(error) from None
     for name in (path.name, data):
-        (path.parent / name).chmod(0o644)  # external data is written as 0600
+        (path.parent / name).chmod(0o644)  # onnx_ir creates external data with mode 0600
 
 
 def _stored(path: Path) -> dict[str, ir.TensorProtocol]:
-    """Return the weights of a graph that are outside of its file."""
+    """Return the weights of a graph that are stored outside its file, by name."""
     values = ir.load(path).graph.initializers.values()
     tensors = [value.const_value for value in values if isinstance(value.const_value, ir.ExternalTensor)]
     return {tensor.name: tensor for tensor in tensors if tensor.name is not None}
 
 
 def _share(graph: BuiltGraph, stored: dict[str, ir.TensorProtocol]) -> None:
-    """Let a graph read its weights from where another one has put them."""
+    """Make a graph refer to the weights that another graph has stored."""
     for name, value in graph.model.graph.initializers.items():
         if name in stored:
             value.const_value = stored[name]
@@ -112,14 +117,14 @@ def _cache_key(plan: GraphPlan, length: int, hashes: dict[str, str]) -> str:
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """Find what onnx_ir wrapped: small tensors are read while it serializes, and reading can fail."""
+    """Return the error that onnx_ir wrapped: it reads small tensors while it serializes, and reading can fail."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def load_graphs(bundle: Bundle) -> dict[int, onnx.ModelProto]:
-    """Load a profile's graphs by the length of a call, without their weights, after the driver's checks.
+    """Check and load a profile's graphs, by the length of a call; weights are not loaded.
 
     Raises:
         BundleError: A file is damaged.
@@ -135,5 +140,5 @@ def load_graphs(bundle: Bundle) -> dict[int, onnx.ModelProto]:
 
 
 def weights_file(bundle: Bundle) -> Path:
-    """Return the file that the graphs of `load_graphs` keep their weights in: where links lead, which ONNX refuses."""
+    """Return the file with the weights of the graphs of `load_graphs`; links are resolved, since ONNX refuses them."""
     return (bundle.path / bundle.graph().data).resolve()

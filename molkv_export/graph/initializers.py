@@ -1,4 +1,4 @@
-"""Filling dense graphs with a checkpoint's weights, by name and lazily."""
+"""Filling dense graphs with a checkpoint's weights, by name; a weight is read when the graph is saved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from molkv_export.graph.build import BuiltGraph
 from molkv_export.graph.linear import Linear
 
 _ROWS_AT_A_TIME = 4096
-_SMALL_BYTES = 256  # tensors up to this size stand in the graph's own file
+_SMALL_BYTES = 256  # tensors up to this size are stored in the graph's own file
 
 
 def attach_weights(
@@ -27,10 +27,10 @@ def attach_weights(
     """Set each initializer without data to a lazy tensor, which reads the checkpoint when the graph is saved.
 
     Args:
-        graphs: Graphs whose weights are equal, which differ in the length of a call.
-        checkpoint: Where the weights are.
-        scales: What is in no checkpoint, by the name of the initializer: scales of activations and of a quantized KV
-            cache.
+        graphs: Graphs with the same weights; they differ in the length of a call.
+        checkpoint: The source of the weights.
+        scales: Calibrated scales and zero points of activations and of a quantized KV cache, by name of the
+            initializer.
     """
     encoder = _WeightEncoder(checkpoint)
     for graph in graphs:
@@ -45,15 +45,15 @@ def attach_weights(
 
 
 def source_weight(initializer: str) -> str:
-    """Name the weight that an initializer is made from: quantized ones have scales beside them."""
+    """Return the name of the weight that an initializer is made from; a quantized weight has two, codes and scales."""
     return initializer.removesuffix("_scale")
 
 
 def source_names(weight: str, tied: bool) -> list[str]:
-    """Name the tensors of the checkpoint that make up a weight, in the order of its columns."""
+    """Return the names of the checkpoint's tensors that make up a weight, in the order of its columns."""
     if weight.endswith("qkv_proj.weight"):
         return [weight.replace("qkv_proj", part) for part in ("q_proj", "k_proj", "v_proj")]
-    weight = weight.replace(".qkv_proj.", ".")  # of a graph that keeps query, key and value apart
+    weight = weight.replace(".qkv_proj.", ".")  # in a graph with separate query, key and value (`SplitQkv`)
     return [EMBEDDING if tied and weight == LM_HEAD else weight]
 
 
@@ -69,11 +69,11 @@ def _vector_reader(name: str, checkpoint: Checkpoint, value: ir.Value) -> Callab
 
 
 class _WeightEncoder:
-    """Reads and encodes weights. A quantized one becomes several arrays (codes, scales), each a tensor of its own.
+    """A reader and encoder of weights. A quantized weight becomes several arrays (codes, scales).
 
-    Each weight is read and encoded once if the arrays are asked for in the order in which onnx_ir saves them: the
-    large ones of one weight one after the other, then the small ones of all weights, for each graph again. So a large
-    array is kept until it is asked for, or the next weight is read; small ones are kept for good.
+    onnx_ir saves the large arrays of one weight after the other, and then the small arrays of all weights; for each
+    graph again. In this order each weight is read and encoded once: a large array is kept until it is requested or the
+    next weight is read, and a small array is kept forever.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -81,7 +81,7 @@ class _WeightEncoder:
         self._arrays: dict[str, npt.NDArray[Any]] = {}  # by the names of initializers
 
     def reader(self, name: str, linear: Linear) -> Callable[[], npt.NDArray[Any]]:
-        """Return a function that reads the array of an initializer."""
+        """Return a function that returns the array of an initializer."""
 
         def read() -> npt.NDArray[Any]:
             if name not in self._arrays:
@@ -100,7 +100,7 @@ class _WeightEncoder:
             self._arrays[module + parameter] = array
 
     def _transposed(self, weight: str, linear: Linear) -> Floats:
-        """Read a weight [in, out], piece by piece: of the LM head there is never a second copy."""
+        """Read a weight [in, out] piece by piece, so that the large LM head is never in RAM twice."""
         out, column = np.empty(linear.shape, np.float32), 0
         for source in source_names(weight, self._checkpoint.config.tie_word_embeddings):
             rows = self._checkpoint.shape(source)[0]

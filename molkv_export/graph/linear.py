@@ -1,7 +1,7 @@
-"""Matrix products with a constant weight, one class for every way to store it.
+"""Matrix products with a constant weight, one class for each format of the weight.
 
-A weight is stored [in, out], transposed to PyTorch's, as ONNX's MatMul takes it. Each class names its parameters, says
-what to put into them (`encode`), and multiplies.
+A weight is stored as [in, out], which ONNX's MatMul takes; PyTorch's is [out, in]. Each class declares its parameters,
+computes their contents from a weight (`encode`), and multiplies.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from molkv_export.graph.choices import DEFAULT_BLOCK_SIZE
 
 Parameters = dict[str, npt.NDArray[Any]]
 
-_COLUMNS_AT_A_TIME = 1024  # of a weight that is being rounded: of the LM head there is never a second copy
+_COLUMNS_AT_A_TIME = 1024  # weights are rounded in pieces, so that the large LM head is never in RAM twice
 _TINY = float(np.finfo(np.float32).tiny)
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: activations are rounded to int8, block by block
 
 
 class Linear(nn.Module):
-    """x @ weight in float32, without bias."""
+    """A product x @ weight in float32, without bias."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -40,12 +40,12 @@ class Linear(nn.Module):
         return op.MatMul(x, self.weight)
 
     def encode(self, weight: Floats) -> Parameters:
-        """Return the contents of the parameters, by name, for a weight [in, out]."""
+        """Return the contents of this module's parameters, by name, for a weight [in, out]."""
         return {"weight": weight}
 
 
 class HalfLinear(Linear):
-    """A weight that is stored in float16. ONNX Runtime makes it float32 when it loads the graph."""
+    """A product with a weight stored in float16, which ONNX Runtime converts to float32 when it loads the graph."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
@@ -56,19 +56,21 @@ class HalfLinear(Linear):
         return op.MatMul(x, op.Cast(self.weight, to=ir.DataType.FLOAT))
 
     def encode(self, weight: Floats) -> Parameters:
-        """Round to the nearest.
+        """Return the weight rounded to float16.
 
         Raises:
-            RequestError: A number is beyond float16.
+            RequestError: A number is too large for float16.
         """
         largest = float(np.abs(weight).max())
         if largest > float(np.finfo(np.float16).max):
-            raise RequestError(f"a weight is {largest:.6g}, beyond float16 (65504); export with another --dense-dtype")
+            raise RequestError(
+                f"a weight is {largest:.6g}, expected at most 65504 for float16; export with another --dense-dtype"
+            )
         return {"weight": weight.astype(np.float16)}
 
 
 class HalfComputeLinear(HalfLinear):
-    """A float16 weight in a graph that computes in float16."""
+    """A product with a float16 weight in a graph that computes in float16."""
 
     def forward(self, op: OpBuilder, x: Value) -> Value:
         """Map x [..., in] to [..., out]."""
@@ -76,19 +78,19 @@ class HalfComputeLinear(HalfLinear):
 
 
 def int8_product(op: OpBuilder, x: Value, codes: Value, scale: Value, *, is_negative: bool = True) -> Value:
-    """Multiply with int8 codes, after rounding each row to 127 steps of its largest magnitude.
+    """Multiply x with int8 codes; each row of x is first rounded to 127 steps of its largest magnitude.
 
     Args:
-        op: The graph.
+        op: The builder of the graph.
         x: float32 [..., rows, in].
         codes: int8 [..., in, out].
-        scale: float32, of all codes, or [out] of the codes of a column.
+        scale: Scale of the codes, a float32 scalar, or [out] with one scale for each column.
         is_negative: Whether x can hold numbers below 0.
     """
     largest = op.ReduceMax(op.Abs(x) if is_negative else x, [-1], keepdims=1)
     largest = op.Max(largest, op.Constant(value_float=_TINY))  # a row of zeros stays zero
     unit = op.Constant(value_float=1 / 127)
-    # Codes have to be unsigned: for these the kernel exists.
+    # The codes of x must be unsigned, since the kernel exists only for these.
     middle = op.Constant(value=ir.tensor(np.uint8(128 if is_negative else 0)))
     rounded = op.QuantizeLinear(op.Div(x, largest), unit, middle)
     product = op.MatMulIntegerToFloat(rounded, codes, unit, scale, middle, _domain="com.microsoft", _version=1)
@@ -96,10 +98,10 @@ def int8_product(op: OpBuilder, x: Value, codes: Value, scale: Value, *, is_nega
 
 
 class RowwiseInt8Linear(Linear):
-    """int8 weights with a scale for every column; activations are rounded to int8 with a scale for every position.
+    """A product of int8 weights, one scale for each column, with activations rounded to int8, one scale per position.
 
-    Its kernel is ONNX Runtime's fastest for many positions. `DynamicQuantizeMatMul` has the same one, but with one
-    scale for all activations of a call: what a position gives would then depend on which others are computed with it.
+    Its kernel is ONNX Runtime's fastest for many positions. `DynamicQuantizeMatMul` has the same kernel, but one scale
+    for all activations of a call: the result for a position would depend on the other positions of the call.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -112,7 +114,7 @@ class RowwiseInt8Linear(Linear):
         return int8_product(op, x, self.weight, self.weight_scale)
 
     def encode(self, weight: Floats) -> Parameters:
-        """Round to codes from -127 to 127."""
+        """Return codes from -127 to 127, and scales."""
         codes, scales = np.empty(weight.shape, np.int8), np.empty(weight.shape[1], np.float32)
         for start in range(0, weight.shape[1], _COLUMNS_AT_A_TIME):
             columns = slice(start, start + _COLUMNS_AT_A_TIME)
@@ -122,9 +124,9 @@ class RowwiseInt8Linear(Linear):
 
 
 class BlockwiseLinear(Linear):
-    """ONNX Runtime's MatMulNBits: codes of 4 or 8 bits, with a scale for every block of a column.
+    """A product by ONNX Runtime's MatMulNBits: weights have 4 or 8 bits, and a scale for each block of a column.
 
-    The kernel rounds activations to int8, with a scale for every block of a position.
+    The kernel rounds activations to int8, with a scale for each block of a position.
     """
 
     def __init__(self, in_features: int, out_features: int, bits: int, block_size: int) -> None:
@@ -150,22 +152,22 @@ class BlockwiseLinear(Linear):
         )
 
     def encode(self, weight: Floats) -> Parameters:
-        """Round to codes around the middle of their range, as ONNX Runtime's quantizer does."""
+        """Return the codes (the middle of their range stands for 0) and scales of ONNX Runtime's quantizer."""
         config = DefaultWeightOnlyQuantConfig(self.block_size, is_symmetric=True, bits=self.bits)
         codes, scale, _ = DefaultWeightOnlyQuantizer(config).qbits_block_quant(weight)
         return {"weight": codes, "weight_scale": scale}
 
 
 class DenseFormat(NamedTuple):
-    """How a dense graph keeps its large weights, and what it reads from caches. docs/performance.md has the reasons."""
+    """The dtypes of a dense graph's large weights, KV cache and expert window; docs/performance.md has the reasons."""
 
-    dtype: DenseDtype = "float32"
-    block_size: int = DEFAULT_BLOCK_SIZE  # of int4
+    dtype: DenseDtype = "float32"  # of large weights
+    block_size: int = DEFAULT_BLOCK_SIZE  # number of weights that share a scale in int4
     kv_dtype: KVDtype = "float32"
-    window_dtype: WindowDtype = "float32"  # of the values of an expert window
+    window_dtype: WindowDtype = "float32"  # of the values in an expert window
 
     def linear(self, in_features: int, out_features: int) -> Linear:
-        """Make a product that is computed for every position."""
+        """Create a product whose weight has this format."""
         match self.dtype:
             case "float32":
                 return Linear(in_features, out_features)
@@ -179,7 +181,7 @@ class DenseFormat(NamedTuple):
                 raise ValueError("qdq-int8 is a format of static graphs")
 
     def head(self, in_features: int, out_features: int) -> Linear:
-        """Make the LM head; in 4 bits it would cost too much quality."""
+        """Create the LM head; for int4 it is int8, since 4 bits would cost too much quality."""
         if self.dtype == "int4":
             return RowwiseInt8Linear(in_features, out_features)
         return self.linear(in_features, out_features)

@@ -1,4 +1,4 @@
-"""How a MoLE layer mixes the experts of the present token."""
+"""The MoLE mixer: the weighted sum of the current token's experts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from molkv_export.graph.decoder import Modules
 
 
 class MoleMixer(nn.Module):
-    """sum_n softmax_n(n . r_n) v[i,n]; the softmax is in float32 whatever the graph computes in, as published."""
+    """The mixer sum_n softmax_n(n . r_n) v[i,n]. As published, the softmax is in float32 in every graph."""
 
     def __init__(self, config: MoleConfig, modules: Modules) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class MoleMixer(nn.Module):
         self._dtype = modules.dtype
 
     def forward(self, op: OpBuilder, x: Value, values: Mapping[str, Value], layer: int) -> tuple[Value, Value]:
-        """Mix for x [B, T, d]; return [B, T, d] and the scores [B, T, N]. Static graphs have no B."""
+        """Return the mixed experts [B, T, d] for x [B, T, d], and the scores [B, T, N]; static graphs have no B."""
         scores = self.router(op, x)
         if self._dtype == ir.DataType.FLOAT:
             weights = op.Softmax(scores, axis=-1)

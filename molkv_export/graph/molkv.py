@@ -1,4 +1,4 @@
-"""How a MoLKV layer attends to the key-value experts in its window."""
+"""The MoLKV mixer of the cpu profile: attention to the key-value experts in the window."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from molkv_export.graph.linear import int8_product
 
 
 class MolkvMixer(nn.Module):
-    """g_t * softmax(q_t . kk / sqrt(dk) + mask) v; the graph neither knows nor cares in which order experts stand."""
+    """The mixer g_t * softmax(q_t . kk / sqrt(dk) + mask) v; experts and mask may have any common order."""
 
     def __init__(self, config: MolkvConfig, modules: CpuModules) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class MolkvMixer(nn.Module):
             query, _ = self.query_norm(op, query)
         scale = self.config.expert_key_size**-0.5
         if self.config.expert_rope:
-            # The rotation scales, too, which saves an operator in every layer.
+            # The scale is part of the rotation's tables, which saves an operator in every layer.
             cos, sin = self.rotary.tables(op, self.config.expert_key_size, scale)
             query = op.RotaryEmbedding(query, position_ids, cos, sin, num_heads=1, _domain="com.microsoft", _version=1)
         else:
@@ -42,7 +42,7 @@ class MolkvMixer(nn.Module):
         scores = op.Add(op.MatMul(query, op.Transpose(key, perm=[0, 2, 1])), mask)
         weights = op.Softmax(scores, axis=-1)
         if self.window_dtype == "int8":
-            # A product of codes has one scale for a column, not for a row: those of rows go into the probabilities.
+            # `int8_product` has no scales for the rows of the codes, so these are multiplied into the weights.
             weights = op.Mul(weights, values[f"expert_value_scale.{layer}"])  # [blocks, 1, R*N]
             mixed = int8_product(op, weights, value, op.Constant(value_float=1.0), is_negative=False)
         else:
@@ -52,5 +52,8 @@ class MolkvMixer(nn.Module):
 
 
 def _shape(op: OpBuilder, value: Value, size: int) -> Value:
-    """Return the first two dimensions of an input, and a size: the same in all layers, so computed once."""
+    """Return the first two dimensions of an input, followed by a size.
+
+    All layers compute the same shape, so ONNX Runtime computes it once.
+    """
     return op.Concat(op.Shape(value, start=0, end=2), op.Constant(value_ints=[size]), axis=0)

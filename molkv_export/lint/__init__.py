@@ -1,9 +1,9 @@
-"""What ONNX Runtime's providers for phones take of a static graph, found out without a phone.
+"""Checks, without a phone, of which nodes of a static graph ONNX Runtime's providers for phones take.
 
-Such a provider is a compiler. It leaves a node that it does not take to the CPU, without an error, and the copies that
-this costs are larger than what the compiler gains. `lint` says for every such node why it is not taken. It knows more
-rules than ONNX Runtime's own checker, which looks at operators and shapes only (`official_check`). Both look at a file;
-a provider is given that file after ONNX Runtime has rewritten it (`optimized_graph`).
+Such a provider is a compiler. A node that it does not take runs on the CPU, without an error, and the copies between
+the two cost more time than the compiler saves. `lint` names every such node and the reason. It has more rules than ONNX
+Runtime's own checker, which considers only operators and shapes (`official_check`). Both check a graph's file. ONNX
+Runtime rewrites the graph before it passes it to a provider; `optimized_graph` returns the rewritten graph.
 """
 
 from molkv_export.lint.lint import Finding, LintResult, lint, lint_file

@@ -1,4 +1,4 @@
-"""What ONNX Runtime's CoreML provider takes with ModelFormat=MLProgram."""
+"""The rules of ONNX Runtime's CoreML provider with ModelFormat=MLProgram."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DTYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 
 def reasons(node: ir.Node) -> Iterator[str]:
-    """Say what is wrong with a node whose shapes are known."""
+    """Yield the reasons why CoreML does not take a node, whose shapes must be known."""
     yield from rules.dtypes(node, DTYPES)
     match node.op_type:
         case "MatMul":
@@ -28,7 +28,7 @@ def reasons(node: ir.Node) -> Iterator[str]:
 
 
 def _matmul(node: ir.Node) -> Iterator[str]:
-    """Refuse vectors, whose product CoreML computes wrongly, and broadcasting, which costs copies."""
+    """Refuse products of vectors, which CoreML computes wrongly, and broadcasting, which costs copies."""
     a, b = node.inputs
     if a is None or b is None:
         return
@@ -40,7 +40,7 @@ def _matmul(node: ir.Node) -> Iterator[str]:
 
 
 def _cast(node: ir.Node) -> Iterator[str]:
-    """Require a node in front: the provider takes a Cast only together with it."""
+    """Require that a node computes the input: the provider takes a Cast only together with that node."""
     (value,) = node.inputs
     if value is not None and value.producer() is None:
-        yield f"input {value.name} is an input of the graph or a constant, expected what a node computes"
+        yield f"input {value.name} is an input of the graph or a constant, expected the output of a node"

@@ -1,4 +1,4 @@
-"""Checking a graph against the rules of a compiler."""
+"""Checking a graph against the rules of a phone's compiler."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from molkv_export.lint.rules import dims, infer_shapes, lift_constants, node_nam
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One reason why a compiler does not take something."""
+    """One reason why a compiler does not take a node or another part of a graph."""
 
-    node: str  # name of the node, or of its first output; of the value, where `operator` is an input or an output
-    operator: str  # or "graph", "function", "input", "output"
+    node: str  # name of the node (or of its first output), graph, function, input or output
+    operator: str  # the node's operator, or "graph", "function", "input" or "output"
     reason: str  # what was found and what was expected
 
 
 class LintResult(msgspec.Struct, frozen=True):
-    """What a compiler takes of a graph, nodes that are constants not counted."""
+    """The nodes that a compiler takes of a graph; Constant nodes are not counted."""
 
     compiler: Compiler
     operators: dict[str, int]  # nodes by operator, in alphabetical order
@@ -49,10 +49,10 @@ _RULES: dict[Compiler, _Rules] = {
 
 
 def lint_file(path: Path) -> list[LintResult]:
-    """Check a graph's file against the rules of every compiler; its weights are not read.
+    """Check a graph's file against the rules of every compiler; weights are not read.
 
     Raises:
-        BundleError: It is not a graph that ONNX's package can read.
+        BundleError: The onnx package cannot read the file.
         MissingExtraError: The installed ONNX Runtime does not list a compiler's operators.
     """
     try:
@@ -60,12 +60,12 @@ def lint_file(path: Path) -> list[LintResult]:
         return [lint(model, compiler) for compiler in get_args(Compiler)]
     except MolkvError:
         raise
-    except Exception as error:  # a stranger's graph can break the package in many ways
-        raise BundleError(f"{path}: ONNX's package cannot read it: {one_line(error)}") from error
+    except Exception as error:  # for an untrusted graph, the onnx package can raise errors of any kind
+        raise BundleError(f"{path}: the onnx package cannot read it: {one_line(error)}") from error
 
 
 def lint(model: onnx.ModelProto, compiler: Compiler) -> LintResult:
-    """Find everything in a graph that a compiler does not take.
+    """Find everything in a graph that a compiler does not take, with the reasons.
 
     Args:
         model: A graph of fixed shapes. Its weights are not read and need not be loaded.
@@ -81,7 +81,7 @@ def lint(model: onnx.ModelProto, compiler: Compiler) -> LintResult:
         shaped = infer_shapes(model, strict=False)
         message = " ".join(str(error).split())
         findings.append(
-            Finding(model.graph.name, "graph", f"its shapes contradict ONNX, expected a valid graph: {message}")
+            Finding(model.graph.name, "graph", f"its shapes are invalid in ONNX, expected a valid graph: {message}")
         )
     whole = lift_constants(shaped)
     findings += _whole_graph(whole, compiler)
@@ -103,13 +103,13 @@ def lint(model: onnx.ModelProto, compiler: Compiler) -> LintResult:
 def count_partitions(nodes: Iterable[ir.Node], accepted: Mapping[ir.Node, bool]) -> int:
     """Count the subgraphs that would be compiled.
 
-    ONNX Runtime goes through a graph in rounds. A round takes every node that can be reached, except that a refused
-    node that uses a result of this round's subgraph waits for the next round, and so do all nodes behind it. The
-    accepted nodes of a round are one subgraph, even where they have nothing to do with each other.
+    ONNX Runtime partitions a graph in rounds. A node belongs to the first possible round. It waits for the next round
+    if it is refused and uses the result of an accepted node of this round, or if it depends on a node that waits. The
+    accepted nodes of a round are one subgraph, even if they are not connected.
 
     Args:
-        nodes: In an order in which every node comes after those whose results it uses.
-        accepted: Whether the compiler takes a node.
+        nodes: All nodes, in topological order.
+        accepted: Whether the compiler takes each node.
     """
     rounds: dict[ir.Node, int] = {}
     for node in nodes:
@@ -130,7 +130,10 @@ def _whole_graph(model: ir.Model, compiler: Compiler) -> Iterator[Finding]:
 
 
 def _reasons(node: ir.Node, compiler: Compiler) -> Iterator[str]:
-    """Say what is wrong with a node. Where its operator or shapes are, nothing more is looked at."""
+    """Yield the reasons why a compiler does not take a node.
+
+    If the operator is refused, nothing else is checked. The compiler's own rules are checked if all shapes are known.
+    """
     found = list(rules.structure(node)) or list(_operator(node, compiler))
     yield from found
     if found:

@@ -1,4 +1,4 @@
-"""What ONNX Runtime's NNAPI provider takes, from Android 10 on."""
+"""The rules of ONNX Runtime's NNAPI provider, for Android 10 and later."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from molkv_export.lint.rules import PARAMETERS, contents, dims, dtype_name, is_c
 
 MAX_RANK = 4
 DTYPES = (ir.DataType.FLOAT,)
-# Integers exist between QuantizeLinear and DequantizeLinear only.
+# Integers are allowed only between QuantizeLinear and DequantizeLinear.
 _ACTIVATION = (ir.DataType.UINT8,)
 _WEIGHT = (ir.DataType.UINT8, ir.DataType.INT8)
 
 
 def reasons(node: ir.Node) -> Iterator[str]:
-    """Say what is wrong with a node whose shapes are known."""
+    """Yield the reasons why NNAPI does not take a node, whose shapes must be known."""
     match node.op_type:
         case "QuantizeLinear":
             yield from _quantize(node)
@@ -41,12 +41,12 @@ def reasons(node: ir.Node) -> Iterator[str]:
         case "Split":
             parts = [dims(value) for value in node.outputs]
             if len(set(parts)) > 1:
-                yield f"its outputs have the shapes {parts}, expected parts of one size"
+                yield f"its outputs have the shapes {parts}, expected equal shapes"
     yield from rules.dtypes(node, DTYPES)
 
 
 def _matmul(node: ir.Node) -> Iterator[str]:
-    """Require a fully connected layer, or as many of them as there are matrices: nothing is broadcast."""
+    """Require a fully connected layer (B is a constant matrix), or two tensors with the same batch dimensions."""
     a, b = node.inputs
     if a is None or b is None:
         return
@@ -75,21 +75,21 @@ def _concat(node: ir.Node) -> Iterator[str]:
 
 
 def _quantize(node: ir.Node) -> Iterator[str]:
-    """Require float32 to uint8, with one scale for the whole tensor."""
+    """Require a conversion of float32 to uint8, with one scale for the whole tensor."""
     yield from _parameters(node)
     yield from _dtype("input", node.inputs[0], DTYPES)
     yield from _dtype("output", node.outputs[0], _ACTIVATION)
 
 
 def _dequantize(node: ir.Node) -> Iterator[str]:
-    """Require uint8 to float32; int8 is for weights of products."""
+    """Require a conversion of uint8 to float32; for weights of products, int8 is allowed, too."""
     value = node.inputs[0]
     if value is None:
         return
     yield from _parameters(node)
     yield from _dtype("output", node.outputs[0], DTYPES)
     if produced_by(value, "QuantizeLinear") is None and not is_constant(value):
-        yield f"input {value.name} is {dtype_name(value)}, expected a constant or what QuantizeLinear computes"
+        yield f"input {value.name} is {dtype_name(value)}, expected a constant or the output of QuantizeLinear"
     elif _is_weight(node):
         yield from _dtype("weight", value, _WEIGHT)
         if value.dtype == ir.DataType.INT8:
@@ -99,10 +99,12 @@ def _dequantize(node: ir.Node) -> Iterator[str]:
 
 
 def _is_quantized(node: ir.Node) -> bool:
-    """Tell whether ONNX Runtime makes one quantized product out of a MatMul and the nodes around it, or should.
+    """Return whether a MatMul must follow the rules of quantized products.
 
-    Of two dimensions a product with an integer weight is either quantized or refused. A product of more dimensions is
-    also one of floats, which may happen to come out of DequantizeLinear, as long as it does not go to QuantizeLinear.
+    ONNX Runtime fuses such a product with the nodes before and after it.
+    In two dimensions, a product whose B comes from DequantizeLinear is either quantized or refused. In more dimensions
+    a product is quantized only if both inputs come from DequantizeLinear and its output goes to QuantizeLinear; else it
+    is a product of floats.
     """
     a, b = (produced_by(value, "DequantizeLinear") is not None for value in node.inputs)
     two_dimensions = all(len(dims(value) or ()) == 2 for value in node.inputs if value is not None)
@@ -110,20 +112,23 @@ def _is_quantized(node: ir.Node) -> bool:
 
 
 def _quantized_product(node: ir.Node) -> Iterator[str]:
-    """Require DequantizeLinear twice, MatMul, QuantizeLinear, and a constant weight of two dimensions."""
+    """Require two DequantizeLinear before the MatMul, one QuantizeLinear after it, and two-dimensional A and B.
+
+    B must be a constant.
+    """
     for name, value in zip("AB", node.inputs, strict=True):
         if value is None:
             continue
         source = produced_by(value, "DequantizeLinear")
         if source is None:
-            yield f"{name} ({value.name}) is float32, expected DequantizeLinear for both inputs of a quantized product"
+            yield f"{name} ({value.name}) is float32, expected the output of DequantizeLinear in a quantized product"
         elif name == "B" and source.inputs[0] is not None and not is_constant(source.inputs[0]):
             yield f"B is computed ({value.name}), expected a constant in a quantized product"
         if len(dims(value) or ()) != 2:
             yield f"{name} has the shape {list(dims(value) or ())}, expected 2 dimensions in a quantized product"
     if not _goes_to_quantize(node):
         users = sorted(user.op_type for user in node.outputs[0].consumers())
-        yield f"the product goes to {users or 'an output'}, expected one QuantizeLinear after a quantized product"
+        yield f"the result is used by {users or 'an output'}, expected one QuantizeLinear after a quantized product"
 
 
 def _goes_to_quantize(node: ir.Node) -> bool:
@@ -132,7 +137,7 @@ def _goes_to_quantize(node: ir.Node) -> bool:
 
 
 def _is_weight(node: ir.Node) -> bool:
-    """Tell whether a DequantizeLinear gives nothing but weights of products."""
+    """Return whether the output of a DequantizeLinear is constant and used only as weight of products."""
     uses = node.outputs[0].uses()
     source = node.inputs[0]
     products = all(use.node.op_type in ("MatMul", "Gemm") and use.idx == 1 for use in uses)

@@ -1,4 +1,4 @@
-"""What ONNX Runtime itself says: the operators of each compiler, from the tables that it ships, and its checker."""
+"""ONNX Runtime's own data: its tables of the operators that each compiler takes, and its checker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TABLES: dict[Compiler, str] = {
     "nnapi": "nnapi_supported_ops.md",
 }
 
-# Operators that a compiler takes and that we do not want it to take, and why.
+# Operators that a compiler takes, but that we refuse, and the reason.
 REFUSED: dict[Compiler, dict[str, str]] = {
     "coreml": {"Reciprocal": "CoreML computes 1 / (x + 0.0001), expected Div"},
     "nnapi": {},
@@ -35,7 +35,7 @@ _ROW = re.compile(r"^\|ai\.onnx[:.](\w+)\|", re.MULTILINE)  # one row of a table
 
 @cache
 def supported_operators(compiler: Compiler) -> frozenset[str]:
-    """Read which operators of the default domain a compiler takes.
+    """Return the operators of the default domain that a compiler takes, from ONNX Runtime's table.
 
     Raises:
         MissingExtraError: The installed ONNX Runtime does not have the table.
@@ -51,21 +51,21 @@ def supported_operators(compiler: Compiler) -> frozenset[str]:
 
 
 class OfficialResult(msgspec.Struct, frozen=True):
-    """What ONNX Runtime's checker says of a graph."""
+    """The result of ONNX Runtime's checker for a graph."""
 
     nodes: int
     accepted: int
     partitions: int
-    verdict: str  # whether the provider is worth it: YES, MAYBE or NO
+    verdict: str  # whether the checker recommends the provider: YES, MAYBE or NO
 
 
 def official_check(path: Path, compiler: Compiler) -> OfficialResult:
-    """Ask what `python -m onnxruntime.tools.check_onnx_model_mobile_usability --skip_optimize` would say.
+    """Return the result of `python -m onnxruntime.tools.check_onnx_model_mobile_usability --skip_optimize`.
 
     Weights in another file are not read.
 
     Raises:
-        onnx.shape_inference.InferenceError: The graph contradicts ONNX.
+        onnx.shape_inference.InferenceError: The graph is not valid ONNX.
     """
     model = onnx.load(path, load_external_data=False)
     shaped = infer_shapes(ir.to_proto(lift_constants(model)))

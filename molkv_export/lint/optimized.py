@@ -1,4 +1,4 @@
-"""What ONNX Runtime makes of a graph before a provider sees it."""
+"""The graph that ONNX Runtime passes to a provider, after its own optimizations."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from molkv_bundle import ProviderError, one_line
 
-# The CPU provider has no kernels for float16: it would put a Cast around every node, and take Softmax to pieces.
-# CoreML has them and sees neither. So ONNX Runtime is shown the graph one size up, and the result comes down again.
+# The CPU provider has no kernels for float16: with it, ONNX Runtime would add a Cast around every node and decompose
+# Softmax. With CoreML, which has such kernels, it does neither. So a graph in float16 is optimized with wider dtypes
+# (float16 -> float32 -> float64), and the dtypes of the result are narrowed again.
 _UP = {ir.DataType.FLOAT16: ir.DataType.FLOAT, ir.DataType.FLOAT: ir.DataType.DOUBLE}
 _DOWN = {wide: narrow for narrow, wide in _UP.items()}
 _SAME: dict[ir.DataType, ir.DataType] = {}
 
-_SMALL = 1024  # bytes; optimizers look into shapes, axes and single numbers, never into weights
+_SMALL = 1024  # bytes; optimizers read the values of small tensors (shapes, axes, scalars), but not of larger ones
 _ZEROS = "zeros"
 
 
 def optimized_graph(model_path: Path, disabled_optimizers: list[str]) -> onnx.ModelProto:
-    """Return a graph as it is after ONNX Runtime's basic optimizations, which come before any provider.
+    """Return a graph after ONNX Runtime's basic optimizations, which run before a provider gets the graph.
 
-    The result has no weights, only their shapes; the file's weights are not read.
+    The file's weights are not read, and the result has only their shapes.
 
     Args:
         model_path: The graph's file.
-        disabled_optimizers: Names of ONNX Runtime's optimizers, as for the session's configuration.
+        disabled_optimizers: Names of ONNX Runtime's optimizers that are not to run.
 
     Raises:
         ProviderError: ONNX Runtime refuses the graph.
@@ -44,7 +45,7 @@ def optimized_graph(model_path: Path, disabled_optimizers: list[str]) -> onnx.Mo
         ir.save(model, folder / "model.onnx")
         try:
             _optimize(folder / "model.onnx", folder / "optimized.onnx", disabled_optimizers)
-        except Exception as error:  # ONNX Runtime raises many kinds, none of them public
+        except Exception as error:  # ONNX Runtime's exception classes are not public
             raise ProviderError(f"{model_path}: ONNX Runtime refuses the graph: {one_line(error)}") from error
         optimized = ir.from_proto(onnx.load(folder / "optimized.onnx", load_external_data=False))
         _change_types(optimized.graph, _DOWN if halves else _SAME)
@@ -56,7 +57,7 @@ def _optimize(source: Path, target: Path, disabled_optimizers: list[str]) -> Non
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3  # it warns of every optimized graph that it is for this machine only
+    options.log_severity_level = 3  # hides the warning that the optimized graph is for this machine only
     for key, value in {
         "optimization.disable_specified_optimizers": ";".join(disabled_optimizers),
         "session.optimized_model_external_initializers_file_name": target.with_suffix(".data").name,
@@ -73,7 +74,7 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
 
 
 def _leave_out_weights(graph: ir.Graph, folder: Path, types: dict[ir.DataType, ir.DataType]) -> None:
-    """Replace all weights by one file of zeros, which takes no space on disk."""
+    """Replace all weights by references to one sparse file of zeros, which takes no space on disk."""
     largest = 0
     for value in graph.initializers.values():
         tensor = value.const_value
@@ -94,7 +95,7 @@ def _leave_out_weights(graph: ir.Graph, folder: Path, types: dict[ir.DataType, i
 
 
 def _change_types(graph: ir.Graph, types: dict[ir.DataType, ir.DataType]) -> None:
-    """Replace the types of all values, as `types` says."""
+    """Replace the dtypes of all values and of Cast nodes by those that `types` maps them to."""
     for value in _values(graph):
         if value.dtype in types:
             value.dtype = types[value.dtype]

@@ -1,6 +1,6 @@
-"""The rules that CoreML and NNAPI share, and how a rule looks at a graph.
+"""The rules that CoreML and NNAPI share, and functions with which rules examine a graph.
 
-A rule yields reasons against a node; no reason means that the node is taken.
+A rule yields the reasons why a node is not taken. If no rule yields a reason, the node is taken.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-LARGEST_CONSTANT = 2**31  # bytes; a protobuf message holds no more, neither of ONNX nor of what it is compiled to
+LARGEST_CONSTANT = 2**31  # bytes, the limit of a protobuf message, both of ONNX and of the compiled model
 
 _AXES = {1: "axes"}
-# Inputs that a provider reads when it compiles, by operator and position. Their types do not matter.
+# Inputs that a provider reads when it compiles, by operator and position. Their dtypes need no check.
 PARAMETERS: dict[str, dict[int, str]] = {
     "Reshape": {1: "shape"},
     "Slice": {1: "starts", 2: "ends", 3: "axes", 4: "steps"},
@@ -38,28 +38,28 @@ _DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_da
 
 
 def lift_constants(model: onnx.ModelProto) -> ir.Model:
-    """Read a model; its Constant nodes become initializers, as ONNX Runtime makes them when it loads a graph."""
+    """Convert a model to onnx_ir; its Constant nodes become initializers, as when ONNX Runtime loads a graph."""
     graph = ir.from_proto(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
     return graph
 
 
 def infer_shapes(model: onnx.ModelProto, *, strict: bool = True) -> onnx.ModelProto:
-    """Fill in all shapes. Weights need not be loaded.
+    """Return the model with the shapes of all values. Weights need not be loaded.
 
     Raises:
-        onnx.shape_inference.InferenceError: In a strict inference, a node contradicts ONNX.
+        onnx.shape_inference.InferenceError: A node is not valid ONNX, and `strict` is true.
     """
     return onnx.shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
 
 
 def is_constant(value: ir.Value) -> bool:
-    """Tell whether a value is known when the graph is loaded; an initializer that is an input too can be replaced."""
+    """Return whether a value is constant; an initializer that is also an input is not, since a call can replace it."""
     return value.is_initializer() and not value.is_graph_input()
 
 
 def dims(value: ir.Value) -> tuple[int, ...] | None:
-    """Return the shape, None if it is not fixed."""
+    """Return the shape of a value; None if it is not fixed."""
     if value.shape is None:
         return None
     fixed = tuple(dim for dim in value.shape if isinstance(dim, int))
@@ -67,7 +67,7 @@ def dims(value: ir.Value) -> tuple[int, ...] | None:
 
 
 def contents(value: ir.Value) -> npt.NDArray[Any] | None:
-    """Return the contents of a constant, None if they are in another file or are not there yet."""
+    """Return the contents of a constant; None if they are in another file or not loaded."""
     tensor = value.const_value
     if tensor is None or isinstance(tensor, ir.ExternalTensor):
         return None
@@ -77,7 +77,7 @@ def contents(value: ir.Value) -> npt.NDArray[Any] | None:
 
 
 def nbytes(value: ir.Value) -> int:
-    """Return the bytes of a value of fixed shape and known type, 0 of others."""
+    """Return the size of a value in bytes; 0 if its shape is not fixed or its dtype is unknown."""
     shape = dims(value)
     if shape is None or value.dtype is None or value.dtype == ir.DataType.STRING:
         return 0
@@ -88,23 +88,23 @@ def nbytes(value: ir.Value) -> int:
 
 
 def dtype_name(value: ir.Value) -> str:
-    """Return the name that NumPy has for the type."""
+    """Return NumPy's name of a value's dtype."""
     return "of unknown type" if value.dtype is None else str(value.dtype.numpy())
 
 
 def produced_by(value: ir.Value | None, operator: str) -> ir.Node | None:
-    """Return the node that computes a value, if it has this operator."""
+    """Return the node that computes a value if it has this operator, else None."""
     producer = None if value is None else value.producer()
     return producer if producer is not None and producer.op_type == operator else None
 
 
 def node_name(node: ir.Node) -> str:
-    """Return the name of a node; where it has none, its first output's."""
+    """Return the name of a node, or of its first output if the node has none."""
     return node.name or (node.outputs[0].name if node.outputs else None) or ""
 
 
 def computed_inputs(node: ir.Node) -> Iterator[tuple[int, ir.Value]]:
-    """Yield the inputs that are not parameters, with their positions."""
+    """Yield the inputs that are not in `PARAMETERS`, with their positions."""
     parameters = PARAMETERS.get(node.op_type, {})
     for position, value in enumerate(node.inputs):
         if value is not None and position not in parameters:
@@ -112,7 +112,7 @@ def computed_inputs(node: ir.Node) -> Iterator[tuple[int, ir.Value]]:
 
 
 def structure(node: ir.Node) -> Iterator[str]:
-    """Require a plain operator of ONNX."""
+    """Require an operator of ONNX's default domain without subgraphs."""
     if node.domain not in ("", "ai.onnx"):
         yield f"the operator is of domain {node.domain}, expected the default domain"
     if any(
@@ -122,22 +122,22 @@ def structure(node: ir.Node) -> Iterator[str]:
 
 
 def shapes(node: ir.Node, max_rank: int) -> Iterator[str]:
-    """Require that every shape is fixed, has no 0, and not too many dimensions."""
+    """Require that every shape is fixed, has no dimension of 0, and has at most `max_rank` dimensions."""
     for kind, values in (("input", node.inputs), ("output", node.outputs)):
         for value in values:
-            if value is None or not value.name:  # an optional one that is left out
+            if value is None or not value.name:  # an optional input or output that is left out
                 continue
             shape = dims(value)
             if shape is None:
-                yield f"{kind} {value.name} has the shape {value.shape}, expected numbers only"
+                yield f"{kind} {value.name} has the shape {value.shape}, expected a fixed shape"
             elif 0 in shape:
-                yield f"{kind} {value.name} has the shape {list(shape)}, expected no 0"
+                yield f"{kind} {value.name} has the shape {list(shape)}, expected no dimension of 0"
             elif len(shape) > max_rank:
                 yield f"{kind} {value.name} has {len(shape)} dimensions, expected at most {max_rank}"
 
 
 def constants(node: ir.Node) -> Iterator[str]:
-    """Require that parameters are constants, and that no constant is too large."""
+    """Require that the inputs in `PARAMETERS` are constants, and that no constant is too large."""
     for position, what in PARAMETERS.get(node.op_type, {}).items():
         value = node.inputs[position] if position < len(node.inputs) else None
         if value is not None and not is_constant(value):
@@ -148,13 +148,13 @@ def constants(node: ir.Node) -> Iterator[str]:
 
 
 def dtypes(node: ir.Node, allowed: Collection[ir.DataType]) -> Iterator[str]:
-    """Require that everything but parameters is of an allowed type."""
+    """Require that all outputs, and all inputs that are not in `PARAMETERS`, have an allowed dtype."""
     for kind, values in (("input", [value for _, value in computed_inputs(node)]), ("output", node.outputs)):
         yield from (reason for value in values if (reason := dtype(kind, value, allowed)))
 
 
 def dtype(kind: str, value: ir.Value, allowed: Collection[ir.DataType]) -> str | None:
-    """Say what is wrong with a value's type, None if nothing is."""
+    """Return the reason why a value's dtype is not allowed; None if it is allowed."""
     if value.dtype in allowed:
         return None
     expected = " or ".join(str(one.numpy()) for one in allowed)
@@ -162,7 +162,7 @@ def dtype(kind: str, value: ir.Value, allowed: Collection[ir.DataType]) -> str |
 
 
 def slice_steps(node: ir.Node) -> Iterator[str]:
-    """Require slices without gaps that do not go backwards; NNAPI has a simpler operator for these."""
+    """Require that all steps are 1; for such slices NNAPI has a simpler operator."""
     steps = node.inputs[4] if len(node.inputs) > 4 else None
     values = None if steps is None else contents(steps)
     if values is not None and (values != 1).any():
@@ -170,7 +170,7 @@ def slice_steps(node: ir.Node) -> Iterator[str]:
 
 
 def gemm(node: ir.Node) -> Iterator[str]:
-    """Require a fully connected layer: x @ constant + constant row."""
+    """Require a fully connected layer: x @ B + C with a constant matrix B and a constant row C."""
     attributes = node.attributes
     for name, default in (("alpha", 1.0), ("beta", 1.0), ("transA", 0)):
         value = attributes[name].value if name in attributes else default

@@ -1,4 +1,4 @@
-"""Causal self-attention over a KV cache that the host owns and a mask that it makes."""
+"""Causal self-attention over a KV cache and a mask that are inputs from the host."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from molkv_export.graph.static.layers import Constants, Rotary
 
 
 class StaticCache(NamedTuple):
-    """One layer's cache, and what all layers need of positions."""
+    """One layer's KV cache, and the mask and rotary tables that all layers share."""
 
-    past_key: Value  # [Hkv, head_dim, S]: transposed, so that the graph does not have to do that in every step
+    past_key: Value  # [Hkv, head_dim, S]: stored transposed, so that no step has to transpose it
     past_value: Value  # [Hkv, S, head_dim]
-    mask: Value  # [1, G*T, S+T]: 0 where a position sees what the cache holds or what is new, HIDDEN elsewhere
+    mask: Value  # [1, G*T, S+T]: 0 where a position sees an entry of the cache or a new position, else HIDDEN
     rotary: Rotary
 
 
 class _Heads(nn.Module):
-    """The heads of new positions."""
+    """Base class that computes query, key and value heads of the new positions."""
 
     def __init__(self, config: LookupExpertConfig, length: int, qkv_proj: nn.Module) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class _Heads(nn.Module):
         self.qkv_proj = qkv_proj
 
     def _heads(self, op: OpBuilder, x: Value, rotary: Rotary) -> tuple[Value, Value, Value]:
-        """Return query and key heads, rotated [T, H + Hkv, size], keys [Hkv, size, T] and values [Hkv, T, size]."""
+        """Return rotated query and key heads [T, H + Hkv, size], the keys [Hkv, size, T], and values [Hkv, T, size]."""
         query, key_value, size = self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim
         heads = op.Reshape(self.qkv_proj(op, x), [self.length, query + 2 * key_value, size])
         turned = rotary(op, op.Slice(heads, [0], [query + key_value], [1], [1]), size, last=2)
@@ -40,7 +40,7 @@ class _Heads(nn.Module):
 
 
 class KeysAndValues(_Heads):
-    """The keys and values of new positions, for later ones to attend to."""
+    """The part of attention that computes the keys and values of new positions for the KV cache, but no output."""
 
     def forward(self, op: OpBuilder, x: Value, rotary: Rotary) -> tuple[Value, Value]:
         """Return the keys [Hkv, head_dim, T] and values [Hkv, T, head_dim] of x [T, d]."""
@@ -49,10 +49,10 @@ class KeysAndValues(_Heads):
 
 
 class StaticAttention(_Heads):
-    """Grouped-query attention to the cache and to the new positions, whose scores share one Softmax.
+    """Grouped-query attention to the cache and to the new positions; the scores of both share one Softmax.
 
-    The G query heads of a group stand beside each other as G*T rows of one head, since no compiler broadcasts a
-    product over heads; and the cache is not joined with the new keys and values, since that would copy it.
+    The G query heads of a group are computed as G*T rows of one head, since no compiler broadcasts a product over
+    heads. The cache is not concatenated with the new keys and values, since that would copy it.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class StaticAttention(_Heads):
         query = op.Mul(op.Slice(turned, [0], [config.num_attention_heads], [1], [1]), self.constant(op, size**-0.5))
         query = op.Transpose(op.Reshape(query, [length, groups, heads, size]), perm=[1, 2, 0, 3])
         query = op.Reshape(query, [groups, heads * length, size])
-        # The mask is added to both together: QNN's compiler forgets a constant that is added before a Concat.
+        # The mask is added after the Concat: QNN's compiler drops a constant that is added before one.
         scores = op.Concat(op.MatMul(query, cache.past_key), op.MatMul(query, key), axis=-1)
         weights = op.Softmax(op.Add(scores, cache.mask), axis=-1)
         context = config.max_position_embeddings

@@ -1,4 +1,4 @@
-"""Assembling the graphs of a static profile: the whole decoder, and the one for parts of prompts without logits."""
+"""Building the graphs of a static profile: the whole decoder, and a shorter graph for chunks of a prompt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from molkv_export.graph.static.modules import StaticModules
 
 
 class KeyValueLayer(nn.Module):
-    """What is left of the last layer: the keys and values that later tokens attend to."""
+    """The last layer of a prefill graph: it computes only the keys and values for the KV cache."""
 
     def __init__(self, config: LookupExpertConfig, modules: StaticModules) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class KeyValueLayer(nn.Module):
 
 
 class PrefillDecoder(nn.Module):
-    """All layers, for their keys and values; behind the last one's nothing is computed."""
+    """The decoder of a prefill graph: all layers up to the keys and values of the last one."""
 
     def __init__(self, config: LookupExpertConfig, modules: StaticModules, make_mixer: MakeMixer) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class PrefillDecoder(nn.Module):
     def forward(
         self, op: OpBuilder, x: Value, layer_inputs: list[LayerInputs], rotary: Rotary
     ) -> list[tuple[Value, Value]]:
-        """Return every layer's new keys and values; the last one needs no inputs."""
+        """Return every layer's new keys and values; `layer_inputs` are those of all layers but the last."""
         branch, new = None, []
         *layers, last = self.layers
         for layer, inputs in zip(layers, layer_inputs, strict=True):
@@ -55,7 +55,7 @@ class PrefillDecoder(nn.Module):
 
 
 class PrefillModel(nn.Module):
-    """The prefix of names that weights have in a checkpoint."""
+    """A prefill graph; it wraps the decoder so that weights have the checkpoint's names, which begin with "model."."""
 
     def __init__(self, config: LookupExpertConfig, modules: StaticModules, make_mixer: MakeMixer) -> None:
         super().__init__()
@@ -79,12 +79,12 @@ def build_static_graph(
     """Build the graph for calls of one length.
 
     Args:
-        config: The model, with the context and the window that the graph is to have.
-        make_modules: What it is put together from.
-        kv_dtype: Of inputs, of the KV cache, and of everything that is computed.
-        length: T. The graph for 1 gives logits; of longer calls nobody wants any: a prompt's last token is a call of
-            its own.
-        mixer: Makes the mixer of one layer, see `decoder.MakeMixer`.
+        config: The model's configuration, with the context length and the expert window of the graph.
+        make_modules: The modules of the profile.
+        kv_dtype: Dtype of inputs, of the KV cache, and of the computation.
+        length: T, positions of a call. The graph for length 1 returns logits. Longer calls are chunks of a prompt and
+            return none, since the prompt's last token is a call of its own.
+        mixer: Creates the mixer of one layer, see `decoder.MakeMixer`.
     """
     frame = Frame(*graph_interface(config, kv_dtype, length))
     values = frame.values

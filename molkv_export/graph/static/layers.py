@@ -1,4 +1,4 @@
-"""What static graphs are made of: constants, norms, GELU, rotations and products of integers."""
+"""Building blocks of static graphs: constants, norms, GELU, rotary positions and integer products."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 
 class Constants(NamedTuple):
-    """Makes constants of the type that a graph computes in; the same constant is stored once."""
+    """A factory of scalar constants in the dtype in which a graph computes; equal constants are stored once."""
 
     dtype: ir.DataType
 
     def __call__(self, op: OpBuilder, value: float) -> ir.Value:
-        """Return a scalar of the graph."""
+        """Return the graph's initializer for a scalar."""
         name = f"constant.{value!r}"
         root = op.builder.root
         known: ir.Value | None = root.graph.initializers.get(name)
@@ -41,7 +41,7 @@ HALF = Constants(ir.DataType.FLOAT16)
 
 
 class StaticRMSNorm(nn.Module):
-    """RMSNorm over the last dimension. By Div: CoreML's inverse, which Reciprocal becomes, adds 1e-4."""
+    """RMSNorm over the last dimension. It uses Div, since CoreML's Reciprocal adds 1e-4 to its input."""
 
     def __init__(self, size: int, eps: float, constant: Constants) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class StaticRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, op: OpBuilder, x: Value, skip: Value | None = None) -> tuple[Value, Value]:
-        """Return the norm of x + skip, and x + skip; without skip, that of x, and x."""
+        """Return the norm of x + skip, and x + skip; without skip, the norm of x, and x."""
         total = x if skip is None else op.Add(x, skip)
         return op.Mul(self._normed(op, total), self.weight), total
 
@@ -59,14 +59,14 @@ class StaticRMSNorm(nn.Module):
 
 
 class HalfRMSNorm(StaticRMSNorm):
-    """The same in float16, in which the square of 256 is infinite: a row is first divided by its largest number."""
+    """RMSNorm in float16. The square of 256 is infinite there, so a row is first divided by its largest magnitude."""
 
     def _normed(self, op: OpBuilder, x: Value) -> Value:
         sizes = op.Max(x, op.Sub(self.constant(op, 0.0), x))  # CoreML has no Abs
         largest = op.Max(op.ReduceMax(sizes, [-1], keepdims=1), self.constant(op, _SMALLEST))
         scaled = op.Div(x, largest)
         eps = op.Div(op.Div(self.constant(op, self.eps), largest), largest)
-        # Nothing but a row of zeros has a mean square below that, and eps may have become 0.
+        # `eps` may have become 0. Only a row of zeros has a mean square below _SMALLEST.
         mean = op.Max(op.Add(_mean_square(op, scaled), eps), self.constant(op, _SMALLEST))
         return op.Div(scaled, op.Sqrt(mean))
 
@@ -76,7 +76,7 @@ def _mean_square(op: OpBuilder, x: Value) -> Value:
 
 
 def gelu_by_exp(op: OpBuilder, x: Value, constant: Constants) -> Value:
-    """Compute x * Phi(x) = relu(x) - |x| / 2 * erfc(|x| / sqrt(2)) out of Exp."""
+    """Compute x * Phi(x) = relu(x) - |x| / 2 * erfc(|x| / sqrt(2)); erfc is approximated with Exp."""
     size = op.Abs(x)
     z = op.Mul(size, constant(op, 0.5**0.5))
     t = op.Div(constant(op, 1.0), op.Add(op.Mul(z, constant(op, _P)), constant(op, 1.0)))
@@ -88,22 +88,22 @@ def gelu_by_exp(op: OpBuilder, x: Value, constant: Constants) -> Value:
 
 
 class Rotary(NamedTuple):
-    """cos and sin of the positions at hand, over both halves of a head: [cos, cos] and [-sin, sin]."""
+    """The cos and sin of a call's positions, for both halves of a head: [cos, cos] and [-sin, sin]."""
 
-    cos: Value  # of the rank of what is rotated: [T, size] or [T, 1, size]
+    cos: Value  # has the rank of the tensor that is rotated: [T, size] or [T, 1, size]
     sin: Value
 
     def __call__(self, op: OpBuilder, x: Value, size: int, last: int) -> Value:
-        """Rotate x [..., size], whose last axis is `last`; halves are paired: x * cos + (second, first) * sin."""
+        """Rotate x [..., size], whose last axis has the index `last`: x * cos + (second half, first half) * sin."""
         half = size // 2
         first, second = op.Slice(x, [0], [half], [last], [1]), op.Slice(x, [half], [size], [last], [1])
         return op.Add(op.Mul(x, self.cos), op.Mul(op.Concat(second, first, axis=last), self.sin))
 
 
 class QdqLinear(Linear):
-    """A MatMul between DequantizeLinear and QuantizeLinear, which a compiler makes one product of integers.
+    """A MatMul between DequantizeLinear and QuantizeLinear, which a compiler fuses to one product of integers.
 
-    NNAPI takes one scale for all of a weight, and wants what goes in and comes out as uint8.
+    NNAPI requires one scale for a whole weight, and inputs and outputs of type uint8.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -122,13 +122,13 @@ class QdqLinear(Linear):
         return _rounded(op, product, self.output_scale, self.output_zero_point)
 
     def encode(self, weight: Floats) -> Parameters:
-        """Round to codes from -127 to 127."""
+        """Return codes from -127 to 127, and the scale."""
         scale = np.float32(max(float(np.abs(weight).max()) / 127, _TINY))
         return {"weight": quantize_nparray(TensorProto.INT8, weight, scale, 0), "weight_scale": np.asarray(scale)}
 
 
 class SplitQkv(nn.Module):
-    """Query, key and value side by side; each has a scale of its own, since values are far smaller than keys."""
+    """Three products for query, key and value; each has its own scale, since values are far smaller than keys."""
 
     def __init__(self, q_proj: Linear, k_proj: Linear, v_proj: Linear) -> None:
         super().__init__()

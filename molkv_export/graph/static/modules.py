@@ -1,4 +1,4 @@
-"""The static profiles' modules: one design, in which profiles differ by a few small parts."""
+"""The modules of the static profiles, which differ in a few small parts."""
 
 from __future__ import annotations
 
@@ -22,48 +22,48 @@ from molkv_export.graph.static.layers import (
 
 
 class StaticModules:
-    """The `Modules` of a static profile, in float32."""
+    """The implementation of `Modules` for static profiles, in float32."""
 
     constant: Constants = FLOAT
 
     def __init__(self, config: LookupExpertConfig, length: int) -> None:
-        """Take the model, with the context and the window that the graph is to have, and T."""
+        """Store the configuration, with the graph's context length and expert window, and T."""
         self._config, self.length = config, length
 
     @property
     def dtype(self) -> ir.DataType:
-        """What the graph computes in."""
+        """The dtype in which the graph computes."""
         return self.constant.dtype
 
     def linear(self, in_features: int, out_features: int) -> Linear:
-        """Make a product of two dimensions."""
+        """Create a product of two-dimensional tensors."""
         return Linear(in_features, out_features)
 
     def head(self, in_features: int, out_features: int) -> Linear:
-        """Make the LM head."""
+        """Create the LM head."""
         return self.linear(in_features, out_features)
 
     def small_linear(self, in_features: int, out_features: int) -> Linear:
-        """Make a product that is not worth quantizing."""
+        """Create a product whose weight is too small to be worth quantizing."""
         return self.linear(in_features, out_features)
 
     def qkv(self) -> Linear | SplitQkv:
-        """Make the products for query, key and value, side by side."""
+        """Create the product that computes query, key and value, concatenated."""
         config = self._config
         heads = config.num_attention_heads + 2 * config.num_key_value_heads
         return self.linear(config.hidden_size, heads * config.head_dim)
 
     def norm(self, size: int) -> StaticRMSNorm:
-        """Make a norm out of plain operators."""
+        """Create an RMSNorm out of plain operators."""
         return StaticRMSNorm(size, self._config.rms_norm_eps, self.constant)
 
     def attention(self) -> StaticAttention:
-        """Make attention over a cache of fixed length."""
+        """Create attention over a cache of fixed length."""
         out = self.linear(self._config.num_attention_heads * self._config.head_dim, self._config.hidden_size)
         return StaticAttention(self._config, self.length, self.constant, self.qkv(), out)
 
     def keys_and_values(self) -> KeysAndValues:
-        """Make what is left of attention where nobody attends."""
+        """Create the part of attention that computes keys and values only."""
         return KeysAndValues(self._config, self.length, self.qkv())
 
     def gelu(self, op: OpBuilder, x: Value) -> Value:
@@ -72,44 +72,44 @@ class StaticModules:
 
 
 class HalfModules(StaticModules):
-    """Everything in float16, for Apple's Neural Engine, which computes in nothing else."""
+    """Modules that compute in float16, for Apple's Neural Engine, which supports no other dtype."""
 
     constant = HALF
 
     def linear(self, in_features: int, out_features: int) -> Linear:
-        """Make a product in float16."""
+        """Create a product in float16."""
         return HalfComputeLinear(in_features, out_features)
 
     def norm(self, size: int) -> HalfRMSNorm:
-        """Make a norm that no number is too large for."""
+        """Create an RMSNorm that does not overflow in float16."""
         return HalfRMSNorm(size, self._config.rms_norm_eps, self.constant)
 
 
 class NnapiModules(StaticModules):
-    """float32 for NNAPI."""
+    """Modules in float32 for NNAPI."""
 
     def gelu(self, op: OpBuilder, x: Value) -> Value:
-        """Compute x * Phi(x) within 1.5e-7 |x|: NNAPI knows neither Gelu nor Erf."""
+        """Compute x * Phi(x) with an error of at most 1.5e-7 |x|: NNAPI has neither Gelu nor Erf."""
         return gelu_by_exp(op, x, self.constant)
 
 
 class QdqModules(NnapiModules):
-    """int8 for NNAPI. The LM head stays float32: its output would get 256 levels, too few to tell tokens apart."""
+    """Modules in int8 for NNAPI. The LM head is float32: in int8 its output has 256 levels, too few for logits."""
 
     def linear(self, in_features: int, out_features: int) -> Linear:
-        """Make a product of int8 by int8."""
+        """Create a product with int8 weights and uint8 activations."""
         return QdqLinear(in_features, out_features)
 
     def head(self, in_features: int, out_features: int) -> Linear:
-        """Make the LM head."""
+        """Create the LM head, in float32."""
         return Linear(in_features, out_features)
 
     def small_linear(self, in_features: int, out_features: int) -> Linear:
-        """Make a product that is not worth quantizing."""
+        """Create a product whose weight is too small to be worth quantizing, in float32."""
         return Linear(in_features, out_features)
 
     def qkv(self) -> SplitQkv:
-        """Make the products for query, key and value, each with a scale."""
+        """Create the three products for query, key and value, each with its own scale."""
         config = self._config
         sizes = [config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads]
         return SplitQkv(*(self.linear(config.hidden_size, heads * config.head_dim) for heads in sizes))

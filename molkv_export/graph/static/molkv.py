@@ -1,4 +1,4 @@
-"""How a MoLKV layer attends to the key-value experts in its window."""
+"""The MoLKV mixer of static profiles: attention to the key-value experts in the window."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from molkv_export.graph.static.modules import StaticModules
 
 
 class StaticMolkvMixer(nn.Module):
-    """g_t * softmax(q_t . kk / sqrt(dk) + mask) v.
+    """The mixer g_t * softmax(q_t . kk / sqrt(dk) + mask) v.
 
-    The first dimension, 1, is there for NNAPI, which takes no product of two matrices that are both computed.
+    Keys, values and scores have a first dimension of 1 for NNAPI, which supports a product of two computed tensors only
+    with three or more dimensions.
     """
 
     def __init__(self, config: MolkvConfig, modules: StaticModules) -> None:

@@ -90,14 +90,14 @@ def test_a_weight_of_another_type() -> None:
 
 def test_integers_outside_of_a_pair() -> None:
     reshaped = "q = QuantizeLinear(x, s, z)  r = Transpose(q)  y = DequantizeLinear(r, s, z) }"
-    reasons = ("put [qr] is uint8, expected float32", "input r is uint8, expected a constant or what QuantizeLinear")
+    reasons = ("put [qr] is uint8, expected float32", "input r is uint8, expected a constant or the output of")
     broken("nnapi", "(float[3, 4] x) => (float[4, 3] y) { " + reshaped, *reasons, s=SCALE, z=MIDDLE)
     given = "(uint8[3, 4] x) => (float[3, 4] y) { y = DequantizeLinear(x, s, z) }"
     broken("nnapi", given, "input x is uint8, expected", s=SCALE, z=MIDDLE)
 
 
 def test_a_weight_beside_activations_of_float32() -> None:
-    reason = r"A \(x\) is float32, expected DequantizeLinear for both inputs"
+    reason = r"A \(x\) is float32, expected the output of DequantizeLinear in"
     broken("nnapi", PRODUCT.replace("MatMul(xd", "MatMul(x") + END, reason, **constants())
 
 
@@ -109,7 +109,7 @@ def test_a_weight_that_is_computed() -> None:
 
 def test_a_product_that_is_not_quantized_again() -> None:
     text = PRODUCT.replace("aq = QuantizeLinear(a, s, z)", "")
-    reason = r"the product goes to {}, expected one QuantizeLinear"
+    reason = r"the result is used by {}, expected one QuantizeLinear"
     broken("nnapi", text + "y = Sqrt(a) }", reason.format(r"\['Sqrt'\]"), **constants())
     broken("nnapi", text.replace("a = ", "y = ") + "}", reason.format("an output"), **constants())
     both = PRODUCT + "c = DequantizeLinear(aq, s, z)  y = Add(a, c) }"
@@ -139,10 +139,10 @@ def test_nnapi_softmax_of_a_vector() -> None:
 def test_nnapi_concat_outside_of_its_dimensions() -> None:
     text = "(float[2, 3] x) => (float[2, 6] y) {{ y = Concat<axis = {}>(x, x) }}"
     clean("nnapi", text.format(-1))
-    broken("nnapi", text.format(2), "axis is 2, expected -2 to 1", "its shapes contradict ONNX")
+    broken("nnapi", text.format(2), "axis is 2, expected -2 to 1", "its shapes are invalid in ONNX")
 
 
 def test_nnapi_splits_into_equal_parts() -> None:
     text = "(float[4] x) => (float[{}] y, float[{}] z) {{ y, z = Split(x, sizes) }}"
     clean("nnapi", text.format(2, 2), sizes=axes(2, 2))
-    broken("nnapi", text.format(1, 3), r"\[\(1,\), \(3,\)\], expected parts of one size", sizes=axes(1, 3))
+    broken("nnapi", text.format(1, 3), r"\[\(1,\), \(3,\)\], expected equal shapes", sizes=axes(1, 3))
