@@ -1,10 +1,13 @@
-"""The exporter: trained lookup-expert models in, bundles out.
+"""The exporter, which makes bundles from trained lookup-expert models.
 
-`export` makes a bundle, `add_profile` adds graphs to it, `validate` compares it with its source, `inspect` looks into
-it and `package` lays it out for an app. The commands are thin over these functions.
+- `export` writes a bundle.
+- `add_profile` adds graphs to a bundle.
+- `validate` compares a bundle with its source.
+- `inspect` describes a bundle.
+- `package` lays a bundle out for an app.
 
-A name is imported when it is first used: PyTorch and ONNX take seconds to import, and need not be installed where a
-bundle is only looked into.
+The commands call these functions. A name is imported when it is first used, because PyTorch and ONNX take seconds to
+import, and `inspect` works without them.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from molkv_export.parity.validate import Report, validate
     from molkv_export.profiles import GraphOptions
 
-__version__ = "0.1.0"  # the only place: pyproject.toml reads it here, so that a checkout knows it, too
+__version__ = "0.1.0"  # pyproject.toml reads the version here, so it is known in a checkout, too
 
 __all__ = [
     "GraphOptions",
@@ -37,7 +40,7 @@ __all__ = [
     "validate",
 ]
 
-_MODULES = {  # as above: where each name is defined
+_MODULES = {  # the module in which each name is defined, as in the imports above
     "GraphOptions": "profiles",
     "Inspection": "inspection",
     "PackageInfo": "packaging.layout",

@@ -1,4 +1,4 @@
-"""Folders that exist only when they are complete."""
+"""Writing folders that appear only when they are complete."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 
 from molkv_bundle import OutputError, contents
 
-# Some network disks sync no folders (EINVAL); Windows opens none (EACCES), and syncs no file that is open for reading
-# only (EBADF).
+# Errors that mean that the system cannot sync this. Some network disks cannot sync folders (EINVAL). Windows cannot
+# open folders (EACCES), and cannot sync a file that is open only for reading (EBADF).
 _CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EBADF}
 
-_UNLOCKED = "cannot be locked here, so do not write to it from two processes at once"
-_UNSYNCED = "files cannot be forced to this disk, so check them after a power cut"
-_LOG = logging.getLogger(__name__)  # warnings go to stderr, unless the program has other plans
+_UNLOCKED = "folders cannot be locked here, so do not write to this one from two processes at once"
+_UNSYNCED = "folders cannot be synced to this disk, so check the files after a power cut"
+_LOG = logging.getLogger(__name__)  # by default, Python prints warnings to stderr
 
 
 def sync(file: int | Path) -> bool:
-    """Bring an open file, a file, or the names in a folder to the disk; return whether the system can do that.
+    """Flush an open file, a file, or a folder's list of names to the disk; return whether the system supports it.
 
     Raises:
         OSError: The disk is full, or fails.
@@ -58,23 +58,23 @@ def atomic_folder(
     force: bool = False,
     journal: str = "",
 ) -> Iterator[Path]:
-    """Yield a sibling of `out`, `.NAME.partial`, to write into; on success it becomes `out`.
+    """Yield a folder `.NAME.partial` beside `out` to write into; on success it is renamed to `out`.
 
-    It is locked while it is written; what the system cannot do of that is logged as one warning. Where the work fails
-    or is interrupted it vanishes, unless there is something in it to go on with; so it can hold what an earlier attempt
-    has left.
+    The partial folder is locked while it is written. If the system cannot lock or sync it, one warning is logged. After
+    a failure or an interruption the partial folder is removed, unless it holds the journal. So the yielded folder can
+    hold files of an earlier attempt.
 
     Args:
-        out: The folder to make.
-        is_ours: Whether an existing folder holds nothing but what we wrote; only such a one is ever replaced.
-        force: Replace an existing folder, which stays as it is until the new one is complete. An empty one is
-            replaced in any case.
-        journal: Name of a file that says what is finished. While it is there, a partial folder is kept; the finished
-            one does not have it.
+        out: The folder to create.
+        is_ours: Returns whether an existing folder holds only files that this program wrote; no other is replaced.
+        force: Replace an existing folder. It stays unchanged until the new one is complete. An empty folder is always
+            replaced.
+        journal: Name of a file that lists finished work. A partial folder with this file is kept after a failure. The
+            file is removed when the folder is complete.
 
     Raises:
-        OutputError: `out` exists and is not to be replaced or cannot be, another process writes it, its parent cannot
-            be written, or the disk is full.
+        OutputError: `out` exists and must not or cannot be replaced, another process writes it, its parent cannot be
+            written, or the disk is full.
     """
     partial = partial_of(out)
     with _locked(partial, out) as lacks:
@@ -92,13 +92,13 @@ def atomic_folder(
         except BaseException as error:
             kept = "nothing was kept"
             if _is_resumable(partial, journal):
-                kept = f"what is finished is kept in {partial} for the next attempt"
+                kept = f"finished files are kept in {partial} for the next attempt"
             else:
                 shutil.rmtree(partial, ignore_errors=True)
             if not isinstance(error, OSError):
                 error.add_note(kept)
                 raise
-            # numpy reports a write that the disk could not take whole without an errno.
+            # numpy raises an error without errno when the disk takes only a part of the data.
             if error.errno in (errno.ENOSPC, errno.EDQUOT, None):
                 raise OutputError(f"{out}: the disk is full; {kept}, free some space and try again") from error
             raise OutputError(f"{out}: cannot be written ({error.strerror}); {kept}") from error
@@ -106,14 +106,14 @@ def atomic_folder(
 
 @contextmanager
 def _locked(partial: Path, out: Path) -> Iterator[list[str]]:
-    """Make a folder and hold it; the lock is the kernel's, so that it ends with the process, however that ends.
+    """Create and lock a folder; yield a list of warnings, which is empty if the folder is locked.
 
-    Gives what to warn of: nothing, where the folder is locked.
+    The kernel holds the lock, so it ends with the process, even if the process is killed.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir(exist_ok=True)
-        if not stat.S_ISDIR(partial.lstat().st_mode):  # a link would lead to files of others
+        if not stat.S_ISDIR(partial.lstat().st_mode):  # a link could lead to a folder that is not ours
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW) if fcntl else None
     except OSError as error:
@@ -123,7 +123,7 @@ def _locked(partial: Path, out: Path) -> Iterator[list[str]]:
         return
     try:
         lacks = _lock(descriptor)
-        # Who held it until now may have published or removed it.
+        # The process that held the lock until now may have renamed or removed the folder.
         if lacks is None or not (partial.exists() and os.path.samestat(os.fstat(descriptor), partial.stat())):
             raise OutputError(f"{out}: is being written by another process; wait for it or choose another folder")
         yield lacks
@@ -132,18 +132,18 @@ def _locked(partial: Path, out: Path) -> Iterator[list[str]]:
 
 
 def _lock(descriptor: int) -> list[str] | None:
-    """Lock a folder; return what to warn of, or None if another process holds it."""
+    """Lock a folder; return a list of warnings, or None if another process holds the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return None
-    except OSError:  # many network disks lock no folders; each kind has an errno of its own
+    except OSError:  # many network disks cannot lock folders, and the errno differs between them
         return [_UNLOCKED]
     return []
 
 
 def _recover(out: Path) -> None:
-    """Mend what a process leaves that is killed while it puts a new folder in the place of an old one."""
+    """Repair the state that a process leaves if it is killed while it replaces an old folder by a new one."""
     old = _sibling(out, "old")
     if old.is_dir() and not out.exists():
         old.rename(out)
@@ -152,17 +152,17 @@ def _recover(out: Path) -> None:
 
 
 def partial_of(out: Path) -> Path:
-    """Name the folder in which `out` is written."""
+    """Return the path of the partial folder in which `out` is written."""
     return _sibling(out, "partial")
 
 
 def _sibling(out: Path, suffix: str) -> Path:
-    here = out.absolute()  # "." has a name, too
+    here = out.absolute()  # gives "." a name, too
     return here.parent / f".{here.name}.{suffix}"
 
 
 def clear(folder: Path, keep: Container[str] = ()) -> None:
-    """Remove everything in a folder but the files named; libraries that were killed may have left folders, too."""
+    """Remove everything in a folder except the named files; killed libraries may have left subfolders, too."""
     for path in folder.iterdir():
         if path.name in keep:
             continue
@@ -173,10 +173,10 @@ def clear(folder: Path, keep: Container[str] = ()) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Link a file of a folder that is about to be replaced to a second name.
+    """Give a file of a folder that will be replaced a second name, by a hard link, or copy it.
 
-    Where the file system cannot do that, and where others could change or share the file (it is a link, or has more
-    names than this one), copy it.
+    It is copied if the file system has no hard links, or if the file is a symbolic link or has several hard links:
+    then something else could change it.
 
     Raises:
         OSError: The file cannot be read, or the copy cannot be written.
@@ -189,12 +189,12 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy the content of a file, or of what a link leads to; where the file system can, both share blocks (reflink).
+    """Copy the content of a file or of a link's target; both share blocks (reflink) if the file system supports it.
 
     Raises:
         OSError: The file cannot be read, or the copy cannot be written.
     """
-    with suppress(AttributeError, OSError):  # not every system has the call, nor does every disk take it
+    with suppress(AttributeError, OSError):  # some systems lack this call, and some disks do not support it
         with source.open("rb", buffering=0) as old, target.open("wb", buffering=0) as new:
             left = os.fstat(old.fileno()).st_size
             while left and (count := os.copy_file_range(old.fileno(), new.fileno(), left)):
@@ -205,14 +205,14 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def check_output(out: Path, *, is_ours: Callable[[Path], bool], force: bool) -> None:
-    """Check that a folder may be written, before work starts; arguments as in `atomic_folder`.
+    """Check, before work starts, that a folder may be written; arguments as in `atomic_folder`.
 
     Raises:
-        OutputError: It exists and is not to be replaced, or can be neither written nor replaced.
+        OutputError: The folder exists and must not be replaced, or it cannot be written or replaced.
     """
     try:
         exists = _exists(out)
-        _exists(partial_of(out))  # its name is longer
+        _exists(partial_of(out))  # raises if its name, which is longer, is too long
         is_folder = exists and out.is_dir() and not out.is_symlink()
         is_empty = is_folder and not contents(out)
     except OSError as error:
@@ -226,12 +226,15 @@ def check_output(out: Path, *, is_ours: Callable[[Path], bool], force: bool) -> 
     if not is_folder:
         raise OutputError(f"{out}: is not a folder; --force replaces folders only")
     if not is_ours(out):
-        raise OutputError(f"{out}: holds files that are not ours to replace; remove it or choose another folder")
+        raise OutputError(
+            f"{out}: holds files that molkv-export did not write, so it is not replaced; remove it or choose another "
+            "folder"
+        )
 
 
 def _check_can_be_renamed(out: Path) -> None:
     if out.name == "..":
-        raise OutputError(f"{out}: ends in '..'; give the folder by its own name")
+        raise OutputError(f"{out}: ends in '..'; pass the folder's own name")
     if os.path.ismount(out):
         raise OutputError(f"{out}: is a mount point, which cannot be replaced; choose a folder inside it")
     with suppress(FileNotFoundError):  # the current directory may be gone
@@ -243,7 +246,7 @@ def _check_can_be_renamed(out: Path) -> None:
 
 
 def _exists(path: Path) -> bool:
-    """Return whether there is anything of this name; unlike `Path.exists`, raise whatever else goes wrong."""
+    """Return whether a path exists, broken links included; unlike `Path.exists`, raise all other errors."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -254,7 +257,7 @@ def _exists(path: Path) -> bool:
 def _unwritable(path: Path, error: OSError) -> OutputError:
     hint = ""
     if error.errno == errno.ENAMETOOLONG:
-        hint = "; a folder is written as .NAME.partial first, choose a shorter name"
+        hint = "; a folder is first written as .NAME.partial, so choose a shorter name"
     return OutputError(f"{path}: cannot be written ({error.strerror}){hint}")
 
 
@@ -263,7 +266,7 @@ def _is_resumable(partial: Path, journal: str) -> bool:
 
 
 def _publish(new: Path, out: Path, journal: str) -> None:
-    # The disk gets the contents before it gets the name, so that not even a power cut shows an incomplete folder.
+    # The contents are synced before the folder is renamed, so that even a power cut cannot leave an incomplete folder.
     for path in (*new.iterdir(), new):
         sync(path)
     if journal:

@@ -1,4 +1,4 @@
-"""Scales that are fixed when a model is exported: how large numbers of the source model get."""
+"""Scales that are fixed at export, measured as the ranges of numbers in the source model."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from molkv_export.graph.build import BuiltGraph
 from molkv_export.graph.static.layers import QdqLinear
 from molkv_export.source.model import SourceModel
 
-# Other texts may have larger numbers than those looked at, and what is too large is cut off. It costs 0.14 bits.
+# Larger numbers than the scale allows are clipped, and other texts may have larger numbers than the calibration texts.
+# This margin costs 0.14 bits of precision.
 _MARGIN = 1.1
 
 
 def kv_scales(checkpoint: Checkpoint, texts: list[Ids]) -> dict[str, Floats]:
-    """Run the source model over texts, and give one scale for each channel of each head.
+    """Run the source model over texts and return scales for an int8 KV cache, one for each channel of each head.
 
-    Keys are cached rotated, and a rotation turns a pair of channels by any angle: both get the scale of its length.
+    The cache holds rotated keys, and a rotation turns a pair of channels by any angle. So both channels of a pair have
+    the same scale, measured from the pair's length.
 
     Returns:
-        By the name of the dense graph's initializer, float32 [1, Hkv, 1, head_dim].
+        Scales by name of the dense graph's initializer, float32 [1, Hkv, 1, head_dim].
     """
     model, config = SourceModel(checkpoint), checkpoint.config
     largest: dict[str, Tensor] = {}
@@ -51,16 +53,16 @@ def kv_scales(checkpoint: Checkpoint, texts: list[Ids]) -> dict[str, Floats]:
 
 
 def activation_scales(checkpoint: Checkpoint, graph: BuiltGraph, texts: list[Ids]) -> dict[str, npt.NDArray[Any]]:
-    """Run the source model over texts, and give scale and zero point of what goes into and comes out of each product.
+    """Run the source model over texts and return scale and zero point of the input and output of each product.
 
     Returns:
-        By the name of the graph's initializer, float32 and uint8 scalars.
+        Scales (float32 scalars) and zero points (uint8 scalars) by name of the graph's initializer.
     """
     model = SourceModel(checkpoint)
     ranges: dict[str, tuple[float, float]] = {}
 
     def see(name: str, numbers: Tensor) -> None:
-        least, most = ranges.get(name, (0.0, 0.0))  # 0 is always in it
+        least, most = ranges.get(name, (0.0, 0.0))  # the range always includes 0
         ranges[name] = min(least, float(numbers.min())), max(most, float(numbers.max()))
 
     def watch(name: str, module: nn.Module) -> None:

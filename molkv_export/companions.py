@@ -1,4 +1,4 @@
-"""What travels beside the weights: the tokenizer, and how text is generated, so that drivers look nothing up."""
+"""The companions of the weights: tokenizer files and settings for text generation, all that drivers need besides."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ GENERATION_CONFIG = "generation_config.json"
 _COPIED = (TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE)
 _OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model", "vocab.txt")
 _END = "eos_token_id"
-_SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}  # transformers' where do_sample is true
+_SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}  # transformers' defaults with do_sample
 _OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-_TEXT = 'def f(x):\n\treturn "°C", 1.5  # 東京 🙂'  # shows before the work that a tokenizer cannot be used
+_TEXT = 'def f(x):\n\treturn "°C", 1.5  # 東京 🙂'  # encoded before the export starts, to test the tokenizer
 
 
 class _NamedTemplate(msgspec.Struct):
-    """One of several chat templates."""
+    """An entry of a list of chat templates in tokenizer_config.json."""
 
     name: str
     template: str
 
 
 class Companions:
-    """The companions of a checkpoint, read as soon as it is opened: they belong to the weights that it has then."""
+    """The companions of a checkpoint. They are read when the checkpoint is opened, so that they fit its weights."""
 
     def __init__(self, source: Checkpoint) -> None:
-        """Read and check them.
+        """Read and check the companions.
 
         Raises:
             CheckpointError: A file cannot be read, does not fit the model, or has an impossible value.
@@ -57,24 +57,24 @@ class Companions:
         self._states = {name: file_state(path) for name, path in self._paths.items()}
         self._read = {name: _content(path) for name, path in self._paths.items()}
         self.warnings: list[str] = []
-        """What a user should know, a line each."""
+        """Warnings for the user, one line each."""
         self._tokenizer = self._open_tokenizer()
         self._warn_of_files()
         self.files = {name: content for name in _COPIED if (content := self._read[name]) is not None}
-        """What the bundle is to hold, by name."""
+        """Contents of the files that the bundle gets, by name."""
         self.generation = self._generation()
-        """What drivers have to know of generating text."""
+        """Settings for text generation, for the manifest."""
 
     def write(self, folder: Path) -> None:
-        """Write them into a bundle."""
+        """Write the files into a bundle."""
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
 
     def check(self) -> None:
-        """Check that they are what they were when they were read.
+        """Check that the files have not changed since they were read.
 
         Raises:
-            CheckpointError: One has another content, is gone, or is new.
+            CheckpointError: A file has another content, was removed, or is new.
         """
         for name, path in self._paths.items():
             if file_state(path) != self._states[name] and _content(path) != self._read[name]:
@@ -85,14 +85,14 @@ class Companions:
         if content is None:
             return None
         tokenizer = open_tokenizer(content, path, CheckpointError)
-        # A vocabulary can have holes, and what stands before every text need not be in it.
+        # A vocabulary can have gaps, and special tokens before a text need not be in it, so ids are checked both ways.
         encoded = encode(tokenizer, ["", _TEXT], path, CheckpointError)
         ids = [*tokenizer.get_vocab().values(), *encoded[0]]
         highest, vocab_size = max(ids, default=0), self._source.config.vocab_size
         if highest >= vocab_size:
             raise CheckpointError(
                 f"{path}: its highest token id is {highest}, expected at most {vocab_size - 1}, since vocab_size in "
-                f"config.json is {vocab_size}; give the tokenizer that the model was trained with"
+                f"config.json is {vocab_size}; use the tokenizer that the model was trained with"
             )
         return tokenizer
 
@@ -100,20 +100,20 @@ class Companions:
         for name, path in self._paths.items():
             if path.is_symlink() and self._read[name] is None:
                 self.warnings.append(
-                    f"{path}: is a link that leads to no file, so the bundle goes without; restore the file or remove "
-                    "the link"
+                    f"{path}: is a broken link, so the bundle will not have this file; restore the file or remove the "
+                    "link"
                 )
         others = [name for name in _OTHER_TOKENIZERS if (self._source.folder / name).exists()]
         if others and self._tokenizer is None:
             self.warnings.append(
-                f"{self._source.folder}: has {' and '.join(others)} but no {TOKENIZER}, so the bundle takes token ids "
-                "only; write one with transformers: AutoTokenizer.from_pretrained(FOLDER, use_fast=True)"
-                ".save_pretrained(FOLDER)"
+                f"{self._source.folder}: has {' and '.join(others)} but no {TOKENIZER}, so the bundle will take only "
+                f"token ids, no text; write {TOKENIZER} with transformers: "
+                "AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER)"
             )
 
     def _generation(self) -> Generation:
         content, path = self._read[GENERATION_CONFIG], self._paths[GENERATION_CONFIG]
-        # Like transformers, which takes these from config.json where the file is missing.
+        # Like transformers, use the fields of config.json if generation_config.json is missing.
         fields = dict(self._source.generation)
         if content is not None:
             fields = decode_json(content, dict[str, Any], path, CheckpointError)
@@ -124,7 +124,7 @@ class Companions:
         )
 
     def _end_ids(self, fields: Mapping[str, Any]) -> tuple[int, ...]:
-        """Return the ids that end a text, of the first file that names some."""
+        """Return the token ids that end a text, from the first file that has any."""
         end = fields.get(_END)
         if end is not None:
             path, vocab_size = self._paths[GENERATION_CONFIG], self._source.config.vocab_size
@@ -137,7 +137,7 @@ class Companions:
         return tuple(dict.fromkeys(ids))
 
     def _chat_template(self) -> ChatTemplate:
-        """Return the name of the file that has the chat template, or "": as transformers, which prefers the file."""
+        """Return the name of the file with the chat template, or "". Like transformers, prefer chat_template.jinja."""
         if self._read[CHAT_TEMPLATE] is not None:
             return CHAT_TEMPLATE
         template, path = self._tokenizer_config().get("chat_template"), self._paths[TOKENIZER_CONFIG]
@@ -147,14 +147,14 @@ class Companions:
             named = msgspec.convert(template, list[_NamedTemplate])
         except msgspec.ValidationError as error:
             raise CheckpointError(
-                f'{path}: chat_template is {shown(template)}, expected a text, or a list of {{"name", "template"}} '
-                "with texts; correct it or remove the field"
+                f"{path}: chat_template is {shown(template)}, expected a string, or a list of objects with strings "
+                '"name" and "template"; correct it or remove the field'
             ) from error
         if any(each.name == "default" for each in named):
             return TOKENIZER_CONFIG
         self.warnings.append(
-            f'{path}: none of its chat templates is named "default", so the bundle goes without; name the one that '
-            "drivers are to take"
+            f'{path}: no chat template is named "default", so the bundle will have none; give this name to the '
+            "template that drivers should use"
         )
         return ""
 
@@ -163,13 +163,13 @@ class Companions:
         return {} if content is None else decode_json(content, dict[str, Any], path, CheckpointError)
 
     def _end_token(self) -> int | None:
-        """Return the id of the token that tokenizer_config.json names; None, with a warning: there is none."""
+        """Return the id of the eos_token in tokenizer_config.json; if there is none, add a warning and return None."""
         token, why, path = self._tokenizer_config().get("eos_token"), "", self._paths[TOKENIZER_CONFIG]
         token = token.get("content") if isinstance(token, dict) else token
         if token is not None:
             if not isinstance(token, str):
                 raise CheckpointError(
-                    f"{path}: eos_token is {shown(token)}, expected a token, or an object with content"
+                    f"{path}: eos_token is {shown(token)}, expected a string, or an object with a string content"
                 )
             found = self._tokenizer.token_to_id(token) if self._tokenizer is not None else None
             if found is not None:
@@ -177,16 +177,17 @@ class Companions:
             lacks = f"which {TOKENIZER} does not have" if self._tokenizer else f"but there is no {TOKENIZER}"
             why = f" ({TOKENIZER_CONFIG} names {shown(token)}, {lacks})"
         self.warnings.append(
-            f"{self._source.folder}: names no token that ends a text{why}, so texts end only at the length that is "
-            f"asked for; put {_END} into {GENERATION_CONFIG}"
+            f"{self._source.folder}: has no end-of-text token{why}, so generation stops only at the maximum number of "
+            f"tokens; set {_END} in {GENERATION_CONFIG}"
         )
         return None
 
 
 def _sampling(fields: Mapping[str, Any], path: Path) -> SamplingDefaults:
-    """Resolve the fields of generation_config.json as transformers does.
+    """Return the sampling defaults that follow from the fields of generation_config.json, as in transformers.
 
-    Without `do_sample` the likeliest token is chosen, whatever the other fields say; null switches a step off.
+    Without `do_sample` the most likely token is chosen, whatever the other fields are. The value null switches a step
+    of sampling off.
 
     Raises:
         CheckpointError: A field has an impossible value.
@@ -210,7 +211,7 @@ def _sampling(fields: Mapping[str, Any], path: Path) -> SamplingDefaults:
 
 
 def _content(path: Path) -> bytes | None:
-    """Read a file; None if there is none, or a link to nowhere."""
+    """Return the content of a file; None if it is missing or a broken link."""
     if file_state(path) is None:
         return None
     refuse_pointer(path)

@@ -13,20 +13,20 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 END_OF_TEXT = "<|endoftext|>"
 
-# Not the library itself, or tables and generated prose that would drown the code.
+# Packages that are not part of the library itself, or hold mostly tables and generated texts.
 _EXCLUDED = {"site-packages", "test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "turtledemo"}
 _HELD_OUT_SHARE = 16  # one module in sixteen
 
 
 class Corpus(NamedTuple):
-    """Source texts, one string a module."""
+    """Source texts, one string for each module."""
 
     train: list[str]
     validation: list[str]
 
 
 def is_held_out(module: str) -> bool:
-    """Whether a module (its path below the library, POSIX style) is for validation; the same on every machine."""
+    """Return whether a module is for validation. It depends only on the module's path in the library, POSIX style."""
     return hashlib.sha256(module.encode()).digest()[0] % _HELD_OUT_SHARE == 0
 
 

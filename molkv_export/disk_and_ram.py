@@ -1,4 +1,4 @@
-"""How much disk and RAM an export will take, said before it starts."""
+"""Estimates of the disk and RAM that an export needs, made before it starts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from molkv_export.terminal import human_bytes
 
 
 class DiskAndRam(NamedTuple):
-    """What the rest of an export takes, in bytes."""
+    """Disk and RAM that the rest of an export needs, in bytes."""
 
-    disk: int  # for the large files that are still to be written
-    free: int  # on the disk
-    ram: int  # beyond what the libraries take
+    disk: int  # size of the large files that are not written yet
+    free: int  # free space on the disk
+    ram: int  # without the RAM of the libraries themselves
 
     def __str__(self) -> str:
         return (
@@ -40,29 +40,29 @@ def estimate_disk_and_ram(
     folder: Path,
     out: Path,
 ) -> DiskAndRam:
-    """Find out what is still to be written, and whether it fits on the disk.
+    """Estimate the disk and RAM that an export needs, and check that the disk has enough space.
 
     Args:
         source: The checkpoint.
-        graphs: What is to be written for each profile; the first one also makes golden vectors.
-        table: The shards.
-        memory: The plan for writing them.
-        finished: The files of shards that are there already.
-        folder: Where all will be written.
-        out: The folder's name for the user.
+        graphs: The graphs of each profile.
+        table: The table with its shards.
+        memory: The memory plan for writing the table.
+        finished: Names of the shards' files that are already written.
+        folder: The folder in which all files are written.
+        out: The folder's name for messages.
 
     Raises:
-        OutputError: The disk is too small.
+        OutputError: The disk has too little free space.
     """
     missing = [shard for shard in table.shards if shard.file not in finished]
     disk = sum(shard_bytes(shard, table) for shard in missing) + sum(plan.nbytes for plan in graphs)
     free = shutil.disk_usage(folder).free
     if disk > free:
         raise OutputError(
-            f"{out}: needs {human_bytes(disk)} of disk, {human_bytes(free)} are free; "
+            f"{out}: needs {human_bytes(disk)} of disk space, but {human_bytes(free)} are free; "
             "free some space or choose another disk"
         )
-    # A weight is read as float32; in another dtype, what it becomes is there at the same time.
+    # A weight is read as float32. If it is stored in another dtype, both copies are in RAM at the same time.
     copies = 1 if all(plan.dense == FLOAT32 for plan in graphs) else 2
     weight = copies * max(size for plan in graphs for size in plan.weights)
     golden = golden_ram(source, graphs[0].weights)

@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle."""
+"""Exporting a checkpoint as a bundle, and adding a profile to a bundle."""
 
 from __future__ import annotations
 
@@ -78,27 +78,27 @@ def export(
 ) -> Manifest:
     """Write a checkpoint as a bundle: dense graphs, expert store, manifest and tokenizer files.
 
-    An export that was cut short, even by SIGKILL, is resumed by the next one with the same arguments: shards that
-    were finished are checked by their hashes and kept, and the bundle becomes the same, byte for byte.
+    If an export was interrupted, even by SIGKILL, the next one with the same arguments resumes it. Finished shards are
+    checked by their hashes and kept. The bundle is the same, byte for byte, as without the interruption.
 
     Args:
         checkpoint: Folder with config.json and weights, in training or lookup form; see docs/checkpoints.md.
-        bundle: Folder to write. It appears when it is complete, or not at all.
-        profiles: What graphs it is to hold, of `molkv_bundle.PROFILES`; the first is the bundle's default.
-        graph: How graphs are made; the same for all profiles. Others can be added with `add_profile`.
-        experts_dtype: Of the values in the store; embeddings and keys are float16, unless it is float32.
-        shard_size: Largest size of a store file in bytes.
-        max_memory: RAM in bytes for writing the store, beyond the libraries and the largest dense weight. More memory
-            loads the expert networks less often. It does not change the bundle.
+        bundle: Folder to write. It appears only when it is complete.
+        profiles: Profiles whose graphs the bundle gets, of `molkv_bundle.PROFILES`; the first is the bundle's default.
+        graph: Options for the graphs of all profiles. `add_profile` can add a profile with other options.
+        experts_dtype: Dtype of the values in the store. Embeddings and keys are float32 if it is float32, else float16.
+        shard_size: Largest size of a shard, in bytes.
+        max_memory: RAM in bytes for writing the store, apart from the libraries and the largest dense weight. With more
+            memory, expert networks are loaded less often. The bundle does not depend on it.
         force: Replace the folder if it exists; the old one stays until the new one is complete.
-        command: What to note as the command that made the bundle.
-        console: Where progress is shown; default nowhere.
+        command: Text that the manifest records as the command that made the bundle.
+        console: Console for progress bars and messages; None for no output.
 
     Raises:
-        ConfigError, CheckpointError: The checkpoint is not sound, or changes while it is read.
+        ConfigError, CheckpointError: The checkpoint is missing, damaged or unsupported, or changes while it is read.
         OutputError: The folder exists, is being written by another process, or cannot be written.
-        RequestError: A profile cannot be had so, shard_size or max_memory is too small, or the model cannot be stored
-            in these dtypes.
+        RequestError: A profile does not support the model or the options, shard_size or max_memory is too small, or a
+            dtype cannot hold the model.
     """
     checkpoint, bundle = Path(checkpoint), Path(bundle)
     check_output(bundle, is_ours=_is_bundle, force=force)
@@ -131,32 +131,33 @@ def add_profile(
     command: str = "molkv_export.add_profile()",
     console: Console | None = None,
 ) -> Manifest:
-    """Add the graphs of one more profile to a bundle; the store stays as it is.
+    """Add the graphs of one more profile to a bundle; the expert store does not change.
 
     Args:
-        checkpoint: What the bundle was exported from.
-        bundle: Its folder, which is replaced when all is complete.
-        profile: Of `molkv_bundle.PROFILES`.
-        graph: How the graphs are made.
-        force: Replace the profile if the bundle has it.
-        command: What to note as the command that added it.
-        console: Where progress is shown; default nowhere.
+        checkpoint: The checkpoint that the bundle was exported from.
+        bundle: Folder of the bundle. It is replaced when the new bundle is complete.
+        profile: The profile, one of `molkv_bundle.PROFILES`.
+        graph: Options for the graphs.
+        force: Replace the graphs if the bundle already has the profile.
+        command: Text that the manifest records as the command that added the profile.
+        console: Console for progress bars and messages; None for no output.
 
     Raises:
-        CheckpointError: The checkpoint is another one, not sound, or changes while it is read.
+        ConfigError, CheckpointError: The bundle was made from another checkpoint, or the checkpoint is damaged or
+            changes while it is read.
         BundleError: The bundle is not complete.
-        OutputError: The bundle has the profile, or cannot be written.
-        RequestError: The profile cannot be had so.
+        OutputError: The bundle already has the profile, or cannot be written.
+        RequestError: The profile does not support the model or the options.
     """
     checkpoint, bundle = Path(checkpoint), Path(bundle)
     old = Bundle(bundle)
     check_output(bundle, is_ours=_is_bundle, force=True)
     if profile in old.manifest.graphs and not force:
-        raise OutputError(f"{bundle}: has profile {profile!r} already; pass --force to replace it")
+        raise OutputError(f"{bundle}: already has profile {profile!r}; pass --force to replace it")
     if (partial_of(bundle) / JOURNAL).exists():
         raise OutputError(
-            f"{partial_of(bundle)}: holds what is finished of an export to {bundle}; finish it by the same command, or "
-            "remove that folder"
+            f"{partial_of(bundle)}: holds an unfinished export to {bundle}; run the same export command again to "
+            "finish it, or remove this folder"
         )
     with open_checkpoint(checkpoint) as source:
         [plan] = plan_graphs(source.config, [profile], graph)
@@ -164,8 +165,10 @@ def add_profile(
             hashed = _hash_checkpoint(source, progress)
         check_source(old, source, hashed.hashes)
         with atomic_folder(bundle, is_ours=_is_bundle, force=True) as folder:
-            if read_manifest(bundle).sha256 != old.manifest.sha256:  # until now others could write it
-                raise OutputError(f"{bundle}: was changed by another process meanwhile; run the command again")
+            if read_manifest(bundle).sha256 != old.manifest.sha256:  # until the lock, other processes could write it
+                raise OutputError(
+                    f"{bundle}: was changed by another process while this one was running; run the command again"
+                )
             known = old.manifest.files.keys() - _files_of(old.manifest.graphs.get(profile))
             for name in known:
                 link_or_copy(bundle / name, folder / name)
@@ -184,7 +187,7 @@ def add_profile(
 
 
 class _Plan(NamedTuple):
-    """What an export makes, decided before it writes anything."""
+    """The plan of an export, made before anything is written."""
 
     source: Checkpoint
     companions: Companions
@@ -210,7 +213,7 @@ def _plan(
 
 
 def _start(plan: _Plan, folder: Path, bundle: Path, arguments: dict[str, str], progress: Progress) -> Journal:
-    """Keep what an unfinished export has left, write the companions, and tell the user what the rest will take."""
+    """Keep the finished shards of an unfinished export, write the companions, and print what the rest will need."""
     journal, message = resume_export(folder, arguments)
     if message:
         print_line(progress.console, f"{bundle}: {message}")
@@ -231,7 +234,7 @@ def _files_of(graph: GraphInfo | None) -> set[str]:
 def _finish(
     source: Checkpoint, folder: Path, manifest: Manifest, profiles: list[str], console: Console | None
 ) -> Manifest:
-    """Write the golden vectors of some profiles, and the manifest."""
+    """Write the golden vectors of some profiles, and then the manifest, which is returned."""
     if console is not None:
         print_line(console, "golden vectors: the source model runs in PyTorch")
     for profile in profiles:
@@ -253,7 +256,7 @@ def _write_graphs(
     info = save_graphs(
         plan, source, folder, scales=scales, hashes=hashes, advance=lambda count: progress.advance(task, count)
     )
-    progress.update(task, completed=plan.nbytes)  # small tensors are not reported
+    progress.update(task, completed=plan.nbytes)  # `save_graphs` does not report small tensors
     return info
 
 
@@ -262,7 +265,7 @@ def _write_table(plan: _Plan, folder: Path, journal: Journal, check: Callable[[]
     task = progress.add_task("expert store", total=sum(shard_bytes(shard, plan.table) for shard in missing))
 
     def finish(name: str, info: FileInfo) -> None:
-        check()  # the journal names shards that were made from what was hashed, and no others
+        check()  # before a shard enters the journal, the checkpoint must still be the one that was hashed
         journal.shards[name] = info
         journal.save(folder)
 
@@ -278,7 +281,7 @@ def _write_table(plan: _Plan, folder: Path, journal: Journal, check: Callable[[]
 
 
 def _file_infos(folder: Path, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
-    """Describe the files of a bundle, hashing those that are not known yet."""
+    """Return size and hash of each file of a bundle by name; files in `known` are not hashed again."""
     infos = dict(known)
     for path in contents(folder):
         if path.name not in (JOURNAL, *known):
@@ -292,7 +295,7 @@ def _hash_checkpoint(source: Checkpoint, progress: Progress) -> HashedSource:
 
 
 def _check_unchanged(hashed: HashedSource, companions: Companions, folder: Path) -> None:
-    """Check that the checkpoint is what it was at the start; else nothing that was made of it is kept."""
+    """Check that the checkpoint has not changed since the start; if it has, remove the journal, so nothing is kept."""
     try:
         hashed.check()
         companions.check()
@@ -302,12 +305,12 @@ def _check_unchanged(hashed: HashedSource, companions: Companions, folder: Path)
 
 
 def _origin(hashes: dict[str, str]) -> dict[str, str]:
-    """Name all that decides on the bytes of records beside their layout: the checkpoint, and what computes with it."""
+    """Return the inputs that determine the bytes of records, apart from the layout: checkpoint and software."""
     return {**hashes, "molkv-export": __version__, "torch": str(torch.__version__)}
 
 
 def _is_bundle(folder: Path) -> bool:
-    """Tell whether a folder holds a bundle, of this version or an earlier one, and nothing else."""
+    """Return whether a folder holds only a bundle, of this version of the format or an earlier one."""
     try:
         path = folder / MANIFEST
         manifest = decode_json(read_bytes(path, BundleError, ""), dict[str, Any], path, BundleError)

@@ -1,4 +1,4 @@
-"""The families of models that can be exported, and opening a checkpoint of any of them."""
+"""The families of models that can be exported, and a function that opens a checkpoint of any family."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from molkv_export.modeling import Form, MoleForCausalLM, MolkvForCausalLM, Refer
 
 
 class Family(NamedTuple):
-    """What the exporter does for one family; `config` is of the family's class in `molkv_bundle`."""
+    """The parts of the exporter that are special to one family; `config` is of its class in `molkv_bundle`."""
 
     readers: tuple[Reader, ...]
-    """Ways in which its models are published."""
+    """Readers of the formats in which the family's models are published."""
     model: Callable[[Any, Form], ReferenceModel]
-    """Makes the reference model: (config, form)."""
+    """Creates the reference model: (config, form)."""
     graph: Callable[[Any, DenseFormat], BuiltGraph]
-    """Builds the graph of the cpu profile: (config, how weights and KV cache are kept)."""
+    """Builds the graph of the cpu profile: (config, dtypes of weights and caches)."""
     static_graph: Callable[[Any, type[StaticModules], KVDtype, int], BuiltGraph] | None = None
-    """Builds a static graph: (config with its context and window, modules of the profile, what it computes in, T).
+    """Builds a static graph: (config with the graph's context and window, modules of the profile, dtype, T).
 
-    None: the family's `ModelConfig.profiles` has none of the static profiles.
+    None if the family's `ModelConfig.profiles` has no static profile.
     """
     can_be_calibrated: bool = False
     """Whether scales can be fixed at export, for an int8 KV cache and for qdq-int8.
 
-    The reference model then has `cached`, and its products have the names of the graph's, but for query, key and value,
-    which may be packed as `qkv_proj`.
+    If true, the reference model has `cached`, and its products have the same names as in the graph. Query, key and
+    value are an exception: the graph may pack them as `qkv_proj`.
     """
     note: str = ""
-    """What a user should know of a model that was exported; empty: nothing."""
+    """A note that `export` prints for the user; empty for none."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -64,19 +64,19 @@ FAMILIES: dict[str, Family] = {
         note="MoLKV is our reading of its paper; to compare with your own code",
     ),
 }
-"""By `model_type`. Another family is one more entry (docs/architecture.md, "A new family")."""
+"""All families by `model_type`. To add a family, add an entry (docs/architecture.md, "A new family")."""
 
 
 def reference_model(config: Any, form: Form = "training") -> ReferenceModel:
-    """Make the reference model of a configuration, without values."""
+    """Create the reference model of a configuration, without trained values."""
     return FAMILIES[config.model_type].model(config, form)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open a checkpoint folder and check it as far as names, shapes and dtypes go.
+    """Open a checkpoint folder, and check the names, shapes and dtypes of its tensors.
 
     Raises:
-        ConfigError: config.json is missing, impossible, or of no family that is known here.
+        ConfigError: config.json is missing, has an impossible value, or is of an unknown family.
         CheckpointError: The weights are missing, damaged or unsafe, or do not fit the configuration.
     """
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Making golden vectors: a few texts, run by the source model in PyTorch (`molkv_bundle.golden` reads them)."""
+"""Making golden vectors: results of the source model in PyTorch for a few texts (`molkv_bundle.golden` reads them)."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ _PROMPTS = (
 )
 _PROMPT_TOKENS = 40
 _NEW_TOKENS = 16
-_LONGEST = 4096  # bounds the file: 164 bytes a position
-_MOST_LOGITS, _MOST_ROWS = 400_000, 4  # at a time
+_LONGEST = 4096  # most positions of a text; the file has 164 bytes for each
+_MOST_LOGITS, _MOST_ROWS = 400_000, 4  # most logits, and positions, that are computed at a time
 
 
 def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
-    """Write the golden vectors into the folder of a bundle that is complete otherwise.
+    """Write the golden vectors into the folder of a bundle in which only they and the manifest are missing.
 
-    What is expected is what the source model computes in float64 with its weights and records rounded as the bundle is
-    meant to hold them. That does not excuse a record that the store holds wrong: the source's own is used then, and the
-    self-test fails. How far a driver may be off is measured, by computing the same as roughly as a sound driver may.
+    The expected logits are those of the source model, computed in float64, with weights and records rounded as in the
+    bundle. If a record of the store is wrong, the source's own record is used, so that the self-test fails. The limits
+    for a driver's errors are measured: the model is computed again with the errors that a correct driver may make.
     """
     graph, model = bundle.graph(), SourceModel(checkpoint, bundle)
     with ExpertStore(bundle) as store:
@@ -71,13 +71,13 @@ def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
 
 
 def _rows(config: ModelConfig) -> int:
-    """Return for how many positions logits are computed at a time."""
+    """Return the number of positions whose logits are computed at a time."""
     return max(1, min(_MOST_ROWS, _MOST_LOGITS // config.vocab_size))
 
 
 def golden_ram(checkpoint: Checkpoint, weights: Sequence[int]) -> int:
-    """Estimate the RAM in bytes that making them takes, from the sizes of dense weights in float32."""
-    networks: Counter[str] = Counter()  # numbers, by layer: those of one layer are in RAM at a time
+    """Estimate the RAM in bytes for making golden vectors; `weights` are the sizes of dense weights in float32."""
+    networks: Counter[str] = Counter()  # count of parameters by layer; the networks of one layer are in RAM at a time
     for name in checkpoint.parameters if checkpoint.form == "training" else ():
         layer, is_expert, _ = name.partition(".experts.")
         if is_expert:
@@ -87,16 +87,17 @@ def golden_ram(checkpoint: Checkpoint, weights: Sequence[int]) -> int:
 
 
 def calibration_texts(config: ModelConfig, folder: Path) -> list[Ids]:
-    """Return the texts of the golden vectors alone, for a folder that may hold a tokenizer."""
+    """Return the texts with which scales are calibrated; the folder may hold a tokenizer."""
     return [ids for ids, _ in _texts(config, folder)]
 
 
 def _texts(config: ModelConfig, folder: Path, lengths: Sequence[int] = ()) -> list[tuple[Ids, int]]:
-    """Choose texts, and how many tokens each is to be continued by.
+    """Return texts, each with the number of tokens by which it is to be continued.
 
-    Some sentences (random ids, where there is no tokenizer) to be continued, and one text of random ids that is longer
-    than two expert windows (up to the context, and 4,096 tokens), so that a driver that treats its seam wrongly fails,
-    and long enough for a piece that each static graph takes whole.
+    The first texts are sentences to be continued; without a tokenizer, they are random ids. The last one is a long text
+    of random ids, which is not continued. It is longer than two expert windows, so that a driver fails if it handles
+    the end of the ring buffer wrongly. It is also long enough for at least one call of each static graph. It never
+    exceeds the context length or 4,096 tokens.
     """
     context = config.max_position_embeddings
     random = np.random.default_rng(0)
@@ -113,17 +114,17 @@ def _texts(config: ModelConfig, folder: Path, lengths: Sequence[int] = ()) -> li
 
 
 def _golden_text(model: SourceModel, store: Store, ids: Ids, source: Path) -> GoldenText:
-    """Compute a text, without its continuation."""
+    """Compute the expected results for a text, without its continuation."""
     vocab_size = model.config.vocab_size
     projection, count = Projection(vocab_size), min(TOP, vocab_size)
-    # Allocated once: small arrays that stay, between large ones that go, would keep the memory of all of these.
+    # Allocated in advance: small arrays allocated between large temporary ones would keep the memory of those in use.
     top, projected = np.empty((len(ids), count), np.int32), np.empty((len(ids), PROJECTIONS), np.float32)
     top_logits, start = np.empty((len(ids), count), np.float32), 0
     for logits in model.logits_in_pieces(ids, store, last=0, rows=_rows(model.config), in_float64=True):
         if not np.isfinite(logits).all():
             raise CheckpointError(
                 f"{source}: the model computes logits that float32 cannot hold, expected finite numbers; its "
-                "weights are too large to be exported"
+                "weights are too large for an export"
             )
         rows = slice(start, start := start + len(logits))
         top[rows] = found = top_ids(logits, count)
@@ -133,7 +134,7 @@ def _golden_text(model: SourceModel, store: Store, ids: Ids, source: Path) -> Go
 
 
 def _limits(model: SourceModel, store: Store, bundle: Bundle, texts: list[GoldenText]) -> GoldenLimits:
-    """Run the texts as roughly as the bundle's format allows, several times, and measure how far that is off."""
+    """Measure the largest errors of several runs with the rounding errors that the bundle's format allows."""
     found: list[tuple[float, float]] = []
     for draw in range(DRAWS):
         errors = GoldenErrors(model.config.vocab_size, GoldenLimits(math.inf, math.inf))
@@ -148,7 +149,10 @@ def _limits(model: SourceModel, store: Store, bundle: Bundle, texts: list[Golden
 
 
 def _continue(model: SourceModel, store: Store, ids: Ids, new_tokens: int, tie: float) -> npt.NDArray[np.int32]:
-    """Continue a text greedily, up to where two tokens are so close that rounding could decide between them."""
+    """Continue a text greedily; stop before a token whose logit is at most `tie` above the second largest logit.
+
+    There, rounding errors could change the choice.
+    """
     found = np.empty(0, np.int64)
     while len(found) < new_tokens:
         logits = model.logits(np.concatenate([ids, found]), store, last=1)[0]
@@ -160,12 +164,12 @@ def _continue(model: SourceModel, store: Store, ids: Ids, new_tokens: int, tie: 
 
 
 def window(config: ModelConfig) -> int:
-    """Return the length of the expert window, at least 2: texts are cut by it, also where there is no window."""
+    """Return the length of the expert window, or 2 if it is shorter or missing: texts are cut into such lengths."""
     return max(2, config.expert_window)
 
 
 def top_ids(logits: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.int64]:
-    """Return the likeliest token ids [n, count] of logits [n, vocab_size], the likeliest first."""
+    """Return the ids [n, count] of the largest logits of [n, vocab_size], the largest first."""
     count = min(count, logits.shape[-1])
     found = np.argpartition(-logits, count - 1, axis=-1)[:, :count]
     order = np.argsort(-np.take_along_axis(logits, found, axis=-1), axis=-1, kind="stable")

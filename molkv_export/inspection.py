@@ -1,4 +1,4 @@
-"""What is in a bundle."""
+"""Describing a bundle without running it."""
 
 from __future__ import annotations
 
@@ -33,41 +33,41 @@ from molkv_export.terminal import human_bytes, print_line
 from molkv_runtime import cache_bytes, window_bytes
 
 if TYPE_CHECKING:
-    from molkv_export.lint import LintResult  # needs ONNX's package
+    from molkv_export.lint import LintResult  # needs the onnx package
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """Bytes of a bundle, by where they are while one of its profiles runs."""
+    """Sizes in bytes of a bundle's parts in RAM and storage while one of its profiles runs."""
 
-    ram_dense_weights: int  # the graph and its weights
-    ram_kv_cache: int  # of one sequence over the whole context
+    ram_dense_weights: int  # of the graphs and their weights
+    ram_kv_cache: int  # of one sequence of the whole context length
     ram_expert_window: int  # of one sequence; 0 for MoLE and dense models
     storage_expert_store: int
     bytes_per_token: int  # read from storage for every new token
 
 
 class Acceptance(msgspec.Struct, frozen=True):
-    """What a compiler for phones takes of a graph, by our rules (`lint`)."""
+    """The number of a graph's nodes that a phone's compiler takes, by the rules of `lint`."""
 
     nodes: int
     accepted: int
-    partitions: int  # subgraphs that it would compile
-    first_reason: str  # why a node is not taken; empty: all are
+    partitions: int  # subgraphs that the compiler would compile
+    first_reason: str  # the first node that is not taken, and why; empty if all are taken
 
 
 class GraphCheck(msgspec.Struct, frozen=True):
-    """One graph of a profile."""
+    """The operators of one graph, and the compilers that take it."""
 
     file: str
-    length: int  # positions of a call; 0: any
-    operators: dict[str, int]  # nodes by operator
-    bytes_in: int  # of all inputs of a call; 0: that depends on the call
-    bytes_out: int
-    targets: dict[str, Acceptance]
+    length: int  # positions of a call; 0: any number
+    operators: dict[str, int]  # number of nodes by operator
+    bytes_in: int  # size of all inputs of a call; 0 if it depends on the call
+    bytes_out: int  # size of all outputs of a call; 0 if it depends on the call
+    targets: dict[str, Acceptance]  # by compiler
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """Everything worth knowing about a bundle without running it."""
+    """The description of a bundle."""
 
     path: str
     model: ModelConfig
@@ -75,14 +75,14 @@ class Inspection(msgspec.Struct, frozen=True):
     tables: dict[str, Table]
     generation: Generation
     graphs: dict[str, GraphInfo]
-    checks: dict[str, list[GraphCheck]] | None  # by profile; None: ONNX's package is not installed
-    files: dict[str, int]  # bytes
+    checks: dict[str, list[GraphCheck]] | None  # by profile; None: the onnx package is not installed
+    files: dict[str, int]  # size in bytes by name
     provenance: Provenance
-    warnings: list[str]  # what this bundle lacks for generating text
+    warnings: list[str]  # parts for text generation that the bundle lacks
 
 
 def inspect(path: str | Path) -> Inspection:
-    """Look into a bundle without loading its graph.
+    """Describe a bundle, without running its graphs.
 
     Raises:
         BundleError: The folder is not a complete bundle.
@@ -104,12 +104,12 @@ def inspect(path: str | Path) -> Inspection:
 
 
 def sizes_of(bundle: Bundle) -> Sizes:
-    """Return the sizes of a bundle in the profile that it was opened for."""
+    """Return the sizes of a bundle for the profile that it was opened with."""
     config, graph = bundle.config, bundle.graph()
     sizes = {name: info.size for name, info in bundle.manifest.files.items()}
     return Sizes(
         ram_dense_weights=(sizes[graph.data] + sum(sizes[file.file] for file in graph.files))
-        # Weights in float16 are made float32 when they are loaded, unless the graph computes in it.
+        # ONNX Runtime converts float16 weights to float32 on loading, unless the graph computes in float16.
         * (2 if graph.dense_dtype == "float16" and graph.kv_dtype != "float16" else 1),
         ram_kv_cache=cache_bytes(config, config.max_position_embeddings, graph.kv_dtype),
         ram_expert_window=window_bytes(config, config.max_position_embeddings, graph.window_dtype),
@@ -119,7 +119,7 @@ def sizes_of(bundle: Bundle) -> Sizes:
 
 
 def print_inspection(found: Inspection, console: Console) -> None:
-    """Print what was found for people."""
+    """Print a description as tables for people."""
     config, table, sizes = found.model, found.tables[EXPERTS], found.sizes
     print_line(console, found.path, "bold")
     for warning in found.warnings:
@@ -174,10 +174,10 @@ def print_inspection(found: Inspection, console: Console) -> None:
 def _warnings(bundle: Bundle) -> list[str]:
     found = []
     if TOKENIZER not in bundle.manifest.files:
-        found.append(f"has no {TOKENIZER}, so it takes token ids only")
+        found.append(f"has no {TOKENIZER}, so it takes only token ids, no text")
     if not bundle.manifest.generation.eos_token_ids:
         found.append(
-            "has no eos_token_ids, so texts end only at the length that is asked for; put eos_token_id into the "
+            "has no eos_token_ids, so generation stops only at the maximum number of tokens; set eos_token_id in the "
             "checkpoint's generation_config.json and export again"
         )
     return found
@@ -252,7 +252,7 @@ def _graph_table(profile: str, graph: GraphInfo) -> Rows:
     for column in ("", "name", "layers", "dtype", "shape"):
         table.add_column(column, no_wrap=column == "name")
     for kind, tensors in (("input", file.inputs), ("output", file.outputs)):
-        # One row for the same tensor of all layers.
+        # The same tensor of all layers is one row of the table.
         layers = Counter((re.sub(r"\.\d+", ".{l}", t.name), t.dtype, t.shape) for t in tensors)
         for (name, dtype, shape), count in layers.items():
             number = str(count) if "{l}" in name else ""

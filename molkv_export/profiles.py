@@ -1,4 +1,4 @@
-"""The profiles: which graphs a bundle can hold, and what can be chosen of each."""
+"""The profiles: the kinds of graphs that a bundle can hold, and the options of each."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ _MODULES: dict[tuple[str, DenseDtype], type[StaticModules]] = {
 
 
 class GraphOptions(NamedTuple):
-    """What a user can choose of a graph."""
+    """The options for graphs that a user can choose."""
 
-    dense_dtype: DenseDtype = "float32"
-    block_size: int = DEFAULT_BLOCK_SIZE  # of int4
-    kv_dtype: KVDtype = "float32"
-    chunk_lengths: Sequence[int] | None = None  # of static graphs; 1 is always there; default CHUNK_LENGTHS that fit
-    context_length: int | None = None  # of static graphs; default the model's, but not more than CONTEXT_LENGTH
-    expert_window: int | None = None  # of static graphs; default the model's
-    window_dtype: WindowDtype = "float32"  # of the values of an expert window
+    dense_dtype: DenseDtype = "float32"  # of large weights
+    block_size: int = DEFAULT_BLOCK_SIZE  # weights that share a scale, for int4 only
+    kv_dtype: KVDtype = "float32"  # of the KV cache
+    # Lengths of a call of static graphs; 1 is always added. Default: those of CHUNK_LENGTHS that fit the context.
+    chunk_lengths: Sequence[int] | None = None
+    context_length: int | None = None  # of static graphs; default: the model's, but at most CONTEXT_LENGTH
+    expert_window: int | None = None  # of static graphs; default: the model's
+    window_dtype: WindowDtype = "float32"  # of the values in an expert window
 
 
 def plan_graphs(config: ModelConfig, profiles: Sequence[str], options: GraphOptions) -> list[GraphPlan]:
     """Build the graphs of some profiles for a model.
 
     Raises:
-        RequestError: There is no such profile, it cannot be had as asked, or what was asked for fits none of them.
-        ConfigError: A profile's operators do not take this model.
+        RequestError: A profile is unknown, or does not support the model or the options.
+        ConfigError: A profile's operators do not support this model.
     """
     if set(profiles) == {"cpu"}:
         for name in ("chunk_lengths", "context_length", "expert_window"):
             if getattr(options, name) is not None:
                 raise RequestError(
-                    f"{name} is {getattr(options, name)}, but the graph of profile cpu takes any; it is for the static "
-                    "profiles coreml and nnapi"
+                    f"{name} is {getattr(options, name)}, expected none for profile cpu, whose graph has no fixed "
+                    "lengths; this option is for the static profiles coreml and nnapi"
                 )
     return [_plan(config, profile, options) for profile in dict.fromkeys(profiles)]
 
@@ -81,18 +82,18 @@ def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
     if options.dense_dtype not in DTYPES[profile]:
         raise RequestError(
             f"dense_dtype is {options.dense_dtype!r}, expected one of {', '.join(DTYPES[profile])} in profile "
-            f"{profile}; other profiles can be added with --add-profile"
+            f"{profile}; a profile with another dtype can be added with --add-profile"
         )
     if options.block_size not in BLOCK_SIZES:
         sizes = ", ".join(map(str, BLOCK_SIZES))
         raise RequestError(
-            f"block_size is {options.block_size}, expected one of {sizes} (ONNX Runtime's quantizer has no others)"
+            f"block_size is {options.block_size}, expected one of {sizes}: ONNX Runtime's quantizer has no others"
         )
     kv_dtypes = ("float32", "int8") if profile == "cpu" else ("float32",)
     if options.kv_dtype not in kv_dtypes:
         raise RequestError(
-            f"kv_dtype is {options.kv_dtype!r}, expected {' or '.join(kv_dtypes)} in profile {profile}; the cache of a "
-            "static graph has the dtype that the graph computes in"
+            f"kv_dtype is {options.kv_dtype!r}, expected {' or '.join(kv_dtypes)} in profile {profile}; the KV cache "
+            "of a static graph has the dtype in which the graph computes"
         )
     window_dtypes = config.window_dtypes if profile == "cpu" else ("float32",)
     if options.window_dtype not in window_dtypes:
@@ -108,7 +109,7 @@ def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
     }
     for name, (asked, limit) in limits.items():
         if asked is not None and not 0 < asked <= limit:
-            raise RequestError(f"{name} is {asked}, expected 1 to {limit}, the model's")
+            raise RequestError(f"{name} is {asked}, expected 1 to {limit}, the model's limit")
     for length in options.chunk_lengths or () if profile != "cpu" else ():
         if not 1 <= length <= _context(config, options):
             raise RequestError(

@@ -1,1 +1,1 @@
-"""The source of a bundle: is it still the one, what does its model compute, and how far may rounding be off?"""
+"""The source checkpoint of a bundle: hashes that identify it, its model in PyTorch, and limits of rounding errors."""

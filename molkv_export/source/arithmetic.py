@@ -1,7 +1,8 @@
-"""How exactly the source model is computed: in float64, or as roughly as the format of a bundle lets a driver do it.
+"""Running the source model with two precisions: in float64, and with the rounding errors that a bundle allows a driver.
 
-From the two follows how far a sound driver may be from the source model, for this model and these texts: a weight's
-rounding is the same everywhere, but what arithmetic costs depends on how well conditioned the model is.
+The difference between the two gives the limits for a correct driver, for this model and these texts. It has to be
+measured: the rounding of weights is the same everywhere, but the effect of inexact arithmetic depends on how well
+conditioned the model is.
 """
 
 from __future__ import annotations
@@ -20,23 +21,25 @@ from molkv_bundle import Bundle, GoldenLimits, GraphInfo
 from molkv_export.graph.files import load_graphs, weights_file
 from molkv_export.modeling import ReferenceModel
 
-DRAWS = 4  # rough runs, each with errors of its own
-_ROWS = 4096  # of a weight, in float64 at a time
-_STEPS = 127  # of activations, to each side of zero
-# Where the reference rounds as the graph does (an int8 window, qdq-int8), a driver differs where a number that stands
-# between two codes becomes the other one: a large error, and a rare one, so rough runs get errors that make more.
+DRAWS = 4  # number of runs with random errors, each with another seed
+_ROWS = 4096  # rows of a weight that are in float64 at a time
+_STEPS = 127  # codes of activations on each side of zero
+# With an int8 window or qdq-int8, the reference rounds to codes as the graph does. A driver then makes a large but rare
+# error: a number that lies close to the middle between two codes becomes the other code. A few runs could miss it, so
+# their random errors are larger by this factor.
 _MORE_ROUGH = 16
-# Other kernels make other errors of this size: their root mean square is about the same, their largest is chance.
+# Other kernels make other errors of the same size. The root mean square of these is about the same; the largest of them
+# is a matter of chance, so its limit is wider.
 _MAX_ABS_FACTOR, _RELATIVE_L2_FACTOR = 2.0, 1.5
 
 
 class Float64(TorchFunctionMode):
-    """While it is entered, float32 tensors are computed with in float64."""
+    """A context in which PyTorch computes with float32 tensors in float64."""
 
     def __torch_function__(
         self, func: Callable[..., Any], _types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call a function of PyTorch with what it was given, in float64."""
+        """Call a function of PyTorch with its float32 arguments converted to float64."""
         if func is Tensor.float:
             return args[0]
         if func is nn.functional.linear:
@@ -46,7 +49,7 @@ class Float64(TorchFunctionMode):
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply in float64, with some rows of the weight in float64 at a time: the LM head's are as many as tokens."""
+    """Multiply in float64; only some rows of the weight are in float64 at a time, since the LM head is large."""
     rows = torch.empty(min(_ROWS, len(weight)), weight.shape[1], dtype=torch.float64)
     x, found = x.double(), torch.empty(*x.shape[:-1], len(weight), dtype=torch.float64)
     for start in range(0, len(weight), _ROWS):
@@ -62,19 +65,21 @@ def _in_float64(value: Any) -> Any:
 
 @contextmanager
 def rough_arithmetic(model: ReferenceModel, bundle: Bundle, draw: int) -> Iterator[None]:
-    """Let a model compute as roughly as the format of a bundle's graph allows, until the context is left.
+    """Add to a model, within this context, the rounding errors that the format of a bundle's graph allows.
 
-    What every module returns is off by some roundings of the float type that the graph computes in. What goes into
-    products with int8 or int4 weights is rounded to 127 steps of the largest number of a position, the coarsest that
-    kernels do; keys and values are rounded by the scales of an int8 cache.
+    - The output of every module gets a random error of a few roundings of the dtype in which the graph computes.
+    - The input of a product with an int8 or int4 weight is rounded to 127 steps of the largest number of a position.
+      No kernel rounds more coarsely.
+    - With an int8 KV cache, keys and values are rounded by its scales.
 
     Args:
-        model: The model, whose products with weights are `nn.Linear`.
+        model: The model; its products with weights are `nn.Linear`.
         bundle: The bundle.
-        draw: 0 is the format itself; others have errors of the same size that are independent.
+        draw: Seed of the random errors. Draw 0 rounds with the steps of the format. Other draws have slightly finer
+            steps, so that their errors are independent and have nearly the same size.
     """
     graph = bundle.graph()
-    finer = 1 + draw / 32  # other codes, whose range is still that of the calibrated scales
+    finer = 1 + draw / 32  # divides the steps: this gives other codes within the range of the calibrated scales
     generator = torch.Generator().manual_seed(draw)
     hooks: list[RemovableHandle] = []
     for name, module in model.named_modules():
@@ -93,13 +98,13 @@ def rough_arithmetic(model: ReferenceModel, bundle: Bundle, draw: int) -> Iterat
 
 
 def limits_of(max_abs: float, relative_l2: float) -> GoldenLimits:
-    """Return how far a driver may be off, from the largest errors of rough runs."""
+    """Return the limits for a driver's errors, from the largest errors of the runs with `rough_arithmetic`."""
     return GoldenLimits(_MAX_ABS_FACTOR * max_abs, _RELATIVE_L2_FACTOR * relative_l2)
 
 
 def _error(name: str, module: nn.Module, graph: GraphInfo) -> float:
-    """Return what a module's results may be off by, relative to themselves, as a standard deviation."""
-    if graph.kv_dtype == "float16":  # the graph computes in it, but adds up in float32
+    """Return the standard deviation of a module's relative error."""
+    if graph.kv_dtype == "float16":  # the graph computes in float16, but accumulates in float32
         return 2.0**-11
     terms = module.in_features if isinstance(module, nn.Linear) else 0
     error = float(2 + terms**0.5 / 8) * 2.0**-24  # the last bits of a sum depend on the order of its terms
@@ -122,7 +127,11 @@ def _rounded_rows(x: Tensor, finer: float) -> Tensor:
 
 
 def _round_caches(model: ReferenceModel, bundle: Bundle, finer: float) -> Iterator[RemovableHandle]:
-    """Round keys and values by the scales in the graph: keys before they are rotated, since a pair's are the same."""
+    """Round keys and values by the scales in the graph.
+
+    Keys are rounded before rotation, but in the graph after it. The errors have the same size, since both channels of a
+    rotated pair have the same scale.
+    """
     graph, folder = next(iter(load_graphs(bundle).values())), str(weights_file(bundle).parent)
     tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
     for cache in bundle.config.kv_caches():

@@ -1,4 +1,4 @@
-"""Is a checkpoint the one that a bundle was made from, and does it stay so while it is read?"""
+"""Checks that a checkpoint is the source of a bundle, and that it does not change while it is read."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from molkv_export.families import open_checkpoint
 
 
 class HashedSource:
-    """A checkpoint and the hashes of the bytes that it is read from."""
+    """An open checkpoint with the hashes of its files."""
 
     def __init__(self, checkpoint: Checkpoint, advance: Callable[[int], object] = lambda _: None) -> None:
-        """Hash the files of an open checkpoint; `advance` is told the number of bytes after each piece."""
+        """Hash the files of an open checkpoint; `advance` is called with the number of bytes after each piece."""
         self._checkpoint = checkpoint
         self._states = dict(checkpoint.states)
         self._error: CheckpointError | None = None
         self.hashes = checkpoint.sha256(advance)
-        """SHA-256 by file."""
+        """SHA-256 of each file, by name."""
 
     def check(self) -> None:
         """Check that no file has changed since the checkpoint was opened.
 
-        Files that were only touched, or replaced by ones with the same bytes, have not: what looks changed is opened
-        and hashed again.
+        If the state of a file is different, the checkpoint is opened and hashed again. A file that was only touched, or
+        replaced by one with the same bytes, passes the check.
 
         Raises:
-            CheckpointError: One has; what was read may be of both.
+            CheckpointError: A file has changed, so the data that were read may be a mix of old and new.
         """
         if self._error is not None:
             raise self._error
@@ -49,15 +49,15 @@ class HashedSource:
 
 
 def check_source(bundle: Bundle, checkpoint: Checkpoint, hashes: dict[str, str]) -> None:
-    """Compare a checkpoint's hashes, by file, with those that a bundle's manifest has.
+    """Check that a checkpoint's hashes, by name of the file, are those in a bundle's manifest.
 
     Raises:
-        CheckpointError: It is another one.
+        CheckpointError: The bundle was made from another checkpoint.
     """
     expected = bundle.manifest.provenance.source
     for name, found in hashes.items():
         if expected.get(name) != found:
             raise CheckpointError(
                 f"{checkpoint.folder / name}: sha256 is {found[:12]}..., but {bundle.path} was made from "
-                f"{expected.get(name, 'none')[:12]}...; give the checkpoint that the bundle was exported from"
+                f"{expected.get(name, 'none')[:12]}...; pass the checkpoint that the bundle was exported from"
             )

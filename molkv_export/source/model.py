@@ -1,4 +1,4 @@
-"""The source model in PyTorch, as it was trained, or rounded as a bundle stores it."""
+"""The source model in PyTorch, either as trained or with the rounding of a bundle."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _CACHE_BYTES = 256 * 1024 * 1024
 
 
 class SourceModel:
-    """A checkpoint's reference model. Dense weights are in RAM, everything that is about token ids stays in the file.
+    """A checkpoint's reference model that keeps only dense weights in RAM, not embeddings and experts.
 
-    Records are read (lookup form) or computed by networks that are loaded one layer at a time (training form); those
-    that were needed last are kept.
+    Records are read (lookup form), or computed by networks that are loaded one layer at a time (training form). Recent
+    records are cached.
     """
 
     def __init__(self, checkpoint: Checkpoint, bundle: Bundle | None = None) -> None:
@@ -33,23 +33,23 @@ class SourceModel:
 
         Args:
             checkpoint: The checkpoint.
-            bundle: How weights, activations and the expert window are rounded, and which context and window there
-                are; None is as trained.
+            bundle: The bundle whose rounding (of weights, activations and expert window), context length and window
+                the model gets; None for the model as trained.
         """
         graph = None if bundle is None else bundle.graph()
-        # The shapes of a static graph show its context and window; what else a manifest says of them is not believed.
+        # A manifest is untrusted. It may change context and window only for static graphs, whose shapes confirm them.
         self.config = graph.restrict(checkpoint.config) if graph is not None and graph.is_static else checkpoint.config
         with torch.device("meta"):
             self.model: ReferenceModel = checkpoint.make_model(self.config, checkpoint.form)
         self._checkpoint, self._slack = checkpoint, rounding_slack(_longest_sum(checkpoint))
         self._kept_ids = torch.empty(0, dtype=torch.long)
-        self._kept: ExactRecords | None = None  # of these
+        self._kept: ExactRecords | None = None  # the records of these ids
         names = [name for name in checkpoint.parameters if ".experts." not in name and name != EMBEDDING]
         self._sources = {name: name for name in names}
         if self.config.tie_word_embeddings:
             self._sources[LM_HEAD] = EMBEDDING
         state = {}
-        for name, source in self._sources.items():  # one by one: only one is in RAM twice
+        for name, source in self._sources.items():  # one by one, so that only one weight is in RAM twice
             weight = checkpoint.tensor(source)
             state[name] = weight if graph is None else stored_weight(name, weight, graph, self.model.plain_parameters)
         self.model.load_state_dict(state, strict=False, assign=True)
@@ -61,22 +61,22 @@ class SourceModel:
             self.model.round_window()
 
     def dense_weights(self) -> dict[str, Tensor]:
-        """Return the parameters that the dense graph has, by name, rounded as the model is."""
+        """Return the model's parameters that are in the dense graph, by name, rounded as in the bundle."""
         return {name: self.model.get_parameter(name).data for name in self._sources}
 
     def exact_weight(self, name: str) -> Tensor:
-        """Read one of these parameters as it was trained."""
+        """Read a parameter of the dense graph as it was trained."""
         return self._checkpoint.tensor(self._sources[name])
 
     def stored_rows(self, store: Store, ids: npt.NDArray[np.int64]) -> StoredRows:
-        """Read what a store holds of token ids, to be compared with exact records."""
+        """Read the records of token ids from a store, to be compared with exact records."""
         return StoredRows(store.gather(ids), self.config, store.value_dtype, self._slack)
 
     def _rounded(self, exact: ExactRecords, store: Store, ids: Tensor) -> ExactRecords:
-        """Round records as a store does: take what it holds, where that is the source's record rounded.
+        """Return records with the rounding of a store.
 
-        Where it is not, the source's record is taken, its floating-point numbers rounded to the nearest: a wrong one
-        cannot be hidden.
+        A row of the store is used where it is a correct rounding of the source's row. Elsewhere the source's row is
+        used, rounded to the nearest floating-point numbers. So a wrong row in the store cannot hide an error.
         """
         stored = self.stored_rows(store, ids.numpy())
         layers = {}
@@ -101,14 +101,14 @@ class SourceModel:
 
     @torch.no_grad()
     def exact_records(self, ids: Tensor) -> ExactRecords:
-        """Read or compute the records of token ids [U], not rounded."""
+        """Read or compute the records of token ids [U] without rounding."""
         embedding = self._rows(EMBEDDING, ids)
         return ExactRecords(
             embedding, {layer: self._layer_rows(layer, ids, embedding) for layer in self.config.layers_with_experts}
         )
 
     def _layer_rows(self, layer: int, ids: Tensor, embedding: Tensor) -> Rows:
-        """Load the experts of one layer, of tables only the rows of these ids, and ask them for their rows."""
+        """Load the experts of one layer (of tables, only the rows of these ids), and compute the rows of the ids."""
         prefix = f"model.layers.{layer}.experts."
         names = [name for name in self._checkpoint.parameters if name.startswith(prefix)]
         experts = copy.deepcopy(self.model.experts(layer))
@@ -124,16 +124,16 @@ class SourceModel:
         return rows
 
     def _rows(self, name: str, ids: Tensor) -> Tensor:
-        runs = np.split(ids.numpy(), np.flatnonzero(np.diff(ids.numpy()) != 1) + 1)  # neighbours in one read
+        runs = np.split(ids.numpy(), np.flatnonzero(np.diff(ids.numpy()) != 1) + 1)  # consecutive ids in one read
         return torch.cat([self._checkpoint.tensor(name, int(run[0]), int(run[-1]) + 1) for run in runs])
 
     def logits(self, ids: npt.NDArray[np.int64], store: Store | None = None, last: int = 0) -> Floats:
-        """Compute logits of token ids [T] in one pass, with no cache and no state.
+        """Compute logits of token ids [T] in one pass, without a KV cache.
 
         Args:
-            ids: The sequence.
-            store: What records are rounded to; None is the model as it was trained.
-            last: For how many final positions; 0 is all.
+            ids: The token ids.
+            store: The store whose rounding the records get; None for records as trained.
+            last: Number of final positions whose logits are returned; 0 for all positions.
 
         Returns:
             float32 [last or T, vocab_size].
@@ -144,9 +144,9 @@ class SourceModel:
     def logits_in_pieces(
         self, ids: npt.NDArray[np.int64], store: Store | None, last: int, rows: int, *, in_float64: bool = False
     ) -> Iterator[Floats]:
-        """Compute the same as `logits`, but yield so many rows at a time: with a large vocabulary all are a lot.
+        """Compute the same as `logits`, but yield the logits of `rows` positions at a time, to save memory.
 
-        In float64, what is yielded is rounded to float32.
+        With `in_float64`, the model is computed in float64, and the logits are then rounded to float32.
         """
         arithmetic = Float64 if in_float64 else nullcontext
         input_ids, inverse = torch.unique(torch.from_numpy(ids)[None], return_inverse=True)
@@ -154,17 +154,17 @@ class SourceModel:
         if store is not None:
             records = self._rounded(records, store, input_ids)
         if self._rounds_window:
-            records = self.model.in_window(records)  # in float32: the codes are part of the format
+            records = self.model.in_window(records)  # always in float32, since the codes are part of the format
         with arithmetic():
             hidden = self.model.hidden(records, inverse)[0, -last:]
         for start in range(0, len(hidden), rows):
-            with arithmetic():  # not while others compute
+            with arithmetic():  # left before each yield, so that the caller's code is not affected
                 logits = self.model.head(hidden[start : start + rows])
             yield logits.float().numpy()
 
 
 def _longest_sum(checkpoint: Checkpoint) -> int:
-    """Count the terms of the sums that expert networks are made of: those of a matrix [out, in] are `in`."""
+    """Return the most terms of a sum in the expert networks: a matrix [out, in] has sums of `in` terms."""
     if checkpoint.form == "lookup":
         return 0
     shapes = [checkpoint.shape(name) for name in checkpoint.parameters if ".experts." in name]
@@ -172,7 +172,7 @@ def _longest_sum(checkpoint: Checkpoint) -> int:
 
 
 def _map(function: Callable[..., Tensor], *records: ExactRecords) -> ExactRecords:
-    """Combine records tensor by tensor."""
+    """Apply a function to each tensor of some records, and return records of the results."""
     layers = {
         layer: {name: function(*(each.layers[layer][name] for each in records)) for name in rows}
         for layer, rows in records[0].layers.items()

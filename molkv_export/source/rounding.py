@@ -1,6 +1,7 @@
-"""What rounding does to the source's numbers: whether records are rounded right, and weights and activations rounded.
+"""Rounding of the source's weights and activations as in a bundle, and checks of the rounding of a store's records.
 
-This is written from the formats' definitions, without the exporter's quantizer, so that it finds mistakes in it.
+This module follows the definitions of the formats and does not use the exporter's quantizer, so it finds the
+quantizer's mistakes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from molkv_bundle import (
 from molkv_export.checkpoints import LM_HEAD
 from molkv_export.graph.files import load_graphs
 
-_STEPS = 8  # of float32, for the few operations that are no sums, the checks' own among them
+_STEPS = 8  # float32 epsilons allowed for the few operations that are not sums, including those of the checks here
 
 _LEVELS = {
     "int8": torch.arange(-127.0, 128.0),
@@ -37,40 +38,43 @@ _LEVELS = {
 
 
 def rounding_slack(terms: int) -> float:
-    """Say how far two float32 computations of the same rows may be apart, relative to the largest number of a row.
+    """Return the allowed difference of two float32 computations of a row, relative to the row's largest number.
 
     The last bits of a float32 sum depend on the order of its terms, which depends on how many rows are computed at
-    once; so a number that lies between two that can be stored may be rounded to either. The difference grows with the
-    square root of the number of terms; docs/parity.md, "Records", has what was measured.
+    once. So a number in the middle between two numbers of a format may be rounded to either. The difference grows with
+    the square root of the number of terms; docs/parity.md, "Records", has measurements.
 
     Args:
-        terms: Of the longest sum; 0 where rows are read, not computed.
+        terms: Number of terms of the longest sum; 0 if rows are read, not computed.
     """
     return float(np.finfo(np.float32).eps * (_STEPS + terms**0.5))
 
 
 class StoredRows:
-    """What a store's records [n] hold, as float32, beside the source's rows."""
+    """The records [n] of a store, decoded to float32 and compared with the source's rows."""
 
     def __init__(self, records: Records, config: ModelConfig, dtype: RowDtype, slack: float) -> None:
-        """Take records of a store with this dtype; `slack` is from `rounding_slack`."""
+        """Keep the records of a store with this dtype; `slack` is from `rounding_slack`."""
         self._records, self._dtype, self._slack = records, dtype, slack
         self._decoder = ValueDecoder(dtype)
         rows = ROW_FORMATS[dtype]
         self._scales = {vector.name: vector.scale for vector in config.record_vectors() if rows.scale}
-        self.plain: torch.dtype = getattr(torch, rows.plain)  # of what is not quantized
+        self.plain: torch.dtype = getattr(torch, rows.plain)  # of vectors that are not quantized
 
     def dtype(self, vector: str) -> torch.dtype:
-        """Return what a vector's numbers are rounded to before they are compared: float32 if it is quantized."""
+        """Return the floating-point dtype of a vector in the store; float32 if the vector is quantized."""
         return torch.float32 if self._scales.get(vector) else self.plain
 
     def embedding(self, exact: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the embeddings [n, d], and which of them are the source's rounded, bool [n]."""
+        """Return the stored embeddings [n, d], and which of them are correct roundings of `exact`, bool [n]."""
         found = torch.from_numpy(self._records["embedding"].astype(np.float32))
         return found, _is_rounded(found, exact, self.plain, self._slack)
 
     def vector(self, layer: int, name: str, exact: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a vector [n, *shape] of the layer with this index among those that have experts; as `embedding`."""
+        """Return a stored vector [n, *shape], and which rows of it are correct roundings of `exact`, bool [n].
+
+        `layer` is the layer's index among the layers with experts.
+        """
         stored = self._records["layers"][:, layer]
         scale_name = self._scales.get(name, "")
         if not scale_name:
@@ -83,14 +87,18 @@ class StoredRows:
 
 
 def _is_rounded(found: Tensor, exact: Tensor, dtype: torch.dtype, relative_slack: float) -> Tensor:
-    """Tell which rows hold the nearest numbers of a floating-point dtype."""
+    """Return which rows of `found` are `exact` rounded to the nearest numbers of a floating-point dtype."""
     nearest = exact.to(dtype).float()
     slack = relative_slack * exact.abs().amax(-1, keepdim=True)
     return _all_rows((found - exact).abs() <= (nearest - exact).abs() + slack)
 
 
 def _is_quantized(found: Tensor, exact: Tensor, scale: Tensor, dtype: RowDtype, relative_slack: float) -> Tensor:
-    """Tell which rows keep the largest number of each group, and for all others the nearest that its scale allows."""
+    """Return which rows of `found` are correct quantizations of `exact`.
+
+    In each group (the numbers that share a scale) the number of largest magnitude must be kept, and every number must
+    be the nearest one that the scale allows.
+    """
     groups = exact.reshape(*scale.shape, -1)
     kept = found.reshape(*scale.shape, -1)
     largest = groups.abs().amax(-1, keepdim=True)
@@ -111,15 +119,15 @@ def _all_rows(agrees: Tensor) -> Tensor:
 
 
 def stored_weight(name: str, weight: Tensor, graph: GraphInfo, plain: tuple[str, ...]) -> Tensor:
-    """Return what a graph multiplies with where the checkpoint has a float32 tensor.
+    """Return a weight of the checkpoint with the rounding of a bundle's graph, as float32.
 
     Args:
-        name: The tensor's.
-        weight: The tensor, a matrix [out, in] or a vector.
-        graph: How the bundle stores its weights.
-        plain: How the names of those end that are not quantized in any graph.
+        name: The tensor's name.
+        weight: The tensor, a float32 matrix [out, in] or a vector.
+        graph: The graph's entry in the manifest.
+        plain: Suffixes of the names of tensors that are never quantized.
     """
-    if graph.kv_dtype == "float16":  # everything is computed in it
+    if graph.kv_dtype == "float16":  # the graph computes in float16
         return weight.half().float()
     if weight.dim() == 1 or name.endswith(plain) or graph.dense_dtype == "float32":
         return weight
@@ -135,9 +143,10 @@ def stored_weight(name: str, weight: Tensor, graph: GraphInfo, plain: tuple[str,
 
 
 def _in_blocks(weight: Tensor, block: int) -> Tensor:
-    """Round to 16 multiples of a scale for every block of a row; the number of largest size is kept, as -8.
+    """Round to 16 multiples (-8 to 7) of a scale, one scale for each block of a row.
 
-    Of two numbers of this size and different sign, the one below 0 is.
+    The scale is such that the number of largest magnitude in a block becomes -8. If two numbers of different sign have
+    this magnitude, it is the negative one.
     """
     rows, columns = weight.shape
     blocks = torch.nn.functional.pad(weight, (0, -columns % block)).reshape(rows, -1, block)
@@ -150,19 +159,19 @@ def _in_blocks(weight: Tensor, block: int) -> Tensor:
 
 
 class Rounding(NamedTuple):
-    """uint8 codes with one scale."""
+    """A rounding to uint8 codes with one scale and zero point."""
 
     scale: float
     zero_point: int
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Round to the nearest code, and back."""
+        """Return x rounded to the nearest codes and decoded again."""
         codes = ((x / self.scale).round() + self.zero_point).clamp(0, 255)
         return (codes - self.zero_point) * self.scale
 
 
 def round_activations(model: nn.Module, bundle: Bundle) -> None:
-    """Let the products of a model round what goes in and comes out, where those of a bundle's graph do."""
+    """Make a model round the inputs and outputs of the products whose inputs and outputs a bundle's graph rounds."""
     for name, rounding in _roundings(load_graphs(bundle)[1]).items():
         place, _, side = name.rpartition(".")
         product = model.get_submodule(place.replace(".qkv_proj.", "."))
@@ -173,7 +182,7 @@ def round_activations(model: nn.Module, bundle: Bundle) -> None:
 
 
 def _roundings(graph: onnx.ModelProto) -> dict[str, Rounding]:
-    """Return the roundings by the name of a product and "input" or "output"."""
+    """Return the roundings of a graph's activations, by the product's name followed by ".input" or ".output"."""
     tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
     ends = ("input_zero_point", "output_zero_point")
     names = [name.removesuffix("_zero_point") for name in tensors if name.endswith(ends)]

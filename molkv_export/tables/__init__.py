@@ -1,1 +1,1 @@
-"""Re-parameterization: from experts as networks to the expert store, streaming."""
+"""Writing the expert store in pieces; experts in training form are converted to rows (re-parameterization)."""

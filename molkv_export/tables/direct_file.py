@@ -1,4 +1,4 @@
-"""Writing large files past the page cache, which takes a tenth of the processor's time (docs/performance.md)."""
+"""Writing large files without the page cache, which costs a tenth of the processor's time (docs/performance.md)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_DIRECT = getattr(os, "O_DIRECT", 0) if fcntl else 0  # Linux has it
+_DIRECT = getattr(os, "O_DIRECT", 0) if fcntl else 0  # 0: the system (not Linux) has no direct access
 _BLOCK = 4096  # no disk asks for a larger alignment
 
 
 def aligned_zeros(count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Allocate an array [count] of zeros that begins on a page of memory, as the disk's own access needs it."""
+    """Allocate an array [count] of zeros that begins on a page of memory, as direct access to a disk requires."""
     return np.frombuffer(mmap.mmap(-1, count * dtype.itemsize), dtype, count)
 
 
 class DirectFile:
-    """A new file, written from its start to its end: whole blocks go to the disk directly, if the system can do it."""
+    """A new file that is written from start to end; whole blocks bypass the page cache if the system supports it."""
 
     def __init__(self, path: Path) -> None:
         """Create the file.
@@ -40,7 +40,7 @@ class DirectFile:
         self._direct = False
 
     def write(self, data: memoryview) -> int:
-        """Write some of the bytes, and give their number.
+        """Write the first bytes of the data, at least one, and return their number.
 
         Raises:
             OSError: The disk is full, or fails.
@@ -52,7 +52,7 @@ class DirectFile:
                 self._switch(True)
                 return self._file.write(data[:blocks])
             except OSError:
-                self._possible = False  # not on this file system; if the disk is full, the write below says so
+                self._possible = False  # not on this file system; if the disk is full, the write below raises, too
         self._switch(False)
         return self._file.write(data)
 
@@ -63,7 +63,7 @@ class DirectFile:
             self._direct = direct
 
     def sync(self) -> int:
-        """Bring everything to the disk, and give the file's size."""
+        """Flush the file to the disk and return its size in bytes."""
         sync(self._file.fileno())
         return self._file.tell()
 

@@ -1,4 +1,4 @@
-"""What a table will look like, and what writing it will take."""
+"""Planning a table before it is written: layout of records, shards, and use of memory."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from molkv_bundle import (
 )
 
 if TYPE_CHECKING:
-    from molkv_export.tables.rows import RowSource  # needs PyTorch, and shards are also planned without it
+    from molkv_export.tables.rows import RowSource  # needs PyTorch, which `plan_shards` must not need
 
-_NO_ID = "0" * 16  # of a table whose origin is not known yet
+_NO_ID = "0" * 16  # the id of a table before `with_id`
 SLABS = 4  # of records: one is filled, one gets its checksums, one is written, one is hashed
 
 
@@ -31,12 +31,12 @@ def plan_table(config: ModelConfig, dtype: RowDtype, shard_size: int) -> Table:
     """Decide on the layout of records and the ranges of shards.
 
     Args:
-        config: The model.
-        dtype: Of the values.
-        shard_size: No shard becomes larger, in bytes.
+        config: The model's configuration.
+        dtype: Dtype of the values.
+        shard_size: Largest size of a shard, in bytes.
 
     Raises:
-        RequestError: shard_size does not hold even one record, there is no such dtype, or rows cannot be stored in it.
+        RequestError: shard_size is too small for one record, the dtype is unknown, or it cannot hold these rows.
     """
     if dtype not in ROW_FORMATS:
         raise RequestError(f"experts_dtype is {dtype!r}, expected one of {', '.join(ROW_FORMATS)}")
@@ -57,11 +57,12 @@ def plan_table(config: ModelConfig, dtype: RowDtype, shard_size: int) -> Table:
 
 
 def with_id(table: Table, origin: Mapping[str, str]) -> Table:
-    """Return a planned table with the id that belongs to its bytes.
+    """Return a planned table with its id, a hash of everything that determines the table's bytes.
 
     Args:
         table: From `plan_table`.
-        origin: All that decides on the bytes, beside the layout of the table: what the rows are made from, by what.
+        origin: The inputs that determine the bytes, apart from the layout: hashes of the checkpoint's files, and
+            versions of the software.
     """
     layout = {"index": table.index, "rows": table.rows, "dtype": table.dtype, "stride": table.stride}
     text = msgspec.json.encode({"origin": origin, "layout": layout, "fields": table.fields}, order="sorted")
@@ -69,15 +70,15 @@ def with_id(table: Table, origin: Mapping[str, str]) -> Table:
 
 
 def plan_shards(table: Table, largest: int, name: str) -> Table:
-    """Return a table of the same records in files of at most `largest` bytes.
+    """Return a table of the same records in shards of at most `largest` bytes.
 
     Args:
-        table: How records are laid out; its shards do not matter.
-        largest: Size of a file, with its header, in bytes.
-        name: What `largest` is called in an error.
+        table: A table with the layout of records; its shards are ignored.
+        largest: Largest size of a shard's file, header included, in bytes.
+        name: The name of `largest` for an error message.
 
     Raises:
-        RequestError: A file of this size does not hold even one record.
+        RequestError: A file of this size cannot hold one record.
     """
     longest_header = _data_offset(table, table.rows, table.rows)
     per_shard = (largest - longest_header) // table.stride
@@ -100,27 +101,30 @@ def plan_shards(table: Table, largest: int, name: str) -> Table:
 
 
 def _data_offset(table: Table, first_row: int, count: int) -> int:
-    """Return the size of a shard's header, in bytes."""
+    """Return the size in bytes of a shard's header, after which its records begin."""
     return len(shard_header(Shard(file="", first_row=first_row, count=count, data_offset=0), table))
 
 
 def shard_bytes(shard: Shard, table: Table) -> int:
-    """Return the size of a shard's file."""
+    """Return the size of a shard's file, in bytes."""
     return shard.data_offset + shard.count * table.stride
 
 
 class Memory(NamedTuple):
-    """How the memory for writing a table is used."""
+    """A plan for the memory that writing a table uses."""
 
-    slab_ids: int  # records that are finished before they are written, layer by layer
-    total: int  # bytes, at most
+    slab_ids: int  # records in a slab; all layers of a slab are filled before it is written
+    total: int  # most bytes in use
 
 
 def plan_memory(source: RowSource, table: Table, max_memory: int) -> Memory:
-    """Cut the table into slabs, as large as memory allows where each slab loads every expert network once.
+    """Choose the size of slabs, within `max_memory` bytes.
+
+    In training form each slab loads every expert network once, so slabs are as large as memory allows. In lookup form
+    they are as small as possible.
 
     Raises:
-        RequestError: max_memory is not enough for the smallest slab.
+        RequestError: max_memory is too small for the smallest slab.
     """
     step = source.ids_at_once
     largest = max(shard.count for shard in table.shards)

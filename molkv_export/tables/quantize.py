@@ -1,4 +1,4 @@
-"""From float32 to the numbers that a store holds (`docs/bundle-format.md`, "Numbers"); `molkv_runtime` decodes them."""
+"""Quantizing float32 rows for a store (`docs/bundle-format.md`, "Numbers"); `ValueDecoder` decodes them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from molkv_bundle import NF4_LEVELS, ROW_FORMATS, RowDtype
 
 
 class Quantized(NamedTuple):
-    """Rows as they are stored."""
+    """Rows in a quantized format."""
 
-    value: Tensor  # [..., codes of a row]
+    value: Tensor  # the codes, [..., bytes of a row]
     scale: Tensor  # [..., scales of a row]
 
 
 def quantize(rows: Tensor, dtype: RowDtype) -> Quantized:
-    """Round rows [..., d] to the nearest numbers that int8, int4 or nf4 have; a scale can become infinite."""
+    """Round rows [..., d] to the nearest codes of int8, int4 or nf4.
+
+    A scale becomes infinite where float16 cannot hold it; the caller has to check that.
+    """
     return {"int8": _int8, "int4": _int4, "nf4": _nf4}[dtype](rows.float())
 
 
 def _int8(rows: Tensor) -> Quantized:
-    """One scale for a whole row, so that its largest number becomes 127 or -127."""
+    """Quantize with one scale for a row; its number of largest magnitude becomes 127 or -127."""
     scale = rows.abs().amax(-1, keepdim=True) / 127
     return Quantized((rows / _divisor(scale)).round().clamp(-127, 127).to(torch.int8), scale)
 
 
 def _int4(rows: Tensor) -> Quantized:
-    """Llama.cpp's Q4_0: the number of largest magnitude in a group, with its sign, becomes -8."""
+    """Quantize as llama.cpp's Q4_0, one signed scale for a group; its number of largest magnitude becomes -8."""
     groups = _grouped(rows, ROW_FORMATS["int4"].group)
     largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
     scale = (largest / -8).half()
@@ -38,7 +41,7 @@ def _int4(rows: Tensor) -> Quantized:
 
 
 def _nf4(rows: Tensor) -> Quantized:
-    """QLoRA's NF4: the number of largest magnitude in a group becomes 1 or -1."""
+    """Quantize as QLoRA's NF4, one scale for a group; its number of largest magnitude becomes 1 or -1."""
     groups = _grouped(rows, ROW_FORMATS["nf4"].group)
     scale = groups.abs().amax(-1, keepdim=True).half()
     levels = torch.from_numpy(NF4_LEVELS)
@@ -52,7 +55,7 @@ def _grouped(rows: Tensor, size: int) -> Tensor:
 
 
 def _divisor(scale: Tensor) -> Tensor:
-    """Divide by 1 where the scale is 0: all numbers are (nearly) 0 there, and stay it."""
+    """Return the scale, but 1 where it is 0: the numbers there are 0 or nearly 0, and are stored as 0."""
     return torch.where(scale == 0, torch.ones_like(scale), scale)
 
 

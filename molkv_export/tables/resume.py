@@ -1,4 +1,4 @@
-"""Resuming an export: a journal in the unfinished bundle says which shards are finished."""
+"""Resuming an export: a journal in the unfinished bundle lists the finished shards."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ JOURNAL = "export-in-progress.json"
 
 
 class Journal(msgspec.Struct):
-    """The file JOURNAL: what an export was asked for, and the shards that it has finished."""
+    """The content of the file JOURNAL: the arguments of an export and its finished shards."""
 
-    arguments: dict[str, str]  # all that decides on the bytes of the store
-    shards: dict[str, FileInfo] = {}  # by file
+    arguments: dict[str, str]  # everything that determines the bytes of the store
+    shards: dict[str, FileInfo] = {}  # by name of the file
 
     def save(self, folder: Path) -> None:
-        """Write the journal so that there is always a whole one."""
+        """Write the journal in one step, so that a crash leaves the old one or the new one."""
         new = folder / f"{JOURNAL}.new"
         with new.open("wb") as file:
             file.write(msgspec.json.encode(self))
@@ -29,25 +29,26 @@ class Journal(msgspec.Struct):
 
 
 def resume_export(folder: Path, arguments: dict[str, str]) -> tuple[Journal, str]:
-    """Prepare a folder for an export: keep the finished shards of an export with these arguments, remove all else.
+    """Prepare a folder for an export: keep finished shards of an export with these arguments, remove everything else.
 
     Args:
-        folder: Where an earlier export may have been cut short.
-        arguments: All that decides on the bytes of the store, by names that the user knows.
+        folder: A folder in which an earlier export may have been interrupted.
+        arguments: Everything that determines the bytes of the store, by names that the user knows.
 
     Returns:
-        The journal, with the shards that are there and undamaged; and what to tell the user about them, or "".
+        The journal of the undamaged shards that were found, and a message for the user about them, or "".
     """
     unfinished = _read_journal(folder)
     journal, message = Journal(arguments), ""
     if unfinished is not None and unfinished.arguments != arguments:
-        message = f"an unfinished export of other {_changed(unfinished.arguments, arguments)} is there; starting anew"
+        different = _changed(unfinished.arguments, arguments)
+        message = f"found an unfinished export with different {different}; starting from the beginning"
     elif unfinished is not None and unfinished.shards:
         found = unfinished.shards
         journal.shards = {file: info for file, info in found.items() if _is_undamaged(folder / file, info)}
-        message = f"going on with an unfinished export: {len(journal.shards)} shard(s) are there already"
+        message = f"resuming an unfinished export: {len(journal.shards)} shard(s) are finished"
         if damaged := len(found) - len(journal.shards):
-            message += f", {damaged} damaged one(s) will be written again"
+            message += f", {damaged} damaged shard(s) will be written again"
     clear(folder, keep=(*journal.shards, JOURNAL))
     if journal.shards:
         journal.save(folder)
@@ -57,7 +58,7 @@ def resume_export(folder: Path, arguments: dict[str, str]) -> tuple[Journal, str
 
 
 def _read_journal(folder: Path) -> Journal | None:
-    """Return the journal of a folder; None if there is none, or not a whole one."""
+    """Return the journal of a folder; None if it is missing or damaged."""
     path = folder / JOURNAL
     try:
         return decode_json(path.read_bytes(), Journal, path, BundleError)

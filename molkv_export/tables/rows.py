@@ -1,4 +1,4 @@
-"""The rows of a checkpoint's experts, computed (training form) or read (lookup form) in small pieces."""
+"""The rows of a checkpoint's experts in small pieces: computed (training form) or read (lookup form)."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ from molkv_bundle import ModelConfig
 from molkv_export.checkpoints import EMBEDDING, Checkpoint
 from molkv_export.modeling.experts import ExpertPart, Networks
 
-_TABLE_BYTES = 8 * 1024 * 1024  # of a table's piece, as float32
-_READ_BYTES = 16 * 1024 * 1024  # of a tensor that holds the tables of several layers
-_ACTIVATION_BYTES = 16 * 1024 * 1024  # of a network, for a piece
+_TABLE_BYTES = 8 * 1024 * 1024  # most bytes of a table's piece, as float32
+_READ_BYTES = 16 * 1024 * 1024  # most bytes of a piece of a tensor that holds the tables of several layers
+_ACTIVATION_BYTES = 16 * 1024 * 1024  # most bytes of a network's activations for a piece
 _MOST_IDS = 4096
 
 
 class SomeRows(NamedTuple):
-    """Rows of one layer for some ids: a vector, or the part of it that some of the layer's experts have."""
+    """One vector of one layer for consecutive token ids, for all experts or some of them."""
 
     layer: int
     first_id: int
     vector: str  # its name in records
-    experts: slice  # of the vector's first dimension
+    experts: slice  # range in the vector's first dimension
     rows: Tensor  # [ids, *shape of the part], of any floating-point dtype
 
 
 class RowSource(Protocol):
-    """Where records come from."""
+    """The interface of a source of embeddings and rows, from which records are filled."""
 
     config: ModelConfig
     ids_at_once: int
-    """Pieces hold the rows of so many ids. It must depend on the checkpoint alone, since the last bits of a matrix
-    product can depend on its size, and an export must give the same bytes whatever memory it was given."""
+    """Number of token ids in a piece. It must depend on the checkpoint alone: the last bits of a matrix product can
+    depend on its size, and an export must give the same bytes whatever its memory limit is."""
     working_bytes: int
-    """RAM that making pieces takes, beyond the records'."""
+    """RAM in bytes that making pieces takes, apart from the records."""
     loads_networks: bool
-    """Whether each call of `pieces` has to load something first, so that few calls are better than many."""
+    """Whether each call of `pieces` loads networks first, so that few calls for many ids are faster."""
 
     def embedding(self, start: int, stop: int) -> Tensor:
         """Return the input embeddings [ids, d] of token ids start to stop."""
 
     def pieces(self, start: int, stop: int) -> Iterator[SomeRows]:
-        """Return all rows for token ids start to stop; every network is loaded once."""
+        """Yield all rows of token ids start to stop; every network is loaded once."""
 
 
 def row_source(checkpoint: Checkpoint) -> RowSource:
-    """Return the rows of a checkpoint."""
+    """Return the source of a checkpoint's rows."""
     return NetworkRows(checkpoint) if checkpoint.form == "training" else TableRows(checkpoint)
 
 
 class TableRows:
-    """Lookup form: rows stand in the checkpoint."""
+    """The `RowSource` of lookup form: rows are read from the checkpoint's tables."""
 
     loads_networks = False
 
@@ -71,8 +71,8 @@ class TableRows:
         row = max(self.config.hidden_size, *(math.prod(vector.shape) for vector in vectors))
         widest = max(map(checkpoint.row_bytes, self._tables.values()), default=1)
         self.ids_at_once = max(1, min(_MOST_IDS, _TABLE_BYTES // (4 * row), _READ_BYTES // widest))
-        # As read, as float32, and what quantizing makes of them.
-        # What is read of several layers at once is still in use when the next is read.
+        # A piece takes its bytes as read, and 4 * _TABLE_BYTES for the float32 copy and the results of quantization.
+        # A read that holds several layers is still in use while the next one is read, hence twice.
         self.working_bytes = 2 * self.ids_at_once * widest + 4 * _TABLE_BYTES
 
     def embedding(self, start: int, stop: int) -> Tensor:
@@ -80,7 +80,7 @@ class TableRows:
         return self._checkpoint.tensor(EMBEDDING, start, stop)
 
     def pieces(self, start: int, stop: int) -> Iterator[SomeRows]:
-        """Read rows, of some ids in all layers before other ids: a tensor may hold all layers, row by row."""
+        """Read all layers for some ids, then for the next ids: one row of a tensor may hold all layers."""
         for first in range(start, stop, self.ids_at_once):
             last = min(stop, first + self.ids_at_once)
             found = self._checkpoint.stored_together(list(self._tables.values()), first, last)
@@ -89,7 +89,10 @@ class TableRows:
 
 
 class NetworkRows:
-    """Training form: rows are what the expert networks give for the embeddings; one network is in RAM at a time."""
+    """The `RowSource` of training form: expert networks compute rows from embeddings.
+
+    One network is in RAM at a time.
+    """
 
     loads_networks = True
 
@@ -126,7 +129,7 @@ class NetworkRows:
             yield first, self.embedding(first, min(stop, first + self.ids_at_once))
 
     def _load(self, layer: int, beginnings: tuple[str, ...]) -> nn.Module:
-        """Return a layer's networks of which only some parameters have values."""
+        """Return a copy of a layer's networks; only parameters with these name prefixes have values."""
         prefix = f"model.layers.{layer}.experts."
         networks = copy.deepcopy(self._model.experts(layer))
         names = [name.removeprefix(prefix) for name in self._checkpoint.parameters if name.startswith(prefix)]
@@ -136,5 +139,5 @@ class NetworkRows:
 
 
 def _numbers(networks: nn.Module, part: ExpertPart) -> int:
-    """Count the numbers of the parameters that a part needs."""
+    """Return the total size of the parameters that a part needs, as a count of numbers."""
     return sum(parameter.numel() for name, parameter in networks.named_parameters() if name.startswith(part.parameters))

@@ -1,4 +1,4 @@
-"""Writing a table (`docs/bundle-format.md`, "Tables"): compute, quantize, check, hash, write."""
+"""Writing a table (`docs/bundle-format.md`, "Tables"): rows are computed, quantized, checked, hashed and written."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ def write_table(
     finish: Callable[[str, FileInfo], None],
     advance: Callable[[int], object],
 ) -> None:
-    """Write all shards that are not finished, one after the other.
+    """Write all unfinished shards, one after the other.
 
     Args:
-        source: Where the rows come from.
+        source: The source of rows.
         table: From `plan_table`, with its id.
-        slab_ids: Records in a slab, from `plan_memory`.
-        folder: Where the shards go.
-        finished: Shards that are there already.
-        finish: Told size and hash of every other shard, once it is safe on the disk.
-        advance: Told the number of bytes after each piece is written, from another thread.
+        slab_ids: Number of records in a slab, from `plan_memory`.
+        folder: The folder of the shards.
+        finished: Shards that need not be written, by name of the file.
+        finish: Called with name, size and hash of each new shard, once it is safe on the disk.
+        advance: Called with the number of bytes after each piece is written, from another thread.
 
     Raises:
         CheckpointError: A value does not fit the table's dtype.
         OSError: The disk is full, or fails.
     """
     dtype = record_dtype(source.config, table.dtype)
-    slabs = [aligned_zeros(slab_ids, dtype) for _ in range(SLABS)]  # zeros: records end with padding
+    slabs = [aligned_zeros(slab_ids, dtype) for _ in range(SLABS)]  # zeros, since records end with padding
     with nullcontext() if source.loads_networks else _one_torch_thread():
         for shard in table.shards:
             if shard.file not in finished:
@@ -68,7 +68,7 @@ def write_table(
 
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
-    """Copying rows needs no second thread, and PyTorch's wait for work by spinning, which slows down the others."""
+    """Limit PyTorch to one thread: copying needs no more, and PyTorch's idle threads spin and slow down the others."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -85,17 +85,17 @@ def write_shard(
     folder: Path,
     advance: Callable[[int], object],
 ) -> FileInfo:
-    """Write one shard, and return its size and hash when it is safe on the disk.
+    """Write one shard; return its size and hash when it is safe on the disk.
 
-    While a slab is filled, the one before it gets its checksums, and those before that are written and hashed.
+    While one slab is filled, the slab before it gets its checksums, and older slabs are written and hashed.
 
     Args:
-        source: Where the rows come from.
-        table: What the shard is a part of.
-        shard: Which records.
-        slabs: Memory that is used in turn, [n] records each; zeros where no field of a record is.
-        folder: Where the file goes.
-        advance: Told the number of bytes after each piece is written, from another thread.
+        source: The source of rows.
+        table: The table that the shard is a part of.
+        shard: The records to write, and the name of the file.
+        slabs: Buffers that are used in turn, [n] records each; the bytes of a record outside its fields must be 0.
+        folder: The folder of the file.
+        advance: Called with the number of bytes after each piece is written, from another thread.
 
     Raises:
         CheckpointError: A value does not fit the table's dtype.
@@ -110,7 +110,7 @@ def write_shard(
     ):
         digest.update(header)
         _write(file, header, advance)
-        work: deque[list[Future[Any]]] = deque()  # what is still to be done with each slab, oldest first
+        work: deque[list[Future[Any]]] = deque()  # unfinished work on each slab, oldest slab first
         checksums, stop = RecordChecksum(table), shard.first_row + shard.count
         for number, start in enumerate(range(shard.first_row, stop, len(slabs[0]))):
             if len(work) == len(slabs):
@@ -149,10 +149,10 @@ def _write(file: DirectFile, data: memoryview, advance: Callable[[int], object])
 
 @torch.no_grad()
 def fill(records: Records, source: RowSource, dtype: RowDtype, start: int) -> None:
-    """Fill records [n] with the rows of the token ids from `start` on.
+    """Fill records [n] with the embeddings and rows of n token ids from `start` on.
 
     Raises:
-        CheckpointError: A value is more than the dtype can hold.
+        CheckpointError: A value is too large for the dtype.
     """
     stop = start + len(records)
     plain: RowDtype = ROW_FORMATS[dtype].plain
@@ -185,7 +185,7 @@ def _put(
 ) -> None:
     target = torch.from_numpy(out)
     if scale_out is None:
-        # Rounding keeps the order, so it is enough to look at the smallest and the largest number.
+        # Rounding keeps the order of numbers, so only the smallest and the largest need a check.
         limits = torch.stack(torch.aminmax(rows)).to(target.dtype)
         target.copy_(rows)
     else:
@@ -198,5 +198,5 @@ def _put(
         row = int(largest.argmax())
         raise CheckpointError(
             f"{name} of token id {first_id + row} has values up to {largest[row].item():.3g}, "
-            f"more than {dtype} can hold; export with --experts-dtype float32"
+            f"which are too large for {dtype}; export with --experts-dtype float32"
         )

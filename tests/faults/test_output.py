@@ -55,7 +55,7 @@ def test_force_replaces_a_bundle_of_another_version_and_nothing_beside_it(
     edit_manifest(bundle, lambda manifest: manifest.update(schema_version=1, graphs={"cpu": {"of": "old"}}))
     if foreign:
         (bundle / "diary.txt").write_text("mine")
-        with pytest.raises(OutputError, match="holds files that are not ours to replace"):
+        with pytest.raises(OutputError, match="holds files that molkv-export did not write"):
             export(checkpoint, bundle, force=True)
         return
     export(checkpoint, bundle, force=True)
@@ -72,7 +72,7 @@ def test_force_does_not_replace_what_is_not_a_bundle(checkpoint: Path, tmp_path:
     (tmp_path / "file").write_text("text")
     before = _contents(tmp_path)
     for name in ("thesis", "extension", "bundle"):
-        with pytest.raises(OutputError, match=f"{name}: holds files that are not ours to replace"):
+        with pytest.raises(OutputError, match=f"{name}: holds files that molkv-export did not write"):
             export(checkpoint, tmp_path / name, force=True)
     with pytest.raises(OutputError, match="file: is not a folder; --force replaces folders only"):
         export(checkpoint, tmp_path / "file", force=True)
@@ -125,7 +125,7 @@ def _occupy(disk: Path) -> None:
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(checkpoint: Path, small_disk: Path) -> None:
     _occupy(small_disk)
-    with pytest.raises(OutputError, match=r"bundle: needs \d.* of disk, 0 B are free; free some space"):
+    with pytest.raises(OutputError, match=r"bundle: needs \d.* of disk space, but 0 B are free; free"):
         export(checkpoint, small_disk / "bundle")
     assert [path.name for path in small_disk.iterdir()] == ["somebody-elses"]
 
@@ -152,7 +152,7 @@ def test_a_disk_that_fills_up_in_the_store_loses_no_finished_shard(
 
     export(checkpoint, tmp_path / "whole", shard_size=12_000)
     monkeypatch.setattr(table_writer, "fill", fill)
-    with pytest.raises(OutputError, match=r"the disk is full; what is finished is kept in .*\.partial for the next"):
+    with pytest.raises(OutputError, match=r"the disk is full; finished files are kept in .*\.partial for the next"):
         export(checkpoint, small_disk / "bundle", shard_size=12_000)
     assert not (small_disk / "bundle").exists()
     (small_disk / "somebody-elses").unlink()

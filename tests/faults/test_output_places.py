@@ -87,7 +87,7 @@ def test_the_current_directory_is_refused_before_the_work(
     here = tmp_path / "outer" / "here"
     (here / "inner").mkdir(parents=True)
     monkeypatch.chdir(here)
-    with pytest.raises(OutputError, match=r"is the current directory or holds it, so it cannot|ends in '\.\.'; give"):
+    with pytest.raises(OutputError, match=r"is the current directory or holds it, so it cannot|ends in '\.\.'; pass"):
         writers[command](Path(name))
     assert sorted(tmp_path.rglob("*")) == [here.parent, here, here / "inner"]
 
@@ -173,7 +173,7 @@ def test_files_of_the_system_go_with_the_folder_that_is_replaced(
 def test_a_folder_of_such_a_name_is_somebodys(name: str, phone: Path, checkpoint: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(phone, tmp_path / "bundle")
     (bundle / name).mkdir()
-    with pytest.raises(OutputError, match="holds files that are not ours to replace"):
+    with pytest.raises(OutputError, match="holds files that molkv-export did not write"):
         export(checkpoint, bundle, force=True)
 
 

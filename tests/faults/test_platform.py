@@ -24,8 +24,8 @@ from molkv_export.tables.direct_file import DirectFile, aligned_zeros
 from molkv_runtime import ExpertStore, Generator, selftest
 
 ROOT = Path(__file__).parent.parent.parent
-UNLOCKED = "bundle: cannot be locked here, so do not write to it from two processes at once"
-UNSYNCED = "files cannot be forced to this disk, so check them after a power cut"
+UNLOCKED = "bundle: folders cannot be locked here, so do not write to this one from two processes at once"
+UNSYNCED = "folders cannot be synced to this disk, so check the files after a power cut"
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def test_a_profile_is_added_and_nothing_else_changes(checkpoints: Callable[[str]
     assert (tmp_path / "one" / "model.onnx").stat().st_ino == before  # no byte was copied
     assert selftest(tmp_path / "one", profile="coreml").failures == []
     assert selftest(tmp_path / "one").failures == []
-    with pytest.raises(OutputError, match=r"has profile 'coreml' already; pass --force to replace it"):
+    with pytest.raises(OutputError, match=r"already has profile 'coreml'; pass --force to replace it"):
         add_profile(checkpoints("molkv"), tmp_path / "one", "coreml")
     graph = GraphOptions("float16", context_length=30)
     again = add_profile(checkpoints("molkv"), tmp_path / "one", "coreml", graph=graph, force=True)
@@ -47,7 +47,7 @@ def test_a_profile_is_not_added_to_a_bundle_that_changes_meanwhile(
         add_profile(checkpoints("molkv"), bundle, "coreml")
 
     monkeypatch.setattr("molkv_export.exporter.check_source", another)
-    with pytest.raises(OutputError, match=r"was changed by another process meanwhile; run the command again"):
+    with pytest.raises(OutputError, match=r"was changed by another process while this one was running; run"):
         add_profile(checkpoints("molkv"), bundle, "nnapi")
     assert list(Bundle(bundle).manifest.graphs) == ["cpu", "coreml"]
 
@@ -58,7 +58,7 @@ def test_a_profile_is_not_added_over_an_export_that_can_go_on(
     bundle = shutil.copytree(bundles("molkv"), tmp_path / "bundle")
     (tmp_path / ".bundle.partial").mkdir()
     (tmp_path / ".bundle.partial" / JOURNAL).write_text("{}")
-    with pytest.raises(OutputError, match=r"holds what is finished of an export to .*; finish it by the same command"):
+    with pytest.raises(OutputError, match=r"holds an unfinished export to .*; run the same export command again"):
         add_profile(checkpoints("molkv"), bundle, "coreml")
     assert (tmp_path / ".bundle.partial" / JOURNAL).exists()
 
@@ -80,7 +80,7 @@ def test_a_profile_of_another_checkpoint_is_not_added(
     checkpoints: Callable[[str], Path], bundles: Callable[..., Path], tmp_path: Path
 ) -> None:
     shutil.copytree(bundles("molkv"), tmp_path / "bundle")
-    with pytest.raises(CheckpointError, match=r"give the checkpoint that the bundle was exported from"):
+    with pytest.raises(CheckpointError, match=r"pass the checkpoint that the bundle was exported from"):
         add_profile(checkpoints("molkv-square"), tmp_path / "bundle", "coreml")
     assert selftest(tmp_path / "bundle").failures == []
 

@@ -23,7 +23,7 @@ from molkv_export.inspection import print_inspection
 from molkv_runtime import Generator
 
 GENERATION, CONFIG, TOKENS = "generation_config.json", "config.json", "tokenizer_config.json"
-NO_END = "names no token that ends a text"
+NO_END = "has no end-of-text token"
 GREEDY = SamplingDefaults(temperature=0, top_k=0, top_p=1, min_p=0, repetition_penalty=1)
 
 
@@ -138,7 +138,8 @@ def test_a_chat_template_of_an_unknown_kind_is_refused(value: object, folder: Pa
     with pytest.raises(CheckpointError) as caught:
         _companions(folder)
     assert f"{TOKENS}: chat_template is {json.dumps(value)[:40]}" in str(caught.value)
-    assert 'expected a text, or a list of {"name", "template"} with texts; correct it or remove' in str(caught.value)
+    expected = 'expected a string, or a list of objects with strings "name" and "template"; correct it or remove'
+    assert expected in str(caught.value)
 
 
 def test_of_named_chat_templates_one_is_the_default(folder: Path) -> None:
@@ -150,7 +151,7 @@ def test_of_named_chat_templates_one_is_the_default(folder: Path) -> None:
     _set(folder, TOKENS, chat_template=[rag])
     found = _companions(folder)
     assert found.generation.chat_template == ""
-    assert [warning for warning in found.warnings if f'{TOKENS}: none of its chat templates is named "def' in warning]
+    assert [warning for warning in found.warnings if f'{TOKENS}: no chat template is named "default"' in warning]
     for none in (None, ""):
         _set(folder, TOKENS, chat_template=none)
         assert _companions(folder).generation.chat_template == ""
@@ -175,8 +176,8 @@ def test_the_chat_template_is_found_where_transformers_finds_it(folder: Path) ->
             for value, text in ((97, "97"), (-1, "-1"), (True, "true"), ([], "[]"), ([0, 999999], "[0, 999999]"))
         ),
         (GENERATION, "eos_token_id", [[0]], "eos_token_id is [[0]], expected"),
-        (TOKENS, "eos_token", 7, f"{TOKENS}: eos_token is 7, expected a token, or an object with content"),
-        (TOKENS, "eos_token", {"content": 7}, f"{TOKENS}: eos_token is 7, expected a token"),
+        (TOKENS, "eos_token", 7, f"{TOKENS}: eos_token is 7, expected a string, or an object"),
+        (TOKENS, "eos_token", {"content": 7}, f"{TOKENS}: eos_token is 7, expected a string"),
     ],
 )
 def test_an_impossible_end_is_refused(name: str, field: str, value: object, message: str, folder: Path) -> None:
@@ -215,10 +216,10 @@ def test_what_is_missing_is_said_once_by_export_and_by_inspect(folder: Path) -> 
     (folder / "tokenizer.model").write_bytes(b"sentencepiece")
     (folder / TOKENS).write_text('{"eos_token": "<end>"}')
     link, other, end = _said(folder)
-    assert "tokenizer.json: is a link that leads to no file, so the bundle goes without" in link
-    assert "checkpoint: has tokenizer.model but no tokenizer.json, so the bundle takes token ids only" in other
+    assert "tokenizer.json: is a broken link, so the bundle will not have this file" in link
+    assert "checkpoint: has tokenizer.model but no tokenizer.json, so the bundle will take only token ids" in other
     assert "AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER)" in other
-    assert f'{NO_END} (tokenizer_config.json names "<end>", but there is no tokenizer.json), so texts end' in end
+    assert f'{NO_END} (tokenizer_config.json names "<end>", but there is no tokenizer.json), so' in end
     found = inspect(folder.parent / "bundle")
     assert [warning.split(",")[0] for warning in found.warnings] == [
         "has no tokenizer.json",

@@ -58,7 +58,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1024))
-    with pytest.raises(OutputError, match=r"here: needs \d.* of disk, 1.0 KiB are free"):
+    with pytest.raises(OutputError, match=r"here: needs \d.* of disk space, but 1.0 KiB are free"):
         _estimate(source, tmp_path, set(), Path("here"))
 
 

@@ -112,7 +112,7 @@ def _cut_short(checkpoint: Path, bundle: Path, **options: Any) -> None:
         _interrupt_in_call(10, patch)
         with pytest.raises(KeyboardInterrupt) as caught:
             export(checkpoint, bundle, **{"shard_size": SHARD_SIZE, **options})
-    assert caught.value.__notes__[0].startswith("what is finished is kept in ")
+    assert caught.value.__notes__[0].startswith("finished files are kept in ")
     assert not bundle.exists()
 
 
@@ -128,7 +128,7 @@ def test_the_same_command_goes_on_with_what_is_finished(
     _cut_short(checkpoint, tmp_path / "bundle")
     calls = _interrupt_in_call(0, monkeypatch)
     said = _export_saying(checkpoint, tmp_path / "bundle")
-    assert "going on with an unfinished export: " in said
+    assert "resuming an unfinished export: " in said
     assert len(calls) < len(Bundle(whole).manifest.experts.shards)
     assert 0 not in calls
     assert _contents(tmp_path / "bundle") == _contents(whole)
@@ -153,7 +153,7 @@ def test_a_finished_shard_that_was_damaged_is_written_again(checkpoint: Path, wh
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
-    assert "1 damaged one(s) will be written again" in _export_saying(checkpoint, tmp_path / "bundle")
+    assert "1 damaged shard(s) will be written again" in _export_saying(checkpoint, tmp_path / "bundle")
     assert _contents(tmp_path / "bundle") == _contents(whole)
 
 
@@ -169,7 +169,7 @@ def test_other_arguments_start_anew_and_say_so(checkpoint: Path, tmp_path: Path)
     export(checkpoint, tmp_path / "whole", shard_size=SHARD_SIZE, experts_dtype="int8")
     _cut_short(checkpoint, tmp_path / "bundle")
     said = _export_saying(checkpoint, tmp_path / "bundle", experts_dtype="int8")
-    assert "an unfinished export of other --experts-dtype is there; starting anew" in said
+    assert "found an unfinished export with different --experts-dtype; starting from the beginning" in said
     assert _contents(tmp_path / "bundle") == _contents(tmp_path / "whole")
 
 
@@ -179,7 +179,7 @@ def test_a_changed_checkpoint_starts_anew_and_says_so(
     export(checkpoints("molkv-gated"), tmp_path / "whole", shard_size=SHARD_SIZE)
     _cut_short(checkpoint, tmp_path / "bundle")
     said = _export_saying(checkpoints("molkv-gated"), tmp_path / "bundle")
-    assert "an unfinished export of other config.json, model.safetensors is there; starting anew" in said
+    assert "found an unfinished export with different config.json, model.safetensors; starting from the" in said
     assert _contents(tmp_path / "bundle") == _contents(tmp_path / "whole")
 
 
@@ -187,7 +187,7 @@ def test_less_memory_goes_on_too_since_the_bytes_do_not_depend_on_it(
     checkpoint: Path, whole: Path, tmp_path: Path
 ) -> None:
     _cut_short(checkpoint, tmp_path / "bundle")
-    assert "going on" in _export_saying(checkpoint, tmp_path / "bundle", max_memory=40 * 2**20)
+    assert "resuming" in _export_saying(checkpoint, tmp_path / "bundle", max_memory=40 * 2**20)
     assert _contents(tmp_path / "bundle") == _contents(whole)
 
 

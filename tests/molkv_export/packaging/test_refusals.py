@@ -27,9 +27,9 @@ def test_a_package_is_replaced_only_when_asked_and_nothing_else_ever(
     package(phone(), out, target="ios", force=True)
     assert not (out / "asset-packs").exists()
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="holds files that are not ours"):
+    with pytest.raises(OutputError, match="holds files that molkv-export did not"):
         package(phone(), out, target="ios", force=True)
-    with pytest.raises(OutputError, match="holds files that are not ours"):
+    with pytest.raises(OutputError, match="holds files that molkv-export did not"):
         package(phone(), phone(), target="ios", force=True)
 
 

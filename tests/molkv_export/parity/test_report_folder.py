@@ -101,7 +101,7 @@ def test_page_and_json_are_written_together_and_replaced(report: Report, tmp_pat
 
 def test_a_folder_of_other_files_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputError, match="holds files that are not ours to replace"):
+    with pytest.raises(OutputError, match="holds files that molkv-export did not write"):
         check_report_folder(tmp_path)
     with pytest.raises(OutputError, match="is not a folder"):
         check_report_folder(tmp_path / "thesis.tex")

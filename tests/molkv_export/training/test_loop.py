@@ -87,7 +87,7 @@ def test_force_replaces_a_checkpoint_and_nothing_else(tmp_path: Path) -> None:
         assert not (tmp_path / "model" / ".DS_Store").exists()
         (tmp_path / "model" / ".DS_Store").write_text("x")  # a file of the system
     (tmp_path / "model" / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="holds files that are not ours to replace"):
+    with pytest.raises(OutputError, match="holds files that molkv-export did not write"):
         train(CONFIG, tmp_path / "model", OPTIONS, corpus=CORPUS, force=True)
 
 
