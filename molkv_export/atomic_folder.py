@@ -13,8 +13,8 @@ from pathlib import Path
 
 from molkv_bundle import OutputError, contents
 
-# Errors that mean that the system cannot sync this. Some network disks cannot sync folders (EINVAL). Windows cannot
-# open folders (EACCES), and cannot sync a file that is open only for reading (EBADF).
+# Error codes of systems that cannot sync a file or folder. Some network disks cannot sync folders (EINVAL). Windows
+# cannot open folders (EACCES), and cannot sync a file that is open only for reading (EBADF).
 _CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EBADF}
 
 _UNLOCKED = "folders cannot be locked here, so do not write to this one from two processes at once"
@@ -173,10 +173,10 @@ def clear(folder: Path, keep: Container[str] = ()) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file of a folder that will be replaced a second name, by a hard link, or copy it.
+    """Hard-link or copy a file of a folder that will be replaced.
 
-    It is copied if the file system has no hard links, or if the file is a symbolic link or has several hard links:
-    then something else could change it.
+    The file is copied if the file system has no hard links. It is also copied if it is a symbolic link or has several
+    hard links, since other programs could then change or share it.
 
     Raises:
         OSError: The file cannot be read, or the copy cannot be written.

@@ -1,4 +1,4 @@
-"""Scales that are fixed at export, measured as the ranges of numbers in the source model."""
+"""Calibration: scales that are fixed at export, from the ranges of numbers in the source model."""
 
 from __future__ import annotations
 

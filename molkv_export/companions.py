@@ -1,4 +1,4 @@
-"""The companions of the weights: tokenizer files and settings for text generation, all that drivers need besides."""
+"""The companions of the weights: tokenizer, chat template and settings for text generation, which drivers need."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ class Companions:
         if content is None:
             return None
         tokenizer = open_tokenizer(content, path, CheckpointError)
-        # A vocabulary can have gaps, and special tokens before a text need not be in it, so ids are checked both ways.
+        # The ids of encoded texts are checked, too: the tokenizer may add tokens that are not in the vocabulary. The
+        # largest id counts, not the number of ids, since a vocabulary can have gaps.
         encoded = encode(tokenizer, ["", _TEXT], path, CheckpointError)
         ids = [*tokenizer.get_vocab().values(), *encoded[0]]
         highest, vocab_size = max(ids, default=0), self._source.config.vocab_size

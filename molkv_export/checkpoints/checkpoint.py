@@ -163,7 +163,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
     def stored_together(self, names: Sequence[str], start: int, stop: int) -> Iterator[torch.Tensor]:
         """Read the same rows of several parameters, as `stored` does.
 
-        Neighbouring parameters that one tensor holds are read together.
+        If one tensor holds consecutive ones of these parameters, it is read once for all of them.
         """
         held, held_rows = "", torch.empty(0)
         for name in names:

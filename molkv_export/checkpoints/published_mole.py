@@ -25,7 +25,7 @@ from molkv_export.modeling import Form
 
 EXPECTED = 'architectures ["MoleForCausalLM"] (published MoLE)'
 
-_TABLE = "model.moe_table.weight"  # [V, L*N*d]: in each row all layers one after the other, each expert by expert
+_TABLE = "model.moe_table.weight"  # [V, L*N*d]: a row holds layer after layer, and in each layer expert after expert
 _RENAMED = (
     (".experts.norm.", ".expert_layernorm."),
     (".experts.networks.", ".experts."),

@@ -93,7 +93,7 @@ class Weights:
             )
 
     def check(self, name: str, shape: tuple[int, ...], why: str) -> None:
-        """Check shape and dtype of a tensor; `why` names, for the message, what determines the shape.
+        """Check shape and dtype of a tensor; `why` is the source of the expected shape, for the message.
 
         Raises:
             CheckpointError: The shape is another one, or the dtype is not supported.

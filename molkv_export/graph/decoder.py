@@ -94,7 +94,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, op: OpBuilder, x: Value, branch: Value | None, inputs: LayerInputs
     ) -> tuple[Value, Value, Value, Value]:
-        """Return h, the branch to be added to it, and the present key and value; x + branch is the input."""
+        """Return h, the branch to be added to it, and the present key and value; the layer's input is x + branch."""
         normed, x = self.input_layernorm(op, x, branch)
         attended, present_key, present_value = self.self_attn(op, normed, inputs.cache)
         n, h = self.post_attention_layernorm(op, x, attended)

@@ -158,8 +158,8 @@ class MolkvForCausalLM(LookupExpertForCausalLM):
         return records._replace(layers=layers)
 
     def score_size(self) -> tuple[int | str, int]:
-        """Return "expert_mask", whose shape the graph's scores have, and the most experts that a position sees.
+        """Return the name of the graph input with the scores' shape, and the number of experts in a full window.
 
-        The host may keep the experts in any order, so the order of the graph's scores is unknown.
+        The host may keep experts in any order, so the graph has the scores in any order.
         """
         return "expert_mask", self.config.expert_window * self.config.num_experts

@@ -67,7 +67,7 @@ def _in_float64(value: Any) -> Any:
 def rough_arithmetic(model: ReferenceModel, bundle: Bundle, draw: int) -> Iterator[None]:
     """Add to a model, within this context, the rounding errors that the format of a bundle's graph allows.
 
-    - The output of every module gets a random error of a few roundings of the dtype in which the graph computes.
+    - The output of every module, experts excepted, gets a random error of a few roundings of the graph's dtype.
     - The input of a product with an int8 or int4 weight is rounded to 127 steps of the largest number of a position.
       No kernel rounds more coarsely.
     - With an int8 KV cache, keys and values are rounded by its scales.

@@ -171,7 +171,7 @@ class Rounding(NamedTuple):
 
 
 def round_activations(model: nn.Module, bundle: Bundle) -> None:
-    """Make a model round the inputs and outputs of the products whose inputs and outputs a bundle's graph rounds."""
+    """Make a model round the inputs and outputs of the same products as a bundle's qdq-int8 graph."""
     for name, rounding in _roundings(load_graphs(bundle)[1]).items():
         place, _, side = name.rpartition(".")
         product = model.get_submodule(place.replace(".qkv_proj.", "."))
