@@ -83,7 +83,7 @@ def _consistently(manifest: dict[str, Any], field: str, value: int) -> None:
     file["inputs"], file["outputs"] = msgspec.to_builtins(graph_interface(config, "float32"))
 
 
-_ANEW = "schema_version is {}, expected 4; make it anew with: molkv-export export CHECKPOINT "
+_ANEW = "schema_version is {}, expected 4; export it again with: molkv-export export CHECKPOINT "
 
 
 def _table(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -110,13 +110,13 @@ def _rename_file(manifest: dict[str, Any], name: str) -> None:
         (lambda m: m.pop("tables"), "missing required field `tables`"),
         (lambda m: m.update(surprise=1), "unknown field `surprise`"),
         (lambda m: m["model"].update(expert_window=0), "expert_window is 0"),
-        (lambda m: m["model"].update(hidden_size=48), "tables.experts.fields does not fit the model's configuration"),
-        (lambda m: _table(m).update(stride=64), "97 records of 64 from byte 4096 on"),
-        (lambda m: _table(m)["fields"][1].update(offset=0), "tables.experts.fields does not fit"),
-        (lambda m: _table(m)["fields"].pop(), "tables.experts.fields does not fit"),
-        (lambda m: _table(m)["shards"][0].update(count=96), "96 records of 2880 from byte 4096 on"),
+        (lambda m: m["model"].update(hidden_size=48), "tables.experts.fields differs from the layout of the model"),
+        (lambda m: _table(m).update(stride=64), "97 records of 64 bytes from byte 4096 on"),
+        (lambda m: _table(m)["fields"][1].update(offset=0), "tables.experts.fields differs"),
+        (lambda m: _table(m)["fields"].pop(), "tables.experts.fields differs"),
+        (lambda m: _table(m)["shards"][0].update(count=96), "96 records of 2880 bytes from byte 4096 on"),
         (lambda m: _table(m)["shards"][0].update(count=0), f"shard {SHARD} holds 0 rows, expected 1 or more"),
-        (lambda m: _table(m)["shards"][0].update(first_row=1), f"shard {SHARD} starts at row 1, expected row 0"),
+        (lambda m: _table(m)["shards"][0].update(first_row=1), f"shard {SHARD} starts at row 1, expected 0"),
         (lambda m: _table(m).update(shards=[]), "rows is 97 and the shards hold 0, expected 97"),
         (lambda m: _table(m)["shards"][0].update(file="model.onnx"), "shard model.onnx has "),
         (lambda m: _table(m)["shards"][0].update(file="other"), "'other' is used but not listed under files"),
@@ -126,18 +126,18 @@ def _rename_file(manifest: dict[str, Any], name: str) -> None:
         (lambda m: m["graphs"].clear(), "graphs is empty, expected at least one profile"),
         (
             lambda m: m["graphs"]["cpu"]["files"][0]["inputs"].pop(),
-            "its inputs in the manifest are not those that the model",
+            "its inputs in the manifest differ from those that the model",
         ),
-        (lambda m: m["model"].update(num_key_value_heads=4), "are not those that the model's configuration calls for"),
-        (lambda m: m["model"].update(head_dim=32), "are not those that the model's configuration calls for"),
-        (lambda m: m["model"].update(num_hidden_layers=4), "are not those that the model's configuration calls for"),
+        (lambda m: m["model"].update(num_key_value_heads=4), "differ from those that the model's configuration"),
+        (lambda m: m["model"].update(head_dim=32), "differ from those that the model's configuration"),
+        (lambda m: m["model"].update(num_hidden_layers=4), "differ from those that the model's configuration"),
         (lambda m: _consistently(m, "num_key_value_heads", 4), "its inputs are not those in the manifest"),
         (lambda m: m["files"][SHARD].update(size=-1), "has -1 bytes, expected"),
         (lambda m: m["files"]["model.onnx"].update(size=-1), "the manifest says -1"),
         (lambda m: _table(m).update(index="hashed"), "Invalid enum value 'hashed' - at `$.tables[...].index`"),
         (lambda m: _table(m).update(id="0"), "Expected `str` matching regex"),
         (lambda m: _table(m).update(id=_table(m)["id"] + "\n"), "Expected `str` matching regex"),
-        (lambda m: _table(m).update(id="0" * 16), "its header is not the manifest's: the file is of another bundle"),
+        (lambda m: _table(m).update(id="0" * 16), "differs from the manifest's: the file belongs to another bundle"),
         (lambda m: _table(m).update(rows=96), "rows is 96 and the shards hold 97, expected 97"),
         (lambda m: m["tables"].update(more=_table(m)), "tables has experts, more, expected experts alone"),
         (lambda m: m["tables"].update(more=m["tables"].pop("experts")), "tables has more, expected experts alone"),

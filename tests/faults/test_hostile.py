@@ -51,7 +51,7 @@ def _point_to(location: str) -> Callable[[onnx.ModelProto], object]:
 def test_weights_anywhere_else_than_beside_the_graph_are_refused(location: str, bundle: Path) -> None:
     (bundle.parent / "secret").write_bytes(bytes(100_000))
     _edit_graph(bundle, _point_to(location))
-    with pytest.raises(BundleError, match=r"model.onnx: keeps weights in .*, expected 'model.onnx.data' beside it"):
+    with pytest.raises(BundleError, match=r"has weights in .*, expected 'model.onnx.data' in the same folder"):
         Generator(bundle)
 
 
@@ -63,7 +63,7 @@ def test_weights_that_hide_inside_a_node_are_found(bundle: Path) -> None:
     tensor = TensorProto(data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="../secret")
     _edit_graph(bundle, _in_a_node(tensor))
-    with pytest.raises(BundleError, match=r"keeps weights in '../secret'"):
+    with pytest.raises(BundleError, match=r"has weights in '../secret'"):
         Generator(bundle)
 
 
@@ -79,7 +79,7 @@ def _function(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(("edit", "what"), [(_endless_loop, "a loop or a branch"), (_function, "a function")])
 def test_a_graph_that_does_more_than_compute_straight_on_is_refused(edit: Any, what: str, bundle: Path) -> None:
     _edit_graph(bundle, edit)
-    with pytest.raises(BundleError, match=f"model.onnx: holds {what}"):
+    with pytest.raises(BundleError, match=f"model.onnx: contains {what}"):
         Generator(bundle)
 
 
@@ -111,7 +111,7 @@ def _raw(bundle: Path, edit: Callable[[str], str]) -> None:
 def test_a_key_that_is_there_twice_is_refused(edit: Callable[[str], str], bundle: Path) -> None:
     """Two readers could take different ones."""
     _raw(bundle, edit)
-    with pytest.raises(BundleError, match=r"manifest.json: the key '(vocab_size|stride)' is there twice"):
+    with pytest.raises(BundleError, match=r"manifest.json: the key '(vocab_size|stride)' appears twice"):
         Bundle(bundle)
 
 
@@ -255,7 +255,7 @@ def test_a_header_with_a_key_twice_is_refused(bundle: Path) -> None:
     changed = data.replace(b'"dtype":"U8",', b'"dtype":"U8","dtype":"U8",', 1).replace(b" " * 13, b"", 1)
     assert len(changed) == len(data)
     replace_file(bundle, SHARD, changed)
-    with pytest.raises(BundleError, match="the key 'dtype' is there twice"):
+    with pytest.raises(BundleError, match="the key 'dtype' appears twice"):
         ExpertStore(Bundle(bundle))
 
 

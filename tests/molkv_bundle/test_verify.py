@@ -69,14 +69,14 @@ def test_a_long_list_of_damaged_records_is_cut(bundle: Path) -> None:
     _flip(shard, *range(4096, shard.stat().st_size, 1440))
     findings = verify(bundle).findings
     assert len(findings) == 12
-    assert findings[-1].endswith("and 87 more records")
+    assert findings[-1].endswith("87 more records are damaged")
 
 
 def test_a_damaged_header_is_named(bundle: Path) -> None:
     _flip(bundle / "experts-00001-of-00001.safetensors", 30)
     digest, header = verify(bundle).findings
     assert "experts-00001-of-00001.safetensors: has sha256" in digest
-    assert "experts-00001-of-00001.safetensors: the layout in its header is not the manifest's" in header
+    assert "experts-00001-of-00001.safetensors: the layout in its header differs from the manifest's" in header
 
 
 def test_a_file_that_does_not_belong_there_is_named(bundle: Path) -> None:

@@ -77,8 +77,8 @@ def test_damage_behind_a_link_is_found(bundle: Path, tmp_path: Path) -> None:
         ("pipe", "is not a regular file, expected one of"),
         ("/dev/zero", "is not a regular file, expected one of"),
         ("shorter", "has 7 bytes, the manifest says"),
-        ("nowhere", "is a link that leads nowhere; the manifest lists it with"),
-        ("itself", "is a link that leads nowhere; the manifest lists it with"),
+        ("nowhere", "is a broken link; the manifest lists it with"),
+        ("itself", "is a broken link; the manifest lists it with"),
     ],
 )
 def test_a_link_to_anything_else_is_refused(target: str, message: str, name: str, bundle: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_given_options_come_before_those_of_the_preset(
         (["--provider", "coreml"], "provider 'coreml' (CoreMLExecutionProvider) is not in this ONNX Runtime"),
         (["--provider-option", "speed=fast"], "provider 'cpu' has no option 'speed'; it has: none"),
         (["--provider-option", "speed"], "'speed' is not an option; expected one such as MLComputeUnits=ALL"),
-        (["--profile", "nnapi"], "has no graph for profile 'nnapi'; there: cpu. Add it with: molkv-export export"),
+        (["--profile", "nnapi"], "has no graph for profile 'nnapi'; available: cpu. Add it with: molkv-export export"),
     ],
 )
 def test_the_command_line_says_it_in_one_line(arguments: list[str], message: str, stdlib_mini_bundle: Path) -> None:

@@ -1,4 +1,4 @@
-"""The bundle format (`docs/bundle-format.md`) as Python: it is read and checked here, and nothing is run."""
+"""Reading and checking of bundles (`docs/bundle-format.md`). This package runs no model."""
 
 from molkv_bundle.bundle import TOKENIZER, Bundle
 from molkv_bundle.config import KVCacheShape, ModelConfig, Rotation, TensorInfo, Vector, WindowDtype

@@ -1,4 +1,4 @@
-"""Opening a bundle folder."""
+"""An open bundle folder."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ TOKENIZER = "tokenizer.json"
 
 
 class Bundle:
-    """A bundle whose manifest is sound and whose files are all there in their full size."""
+    """A bundle with a valid manifest, whose files all exist and have the size that the manifest lists."""
 
     def __init__(
         self, path: str | Path, manifest: Manifest | None = None, *, profiles: Sequence[str] = (), profile: str = ""
     ) -> None:
-        """Open a bundle for one of its profiles, and check its files by size.
+        """Open a bundle for one of its profiles, and check the sizes of its files.
 
-        A file may be a link to a regular file. Hashes are checked when a file is used; records carry checksums of
-        their own.
+        A file may be a link to a regular file. `file` checks the hash of a file; records have their own checksums.
 
         Args:
-            path: Its folder.
-            manifest: Of a bundle that is still being written; default is the folder's own.
-            profiles: Which profiles will do, best first; default any, the manifest's first one before others.
-            profile: The one that is asked for.
+            path: The folder of the bundle.
+            manifest: The manifest of a bundle that is still being written; default: the one in the folder.
+            profiles: The acceptable profiles, best first; default: all, in the order of the manifest.
+            profile: The required profile, which takes precedence over `profiles`.
 
         Raises:
-            BundleError: The folder is not a complete bundle, or has none of these profiles.
+            BundleError: The folder is not a complete bundle, or has no graph for such a profile.
         """
         self.path = Path(path)
         self.manifest: Manifest = manifest or read_manifest(self.path)
@@ -45,9 +44,9 @@ class Bundle:
     def _check_size(self, name: str, size: int) -> None:
         path = self.path / name
         try:
-            found = path.stat()  # of what a link leads to, as in the cache of Hugging Face
+            found = path.stat()  # follows links: the files of Hugging Face's cache are links
         except OSError as error:
-            what = "is a link that leads nowhere" if path.is_symlink() else "is missing"
+            what = "is a broken link" if path.is_symlink() else "is missing"
             raise BundleError(f"{path}: {what}; the manifest lists it with {size} bytes") from error
         if not stat.S_ISREG(found.st_mode):
             raise BundleError(f"{path}: is not a regular file, expected one of {size} bytes")
@@ -61,7 +60,7 @@ class Bundle:
         if profile and profile not in there:
             add = f". Add it with: molkv-export export CHECKPOINT {self.path} --add-profile {profile}"
             raise BundleError(
-                f"{self.path}: has no graph for profile {profile!r}; there: {', '.join(there)}"
+                f"{self.path}: has no graph for profile {profile!r}; available: {', '.join(there)}"
                 f"{add if profile in PROFILES else ''}"
             )
         chosen = [profile] if profile else [name for name in profiles or there if name in there]
@@ -74,7 +73,7 @@ class Bundle:
 
     @property
     def config(self) -> ModelConfig:
-        """The model's configuration, with the context and the window of the profile's graph."""
+        """The model's configuration, with the context length and the expert window of the profile's graph."""
         return self.graph().restrict(self.manifest.model)
 
     def graph(self) -> GraphInfo:
@@ -85,11 +84,11 @@ class Bundle:
         """Return the path of a file after checking its hash.
 
         Raises:
-            BundleError: The manifest does not list it, or its content is not what was exported.
+            BundleError: The manifest does not list the file, or the file has changed since the export.
         """
         path = self.path / name
         if name not in self.manifest.files:
-            raise BundleError(f"{path}: is not part of the bundle; there: {', '.join(sorted(self.manifest.files))}")
+            raise BundleError(f"{path}: is not part of the bundle; available: {', '.join(sorted(self.manifest.files))}")
         try:
             found = file_sha256(path)
         except OSError as error:
@@ -99,10 +98,10 @@ class Bundle:
         return path
 
     def graph_paths(self) -> dict[int, Path]:
-        """Return the graphs of the profile by the length of a call (0: any), after checking all that can be checked.
+        """Check the graph files of the profile, and return their paths by the length of a call (0: any length).
 
         Raises:
-            BundleError: A file is damaged, is not what it should be, or does not fit the model's configuration.
+            BundleError: A file is damaged or not allowed, or does not match the model's configuration.
         """
         info, paths = self.graph(), {}
         weights = self.file(info.data)
@@ -110,14 +109,14 @@ class Bundle:
             paths[file.length] = path = self.file(file.file)
             if (target := weights.resolve()).parent not in (path.parent.resolve(), path.resolve().parent):
                 raise BundleError(
-                    f"{weights}: is a link to {target}, expected a file in the folder of {path.name}, or where that "
-                    "leads, since ONNX Runtime takes weights from nowhere else; copy it into the bundle"
+                    f"{weights}: is a link to {target}, expected a file in the folder of {path.name}, or in the folder "
+                    f"that {path.name} links to: ONNX Runtime reads weights from these only; copy it into the bundle"
                 )
             check_graph_file(path, weights.name)
             wanted = graph_interface(self.config, info.kv_dtype, file.length, info.window_dtype)
             for kind, listed, wants in zip(("inputs", "outputs"), (file.inputs, file.outputs), wanted, strict=True):
                 if listed != wants:
                     raise BundleError(
-                        f"{path}: its {kind} in the manifest are not those that the model's configuration calls for"
+                        f"{path}: its {kind} in the manifest differ from those that the model's configuration requires"
                     )
         return paths

@@ -1,4 +1,4 @@
-"""What exporter and drivers have to know of a model, whatever its family: the base of all configurations."""
+"""The base class of all model configurations. Exporter and drivers use every family through this class."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import msgspec
 
 from molkv_bundle.errors import ConfigError
 
-WindowDtype = Literal["float32", "int8"]  # of the values in an expert window
+WindowDtype = Literal["float32", "int8"]  # dtype of the values in an expert window
 
 MAX_LAYERS = 65_536
-MAX_POSITIONS = 2**24  # a table of rotations is as long
+MAX_POSITIONS = 2**24  # limits the memory of cos and sin, which have one row for each position
 
 
 class Vector(NamedTuple):
-    """What a record holds of a layer under one name."""
+    """One array that a record holds for each layer with experts."""
 
-    name: str  # in records; manifest and graphs say "expert_{name}.{layer}"
+    name: str  # name in records; in the manifest and in graphs it is "expert_{name}.{layer}"
     shape: tuple[int, ...]  # rows are along the last axis
-    scale: str = ""  # name of its scales where the store's dtype is a quantized one; empty: stored as the embedding is
+    scale: str = ""  # name of the scales in a quantized store; empty: never quantized, has the embedding's dtype
 
 
 class KVCacheShape(NamedTuple):
@@ -31,14 +31,14 @@ class KVCacheShape(NamedTuple):
 
 
 class Rotation(NamedTuple):
-    """A rotary embedding whose cos and sin the host gives to static graphs."""
+    """A rotary embedding. The host computes its cos and sin as inputs of static graphs."""
 
-    size: int  # of the vectors that are rotated
+    size: int  # size of the rotated vectors
     rope_theta: float
 
 
 class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An input or output of a graph; dimensions are numbers or names."""
+    """An input or output of a graph. A dimension is a number, or a name if it is dynamic."""
 
     name: str
     dtype: Literal["float32", "float16", "int64", "int32", "int8"]
@@ -46,11 +46,11 @@ class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Hyperparameters of a decoder-only transformer. A family derives a class from this one and adds its fields.
+    """Hyperparameters of a decoder-only transformer. Each family derives a class from this one and adds its fields.
 
-    Fields have Hugging Face's names where one exists. The methods say what a record holds, what graphs read and what
-    is cached: all that the exporter, the driver and the checks of a bundle need, so that none of them asks for the
-    family.
+    Fields have Hugging Face's names where one exists. The methods describe the vectors in a record, the inputs of the
+    graphs and the KV caches. The exporter, the driver and the checks of a bundle call these methods, so their code
+    does not depend on the family.
     """
 
     model_type: str
@@ -62,75 +62,82 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     max_position_embeddings: int  # longest sequence, in tokens
 
     profiles: ClassVar[tuple[str, ...]] = ("cpu",)
-    """Profiles that this family's graphs can be had for."""
+    """The profiles that this family has graphs for."""
 
     @property
     def tie_word_embeddings(self) -> bool:
-        """Whether the LM head is the input embedding."""
+        """Whether the LM head has the weights of the input embedding."""
         return False
 
     @property
     def expert_window(self) -> int:
-        """The manifest's `expert_window` of each graph; `attended_positions` says whether it has an effect."""
+        """The value of `expert_window` in the manifest. `attended_positions` tells whether it has an effect."""
         return 0
 
     @property
     def attended_positions(self) -> int:
-        """Positions whose experts a position attends to, itself included; 0: it reads the experts of its own token."""
+        """The number of positions whose experts a position attends to, including its own.
+
+        0: a position reads the experts of its own token only.
+        """
         return 0
 
     @property
     def window_dtypes(self) -> tuple[WindowDtype, ...]:
-        """In which dtypes the graph of the cpu profile can read the values of an expert window."""
+        """The dtypes in which the graph of the cpu profile can read the values of an expert window."""
         return ("float32",)
 
     @property
     def layers_with_experts(self) -> tuple[int, ...]:
-        """Indices of the layers that records hold vectors of, ascending."""
+        """Indices of the layers that have vectors in the records, ascending."""
         raise NotImplementedError
 
     def record_vectors(self) -> tuple[Vector, ...]:
-        """Return what a record holds of each of these layers, in the order of its bytes."""
+        """Return the vectors that a record holds for each layer with experts, in the order of their bytes."""
         raise NotImplementedError
 
     def kv_caches(self) -> tuple[KVCacheShape, ...]:
-        """Return the KV caches, by layer; a layer that uses another's has none.
+        """Return the shapes of the KV caches, ordered by layer. A layer that uses another layer's cache has none.
 
-        In static graphs all have the same number of heads, since they share one mask.
+        In static graphs all caches have the same number of heads, since they share one mask.
         """
         raise NotImplementedError
 
     def expert_inputs(self) -> list[TensorInfo]:
-        """Return what the graph of the cpu profile reads of experts and of positions."""
+        """Return the inputs for experts and positions of the cpu profile's graph."""
         raise NotImplementedError
 
     def int8_window_inputs(self) -> list[TensorInfo]:
-        """Return the same as `expert_inputs` of a graph that reads the values of the window as int8 codes and scales.
+        """Return the same inputs as `expert_inputs`, for a graph that reads the window's values as int8 and scales.
 
-        Only families with "int8" among their `window_dtypes` have it.
+        Only families with "int8" in `window_dtypes` implement this method.
         """
         raise NotImplementedError
 
     def static_expert_inputs(self, layers: list[int], length: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of what a static graph for `length` positions reads of the experts of some layers.
+        """Return, by name, the shapes of the inputs for the experts of some layers in a static graph.
 
-        They include cos and sin of every rotation but "rotary", which all static graphs have.
+        The inputs include cos and sin of every rotation except "rotary", which all static graphs have.
+
+        Args:
+            layers: The layers whose experts the graph reads.
+            length: The number of positions of a call.
         """
         raise NotImplementedError
 
     def rotations(self) -> dict[str, Rotation]:
-        """Return the rotations that static graphs read, by the stem of the inputs' names."""
+        """Return the rotations that static graphs read, by name. Their inputs are `{name}_cos` and `{name}_sin`."""
         raise NotImplementedError
 
     def computed_layers(self, length: int) -> range:
-        """Return the layers that a static graph computes whole.
+        """Return the layers that a static graph computes completely.
 
-        Of longer calls no logits are wanted, so that the last layer computes its keys and values only.
+        A graph for more than one position returns no logits, so its last layer computes keys and values only.
         """
         return range(self.num_hidden_layers - (length > 1))
 
     def restricted(self, context_length: int, expert_window: int) -> Self:
-        """Return the model with a shorter context and, in families that have one, a shorter expert window."""
+        """Return the configuration with a shorter context and, if the family has one, a shorter expert window."""
         assert expert_window == self.expert_window
         return msgspec.structs.replace(self, max_position_embeddings=context_length)
 
@@ -146,7 +153,7 @@ def check_sizes(config: ModelConfig, *names: str) -> None:
     """Check that fields are from 1 to 2147483647.
 
     Raises:
-        ConfigError: One is not.
+        ConfigError: A field is outside of this range.
     """
     for name in names:
         if not 0 < getattr(config, name) < 2**31:

@@ -1,16 +1,16 @@
-"""The exceptions a user of molkv can cause.
+"""Exceptions for errors that a user can cause.
 
     MolkvError
     ├── ConfigError       a model configuration is incomplete or contradicts itself
     ├── CheckpointError   a trained checkpoint is missing, unsafe, or does not fit its configuration
-    ├── BundleError       a bundle is incomplete, damaged, or not a bundle
-    ├── OutputError       something cannot be written where it was asked for
-    ├── ProviderError     an execution provider is not there or cannot run the graph
-    ├── RequestError      a prompt or an option is outside what the model or the command can do
+    ├── BundleError       a folder is not a bundle, or the bundle is incomplete or damaged
+    ├── OutputError       an output file or folder cannot be written
+    ├── ProviderError     an execution provider is not available or cannot run the graph
+    ├── RequestError      the model or the command does not support a prompt or an option
     └── MissingExtraError a command needs packages that are not installed
 
 Every message is one line that names the file, the field, what was found, what was expected and what to do about it.
-The command line prints that line and exits with status 1; anything else that is raised is a bug of ours.
+The command line prints that line and exits with status 1. Any other exception is a bug in this project.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class MolkvError(Exception):
     """Base of all errors that a user can cause."""
 
     def __init__(self, message: str) -> None:
-        # Names and values in it come from files, and could hold line breaks or what steers a terminal.
+        # The message may quote names and values from files, with line breaks or terminal escape sequences in them.
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
 
 
@@ -33,19 +33,19 @@ class CheckpointError(MolkvError):
 
 
 class BundleError(MolkvError):
-    """A bundle is incomplete, damaged, or not a bundle."""
+    """A folder is not a bundle, or the bundle is incomplete or damaged."""
 
 
 class OutputError(MolkvError):
-    """Something cannot be written where it was asked for."""
+    """An output file or folder cannot be written."""
 
 
 class ProviderError(MolkvError):
-    """An execution provider is not there or cannot run the graph."""
+    """An execution provider is not available or cannot run the graph."""
 
 
 class RequestError(MolkvError):
-    """A prompt or an option is outside what the model or the command can do."""
+    """The model or the command does not support a prompt or an option."""
 
 
 class MissingExtraError(MolkvError):
@@ -53,5 +53,5 @@ class MissingExtraError(MolkvError):
 
 
 def one_line(error: Exception) -> str:
-    """Return the message of a library's error in one line, cut short if it is long."""
+    """Return the message of a library's error as one line of at most 300 characters."""
     return " ".join(str(error).split())[:300]

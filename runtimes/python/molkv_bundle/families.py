@@ -15,14 +15,19 @@ from molkv_bundle.mole import MoleConfig
 from molkv_bundle.molkv import MolkvConfig
 
 FAMILIES: dict[str, type[ModelConfig]] = {"mole": MoleConfig, "molkv": MolkvConfig}
-"""By `model_type`. Another family is one more entry (docs/architecture.md, "A new family")."""
+"""The configuration class of each family, by `model_type`. A new family adds an entry (docs/architecture.md)."""
 
 
 def family_of(fields: Mapping[str, Any], source: str, error: type[MolkvError]) -> type[ModelConfig]:
-    """Find the configuration class for the fields of a configuration, which are from `source`.
+    """Return the configuration class for the fields of a configuration.
+
+    Args:
+        fields: The fields of the configuration.
+        source: The file that they are from, for the message.
+        error: The exception to raise.
 
     Raises:
-        error: model_type is missing, or of no known family.
+        error: model_type is missing or unknown.
     """
     name = fields.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
@@ -32,7 +37,7 @@ def family_of(fields: Mapping[str, Any], source: str, error: type[MolkvError]) -
 
 
 def model_config(fields: Mapping[str, Any], path: Path) -> ModelConfig:
-    """Check the fields of a model's configuration, which are from the file `path`.
+    """Return the configuration with these fields, which were read from the file `path`.
 
     Raises:
         ConfigError: A field is missing, unknown or has an impossible value.

@@ -1,4 +1,4 @@
-"""Reading files and folders that may come from strangers: JSON into typed values, hashes, what a folder holds."""
+"""Reading of untrusted files and folders: JSON to typed values, hashes, folder listings."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ _SHOWN = 80  # characters
 
 _CHUNK_BYTES = 4 * 1024 * 1024
 _LEFT_BY_SYSTEMS = frozenset((".ds_store", "thumbs.db", "desktop.ini"))
-_APPLE_DOUBLE = "._"  # prefix of what macOS keeps beside a file where the disk has no place for it
+_APPLE_DOUBLE = "._"  # prefix of the files in which macOS stores metadata, on disks that cannot store it otherwise
 
 
 def decode_json(data: bytes, kind: type[T], path: Path, error: type[MolkvError]) -> T:
-    """Decode JSON as a type. Not msgspec's own decoder: of two equal keys it takes the last without a word.
+    """Decode JSON to a value of a type.
+
+    msgspec's own decoder is not used, because it accepts duplicate keys and silently drops all but the last.
 
     Args:
         data: The content of the file.
-        kind: What it must be.
-        path: Where it comes from, for the message.
-        error: What to raise when it is something else.
+        kind: The type of the result.
+        path: The path of the file, for the message.
+        error: The exception to raise if the content is not JSON, or does not have this type.
     """
     try:
         plain = json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
@@ -46,7 +48,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} is there twice")
+        raise ValueError(f"the key {twice!r} appears twice")
     return found
 
 
@@ -55,10 +57,10 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse devices and pipes, which may have no end, or no beginning.
+    """Check that a path is a regular file or a folder: reading a device or a pipe may never end.
 
     Raises:
-        OSError: The path is one, or is not there.
+        OSError: The path is a device or a pipe, or does not exist.
     """
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -66,13 +68,19 @@ def check_regular(path: Path) -> None:
 
 
 def shown(value: object) -> str:
-    """Return a value out of such a file as JSON, for a message, cut short."""
+    """Return a value of a file as JSON for an error message, cut to 80 characters."""
     text = json.dumps(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def read_bytes(path: Path, error: type[MolkvError], hint: str) -> bytes:
-    """Read a whole file; `hint` says what was expected there."""
+    """Read a whole file.
+
+    Args:
+        path: The path of the file.
+        error: The exception to raise if the file cannot be read.
+        hint: The end of the error message: what was expected at this path.
+    """
     try:
         check_regular(path)
         return path.read_bytes()
@@ -81,11 +89,11 @@ def read_bytes(path: Path, error: type[MolkvError], hint: str) -> bytes:
 
 
 def file_sha256(file: Path | int, advance: Callable[[int], object] = lambda _: None) -> str:
-    """Hash a file; `advance` is told the number of bytes after each piece. Gives hexadecimal digits.
+    """Return the SHA-256 of a file as hexadecimal digits.
 
     Args:
-        file: Its path, or a descriptor that it is open by, which stays open.
-        advance: See above.
+        file: The path of the file, or the descriptor of an open file, which stays open.
+        advance: Called after each piece with the number of its bytes.
 
     Raises:
         OSError: The file cannot be read.
@@ -100,15 +108,15 @@ def file_sha256(file: Path | int, advance: Callable[[int], object] = lambda _: N
 
 
 def is_system_file(path: Path) -> bool:
-    """Return whether a path names a file that macOS or Windows leaves in a folder; a folder never is one."""
+    """Return whether a path is a file that macOS or Windows creates in folders by itself. No folder is one."""
     name = path.name.lower()
     return (name in _LEFT_BY_SYSTEMS or name.startswith(_APPLE_DOUBLE)) and not path.is_dir()
 
 
 def contents(folder: Path) -> list[Path]:
-    """Return what is in a folder, sorted, without the files that systems leave there.
+    """Return the sorted paths in a folder, without the files that macOS and Windows create there.
 
     Raises:
-        OSError: It is not a folder, or cannot be read.
+        OSError: The path is not a folder, or cannot be read.
     """
     return sorted(path for path in folder.iterdir() if not is_system_file(path))

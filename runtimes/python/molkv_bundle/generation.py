@@ -1,4 +1,4 @@
-"""What a driver has to know of generating text: where it ends, and how tokens are chosen where a user does not say."""
+"""Settings for generating text: tokens that end a text, sampling parameters and their ranges."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-ChatTemplate = Literal["chat_template.jinja", "tokenizer_config.json", ""]  # the file that has it; empty: there is none
+ChatTemplate = Literal["chat_template.jinja", "tokenizer_config.json", ""]  # file with the template; empty: no template
 
 
 class _Range(NamedTuple):
     kind: Callable[[Any], float]  # float or int
     holds: Callable[[float], bool]
-    words: str  # the same for a reader of messages
+    words: str  # the range in words, for messages
 
 
-# As the table in docs/bundle-format.md, "Sampling". No NaN is in a range.
+# The same ranges as in the table of docs/bundle-format.md, "Sampling". NaN is outside of every range.
 _RANGES = {
     "temperature": _Range(float, lambda x: x == 0 or 1e-6 <= x <= 1e6, "0 (greedy), or 1e-06 to 1e+06"),
     "top_k": _Range(int, lambda x: 0 <= x < 2**31, "0 (off) to 2147483647"),
@@ -33,19 +33,19 @@ _RANGES = {
 
 
 def sampling_number(name: str, value: object, found: str = "") -> float:
-    """Return a parameter of sampling as Python's float, or int where the format says integer; it is checked as that.
+    """Check a sampling parameter, and return it as a Python float, or as an int if the parameter is an integer.
 
     Args:
-        name: The format's name of it.
-        value: What was given: a number of Python or numpy, or anything else.
-        found: How the message begins; default "NAME is VALUE".
+        name: The name of the parameter in the bundle format.
+        value: The value to check, of any type; numbers may be Python's or numpy's.
+        found: The beginning of the error message; default "NAME is VALUE".
 
     Raises:
-        ValueError: It is no number, or not in the range of this parameter.
+        ValueError: The value is not a number of the right kind, or is outside the range of this parameter.
     """
     kind, holds, words = _RANGES[name]
     if isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool):
-        with suppress(OverflowError):  # no float is that large
+        with suppress(OverflowError):  # the integer is too large for a float
             number = kind(value)
             if holds(number):
                 return number
@@ -53,7 +53,7 @@ def sampling_number(name: str, value: object, found: str = "") -> float:
 
 
 class SamplingDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How tokens are chosen where a user does not say; names and ranges as in `docs/bundle-format.md`, "Sampling"."""
+    """Sampling parameters that apply unless the user gives others (`docs/bundle-format.md`, "Sampling")."""
 
     temperature: float
     top_k: int
@@ -67,8 +67,8 @@ class SamplingDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 
 class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a driver has to know of generating text, looked up by the exporter."""
+    """Settings for generating text, which the exporter reads from the checkpoint."""
 
-    eos_token_ids: tuple[int, ...]  # a text ends at the first of these
+    eos_token_ids: tuple[int, ...]  # each of these ends a text
     sampling: SamplingDefaults
     chat_template: ChatTemplate

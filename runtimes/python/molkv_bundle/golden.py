@@ -1,6 +1,6 @@
-"""Golden vectors: what the source model computed in PyTorch for a few texts, so that any device can prove parity.
+"""Golden vectors: results of the source model in PyTorch for a few texts. Any device can compare its results with them.
 
-Their format is in `docs/bundle-format.md`, "Golden vectors". `selftest` runs them.
+`docs/bundle-format.md`, "Golden vectors", describes the format. `molkv_runtime.selftest` runs the comparison.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from molkv_bundle.errors import BundleError
 from molkv_bundle.row_formats import Floats
 from molkv_bundle.safetensors_file import TensorFile
 
-GOLDEN = "golden.safetensors"  # of the cpu profile; others have their name in it
-VERSION_KEY, VERSION = "golden_version", "2"  # all metadata there is: with two keys, safetensors writes any order
-TOP = 16  # logits that are kept of every position
-PROJECTIONS = 8  # numbers that all logits of a position go into
-LIMITS = "limits"  # F32 [2]: the fields of `GoldenLimits`
+GOLDEN = "golden.safetensors"  # file name for the cpu profile; other profiles add their name to it
+VERSION_KEY, VERSION = "golden_version", "2"  # the only metadata key: safetensors writes several keys in any order
+TOP = 16  # number of logits that are kept for each position
+PROJECTIONS = 8  # number of projections of the logits of a position
+LIMITS = "limits"  # name of the tensor F32 [2] with the fields of `GoldenLimits`
 
 _FIELDS = {"input_ids": "I32", "top_ids": "I32", "top_logits": "F32", "projection": "F32", "greedy_ids": "I32"}
 _DTYPES = {"I32": "<i4", "F32": "<f4"}
 
 
 class GoldenLimits(NamedTuple):
-    """How far a driver may be from golden vectors: as far as the format of the graph lets a sound one be."""
+    """The largest differences from the golden vectors that rounding by the graph's dtypes can explain."""
 
-    max_abs: float  # of every logit and every projection
-    relative_l2: float  # of all projections of the texts together
+    max_abs: float  # for each logit and each projection
+    relative_l2: float  # for all projections of all texts together
 
 
 class GoldenText(NamedTuple):
-    """A text, and what the source model makes of it in float64, with weights and records rounded as they are stored."""
+    """A text and the source model's results, computed in float64 with weights and records rounded as stored."""
 
     input_ids: npt.NDArray[np.int32]  # [T]
-    top_ids: npt.NDArray[np.int32]  # [T, K]: the likeliest tokens to follow each position, likeliest first
+    top_ids: npt.NDArray[np.int32]  # [T, K]: the most likely next tokens of each position, most likely first
     top_logits: Floats  # [T, K]
     projection: Floats  # [T, P], see `Projection`
-    greedy_ids: npt.NDArray[np.int32]  # [G]: how the text goes on; 0 or more tokens
+    greedy_ids: npt.NDArray[np.int32]  # [G]: the greedy continuation of the text; may be empty
 
 
-@lru_cache(maxsize=1)  # of a large vocabulary they take time and memory, and one is in use at a time
+@lru_cache(maxsize=1)  # for a large vocabulary they take time and memory, and only one size is in use at a time
 def _signs(vocab_size: int) -> npt.NDArray[np.float64]:
     h = np.arange(1, vocab_size + 1, dtype=np.uint32)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
@@ -56,17 +56,18 @@ def _signs(vocab_size: int) -> npt.NDArray[np.float64]:
 
 
 class Projection:
-    """Sums of all logits of a position with pseudo-random signs: a logit that is wrong by x moves each by x / sqrt(V).
+    """Projections of logits: sums of all logits of a position with pseudo-random signs.
 
-    projection_r = sum_v sign_r(v) logit_v / sqrt(vocab_size). sign_r(v) is -1 where bit r of hash(v + 1) is set, else
-    1; the hash is the finalizer of MurmurHash3 for 32 bits, so that it takes five lines in any language.
+    projection_r = sum_v sign_r(v) logit_v / sqrt(vocab_size). An error of x in one logit changes every projection by
+    x / sqrt(vocab_size). sign_r(v) is -1 if bit r of hash(v + 1) is set, else 1. The hash is the 32-bit finalizer of
+    MurmurHash3, which takes five lines in any language.
     """
 
     def __init__(self, vocab_size: int) -> None:
         self._signs = _signs(vocab_size)  # [vocab_size, P]
 
     def of(self, logits: Floats) -> Floats:
-        """Project logits [n, vocab_size] to float32 [n, P], summed in float64."""
+        """Return the projections [n, P] of logits [n, vocab_size], as float32; the sums are float64."""
         return np.asarray(logits.astype(np.float64) @ self._signs, np.float32)
 
 
@@ -77,18 +78,25 @@ class Golden(NamedTuple):
     texts: list[GoldenText]
 
     def limits_beside(self, max_abs: float) -> GoldenLimits:
-        """Return the limits of a provider that may be off by `max_abs` in every logit beside what the format costs."""
+        """Return the limits for a provider whose own rounding changes each logit by at most `max_abs`.
+
+        They are the limits of the file, plus this difference.
+        """
         squares = [np.square(text.projection, dtype=np.float64).mean(axis=-1) for text in self.texts]
-        size = float(np.concatenate(squares).mean() ** 0.5)  # the root mean square of logits, too
+        size = float(np.concatenate(squares).mean() ** 0.5)  # about the root mean square of the logits, too
         relative = max_abs / size if max_abs and size else 0.0
         return GoldenLimits(self.limits.max_abs + max_abs, self.limits.relative_l2 + relative)
 
 
 class GoldenErrors:
-    """How far logits are from the golden ones, and whether the likeliest tokens are the same where that is certain."""
+    """The differences between logits and golden vectors, and the number of certain tokens that are right."""
 
     def __init__(self, vocab_size: int, limits: GoldenLimits) -> None:
-        """Begin with no positions. A token is certain where the two best are further apart than twice `max_abs`."""
+        """Start with no positions.
+
+        The most likely token of a position is certain if the two largest golden logits differ by more than
+        2 * `limits.max_abs`.
+        """
         self._projection, self._limits = Projection(vocab_size), limits
         self.positions = self.certain_tokens = self.right_tokens = 0
         self.max_abs_logit = self.max_abs_projection = 0.0
@@ -100,7 +108,7 @@ class GoldenErrors:
         top, expected = text.top_logits[rows], text.projection[rows].astype(np.float64)
         projected = self._projection.of(logits) - expected
         at_top = np.take_along_axis(logits, text.top_ids[rows].astype(np.intp), axis=-1)
-        # np.max, not max(): a NaN must not vanish.
+        # np.max keeps a NaN, which max() could drop.
         self.max_abs_logit = float(np.max([self.max_abs_logit, np.abs(at_top - top).max()]))
         self.max_abs_projection = float(np.max([self.max_abs_projection, np.abs(projected).max()]))
         self._difference += float(np.square(projected).sum())
@@ -113,7 +121,7 @@ class GoldenErrors:
 
     @property
     def relative_l2(self) -> float:
-        """||difference|| / ||golden|| over all projections."""
+        """||difference|| / ||golden|| over all projections so far."""
         if self._size == 0:
             return 0.0 if self._difference == 0 else math.inf
         return math.sqrt(self._difference / self._size)
@@ -123,7 +131,7 @@ def read_golden(bundle: Bundle) -> Golden:
     """Read and check the golden vectors of a bundle.
 
     Raises:
-        BundleError: It carries none, or they are damaged, of another version or not about this model.
+        BundleError: The bundle has no golden vectors, or they are damaged, of another version or of another model.
     """
     path = bundle.file(bundle.graph().golden)
     file = TensorFile(path, BundleError)
@@ -137,10 +145,10 @@ def read_golden(bundle: Bundle) -> Golden:
     expected = {LIMITS} | {f"texts.{index}.{field}" for index in range(count) for field in _FIELDS}
     if not count or set(file.entries) != expected:
         wrong = sorted(set(file.entries) ^ expected) or ["texts.0.input_ids"]
-        raise BundleError(f"{path}: tensor {wrong[0]!r} is missing, or one too many, for {count} texts")
+        raise BundleError(f"{path}: tensor {wrong[0]!r} is missing or unexpected, for {count} texts")
     limits = GoldenLimits(*_array(file, LIMITS, "F32", (len(GoldenLimits._fields),)).tolist())
-    if not all(0 <= limit < math.inf for limit in limits):  # written so that NaN is found
-        raise BundleError(f"{path}: {LIMITS} are {list(limits)}, expected finite numbers that are not negative")
+    if not all(0 <= limit < math.inf for limit in limits):  # NaN fails this comparison, too
+        raise BundleError(f"{path}: {LIMITS} are {list(limits)}, expected finite numbers of at least 0")
     return Golden(limits, [_read_text(file, f"texts.{index}", bundle) for index in range(count)])
 
 
@@ -151,11 +159,16 @@ def _read_text(file: TensorFile, prefix: str, bundle: Bundle) -> GoldenText:
     shapes = {"input_ids": (length,), "top_ids": (length, top), "top_logits": (length, top)}
     shapes |= {"projection": (length, PROJECTIONS), "greedy_ids": (new,)}
     if not 0 < length <= length + new - bool(new) <= context:
-        raise BundleError(f"{file.path}: {prefix} has {length} tokens and {new} more, expected 1 to {context} in all")
+        raise BundleError(
+            f"{file.path}: {prefix} has {length} tokens and {new} greedy tokens, expected 1 to {context} in total"
+        )
     arrays = {field: _array(file, f"{prefix}.{field}", _FIELDS[field], shape) for field, shape in shapes.items()}
     for field, array in arrays.items():
         if field.endswith("ids") and array.size and not 0 <= array.min() <= array.max() < vocab_size:
-            raise BundleError(f"{file.path}: {prefix}.{field} holds {array.min()} to {array.max()}, expected token ids")
+            raise BundleError(
+                f"{file.path}: {prefix}.{field} holds numbers from {array.min()} to {array.max()}, "
+                f"expected token ids from 0 to {vocab_size - 1}"
+            )
     return GoldenText(**arrays)
 
 

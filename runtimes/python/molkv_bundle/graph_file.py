@@ -1,7 +1,7 @@
-"""Checking an ONNX file before ONNX Runtime, which crashes on some, loads it.
+"""Checks of an ONNX file before ONNX Runtime loads it, since some invalid files crash ONNX Runtime.
 
-ONNX's own package is too large for a device, and of its checks few are needed here: what a dense graph may hold is a
-closed list.
+The onnx package is too large for a device. Few of its checks are needed here, because a dense graph may contain only
+a closed list of operators.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from molkv_bundle.operators import OPERATORS, OPSETS, AttributeType
 from molkv_bundle.protobuf import Field, Schema, UnknownFieldError, decode
 from molkv_bundle.safetensors_file import MAX_RANK
 
-# The fields of ONNX that a dense graph has (onnx.proto, IR version 10); metadata and types are not looked into.
+# The ONNX fields that a dense graph may have (onnx.proto, IR version 10). Metadata and types are not decoded.
 _SCHEMA: Schema = {
     "Model": {
         1: Field("ir_version", "int"),
@@ -71,33 +71,33 @@ _NAMED_FIELDS = {
     ("Model", 25): "a function of its own",
     ("Graph", 15): "a sparse tensor",
 }
-_ATTRIBUTES: dict[AttributeType, tuple[int, str]] = {  # the number of the type, the field with the value
+_ATTRIBUTES: dict[AttributeType, tuple[int, str]] = {  # ONNX's number of the type, and the field with the value
     "float": (1, "f"),
     "int": (2, "i"),
     "string": (3, "s"),
     "tensor": (4, "t"),
     "ints": (7, "ints"),
 }
-_ITEM_SIZES = {1: 4, 2: 1, 3: 1, 7: 8, 10: 2}  # float32, uint8, int8, int64, float16
+_ITEM_SIZES = {1: 4, 2: 1, 3: 1, 7: 8, 10: 2}  # bytes, by ONNX's number of float32, uint8, int8, int64, float16
 _EXTERNAL = 1  # data_location
 _EXTERNAL_KEYS = {"location", "offset", "length"}
-_LARGEST_INT = 2**31 - 1  # some operators of ONNX Runtime put dimensions and attributes into 32 bits
+_LARGEST_INT = 2**31 - 1  # some operators of ONNX Runtime store dimensions and attributes in 32 bits
 
 
 class _GraphError(Exception):
-    """A graph is not one that a driver should load; the message lacks the file's name."""
+    """A driver must not load the graph. The message lacks the name of the file."""
 
 
 def check_graph_file(path: Path, data_file: str) -> None:
-    """Check that a graph consists of the operators that dense graphs have, and keeps its weights in one file beside it.
+    """Check that a graph has only the operators of dense graphs, and that its weights are in one file in its folder.
 
     Args:
-        path: The ONNX file.
-        data_file: Name of the file with its weights.
+        path: The path of the ONNX file.
+        data_file: The name of the file with the weights.
 
     Raises:
-        BundleError: It is not ONNX, holds what no dense graph has, uses names that nothing defines, or refers to data
-            that is not in that file.
+        BundleError: The file is not ONNX, contains a part that dense graphs may not have, uses an undefined name, or
+            refers to data outside of `data_file`.
     """
     content = memoryview(read_bytes(path, BundleError, "expected an ONNX file"))
     data = path.with_name(data_file)
@@ -105,7 +105,7 @@ def check_graph_file(path: Path, data_file: str) -> None:
         _check_model(decode(_SCHEMA, "Model", content), data_file, data.stat().st_size)
     except UnknownFieldError as error:
         what = _NAMED_FIELDS.get((error.message, error.number), str(error))
-        raise BundleError(f"{path}: holds {what}, which a dense graph has no use for") from error
+        raise BundleError(f"{path}: contains {what}, which is not allowed in a dense graph") from error
     except (ValueError, IndexError, KeyError) as error:
         raise BundleError(f"{path}: is not an ONNX file") from error
     except OSError as error:
@@ -141,7 +141,7 @@ def _define(defined: set[str], names: list[str]) -> None:
 def _check_defined(defined: set[str], names: list[str]) -> None:
     for name in names:
         if name not in defined:
-            raise _GraphError(f"uses {_shown(name)}, which nothing before it defines")
+            raise _GraphError(f"uses {_shown(name)}, which is not defined before its use")
 
 
 def _check_node(node: dict[str, Any], data_file: str, data_size: int) -> None:
@@ -156,21 +156,22 @@ def _check_node(node: dict[str, Any], data_file: str, data_size: int) -> None:
         if found not in allowed:
             expected = " or ".join(sorted(allowed)) or "none"
             raise _GraphError(
-                f"{where} ({kind[1]}) has the {field}s {found[:30] or 'none'}, expected {expected} (x: there, -: empty)"
+                f"{where} ({kind[1]}) has the {field}s {found[:30] or 'none'}, expected {expected} "
+                "(x: has a name, -: empty)"
             )
     attributes = node.get("attribute", [])
     for attribute in attributes:
         name = _text(attribute, "name")
         if name not in operator.attributes or not _is_sound(attribute, operator.attributes[name]):
-            raise _GraphError(f"{where} ({kind[1]}) has an attribute {_shown(name)} that no dense graph has there")
+            raise _GraphError(f"{where} ({kind[1]}) has an attribute {_shown(name)} whose name or value is not allowed")
         if "t" in attribute:
             _check_tensor(attribute["t"], data_file, data_size)
     if len({_text(attribute, "name") for attribute in attributes}) < len(attributes):
-        raise _GraphError(f"{where} ({kind[1]}) has an attribute twice")
+        raise _GraphError(f"{where} ({kind[1]}) has two attributes of the same name")
 
 
 def _is_sound(attribute: dict[str, Any], wanted: AttributeType) -> bool:
-    """Tell whether an attribute has a value of the type that is wanted, no other value, and no huge integer."""
+    """Return whether an attribute has one value, of the wanted type, and its integers are from -1 to 2^31 - 1."""
     number, field = _ATTRIBUTES[wanted]
     values = attribute.keys() - {"name", "type"}
     integers = [attribute.get("i", 0), *attribute.get("ints", [])]
@@ -182,10 +183,13 @@ def _check_tensor(tensor: dict[str, Any], data_file: str, data_size: int) -> Non
     entries = [(_text(entry, "key"), _text(entry, "value")) for entry in tensor.get("external_data", [])]
     external = dict(entries)
     if external.get("location", data_file) != data_file:
-        raise _GraphError(f"keeps weights in {_shown(external['location'])}, expected {data_file!r} beside it")
+        raise _GraphError(f"has weights in {_shown(external['location'])}, expected {data_file!r} in the same folder")
     dims, kind = tensor.get("dims", []), tensor.get("data_type")
     if kind not in _ITEM_SIZES or len(dims) > MAX_RANK or not all(0 <= dim <= _LARGEST_INT for dim in dims):
-        raise _GraphError(f"tensor {name} has the data type {kind} and the shape {str(dims)[:100]}, which cannot be")
+        raise _GraphError(
+            f"tensor {name} has the data type {kind} and the shape {str(dims)[:100]}, "
+            f"expected one of the data types {list(_ITEM_SIZES)} and a shape of at most {MAX_RANK} sizes"
+        )
     size = math.prod(dims) * _ITEM_SIZES[kind]
     if not tensor.get("data_location") and not entries:
         if len(tensor.get("raw_data", b"")) != size:
@@ -196,12 +200,13 @@ def _check_tensor(tensor: dict[str, Any], data_file: str, data_size: int) -> Non
     whole = len(entries) == len(_EXTERNAL_KEYS) and external.keys() == _EXTERNAL_KEYS
     if not fits or not whole or "raw_data" in tensor or tensor.get("data_location") != _EXTERNAL:
         raise _GraphError(
-            f"tensor {name} is at {str(entries)[:200]}, expected {size} bytes of the {data_size} of {data_file}"
+            f"tensor {name} is at {str(entries)[:200]}, "
+            f"expected {size} bytes inside {data_file}, which has {data_size} bytes"
         )
 
 
 def _number(text: str) -> int:
-    """Read a decimal number of at most 18 digits; anything else is -1."""
+    """Return the value of a decimal number of at most 18 digits, or -1 for any other text."""
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else -1
 
 

@@ -1,4 +1,4 @@
-"""The dense graph's inputs and outputs: public API between exporter and drivers (`docs/bundle-format.md`)."""
+"""The inputs and outputs of the dense graph: the interface between exporter and drivers (`docs/bundle-format.md`)."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from molkv_bundle.config import ModelConfig, TensorInfo, WindowDtype
 from molkv_bundle.manifest import KVDtype
 from molkv_bundle.row_formats import Floats
 
-HIDDEN = -1e4  # what static graphs add to scores that do not count: no -inf, which not every compiler takes
+HIDDEN = -1e4  # static graphs add this to masked scores; it is finite, because some compilers do not accept -inf
 Tensors = tuple[TensorInfo, ...]
-Arrays = dict[str, npt.NDArray[np.generic]]  # what is bound to them, by name
+Arrays = dict[str, npt.NDArray[np.generic]]  # arrays for inputs or outputs, by name
 
 
 def graph_interface(
     config: ModelConfig, kv_dtype: KVDtype, length: int = 0, window_dtype: WindowDtype = "float32"
 ) -> tuple[Tensors, Tensors]:
-    """List inputs and outputs of a graph.
+    """Return the inputs and outputs of a graph.
 
     Args:
-        config: The model, with the context and the window of the graph.
-        kv_dtype: Of the KV cache.
-        length: T of a static graph; 0 is the cpu profile's, which takes any.
-        window_dtype: Of the values of the expert window, in the cpu profile.
+        config: The configuration, with the context length and the expert window of the graph.
+        kv_dtype: Dtype of the KV cache.
+        length: The number of positions T of a static graph; 0 for the cpu profile, which accepts any number.
+        window_dtype: Dtype of the values in the expert window, for the cpu profile.
     """
     if length:
         return _static_inputs(config, kv_dtype, length), _static_outputs(config, kv_dtype, length)
@@ -31,7 +31,7 @@ def graph_interface(
 
 
 def _inputs(config: ModelConfig, kv_dtype: KVDtype, window_dtype: WindowDtype) -> Tensors:
-    """List the inputs of the cpu profile."""
+    """Return the inputs of the cpu profile."""
     return (
         TensorInfo(name="inputs_embeds", dtype="float32", shape=("batch", "length", config.hidden_size)),
         *(config.expert_inputs() if window_dtype == "float32" else config.int8_window_inputs()),
@@ -43,7 +43,7 @@ def _inputs(config: ModelConfig, kv_dtype: KVDtype, window_dtype: WindowDtype) -
 
 
 def _outputs(config: ModelConfig, kv_dtype: KVDtype) -> Tensors:
-    """List the outputs of the cpu profile."""
+    """Return the outputs of the cpu profile."""
     logits = TensorInfo(name="logits", dtype="float32", shape=("batch", "logits_length", config.vocab_size))
     return (logits, *_cache(config, "present", kv_dtype))
 
@@ -93,7 +93,7 @@ def _tensors(shapes: dict[str, tuple[int, ...]], dtype: KVDtype) -> Tensors:
 
 
 def rotary_tables(positions: npt.ArrayLike, size: int, theta: float) -> tuple[Floats, Floats]:
-    """Compute cos and sin, each float32 [*positions.shape, size / 2]; angles in float64, as in the reference model."""
+    """Return cos and sin, each float32 [*positions.shape, size / 2]. Angles are float64, as in the reference model."""
     half = size // 2
     frequencies = theta ** (-np.arange(half, dtype=np.float64) / half)
     angles = np.asarray(positions, np.float64)[..., None] * frequencies

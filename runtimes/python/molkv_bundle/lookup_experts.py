@@ -9,7 +9,7 @@ import msgspec
 from molkv_bundle.config import KVCacheShape, ModelConfig, Rotation, check_sizes
 from molkv_bundle.errors import ConfigError
 
-# What the fields about experts say in a model without experts, whatever it was made with.
+# The expert fields of a model without experts. They replace the values that were given.
 _DENSE = {
     "num_experts": 0,
     "expert_layers": (),
@@ -23,22 +23,22 @@ _DENSE = {
 
 
 class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A Llama-like decoder whose layers add a mixture of the experts of a token to their feed-forward network.
+    """Configuration of a Llama-like decoder whose layers add a mixture of experts to the feed-forward output.
 
-    Fields that the papers leave open are marked "our choice". A field whose default is 0 takes its value from the
-    other fields, as its comment says.
+    "our choice" marks fields that the papers leave open. If a field with default 0 is not given, its value comes from
+    another field, which its comment names.
     """
 
-    num_experts: int  # N experts per token id; 0 makes a plain dense model, in which nothing else is said of experts
+    num_experts: int  # N experts per token id; 0: a plain dense model, in which the other expert fields have no effect
     num_key_value_heads: int = 0  # 0: num_attention_heads
     head_dim: int = 0  # 0: hidden_size / num_attention_heads
     hidden_act: Literal["silu", "gelu"] = "silu"  # our choice: silu is gated (SwiGLU), gelu is plain with exact erf
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     tie_word_embeddings: bool = False
-    expert_intermediate_size: int = 0  # of the training-form networks; 0: intermediate_size
+    expert_intermediate_size: int = 0  # size of the training-form networks; 0: intermediate_size
     expert_layers: tuple[int, ...] | None = None  # our choice: which layers carry experts; None: all
-    # MoLKV only, and without effect in MoLE, whose manifests have them, too:
+    # For MoLKV only. Manifests of MoLE models have these fields too, without effect.
     expert_key_size: int = 0  # dk
     expert_window: int = 0  # W: the last W positions, the present one included, can be attended
     expert_qk_norm: bool = True  # our choice: RMSNorm on queries and keys
@@ -51,7 +51,7 @@ class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, k
         if self.head_dim == 0 and self.num_attention_heads > 0 and self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size is {self.hidden_size}, expected a multiple of num_attention_heads "
-                f"({self.num_attention_heads}) where head_dim is not given"
+                f"({self.num_attention_heads}) if head_dim is not given"
             )
         defaults = {
             "num_key_value_heads": self.num_attention_heads,
@@ -102,24 +102,26 @@ class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, k
         return self.expert_layers or ()
 
     def kv_caches(self) -> tuple[KVCacheShape, ...]:
-        """Return one for each layer, all of one shape."""
+        """Return one KV cache for each layer; all have the same shape."""
         layers = range(self.num_hidden_layers)
         return tuple(KVCacheShape(layer, self.num_key_value_heads, self.head_dim) for layer in layers)
 
     def rotations(self) -> dict[str, Rotation]:
-        """Return attention's."""
+        """Return the rotation of attention."""
         return {"rotary": Rotation(self.head_dim, self.rope_theta)}
 
     def restricted(self, context_length: int, expert_window: int) -> Self:
-        """Return the model with a shorter context and a shorter expert window."""
+        """Return the configuration with a shorter context and a shorter expert window."""
         return msgspec.structs.replace(self, max_position_embeddings=context_length, expert_window=expert_window)
 
 
 def check_even(config: ModelConfig, name: str) -> None:
-    """Check the size of vectors that are rotated.
+    """Check that a field, the size of rotated vectors, is even.
 
     Raises:
-        ConfigError: It is odd.
+        ConfigError: The field is odd.
     """
     if getattr(config, name) % 2:
-        raise ConfigError(f"{name} is {getattr(config, name)}, expected an even number (rotary embedding turns pairs)")
+        raise ConfigError(
+            f"{name} is {getattr(config, name)}, expected an even number (rotary embedding rotates pairs)"
+        )

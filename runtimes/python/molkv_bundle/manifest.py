@@ -1,4 +1,4 @@
-"""`manifest.json`: what ties a bundle together. Its schema is described in `docs/bundle-format.md`."""
+"""`manifest.json`, which describes all parts of a bundle. `docs/bundle-format.md` describes its schema."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KVDtype = Literal["float32", "float16", "int8"]
 SCHEMA_VERSION = 4
 MANIFEST = "manifest.json"
 PROFILES = ("cpu", "coreml", "nnapi")
-EXPERTS = "experts"  # name of the one table that bundles have
+EXPERTS = "experts"  # name of the only table of a bundle
 
 NO_DIGEST = "0" * 64
 
@@ -31,44 +31,44 @@ _TableId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A part of the manifest: unknown fields are errors, since a reader that ignores them could be wrong."""
+    """A part of the manifest. Unknown fields are errors: a reader that ignores one could compute wrong results."""
 
 
 class GraphFile(_Part, frozen=True):
-    """One ONNX file."""
+    """One ONNX file of a dense graph."""
 
     file: str
-    length: int  # positions of a call; 0: any number
+    length: int  # number of positions of a call; 0: any number
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
 
 
 class GraphInfo(_Part, frozen=True):
-    """The dense graph of one profile: one file that takes calls of any length, or one for each length."""
+    """The dense graph of one profile: one file for calls of any length, or one file for each length."""
 
-    files: tuple[GraphFile, ...]  # by length, ascending
-    data: str  # the weights of all of them
-    golden: str  # what the source model computes with the weights, context and window of this graph
-    dense_dtype: DenseDtype  # of large weights; norms and the smallest products are float32
-    kv_dtype: KVDtype  # of the KV cache; float16: everything is computed in float16
-    window_dtype: WindowDtype  # of the values of the expert window
-    block_size: int  # weights that share a scale, where the dtype has blocks; else 0
+    files: tuple[GraphFile, ...]  # ordered by length
+    data: str  # name of the file with the weights of all these files
+    golden: str  # name of the file with the golden vectors for the weights, context and window of this graph
+    dense_dtype: DenseDtype  # dtype of large weights; norms and the smallest matrices are float32
+    kv_dtype: KVDtype  # dtype of the KV cache; if float16, the graph computes everything in float16
+    window_dtype: WindowDtype  # dtype of the values in the expert window
+    block_size: int  # number of weights that share a scale, if the dtype has blocks; else 0
     context_length: int  # in tokens
-    expert_window: int  # W where experts have keys
-    min_onnxruntime: _Version  # oldest that it was run with
+    expert_window: int  # W, if experts have keys
+    min_onnxruntime: _Version  # the oldest version that the graph was run with
 
     @property
     def is_static(self) -> bool:
-        """Whether shapes are fixed."""
+        """Whether the shapes of the graph are fixed."""
         return self.files[0].length > 0
 
     @property
     def lengths(self) -> list[int]:
-        """Positions of a call of each of the static graphs, ascending."""
+        """The number of positions of a call, for each file, ascending; [0] for a graph of any length."""
         return [file.length for file in self.files]
 
     def restrict(self, model: ModelConfig) -> ModelConfig:
-        """Return a model with the context and the window that this graph has."""
+        """Return the configuration with the context length and the expert window of this graph."""
         return model.restricted(self.context_length, self.expert_window)
 
 
@@ -87,37 +87,37 @@ class Shard(_Part, frozen=True):
     file: str
     first_row: int
     count: int
-    data_offset: int  # of its first record, in bytes from the start of the file
+    data_offset: int  # position of the first record, in bytes from the start of the file
 
 
 class Table(_Part, frozen=True):
-    """Records by the number of their row: what a row belongs to, how records look and in which files they stand."""
+    """A table of records: the meaning of row numbers, the layout of records, and the files that hold them."""
 
-    index: Literal["token_id"]  # row i is token id i's
+    index: Literal["token_id"]  # row i belongs to token id i
     rows: int
     id: _TableId  # derived from the checkpoint, the layout and the versions of exporter and torch
-    dtype: RowDtype  # of expert values; embedding and keys are float16 unless this is float32
+    dtype: RowDtype  # dtype of expert values; embedding and keys are float32 if this is float32, else float16
     stride: int  # bytes from one record to the next
     fields: tuple[Field, ...]
     shards: tuple[Shard, ...]
 
 
 class FileInfo(_Part, frozen=True):
-    """What a file of the bundle must be."""
+    """Size and hash of a file of the bundle."""
 
     size: int  # bytes
     sha256: str
 
 
 class Provenance(_Part, frozen=True):
-    """Where a bundle comes from."""
+    """The origin of a bundle."""
 
-    command: str
+    command: str  # the command, or commands, that made it
     tools: dict[str, str]  # package: version
     source: dict[str, str]  # file of the checkpoint: sha256
 
     def followed_by(self, command: str) -> Provenance:
-        """Return where a bundle comes from that a further command has changed."""
+        """Return the origin after one more command has changed the bundle."""
         return msgspec.structs.replace(self, command=f"{self.command}; {command}")
 
 
@@ -129,9 +129,9 @@ class Manifest(_Part, frozen=True):
     graphs: dict[str, GraphInfo]  # by profile
     tables: dict[str, Table]
     generation: Generation
-    files: dict[str, FileInfo]  # every file of the bundle but the manifest itself
+    files: dict[str, FileInfo]  # every file of the bundle except the manifest
     provenance: Provenance
-    sha256: str = NO_DIGEST  # of the manifest file itself, with zeros in the place of these 64 digits
+    sha256: str = NO_DIGEST  # hash of the manifest file, computed with zeros in place of these 64 digits
 
     @property
     def experts(self) -> Table:
@@ -140,10 +140,10 @@ class Manifest(_Part, frozen=True):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check the manifest of a bundle folder; other files are not touched.
+    """Read and check the manifest of a bundle folder. This reads no other file.
 
     Raises:
-        BundleError: There is none, or it contradicts itself.
+        BundleError: The manifest is missing or invalid, or contradicts itself.
     """
     path = folder / MANIFEST
     data = read_bytes(path, BundleError, "expected a folder made by `molkv-export export`")
@@ -161,7 +161,7 @@ def read_manifest(folder: Path) -> Manifest:
     manifest = Manifest(**{name: getattr(decoded, name) for name in Manifest.__struct_fields__})
     digest = manifest.sha256.encode()
     if len(digest) != len(NO_DIGEST) or _digest(data.replace(digest, NO_DIGEST.encode())) != manifest.sha256:
-        raise BundleError(f"{path}: its sha256 is not that of its contents; it was changed since it was exported")
+        raise BundleError(f"{path}: its sha256 does not match its contents; the file was changed after the export")
     _check_names(manifest, path)
     _check_experts(manifest, f"{path}: tables.{EXPERTS}")
     _check_generation(manifest, f"{path}: generation")
@@ -170,24 +170,24 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _renewal(folder: Path, found: dict[str, Any]) -> str:
-    """Say how to get a bundle of this version in the place of one of another version."""
+    """Return the part of the message that says how to replace a bundle of another version."""
     version, provenance = found.get("schema_version"), found.get("provenance")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         return "a newer molkv-export made it: update molkv-export"
     command = provenance.get("command") if isinstance(provenance, dict) else None
     made = f" (it was made by: {shown(command)})" if isinstance(command, str) else ""
-    return f"make it anew with: molkv-export export CHECKPOINT {folder} --force{made}"
+    return f"export it again with: molkv-export export CHECKPOINT {folder} --force{made}"
 
 
 @cache
 def _manifest_of(family: type[ModelConfig]) -> type[Manifest]:
-    """Return a type that checks the model as one of a family."""
+    """Return a type of manifest whose field `model` has the configuration class of a family."""
     kind = msgspec.defstruct("Manifest", [("model", family)], bases=(Manifest,), frozen=True, kw_only=True)
     return cast(type[Manifest], kind)
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write the manifest of a bundle folder, with its own digest."""
+    """Write the manifest, with its own hash, into a bundle folder."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
     (folder / MANIFEST).write_bytes(text.replace(NO_DIGEST.encode(), _digest(text).encode()))
 
@@ -199,7 +199,7 @@ def _digest(text: bytes) -> str:
 def _check_names(manifest: Manifest, path: Path) -> None:
     for name in manifest.files:
         if not name or name != Path(name).name or name in (".", "..", MANIFEST) or "\\" in name or "\0" in name:
-            raise BundleError(f"{path}: files names {name!r}, expected plain names of files inside the bundle")
+            raise BundleError(f"{path}: files has the name {name!r}, expected plain names of files inside the bundle")
     if list(manifest.tables) != [EXPERTS]:
         raise BundleError(f"{path}: tables has {', '.join(manifest.tables) or 'nothing'}, expected {EXPERTS} alone")
     named = [shard.file for shard in manifest.experts.shards]
@@ -213,26 +213,27 @@ def _check_names(manifest: Manifest, path: Path) -> None:
 
 
 def _check_experts(manifest: Manifest, where: str) -> None:
-    """Check that the shards hold the record of every token id once, and have the size for it."""
+    """Check that the shards hold the record of every token id exactly once, and that their sizes agree with this."""
     table, vocab_size, next_row = manifest.experts, manifest.model.vocab_size, 0
     for shard in table.shards:
         if shard.count < 1:
             raise BundleError(f"{where}: shard {shard.file} holds {shard.count} rows, expected 1 or more")
         if shard.first_row != next_row:
             raise BundleError(
-                f"{where}: shard {shard.file} starts at row {shard.first_row}, expected row {next_row}, which follows "
-                "the shards before it"
+                f"{where}: shard {shard.file} starts at row {shard.first_row}, expected {next_row}, the row after the "
+                "shards before it"
             )
         size, expected = manifest.files[shard.file].size, shard.data_offset + shard.count * table.stride
         if shard.data_offset < 8 or size != expected:
             raise BundleError(
                 f"{where}: shard {shard.file} has {size} bytes, expected {expected}: {shard.count} records of "
-                f"{table.stride} from byte {shard.data_offset} on"
+                f"{table.stride} bytes from byte {shard.data_offset} on"
             )
         next_row += shard.count
     if not next_row == table.rows == vocab_size:
         raise BundleError(
-            f"{where}: rows is {table.rows} and the shards hold {next_row}, expected {vocab_size}, vocab_size of model"
+            f"{where}: rows is {table.rows} and the shards hold {next_row}, expected {vocab_size} (the model's "
+            "vocab_size)"
         )
 
 
@@ -256,10 +257,10 @@ def _check_graphs(manifest: Manifest, path: Path) -> None:
                 f"of type {manifest.model.model_type}"
             )
         if profile == "cpu":
-            sound, expected = lengths == [0], "one of any length (0)"
+            sound, expected = lengths == [0], "[0], one file for any length"
         else:
             sound = lengths[:1] == [1] and lengths == sorted(set(lengths)) and lengths[-1] <= graph.context_length
-            expected = f"ascending ones from 1 to its context_length of {graph.context_length}"
+            expected = f"ascending lengths, from 1 to at most its context_length of {graph.context_length}"
         if not sound:
             raise BundleError(f"{path}: graphs.{profile} has files for lengths {lengths[:9]}, expected {expected}")
         _check_limits(manifest.model, graph, f"{path}: graphs.{profile}")
@@ -270,11 +271,11 @@ def _check_limits(model: ModelConfig, graph: GraphInfo, where: str) -> None:
     for name, limit in limits.items():
         found, least = getattr(graph, name), 1 if limit else 0
         if not least <= found <= limit or (found != limit and not graph.is_static):
-            raise BundleError(f"{where}: {name} is {found}, expected {limit}, the model's, or less in a static graph")
+            raise BundleError(f"{where}: {name} is {found}, expected the model's {limit}, or less in a static graph")
     kinds = {"dense_dtype": (graph.dense_dtype, "qdq-int8"), "kv_dtype": (graph.kv_dtype, "float16")}
     for name, (dtype, static_only) in kinds.items():
         if dtype == static_only and not graph.is_static:
-            raise BundleError(f"{where}: {name} is {dtype}, expected another one in a graph of any length")
+            raise BundleError(f"{where}: {name} is {dtype}, expected another dtype in a graph for any length")
     if graph.window_dtype not in (("float32",) if graph.is_static else model.window_dtypes):
         raise BundleError(
             f"{where}: window_dtype is {graph.window_dtype}, expected float32 in a static graph and for models without "
@@ -282,5 +283,6 @@ def _check_limits(model: ModelConfig, graph: GraphInfo, where: str) -> None:
         )
     if graph.is_static and (graph.dense_dtype in ("int8", "int4") or graph.kv_dtype == "int8"):
         raise BundleError(
-            f"{where}: dense_dtype {graph.dense_dtype} and kv_dtype {graph.kv_dtype} do not go with a static graph"
+            f"{where}: dense_dtype {graph.dense_dtype} and kv_dtype {graph.kv_dtype} are not supported together in a "
+            "static graph"
         )

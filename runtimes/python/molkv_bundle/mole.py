@@ -18,11 +18,11 @@ class MoleConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, kw
         return (Vector("value", (self.num_experts, self.hidden_size), "scale"),)
 
     def expert_inputs(self) -> list[TensorInfo]:
-        """Return the values of each position's token, [B, T, N, d] for each layer."""
+        """Return one input for each layer: the values [B, T, N, d] of each position's token."""
         shape = ("batch", "length", self.num_experts, self.hidden_size)
         layers = self.layers_with_experts
         return [TensorInfo(name=f"expert_value.{layer}", dtype="float32", shape=shape) for layer in layers]
 
     def static_expert_inputs(self, layers: list[int], length: int) -> dict[str, tuple[int, ...]]:
-        """Return the values, [T, N, d] for each layer."""
+        """Return the shape [T, N, d] of the values, for each layer."""
         return {f"expert_value.{layer}": (length, self.num_experts, self.hidden_size) for layer in layers}

@@ -10,7 +10,7 @@ from molkv_bundle.lookup_experts import LookupExpertConfig, check_even
 
 
 class MolkvConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Configuration of a MoLKV model: experts are keys [N, dk] and values [N, d]; the host keeps a window of them."""
+    """Configuration of a MoLKV model: experts are keys [N, dk] and values [N, d]. The host keeps a window of them."""
 
     model_type: Literal["molkv"]
 
@@ -24,12 +24,12 @@ class MolkvConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, k
 
     @property
     def attended_positions(self) -> int:
-        """W; 0 without layers that carry experts."""
+        """The window size W; 0 if no layer has experts."""
         return self.expert_window if self.layers_with_experts else 0
 
     @property
     def window_dtypes(self) -> tuple[WindowDtype, ...]:
-        """float32, and int8 where there is a window."""
+        """float32; also int8 if a layer has experts."""
         return ("float32", "int8") if self.layers_with_experts else ("float32",)
 
     def record_vectors(self) -> tuple[Vector, ...]:
@@ -38,11 +38,11 @@ class MolkvConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, k
         return Vector("key", (count, self.expert_key_size)), Vector("value", (count, self.hidden_size), "scale")
 
     def expert_inputs(self) -> list[TensorInfo]:
-        """Return positions, which experts each sees, and the experts of the windows (`docs/bundle-format.md`)."""
+        """Return the inputs for positions, the mask of visible experts, and the experts of the windows."""
         return self._window_inputs("float32")
 
     def int8_window_inputs(self) -> list[TensorInfo]:
-        """Return the same with values in int8, and behind those of a layer their scales."""
+        """Return the same inputs with int8 values; the scales of a layer follow its values."""
         return self._window_inputs("int8")
 
     def _window_inputs(self, dtype: WindowDtype) -> list[TensorInfo]:
@@ -65,7 +65,7 @@ class MolkvConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, k
         return found
 
     def static_expert_inputs(self, layers: list[int], length: int) -> dict[str, tuple[int, ...]]:
-        """Return rotations of queries, the mask, and the experts of R = T + W - 1 positions, [1, R*N, size]."""
+        """Return the shapes of the query rotations, the mask, and the experts [1, R*N, size], R = T + W - 1."""
         if not layers:
             return {}
         shapes: dict[str, tuple[int, ...]] = {}
@@ -79,7 +79,7 @@ class MolkvConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, k
         return shapes
 
     def rotations(self) -> dict[str, Rotation]:
-        """Return attention's, and that of the experts' queries."""
+        """Return the rotation of attention and, if there is one, that of the expert queries."""
         if not (self.layers_with_experts and self.expert_rope):
             return super().rotations()
         return {**super().rotations(), "expert_rotary": Rotation(self.expert_key_size, self.rope_theta)}

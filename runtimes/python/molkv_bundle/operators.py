@@ -1,6 +1,7 @@
-"""The operators that dense graphs are made of: a closed list, which `docs/bundle-format.md` repeats.
+"""The closed list of operators that a dense graph may contain. `docs/bundle-format.md` has the same list.
 
-ONNX Runtime trusts some kernels to get what their specification asks for, and crashes where they do not.
+Some kernels of ONNX Runtime do not check their inputs and attributes, and crash on nodes that break the operator's
+specification.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ OPSETS: Mapping[str, int] = MappingProxyType({"": 22, _MICROSOFT: 1})
 
 
 class Operator(NamedTuple):
-    """How nodes of one operator may look.
+    """The inputs, outputs and attributes that nodes of an operator may have.
 
-    Inputs and outputs are written with a sign for each: `x` has a name, `-` is empty.
+    A string describes all inputs, or all outputs, of a node, with one character for each: `x` has a name, `-` is empty.
     """
 
     inputs: frozenset[str]
     outputs: frozenset[str]
-    attributes: Mapping[str, AttributeType]  # no others are allowed; any may be absent
+    attributes: Mapping[str, AttributeType]  # all allowed attributes; each may be absent
 
 
 def _operator(inputs: str, outputs: str = "x", **attributes: AttributeType) -> Operator:

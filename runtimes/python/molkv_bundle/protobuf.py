@@ -1,4 +1,4 @@
-"""Reading protobuf, the format of ONNX files, by a list of the fields that a message may have."""
+"""A reader of protobuf, the format of ONNX files. A schema lists the fields that each message may have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Field(NamedTuple):
     repeated: bool = False
 
 
-Schema = Mapping[str, Mapping[int, Field]]  # message -> number of a field -> field
+Schema = Mapping[str, Mapping[int, Field]]  # name of a message -> number of a field -> field
 
 
 class UnknownFieldError(ValueError):
@@ -29,16 +29,16 @@ class UnknownFieldError(ValueError):
 
 
 def decode(schema: Schema, message: str, data: memoryview) -> dict[str, Any]:
-    """Decode a message with all messages inside it, which a schema without recursion bounds.
+    """Decode a message and all messages inside it. The schema must not be recursive, which limits the depth.
 
     Returns:
-        The fields that are there, by name: int (signed, of 64 bits), bytes for a float (4, little-endian), memoryview,
-        dict, or a list of these where the field is repeated.
+        The fields of the message by name. A value is an int (signed, 64 bits), a memoryview (of a float: 4 bytes,
+        little-endian) or a dict. A repeated field is a list of these.
 
     Raises:
-        UnknownFieldError: A field is not listed.
-        ValueError, IndexError: The data is not such a message, or a field is there twice, of which readers could take
-            different ones.
+        UnknownFieldError: The message has a field that the schema does not list.
+        ValueError, IndexError: The data is not such a message, or a field that is not repeated appears twice: readers
+            differ in which one they use.
     """
     known, found = schema[message], dict[str, Any]()
     for number, wire, content in _fields(data):
@@ -47,19 +47,19 @@ def decode(schema: Schema, message: str, data: memoryview) -> dict[str, Any]:
             raise UnknownFieldError(message, number)
         name, kind, repeated = field
         if wire != _WIRE.get(kind, _BYTES):
-            raise ValueError(f"{message}.{name} has an unknown form")
+            raise ValueError(f"{message}.{name} has the wrong wire type")
         value = decode(schema, kind, content) if kind in schema else content
         if repeated:
             found.setdefault(name, []).append(value)
         elif name in found:
-            raise ValueError(f"{message}.{name} is there twice")
+            raise ValueError(f"{message}.{name} appears twice")
         else:
             found[name] = value
     return found
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, Any]]:
-    """Return number, wire type and content of each field."""
+    """Yield number, wire type and content of each field."""
     at, end = 0, len(data)
     while at < end:
         tag, at = _varint(data, at)
@@ -81,8 +81,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int, Any]]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """Read a number of 7 bits a byte; return it, of 64 bits, and the place behind it."""
-    if data[at] < 0x80:  # most are small
+    """Read a varint (7 bits in each byte). Return its value as an unsigned 64-bit number, and the position after it."""
+    if data[at] < 0x80:  # the fast path: most numbers are small
         return data[at], at + 1
     value = shift = 0
     while True:

@@ -1,4 +1,4 @@
-"""The record: everything that is stored for one token id, and how it is laid out in bytes."""
+"""The record: the data that is stored for one token id, and its layout in bytes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ Ids = npt.NDArray[np.integer[Any]]  # token ids
 
 
 def record_dtype(config: ModelConfig, dtype: RowDtype) -> np.dtype[np.void]:
-    """Describe a record as a structured numpy dtype, little-endian.
+    """Return the structured numpy dtype of a record, little-endian.
 
-    Its fields are "embedding" [d]; "layers" [L], one for each layer with experts, each with the vectors of
-    `ModelConfig.record_vectors` by name, and before a quantized one its scales [..., groups]; and "checksum", in the
-    last four bytes.
+    Its fields are:
+
+    - "embedding" [d];
+    - "layers" [L], one item for each layer with experts. An item has the vectors of `ModelConfig.record_vectors` by
+      name, and before each quantized vector its scales [..., groups];
+    - "checksum", in the last four bytes.
 
     Raises:
-        ConfigError: A row cannot be cut into groups of the size that this dtype has.
+        ConfigError: The length of a row is not a multiple of this dtype's group size.
     """
     layer = _layer_dtype(config, dtype)
     layers = (layer, (len(config.layers_with_experts),))
@@ -65,15 +68,14 @@ def _layer_dtype(config: ModelConfig, dtype: RowDtype) -> np.dtype[np.void]:
 
 
 def _stored(vector: Vector, dtype: RowDtype) -> Iterator[tuple[str, np.dtype[Any], tuple[int, ...]]]:
-    """Yield name, dtype and shape of the arrays that a vector is stored as."""
+    """Yield name, dtype and shape of each array that stores a vector."""
     rows, (*places, size) = ROW_FORMATS[dtype], vector.shape
     if not vector.scale:
         yield vector.name, np.dtype(rows.plain), vector.shape
         return
     if size % max(rows.group, 1):
         raise ConfigError(
-            f"rows of expert_{vector.name} have {size} numbers, expected a multiple of {rows.group} for experts in "
-            f"{dtype}"
+            f"rows of expert_{vector.name} have {size} numbers, expected a multiple of {rows.group} for {dtype} experts"
         )
     if rows.scale:
         yield vector.scale, np.dtype(rows.scale), (*places, rows.scale_count(size))
@@ -81,7 +83,7 @@ def _stored(vector: Vector, dtype: RowDtype) -> Iterator[tuple[str, np.dtype[Any
 
 
 def _offsets(parts: list[np.dtype[Any]]) -> tuple[list[int], int]:
-    """Place parts one behind the other, each on a multiple of four bytes; return their offsets and the whole size."""
+    """Return the offsets of consecutive parts, each a multiple of four bytes, and the total size."""
     offsets, end = [], 0
     for part in parts:
         offsets.append(end)
@@ -90,20 +92,20 @@ def _offsets(parts: list[np.dtype[Any]]) -> tuple[list[int], int]:
 
 
 def _stride(size: int) -> int:
-    """Round up the distance of records: to 64 bytes, or to a page from 16 KiB on."""
+    """Return the distance between records: `size`, rounded up to 64 bytes, or to a page from 16 KiB on."""
     unit = PAGE_BYTES if size >= 16 * 1024 else 64
     return math.ceil(size / unit) * unit
 
 
 def record_fields(config: ModelConfig, dtype: RowDtype) -> tuple[Field, ...]:
-    """List the arrays inside a record by name, with their offsets, as the manifest does."""
+    """Return the arrays inside a record, with names and offsets, as the manifest lists them."""
     record = record_dtype(config, dtype)
     rows = ROW_FORMATS[dtype]
     fields = [Field(name="embedding", dtype=rows.plain, shape=(config.hidden_size,), offset=0)]
     if "layers" not in (record.names or ()):
         return tuple(fields)
     layer, start = _layer_dtype(config, dtype), _offset(record, "layers")
-    # Listed as the numbers they stand for, not as the codes that are stored.
+    # The manifest lists the shape of the decoded numbers, not that of the stored codes.
     values = {vector.name: vector.shape for vector in config.record_vectors() if vector.scale}
     for index, number in enumerate(config.layers_with_experts):
         for name in layer.names or ():
@@ -125,23 +127,27 @@ def _offset(dtype: np.dtype[np.void], name: str) -> int:
 
 
 def checked_record_dtype(config: ModelConfig, table: Table, source: str) -> np.dtype[np.void]:
-    """Return the dtype of a table's records after checking that they are what the configuration calls for.
+    """Check that a table's record layout is that of the configuration, and return the dtype of its records.
+
+    Args:
+        config: The configuration of the model.
+        table: The table in the manifest.
+        source: The path of the manifest, for the message.
 
     Raises:
-        BundleError: The layout in the manifest is not the one this model has.
+        BundleError: The layout in the manifest is not that of the configuration.
     """
     try:
         expected = record_dtype(config, table.dtype)
         fields = record_fields(config, table.dtype)
-    except ValueError as error:  # also numpy's, for records larger than it can describe
-        raise BundleError(f"{source}: model and tables.{EXPERTS}.dtype do not fit each other ({error})") from error
+    except ValueError as error:  # a ConfigError, or numpy's error for records that are too large for a dtype
+        raise BundleError(f"{source}: model and tables.{EXPERTS}.dtype contradict each other: {error}") from error
     if table.fields != fields:
         wrong = next(
-            (found.name for found, wanted in zip(table.fields, fields, strict=False) if found != wanted), "a count"
+            (repr(found.name) for found, wanted in zip(table.fields, fields, strict=False) if found != wanted),
+            "the number of fields",
         )
-        raise BundleError(
-            f"{source}: tables.{EXPERTS}.fields does not fit the model's configuration (first at {wrong})"
-        )
+        raise BundleError(f"{source}: tables.{EXPERTS}.fields differs from the layout of the model, first at {wrong}")
     if table.stride != expected.itemsize:
         raise BundleError(f"{source}: tables.{EXPERTS}.stride is {table.stride}, expected {expected.itemsize}")
     return expected

@@ -1,6 +1,7 @@
-"""How the numbers of a record are stored, and how stored numbers become float32 (`docs/bundle-format.md`, "Numbers").
+"""The storage formats of the numbers in a record, and their conversion to float32.
 
-Embeddings and keys are float16 or float32 in every store; values can also be quantized, with scales beside them.
+Embeddings and keys are float16 or float32 in every store. Values can also be quantized; their scales are then in the
+record, too. `docs/bundle-format.md`, "Numbers", describes the formats.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 RowDtype = Literal["float32", "float16", "int8", "int4", "nf4"]
 
-# The quantiles of a normal distribution that QLoRA (arXiv 2305.14314, appendix E) quantizes to.
+# The levels of NF4 in QLoRA (arXiv 2305.14314, appendix E): quantiles of a normal distribution.
 NF4_LEVELS = np.array(
     [
         -1.0,
@@ -39,20 +40,20 @@ INT4_LEVELS = np.arange(-8, 8, dtype=np.float32)
 
 
 class RowFormat(NamedTuple):
-    """How rows of values are stored."""
+    """The storage format of rows of values."""
 
     plain: Literal["float32", "float16"]  # dtype of embeddings and keys, and of values that are not quantized
-    code: str  # dtype of a stored code; 4-bit codes stand in pairs in a byte, the first in its low half
+    code: str  # dtype of a stored code; a byte holds two 4-bit codes, the first one in its low half
     scale: str = ""  # dtype of scales; empty: not quantized
     group: int = 0  # consecutive numbers that share a scale; 0: the whole row of one expert
-    levels: npt.NDArray[np.float32] | None = None  # what 4-bit codes stand for, before scaling
+    levels: npt.NDArray[np.float32] | None = None  # the numbers that the 4-bit codes stand for, before scaling
 
     def code_count(self, size: int) -> int:
-        """Stored codes of a row of `size` numbers."""
+        """Return how many items of dtype `code` store a row of `size` numbers."""
         return size if self.levels is None else size // 2
 
     def scale_count(self, size: int) -> int:
-        """Scales of a row of `size` numbers."""
+        """Return how many scales a row of `size` numbers has."""
         return size // self.group if self.group else 1
 
 
@@ -66,13 +67,13 @@ ROW_FORMATS: dict[RowDtype, RowFormat] = {
 
 
 class ValueDecoder:
-    """Turns stored values into float32. Scratch memory is kept, so that equal calls allocate nothing."""
+    """A decoder from stored values to float32. It keeps its scratch memory, so calls of equal size allocate nothing."""
 
     def __init__(self, dtype: RowDtype) -> None:
         self._format = ROW_FORMATS[dtype]
         self._scratch = (np.empty(0, np.intp), np.empty(0, np.complex64))
         if (levels := self._format.levels) is not None:
-            # Both numbers of a byte at once: a pair of float32 is as large as one complex64.
+            # One look-up decodes both numbers of a byte: a complex64 is as large as two float32.
             byte = np.arange(256)
             self._pairs = np.stack([levels[byte & 15], levels[byte >> 4]], axis=-1).view(np.complex64)[:, 0]
 
@@ -80,15 +81,15 @@ class ValueDecoder:
         """Decode rows.
 
         Args:
-            codes: As they are stored, [..., codes of a row].
-            scales: Their scales [..., scales of a row]; None if the dtype has none.
-            out: float32 [..., numbers of a row], need not be contiguous.
+            codes: The stored codes [..., codes per row].
+            scales: The scales [..., scales per row]; None if the dtype has none.
+            out: The output, float32 [..., numbers per row]. It need not be contiguous.
         """
         if scales is None:
             np.copyto(out, codes)
             return
         numbers = codes if self._format.levels is None else self._levels_of(codes)
-        # The numbers of a group next to each other in an axis of their own, so that scales broadcast over it.
+        # Each group gets an axis of its own, so that the scales broadcast over it.
         grouped = (*scales.shape, out.shape[-1] // scales.shape[-1])
         np.multiply(numbers.reshape(grouped), scales[..., None], out=_split_last(out, grouped), dtype=np.float32)
 
@@ -98,12 +99,12 @@ class ValueDecoder:
         index = self._scratch[0][: codes.size].reshape(codes.shape)
         pairs = self._scratch[1][: codes.size].reshape(codes.shape)
         np.copyto(index, codes)
-        np.take(self._pairs, index, out=pairs, mode="clip")  # mode "raise" would buffer the output
+        np.take(self._pairs, index, out=pairs, mode="clip")  # the default mode, "raise", would buffer the output
         return pairs.view(np.float32)
 
 
 def _split_last(array: Floats, shape: tuple[int, ...]) -> Floats:
-    """Return a view of another shape that splits the last axis, which must be dense; never a copy."""
+    """Return a view of `array` as `shape`, which splits the last axis. That axis must be contiguous."""
     item = array.itemsize
     strides = (*array.strides[:-1], shape[-1] * item, item)
     view: npt.NDArray[Any] = np.lib.stride_tricks.as_strided(array, shape, strides)

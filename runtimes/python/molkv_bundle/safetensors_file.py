@@ -1,6 +1,7 @@
-"""Safetensors files that are read at positions.
+"""A reader of safetensors files that uses positioned reads.
 
-The safetensors library maps files into memory, so what has been read of a table counts as resident; here nothing stays.
+The safetensors library maps files into memory, so all parts of a table that were read count as resident memory. After a
+positioned read, nothing of the file stays resident.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from molkv_bundle.errors import MolkvError
 from molkv_bundle.files import check_regular, decode_json, file_sha256
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-MAX_RANK = 8  # of a tensor; the product of a hostile file's dimensions could take hours
+MAX_RANK = 8  # dimensions of a tensor; the product of very many dimensions in a hostile file could take hours
 ITEM_BYTES = {
     **{"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2},
     **dict.fromkeys(("I8", "U8", "BOOL"), 1),
     **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
 }
 
-_OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # Windows would translate line ends
-_HAS_FADVISE = hasattr(os, "posix_fadvise")  # neither Windows nor macOS
-_HAS_MADVISE = hasattr(mmap, "MADV_WILLNEED")  # not Windows
+_OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # without O_BINARY, Windows translates line ends
+_HAS_FADVISE = hasattr(os, "posix_fadvise")  # false on Windows and macOS
+_HAS_MADVISE = hasattr(mmap, "MADV_WILLNEED")  # false on Windows
 
 
 class TensorEntry(NamedTuple):
-    """Where a tensor stands in its file."""
+    """Dtype, shape and position of a tensor in its file."""
 
     dtype: str  # safetensors' name: F32, F16, BF16, U8, ...
     shape: tuple[int, ...]
@@ -45,7 +46,7 @@ class TensorEntry(NamedTuple):
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one step along the first dimension."""
+        """Size of one row (one index of the first dimension) in bytes."""
         return self.size // self.shape[0] if self.shape and self.shape[0] else self.size
 
 
@@ -56,14 +57,14 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TensorFile:
-    """An open safetensors file whose tensors are read by rows into memory of the caller's."""
+    """An open safetensors file. Its tensors are read row by row into memory that the caller provides."""
 
     def __init__(self, path: Path, error: type[MolkvError]) -> None:
-        """Open and check the header.
+        """Open a file and check its header.
 
         Args:
-            path: The file.
-            error: What to raise when the file is missing, truncated or not safetensors.
+            path: The path of the file.
+            error: The exception to raise, here and later, if the file is missing, truncated or not safetensors.
         """
         self.path = path
         self.metadata: dict[str, str] = {}
@@ -94,7 +95,7 @@ class TensorFile:
         entries = {name: self._entry(name, item, 8 + length, total) for name, item in found.items()}
         expected = 8 + length + sum(entry.size for entry in entries.values())
         if total != expected:
-            raise self._error(f"{self.path}: has {total} bytes, its header describes {expected}; is it truncated?")
+            raise self._error(f"{self.path}: has {total} bytes, expected {expected} by its header; is it truncated?")
         return entries
 
     def _entry(self, name: str, item: _Header, data_start: int, total: int) -> TensorEntry:
@@ -120,14 +121,14 @@ class TensorFile:
         return TensorEntry(item.dtype, item.shape, data_start + begin, size)
 
     def size(self) -> int:
-        """Size of the file at this moment, in bytes."""
+        """Return the current size of the file in bytes."""
         return os.fstat(self._fd).st_size
 
     def read_into(self, buffers: list[memoryview], offset: int) -> None:
         """Fill buffers, one after the other, with the bytes of the file from `offset` on.
 
         Raises:
-            The error given at opening: The file ends before the buffers are full, or cannot be read.
+            The `error` of the constructor: The file ends before the buffers are full, or cannot be read.
         """
         while buffers:
             try:
@@ -143,7 +144,7 @@ class TensorFile:
             buffers = _rest(buffers, count)
 
     def _seek_and_read(self, buffer: memoryview, offset: int) -> int:
-        """Read into a buffer as `os.preadv` does, one thread at a time, since all share the file's position."""
+        """Read into a buffer as `os.preadv` does; one thread at a time, since all threads share the file position."""
         with self._seeking, io.FileIO(self._fd, closefd=False) as file:
             file.seek(offset)
             return file.readinto(buffer)
@@ -154,7 +155,10 @@ class TensorFile:
         return bytes(data)
 
     def read_rows(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.uint8]:
-        """Read rows start to stop (along the first dimension) of a tensor as bytes [(stop - start) * row_bytes]."""
+        """Return the bytes of rows `start` to `stop` - 1 of a tensor, uint8 [(stop - start) * row_bytes].
+
+        Rows are along the first dimension. By default `stop` is the number of rows.
+        """
         entry = self.entries[name]
         stop = stop if stop is not None else (entry.shape[0] if entry.shape else 1)
         out = np.empty((stop - start) * entry.row_bytes, np.uint8)
@@ -162,23 +166,26 @@ class TensorFile:
         return out
 
     def map(self) -> mmap.mmap:
-        """Map the whole file for reading at random places."""
+        """Return a memory map of the whole file, for random access."""
         mapped = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
         if _HAS_MADVISE:
-            with suppress(OSError):  # some systems take no advice
+            with suppress(OSError):  # some systems refuse advice
                 mapped.madvise(mmap.MADV_RANDOM)
         return mapped
 
     def announce(self, offset: int, size: int) -> None:
-        """Tell the operating system what will be read next, so that it asks the disk for that, at once and no more."""
+        """Tell the operating system which bytes will be read next.
+
+        It then reads exactly these bytes from the disk, in one request.
+        """
         if _HAS_FADVISE:
             try:  # noqa: SIM105 - suppress() would cost as much as the call
                 os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_WILLNEED)
-            except OSError:  # some systems take no advice
+            except OSError:  # some systems refuse advice
                 pass
 
     def announce_mapped(self, mapped: mmap.mmap, offset: int, size: int) -> None:
-        """Do the same for a range of the map; without it every page is a fault, and a read, of its own."""
+        """Do the same for a range of a memory map. Otherwise each page costs a page fault and a read of its own."""
         if _HAS_MADVISE:
             page = offset - offset % mmap.PAGESIZE
             try:  # noqa: SIM105
@@ -187,16 +194,16 @@ class TensorFile:
                 pass
 
     def sha256(self, advance: Callable[[int], object] = lambda _: None) -> str:
-        """Hash the file that is open, whatever has taken its name since; arguments and result as in `file_sha256`."""
+        """Return the SHA-256 of the open file, even if its name now belongs to another file; see `file_sha256`."""
         return file_sha256(self._fd, advance)
 
     def close(self) -> None:
-        """Close the file; it also closes when this object is collected."""
+        """Close the file. It is also closed when this object is garbage-collected."""
         self._closer()
 
 
 def _rest(buffers: list[memoryview], count: int) -> list[memoryview]:
-    """Drop the first `count` bytes of buffers."""
+    """Return buffers without their first `count` bytes."""
     for index, buffer in enumerate(buffers):
         if count < len(buffer):
             return [buffer[count:], *buffers[index + 1 :]]

@@ -1,6 +1,6 @@
-"""Shards: the files of a table, safetensors files of one tensor with a record for each row.
+"""Shards: the safetensors files of a table. A shard has one tensor, and each row of the tensor is a record.
 
-`docs/bundle-format.md`, "Tables", describes them.
+`docs/bundle-format.md`, "Tables", describes the format.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from molkv_bundle.record import CHECKSUM_BYTES, PAGE_BYTES, Records
 from molkv_bundle.safetensors_file import TensorFile
 
 try:
-    from zlib_ng.zlib_ng import crc32  # by the processor's instructions: a ninth of the time of zlib's
+    from zlib_ng.zlib_ng import crc32  # uses the processor's CRC instructions: 9 times as fast as zlib's
 except ModuleNotFoundError:  # there is no wheel for this platform
     from zlib import crc32
 
@@ -27,28 +27,31 @@ RECORDS = "records"  # name of a shard's one tensor
 FORMAT = "molkv-table"
 Access = Literal["pread", "mmap"]
 
-_ROW_BYTES = 8  # of a row's number, in what its checksum covers
+_ROW_BYTES = 8  # size of the row number in the data that a checksum covers
 
 
 def record_bytes(records: Records) -> memoryview:
-    """Return the memory of contiguous records, byte by byte."""
+    """Return the memory of contiguous records as bytes, without a copy."""
     return records.view(np.uint8).data
 
 
 class RecordChecksum:
-    """The checksums of a table's records: CRC-32, as in zlib, of the table's id, the row's number and the record."""
+    """The checksum of a table's records: the CRC-32 (as in zlib) of the table id, the row number and the record."""
 
     def __init__(self, table: Table) -> None:
         self._start = crc32(bytes.fromhex(table.id))
 
     def of(self, record: memoryview, row: int) -> int:
-        """Compute the checksum of the record of a row; its last four bytes, where the checksum goes, do not count."""
+        """Return the checksum of the record in a row. It does not cover the last four bytes, which store it."""
         start = crc32(row.to_bytes(_ROW_BYTES, "little"), self._start)
         return crc32(record[:-CHECKSUM_BYTES], start)
 
 
 def shard_header(shard: Shard, table: Table) -> bytes:
-    """Make a safetensors header that ends on a page: one U8 tensor `records`, the layout as metadata."""
+    """Return the safetensors header of a shard, padded to a multiple of the page size.
+
+    The header lists one U8 tensor `records`, and has the layout of the records as metadata.
+    """
     header = {
         "__metadata__": {"format": FORMAT, "layout": msgspec.json.encode(_layout(shard, table)).decode()},
         RECORDS: {"dtype": "U8", "shape": [shard.count, table.stride], "data_offsets": [0, shard.count * table.stride]},
@@ -69,20 +72,20 @@ def _layout(shard: Shard, table: Table) -> dict[str, Any]:
 
 
 class OpenShard:
-    """A shard whose header is that of the manifest, open for reading records."""
+    """A shard that is open for reading records; its header agrees with the manifest."""
 
     def __init__(self, path: Path, shard: Shard, table: Table, access: Access, verify_checksums: bool) -> None:
         """Open the file.
 
         Args:
-            path: The file.
-            shard: Its entry in the manifest.
-            table: What it is a part of.
-            access: Positioned reads, or a memory map.
-            verify_checksums: Whether each record is checked when it is read.
+            path: The path of the file.
+            shard: The shard's entry in the manifest.
+            table: The table that the shard belongs to.
+            access: "pread" for positioned reads, "mmap" for a memory map.
+            verify_checksums: Whether to check the checksum of each record when it is read.
 
         Raises:
-            BundleError: The header does not say what the manifest says.
+            BundleError: The file cannot be read, or its header differs from the manifest.
         """
         self.path, self.first_row, self._stride = path, shard.first_row, table.stride
         self._checksum = RecordChecksum(table) if verify_checksums else None
@@ -101,7 +104,7 @@ class OpenShard:
             found = "none" if entry is None else f"{entry.dtype} {list(entry.shape)}"
             raise BundleError(
                 f"{self.path}: tensor {RECORDS!r}: found {found}, "
-                f"expected U8 {[shard.count, table.stride]} by the manifest"
+                f"expected U8 {[shard.count, table.stride]} according to the manifest"
             )
         layout = json.dumps(msgspec.to_builtins(_layout(shard, table)), sort_keys=True)
         try:
@@ -110,30 +113,30 @@ class OpenShard:
             found = "none"
         if self._file.metadata.get("format") != FORMAT or found != layout:
             raise BundleError(
-                f"{self.path}: the layout in its header is not the manifest's: the file is of another bundle; copy or "
-                "export the bundle again"
+                f"{self.path}: the layout in its header differs from the manifest's: the file belongs to another "
+                "bundle; copy or export the bundle again"
             )
         if entry.start != self._start:
             raise BundleError(
-                f"{self.path}: its records start at byte {entry.start}, expected {self._start}, data_offset in the "
-                "manifest"
+                f"{self.path}: its records start at byte {entry.start}, expected {self._start} (data_offset in the "
+                "manifest)"
             )
 
     def read(self, row: int, records: list[memoryview]) -> None:
-        """Read the records of consecutive rows from `row` on into as many buffers of a stride each.
+        """Read the records of consecutive rows, from `row` on, into buffers of `stride` bytes, one for each record.
 
         Raises:
-            BundleError: A record cannot be read, or its checksum does not fit.
+            BundleError: A record cannot be read, or its checksum is wrong.
         """
         offset = self._start + (row - self.first_row) * self._stride
         try:
             self._fill(records, offset)
         except BundleError as error:
-            if len(records) > 1:  # find out which of them it is
+            if len(records) > 1:  # read one by one to find the record that fails
                 for index, record in enumerate(records):
                     self.read(row + index, [record])
                 return
-            raise BundleError(f"{error}; it is part of {self._name(row)}") from error
+            raise BundleError(f"{error}; this happened while reading {self._name(row)}") from error
         if self._checksum is not None:
             for index, record in enumerate(records):
                 if self._checksum.of(record, row + index) != int.from_bytes(record[-CHECKSUM_BYTES:], "little"):
@@ -147,7 +150,7 @@ class OpenShard:
             self._file.announce(offset, len(records) * self._stride)
             self._file.read_into(records, offset)
             return
-        if self._file.size() < self._size:  # a page that is gone would kill the process
+        if self._file.size() < self._size:  # reading a mapped page beyond the end of the file kills the process
             raise BundleError(f"{self.path}: has become shorter while it was read; is it truncated?")
         self._file.announce_mapped(self._map, offset, len(records) * self._stride)
         for record in records:

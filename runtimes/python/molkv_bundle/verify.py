@@ -1,4 +1,4 @@
-"""Checking every byte of a bundle."""
+"""Checking of every byte of a bundle."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _NAMED_RECORDS = 10
 
 
 class Verification(NamedTuple):
-    """What was checked, and what was wrong with it."""
+    """The result of checking a bundle."""
 
-    files: int
-    size: int  # bytes
-    findings: list[str]  # empty: the bundle is what was exported
+    files: int  # number of checked files
+    size: int  # of these files, in bytes
+    findings: list[str]  # one for each error; empty: the bundle is unchanged since its export
 
 
 def verify(path: Path, advance: Callable[[int, int], object] = lambda _done, _total: None) -> Verification:
-    """Compare the SHA-256 of every file with the manifest, and name what is damaged down to the record.
+    """Compare the SHA-256 of every file with the manifest, and name each damaged file and record.
 
     Args:
         path: Folder of the bundle.
-        advance: Told, after each piece, the number of bytes that were read and of all that will be.
+        advance: Called after each piece with the number of its bytes and the number of bytes of all files.
 
     Raises:
         BundleError: The folder is not a complete bundle.
@@ -52,12 +52,12 @@ def verify(path: Path, advance: Callable[[int, int], object] = lambda _done, _to
 
 
 def _damage(bundle: Bundle, shard: Shard) -> list[str]:
-    """Name the damaged records of a shard."""
+    """Return a finding for each damaged record of a shard, but for at most 10 of them."""
     try:
         found = list(_damaged_records(bundle, shard))
     except BundleError as error:
         return [str(error)]
-    more = [f"{bundle.path / shard.file}: and {len(found) - _NAMED_RECORDS} more records"]
+    more = [f"{bundle.path / shard.file}: {len(found) - _NAMED_RECORDS} more records are damaged"]
     return found[:_NAMED_RECORDS] + (more if len(found) > _NAMED_RECORDS else [])
 
 

@@ -36,7 +36,7 @@ def test_a_package_is_replaced_only_when_asked_and_nothing_else_ever(
 def test_a_profile_that_is_not_there_or_not_for_phones_is_refused(
     phone: Callable[..., Path], bundles: Callable[..., Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(BundleError, match=r"has no graph for profile 'nnapi'; there: cpu.*--add-profile nnapi"):
+    with pytest.raises(BundleError, match=r"has no graph for profile 'nnapi'; available: cpu.*--add-profile nnapi"):
         package(bundles("molkv"), tmp_path / "out", target="android")
     with pytest.raises(RequestError, match=r"profile cpu has dynamic shapes; expected one with fixed shapes.*coreml"):
         package(phone(), tmp_path / "out", target="ios", profile="cpu")
@@ -114,5 +114,5 @@ def test_inputs_that_the_model_does_not_call_for_are_refused(phone: Callable[...
     bundle = tmp_path / "bundle"
     shutil.copytree(phone(), bundle)
     edit_manifest(bundle, lambda m: m["graphs"]["coreml"]["files"][1]["inputs"][0].update(name="| evil |"))
-    with pytest.raises(BundleError, match=r"model.coreml.4.onnx: its inputs in the manifest are not those"):
+    with pytest.raises(BundleError, match=r"model.coreml.4.onnx: its inputs in the manifest differ from those"):
         package(bundle, tmp_path / "out", target="ios")

@@ -139,7 +139,7 @@ def test_a_manifest_that_lies_about_the_window_is_refused(
     edit_manifest(bundle, lambda manifest: manifest["graphs"]["cpu"].update(window_dtype="int8"))
     message = {
         "mole": "graphs.cpu: window_dtype is int8, expected float32 in a static graph and for models without",
-        "molkv": "its inputs in the manifest are not those that the model's configuration calls for",
+        "molkv": "its inputs in the manifest differ from those that the model's configuration requires",
     }[name]
     with pytest.raises(BundleError, match=message):
         Generator(bundle)
