@@ -131,7 +131,7 @@ def _rename_file(manifest: dict[str, Any], name: str) -> None:
         (lambda m: m["model"].update(num_key_value_heads=4), "differ from those that the model's configuration"),
         (lambda m: m["model"].update(head_dim=32), "differ from those that the model's configuration"),
         (lambda m: m["model"].update(num_hidden_layers=4), "differ from those that the model's configuration"),
-        (lambda m: _consistently(m, "num_key_value_heads", 4), "its inputs are not those in the manifest"),
+        (lambda m: _consistently(m, "num_key_value_heads", 4), "its inputs differ from those in the manifest"),
         (lambda m: m["files"][SHARD].update(size=-1), "has -1 bytes, expected"),
         (lambda m: m["files"]["model.onnx"].update(size=-1), "the manifest says -1"),
         (lambda m: _table(m).update(index="hashed"), "Invalid enum value 'hashed' - at `$.tables[...].index`"),

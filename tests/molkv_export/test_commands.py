@@ -124,7 +124,7 @@ def test_user_errors_are_one_line(bundles: Callable[..., Path], tmp_path: Path) 
     bundle = bundles("molkv")
     assert "nowhere: is not a folder" in _error(_run("export", "nowhere", "out", cwd=tmp_path))
     assert "nowhere/manifest.json: cannot be read" in _error(_run("inspect", "nowhere", cwd=tmp_path))
-    assert "carries no tokenizer.json" in _error(_run("run", bundle, "--prompt", "x"))
+    assert "has no tokenizer.json" in _error(_run("run", bundle, "--prompt", "x"))
     assert "provider 'coreml'" in _error(_run("run", bundle, "--prompt", "x", "--provider", "coreml"))
     assert "top_p is 2.0" in _error(_run("run", bundle, "--prompt", "x", "--top-p", "2"))
     assert "is not a folder" in _error(_run("validate", bundle, "--checkpoint", tmp_path / "none"))
@@ -138,7 +138,7 @@ def test_names_and_bytes_that_make_no_sense_are_one_line(
     long_name = "x" * 300
     assert "cannot be written (File name too long)" in _error(_run("export", STDLIB_MINI, long_name, cwd=tmp_path))
     assert "File name too long" in _error(_run("inspect", long_name, cwd=tmp_path))
-    assert "holds bytes that are not text" in _error(_run("run", stdlib_mini_bundle, "--prompt", "abc\udcff"))
+    assert "contains bytes that are not text" in _error(_run("run", stdlib_mini_bundle, "--prompt", "abc\udcff"))
     assert "threads is 100000" in _error(_run("run", stdlib_mini_bundle, "--prompt", "a", "--threads", "100000"))
     report = tmp_path / "none" / "report.json"
     done = _run("validate", bundles("molkv"), "--checkpoint", checkpoints("molkv"), "--json", report)

@@ -99,7 +99,7 @@ def test_a_draw_knows_the_prompt_and_what_was_written_after_it(generator: Genera
             logits = state.decode(written[-1:])
         expected.append(written)
     assert _written(generator, prompts, max_new_tokens=20, sampling=sampling) == expected
-    with pytest.raises(RequestError, match="logit_bias holds the token id 97, expected 0 to 96"):
+    with pytest.raises(RequestError, match="logit_bias has the token id 97, expected 0 to 96"):
         generator.stream([[1]], sampling=Sampling(logit_bias={97: 1.0}))
 
 
@@ -179,7 +179,7 @@ def test_arrays_are_prompts(generator: Generator) -> None:
         ([], "prompts is empty, expected a list of texts"),
         ([[1, 2]], "a prompt is a list, expected a text; `stream` takes token ids"),
         ([b"def "], "a prompt is a bytes, expected a text"),
-        (["\ud800"], "holds bytes that are not text, expected UTF-8"),
+        (["\ud800"], "contains bytes that are not text, expected UTF-8"),
     ],
 )
 def test_what_is_no_list_of_texts_is_refused(stdlib_mini_bundle: Path, prompts: Any, message: str) -> None:
@@ -228,12 +228,12 @@ def test_a_full_sequence_takes_no_further_token(generator: Generator) -> None:
     state.decode([4])
     with pytest.raises(RequestError, match=r"reached max_length \(4 tokens\)"):
         state.decode([5])
-    with pytest.raises(RequestError, match="the prompt has 1 tokens, there is room for 0"):
+    with pytest.raises(RequestError, match="the prompt has 1 tokens, expected at most 0"):
         state.prefill(0, [5])
 
 
 def test_a_bundle_without_a_tokenizer_takes_ids_only(generator: Generator) -> None:
-    with pytest.raises(BundleError, match=r"carries no tokenizer.json, so it takes token ids only"):
+    with pytest.raises(BundleError, match=r"has no tokenizer.json, so prompts must be token ids"):
         list(generator.text("def "))
 
 

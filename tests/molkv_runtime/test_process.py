@@ -50,7 +50,10 @@ def test_a_fork_is_told_to_open_the_bundle_itself(bundles: Callable[..., Path]) 
     )
     *refused, last = done.stdout.splitlines()
     assert [line.split()[1] for line in refused] == ["Generator", "Sequences", "Sequences", "ExpertStore"]
-    assert all("a fork of it" in line and "open the bundle in the process that uses it" in line for line in refused)
+    assert all(
+        "a fork without its threads" in line and "open the bundle in the process that uses it" in line
+        for line in refused
+    )
     assert last == "3 in the parent"
 
 

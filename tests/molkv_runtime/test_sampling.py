@@ -306,13 +306,13 @@ def test_what_is_no_bias_is_refused() -> None:
 
 def test_ids_outside_the_vocabulary_are_refused() -> None:
     penalized = Sampling(repetition_penalty=2.0)
-    with pytest.raises(RequestError, match=r"prompt holds the token id 5, expected 0 to 4 \(the vocabulary\)"):
+    with pytest.raises(RequestError, match=r"prompt has the token id 5, expected 0 to 4 \(the vocabulary\)"):
         penalized.choose(LOGITS, [5])
-    with pytest.raises(RequestError, match="generated holds the token id -1, expected 0 to 4"):
+    with pytest.raises(RequestError, match="generated has the token id -1, expected 0 to 4"):
         penalized.choose(LOGITS, [0], [-1])
-    with pytest.raises(RequestError, match="prompt holds float64, expected token ids"):
+    with pytest.raises(RequestError, match="prompt has dtype float64, expected token ids"):
         penalized.choose(LOGITS, [0.5])
-    with pytest.raises(RequestError, match="logit_bias holds the token id 7, expected 0 to 4"):
+    with pytest.raises(RequestError, match="logit_bias has the token id 7, expected 0 to 4"):
         Sampling(logit_bias={7: 1.0}).choose(LOGITS)
 
 

@@ -1,9 +1,11 @@
-"""Host driver for molkv bundles: numpy and ONNX Runtime, no PyTorch.
+"""Host driver for molkv bundles, with numpy and ONNX Runtime, without PyTorch.
 
-from molkv_runtime import Generator
+For example:
 
-for piece in Generator("stdlib-mini.bundle").text("def "):
-print(piece, end="", flush=True)
+    from molkv_runtime import Generator
+
+    for piece in Generator("stdlib-mini.bundle").text("def "):
+        print(piece, end="", flush=True)
 """
 
 from molkv_bundle import Bundle, MolkvError

@@ -1,4 +1,4 @@
-"""The dense graph and its calls with bound buffers: those of the cpu profile take any number of positions."""
+"""The dense graph, and its calls with bound buffers. `DynamicCalls` are the calls of the cpu profile."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ PREFILL_CHUNK = 128
 
 
 class Call(Protocol):
-    """One call of a graph with all its buffers; it can be repeated after their contents have changed."""
+    """A call of a graph with bound buffers. It can be run again after the contents of the buffers have changed."""
 
     def run(self) -> None:
         """Compute the outputs from the inputs."""
 
 
 class Graph(Protocol):
-    """What computes the dense graph."""
+    """An implementation of the dense graph."""
 
     def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> Call:
-        """Bind buffers to all inputs and outputs of the graph for `length` positions; 0 is the one for any number."""
+        """Bind buffers to all inputs and outputs of the graph for `length` positions (0: the graph for any number)."""
 
 
 class BoundCall:
@@ -50,7 +50,7 @@ class BoundCall:
 
     def __init__(self, session: onnxruntime.InferenceSession, inputs: Arrays, outputs: Arrays) -> None:
         self._session = session
-        self._buffers = (inputs, outputs)  # ONNX Runtime holds bare pointers: keep the arrays alive
+        self._buffers = (inputs, outputs)  # keep the arrays alive: ONNX Runtime stores plain pointers to them
         self._binding = session.io_binding()
         for bind, arrays in ((self._binding.bind_input, inputs), (self._binding.bind_output, outputs)):
             for name, array in arrays.items():
@@ -62,28 +62,28 @@ class BoundCall:
         """Compute the outputs from the inputs.
 
         Raises:
-            BundleError: The graph does not take what the manifest says that it takes.
+            BundleError: The graph fails, for example because it does not accept the inputs in the manifest.
         """
         try:
             self._session.run_with_iobinding(self._binding)
-        except Exception as error:  # ONNX Runtime raises many kinds, none of them public
+        except Exception as error:  # ONNX Runtime raises many types, none of them public
             raise BundleError(f"the dense graph fails: {one_line(error)}") from error
 
 
 class DenseGraph(InOneProcess):
-    """Sessions over the graphs of a bundle's profile, one for each length of a call."""
+    """ONNX Runtime sessions for the graphs of a bundle's profile, one for each length of a call."""
 
     def __init__(self, bundle: Bundle, target: Target = CPU) -> None:
         """Load the graphs.
 
         Args:
-            bundle: Where they are.
-            target: Where they are to run.
+            bundle: The bundle.
+            target: The provider that runs the graphs, and its options.
 
         Raises:
-            ProviderError: The provider is not there, refuses a graph, or leaves nodes to others and must not; or ONNX
-                Runtime is older than the graphs ask for.
-            BundleError: A graph does not have the inputs and outputs that its configuration calls for.
+            ProviderError: The provider is not available, refuses a graph, or leaves nodes to others although
+                `target.required` is set; or ONNX Runtime is older than the graphs require.
+            BundleError: A graph does not have the inputs and outputs that the model's configuration requires.
             RequestError: There are more threads than cores, or the provider does not know an option.
         """
         super().__init__()
@@ -97,13 +97,13 @@ class DenseGraph(InOneProcess):
             self._sessions[length] = session
 
     def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> BoundCall:
-        """Bind buffers to all inputs and outputs of one of the graphs."""
+        """Bind buffers to all inputs and outputs of the graph for `length` positions (0: any number)."""
         self.check_process()
         return BoundCall(self._sessions[length], inputs, outputs)
 
     @property
     def placements(self) -> dict[int, list[Placement]]:
-        """Where the nodes run, by the length of a call; 0 is any."""
+        """The providers that run the nodes, by the length of a call (0: any length)."""
         return {length: placements(session) for length, session in self._sessions.items()}
 
 
@@ -113,42 +113,57 @@ def _check_interface(file: GraphFile, session: onnxruntime.InferenceSession, pat
         if [(t.name, f"tensor({_TYPES[t.dtype]})", list(t.shape)) for t in listed] != [
             (t.name, t.type, t.shape) for t in has
         ]:
-            raise BundleError(f"{path}: its {kind} are not those in the manifest; export again")
+            raise BundleError(f"{path}: its {kind} differ from those in the manifest; export again")
 
 
 class Calls(Protocol):
-    """A graph with the state of B sequences: KV cache and experts, in buffers that are allocated once."""
+    """The calls of a graph, and the state of B sequences: KV cache and experts, in buffers that are allocated once."""
 
     def parts(self, sequence: int, start: int, length: int, all_logits: bool) -> list[Part]:
-        """Cut the positions from `start` on into parts, to be run in this order.
+        """Divide `length` positions of a prompt, from `start` on, into parts, in the order in which they must run.
 
-        Only the last one, or with all_logits each position once and in order, keeps logits.
+        Only the last part keeps logits, those of its last position. With `all_logits`, the parts keep the logits of
+        each position once and in order.
         """
 
     def prepare(self, part: Part, groups: Iterable[Records]) -> tuple[Call, Floats]:
-        """Make the call for a part, whose records (float32) come in groups, and memory for its logits [keep, V]."""
+        """Return the call for a part, and the memory [keep, V] for its logits.
+
+        Args:
+            part: The part.
+            groups: The decoded records (float32) of the part, in groups.
+        """
 
     def finish(self, sequence: int, end: int) -> None:
-        """Make what the parts up to position `end` have left the sequence's state; until then it has its old one."""
+        """Update the state of the sequence after its parts up to position `end` have run.
+
+        Before this call, the sequence has the state from before the first part.
+        """
 
     def decode(self, positions: Sequence[int], going: Sequence[bool], records: Records) -> Floats:
-        """Take in the record (float32) [B] of one more position of every sequence that goes on; return logits [B, V].
+        """Compute one more position of each sequence that continues.
 
-        They are in a buffer that the next step overwrites.
+        Args:
+            positions: The new position of each sequence [B].
+            going: Whether each sequence continues [B].
+            records: The decoded records (float32) of the new tokens [B].
+
+        Returns:
+            Logits [B, V], in a buffer that the next step overwrites.
         """
 
 
 def take_in(experts: ExpertState, part: Part, groups: Iterable[Records], embeds: Floats) -> Arrays:
-    """Take in the records of a part of a prompt.
+    """Add the records of a part of a prompt to the expert state, and copy their embeddings.
 
     Args:
-        experts: The state.
-        part: Which positions.
-        groups: Their records in float32, some at a time.
-        embeds: Where to put their embeddings, [T, d].
+        experts: The expert state.
+        part: The part.
+        groups: The decoded records (float32) of the part, in groups.
+        embeds: Output for the embeddings [T, d].
 
     Returns:
-        The graph's inputs that are about experts.
+        The expert inputs of the graph.
     """
     experts.begin(part)
     first = 0
@@ -160,7 +175,7 @@ def take_in(experts: ExpertState, part: Part, groups: Iterable[Records], embeds:
 
 
 class DynamicCalls:
-    """The `Calls` of a graph whose past and present are the same memory."""
+    """The `Calls` of the cpu profile's graph. The past and the present KV cache are the same memory."""
 
     def __init__(
         self,
@@ -201,14 +216,14 @@ class DynamicCalls:
         return self._bind(inputs, self._logits, slice(None))
 
     def _bind(self, inputs: Arrays, logits: Floats, rows: slice) -> Call:
-        # Past and present are the same memory: the graph writes the new keys and values in place.
+        # Past and present share memory, so the graph writes the new keys and values in place.
         cache = {name: array[rows] for name, array in self._cache.items()}
         past = {f"past_key_values.{name}": array for name, array in cache.items()}
         present = {f"present.{name}": array for name, array in cache.items()}
         return self._graph.bind(0, {**inputs, **past}, {"logits": logits, **present})
 
     def parts(self, sequence: int, start: int, length: int, all_logits: bool) -> list[Part]:
-        """Cut so that no part needs padding: multiples of the block length, then what is left."""
+        """Divide without padding: parts that are multiples of the block length, then the remaining positions."""
         block, size = self._experts.block_length, self._prefill_chunk
         if size <= block:
             starts = list(range(0, length, size))
@@ -218,13 +233,13 @@ class DynamicCalls:
         parts = []
         for at, end in zip(starts, [*starts[1:], length], strict=True):
             if at < end:
-                # The LM head is a large part of the work; of a part in the middle nobody wants to know.
+                # The LM head is a large part of the work, and the logits inside of a prompt are usually not needed.
                 keep = end - at if all_logits else int(end == length)
                 parts.append(Part(sequence, start + at, end - at, follows=at > 0, keep=keep))
         return parts
 
     def prepare(self, part: Part, groups: Iterable[Records]) -> tuple[Call, Floats]:
-        """Make the call for a part, and the memory for its last logits [keep, vocab_size]."""
+        """Return the call for a part, and the memory for its last logits [keep, vocab_size]."""
         end = part.start + part.length
         logits = np.empty((1, part.keep, self._config.vocab_size), np.float32)
         embeds = np.empty((1, part.length, self._config.hidden_size), np.float32)
@@ -241,11 +256,11 @@ class DynamicCalls:
         return self._bind(inputs, logits, slice(part.sequence, part.sequence + 1)), logits[0]
 
     def finish(self, sequence: int, end: int) -> None:
-        """Enter the experts of the last positions into the ring."""
+        """Store the experts of the last positions in the sequence's expert state."""
         self._experts.finish(sequence, end)
 
     def decode(self, positions: Sequence[int], going: Sequence[bool], records: Records) -> Floats:  # noqa: ARG002
-        """Compute one position of all sequences; what is computed for one that does not go on is not counted."""
+        """Compute one position of all sequences. The results for sequences that do not continue have no meaning."""
         self._embeds[:, 0] = records["embedding"]
         longest = 0
         for sequence, position in enumerate(positions):

@@ -1,4 +1,4 @@
-"""Checks of what a caller of the driver passes in, and of the process that calls."""
+"""Checks of the arguments of a driver's caller, and of the calling process."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ import numpy.typing as npt
 from molkv_bundle import Ids, RequestError
 
 
-def whole_number(name: str, value: Any, least: int, meaning: str = "", most: int | None = None) -> int:
-    """Check an integer of Python or numpy; `meaning` says what the least value does.
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Return `value` as an int after checking that it is an integer, of Python or numpy, from `least` to `most`.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check, of any type.
+        least: The smallest allowed value.
+        most: The largest allowed value; None: no limit.
 
     Raises:
-        RequestError: It is something else, less than `least` or more than `most`.
+        RequestError: The value is not an integer, or is outside of this range.
     """
     try:
         number = least - 1 if isinstance(value, bool) else operator.index(value)
@@ -24,19 +30,19 @@ def whole_number(name: str, value: Any, least: int, meaning: str = "", most: int
         number = least - 1
     if number < least or (most is not None and number > most):
         upwards = "or more" if most is None else f"to {most}"
-        raise RequestError(f"{name} is {value!r}, expected {least}{meaning} {upwards}")
+        raise RequestError(f"{name} is {value!r}, expected {least} {upwards}")
     return number
 
 
 def token_ids(name: str, value: Any) -> npt.NDArray[Any]:
-    """Return token ids as an array [n]; whether they are in the vocabulary is the store's to say.
+    """Return token ids as an array [n]. This does not check that they are in the vocabulary.
 
     Raises:
-        RequestError: It is not a list or an array of one dimension.
+        RequestError: The value is not a list or an array of one dimension.
     """
     try:
         ids = np.asarray(value)
-    except (ValueError, TypeError) as error:  # lists inside of lists, of different length
+    except (ValueError, TypeError) as error:  # nested lists of different lengths
         raise RequestError(f"{name} is not a list of token ids ({error})") from error
     if isinstance(value, str | bytes) or ids.ndim != 1:
         kind = type(value).__name__ if ids.ndim == 0 else f"an array of shape {list(ids.shape)}"
@@ -45,24 +51,29 @@ def token_ids(name: str, value: Any) -> npt.NDArray[Any]:
 
 
 def inside_vocabulary(name: str, ids: npt.NDArray[Any], vocab_size: int) -> Ids:
-    """Return token ids [n] as int64.
+    """Return token ids [n] as int64, after checking that they are in the vocabulary.
 
     Raises:
-        RequestError: One is not an integer, or outside the vocabulary.
+        RequestError: An id is not an integer, or is outside the vocabulary.
     """
     if ids.size and ids.dtype.kind not in "iu":
-        raise RequestError(f"{name} holds {ids.dtype}, expected token ids, which are integers")
+        raise RequestError(f"{name} has dtype {ids.dtype}, expected token ids, which are integers")
     wrong = ids[(ids < 0) | (ids >= vocab_size)]
     if wrong.size:
-        raise RequestError(f"{name} holds the token id {wrong[0]}, expected 0 to {vocab_size - 1} (the vocabulary)")
+        raise RequestError(f"{name} has the token id {wrong[0]}, expected 0 to {vocab_size - 1} (the vocabulary)")
     return ids.astype(np.int64, copy=False)
 
 
 def list_of(what: str, name: str, value: Any) -> list[Any]:
-    """Return the items of a list or an array; `what` says what they are.
+    """Return the items of a list or an array.
+
+    Args:
+        what: A plural noun for the items, for the message.
+        name: The name of the argument, for the message.
+        value: The value to check, of any type.
 
     Raises:
-        RequestError: It is a single text, or has no items.
+        RequestError: The value is a single text, is not iterable, or is empty.
     """
     found = f"a {type(value).__name__}"
     if not isinstance(value, str | bytes):
@@ -76,25 +87,27 @@ def list_of(what: str, name: str, value: Any) -> list[Any]:
 
 
 class InOneProcess:
-    """Base of what holds threads, open files or sessions of ONNX Runtime, which neither a fork nor a pickle has."""
+    """Base class of objects whose threads, open files or sessions do not exist after a fork or in a pickle."""
 
     def __init__(self) -> None:
         self._process = os.getpid()
 
     def check_process(self) -> None:
-        """Check that the present process made this object; its threads do not exist in a fork, and waiting never ends.
+        """Check that the current process created this object.
+
+        In a forked process its threads do not exist, and waiting for them would never end.
 
         Raises:
-            RequestError: Another process did.
+            RequestError: Another process created this object.
         """
         if os.getpid() != self._process:
             raise RequestError(
-                f"a {type(self).__name__} of process {self._process} is used in process {os.getpid()}, a fork of it "
-                "without its threads; open the bundle in the process that uses it (multiprocessing: method 'spawn')"
+                f"a {type(self).__name__} of process {self._process} is used in process {os.getpid()}, a fork without "
+                "its threads; open the bundle in the process that uses it (multiprocessing: method 'spawn')"
             )
 
     def __reduce__(self) -> NoReturn:
         raise RequestError(
-            f"a {type(self).__name__} cannot be pickled or copied, since it holds open files and threads; pass the "
-            "bundle's path, and open it there"
+            f"a {type(self).__name__} cannot be pickled or copied, since it has open files and threads; pass the "
+            "bundle's path instead, and open the bundle in the other process"
         )

@@ -1,4 +1,4 @@
-"""What the host keeps of experts between steps and how their records become inputs of the graph."""
+"""The expert state of sequences: the experts that the host keeps between steps, as inputs of the graph."""
 
 from __future__ import annotations
 
@@ -11,55 +11,59 @@ from molkv_bundle import Arrays, Floats, ModelConfig, Records, WindowDtype
 
 
 class InputFormat(NamedTuple):
-    """What a graph's inputs about experts are made of."""
+    """The format of a graph's expert inputs."""
 
-    dtype: npt.DTypeLike = np.float32  # of floating-point ones
-    hidden: float = -np.inf  # added to the scores of experts that are not seen
-    window_dtype: WindowDtype = "float32"  # of the values of an expert window
+    dtype: npt.DTypeLike = np.float32  # dtype of floating-point inputs
+    hidden: float = -np.inf  # added to the scores of experts that a position must not see
+    window_dtype: WindowDtype = "float32"  # dtype of the values in an expert window
 
 
 class Part(NamedTuple):
-    """A part of a prompt, taken in by one call of the graph."""
+    """A part of a prompt that one call of the graph computes."""
 
     sequence: int
     start: int  # its first position
     length: int
-    follows: bool  # the part that was taken in last is the one before this one, of the same prompt
-    keep: int  # of so many last positions the logits are wanted
-    rows: int = 0  # positions that a static graph computes, those beyond length as padding; 0: length
-    writes: bool = True  # whether its keys and values go into the cache; if not, they are there already
+    follows: bool  # whether the previous call computed the part of the same prompt just before this one
+    keep: int  # number of last positions whose logits are kept
+    rows: int = 0  # number of positions that a static graph computes, including padding; 0: length
+    writes: bool = True  # whether to write its keys and values to the KV cache; false: the cache already has them
 
 
 class ExpertState(Protocol):
-    """What the host keeps of the experts of B sequences, and feeds to the graph."""
+    """The experts of B sequences that the host keeps between steps, and the graph inputs made of them.
+
+    A prompt is processed part by part: for each part `begin`, `add` for all its records, `inputs`. After the last part,
+    `finish` changes the state of the sequence. A decode step calls `decode` for each sequence.
+    """
 
     block_length: int
-    """Prefill chunks are at most this long, or a multiple of it."""
+    """The length of a part must be at most this, or a multiple of it."""
 
     decode_inputs: Arrays
-    """Buffers that the graph reads in a decode step, by input name; they never move."""
+    """The buffers that the graph reads in a decode step, by input name. Their addresses never change."""
 
     def begin(self, part: Part) -> None:
-        """Make room for a part of a prompt; for a padded one, more positions than it has records."""
+        """Allocate memory for a part of a prompt. A padded part has more positions than records."""
 
     def add(self, first: int, records: Records) -> None:
-        """Enter records of the part, as `RecordDecoder` gives them: its positions from number `first` on, in order."""
+        """Add decoded records (see `RecordDecoder`), those of the part's positions from index `first` on."""
 
     def inputs(self) -> Arrays:
-        """Return the graph's inputs for the part, in memory that the next part uses again."""
+        """Return the graph's expert inputs for the part, in memory that the next part reuses."""
 
     def finish(self, sequence: int, end: int) -> None:
-        """Keep what later steps need of a prompt whose last part, up to position `end`, was taken in last.
+        """Store the experts that later steps need, after the last part of a prompt, which ends before position `end`.
 
-        Until then nothing has changed for the sequence.
+        The state of the sequence does not change before this call.
         """
 
     def decode(self, sequence: int, position: int, record: Records) -> None:
-        """Take in the record [1] (as `RecordDecoder` gives it) of a sequence's next position, into `decode_inputs`."""
+        """Write the decoded record [1] (see `RecordDecoder`) of a sequence's next position to `decode_inputs`."""
 
 
 class PresentExperts:
-    """Experts of a position's own token: nothing is kept between steps."""
+    """The expert state of models whose positions read the experts of their own token only. Nothing is kept."""
 
     block_length = 1
 
@@ -69,14 +73,14 @@ class PresentExperts:
         self._shapes = {vector.name: vector.shape for vector in config.record_vectors()} if self._layers else {}
         self._present = {name: self._zeros(name, batch_size) for name in self._shapes}
         self.decode_inputs = self._by_name({name: rows[:, :, None] for name, rows in self._present.items()})
-        self._chunk = {name: self._zeros(name, 0) for name in self._shapes}  # memory of prefill
-        self._length = 0  # positions of the part
+        self._chunk = {name: self._zeros(name, 0) for name in self._shapes}  # memory for prefill
+        self._length = 0  # number of positions of the part
 
     def _zeros(self, name: str, count: int) -> Floats:
         return np.zeros((len(self._layers), count, *self._shapes[name]), self._dtype)
 
     def _by_name(self, vectors: dict[str, Floats]) -> Arrays:
-        """Return vectors [L, ...], by their name in records, layer by layer under the names of the graph's inputs."""
+        """Split vectors [L, ...], keyed by their name in records, into one array per layer, keyed by input name."""
         return {
             f"expert_{name}.{layer}": rows[index]
             for name, rows in vectors.items()
@@ -84,25 +88,25 @@ class PresentExperts:
         }
 
     def begin(self, part: Part) -> None:
-        """Make room; what padding reads means nothing."""
+        """Allocate memory for a part. The contents for padding positions do not matter."""
         self._length = part.rows or part.length
         for name, rows in self._chunk.items():
             if rows.shape[1] < self._length:
                 self._chunk[name] = self._zeros(name, self._length)
 
     def add(self, first: int, records: Records) -> None:
-        """Copy the vectors of records."""
+        """Copy the vectors of records into the memory of the part."""
         for name, rows in self._chunk.items():
             rows[:, first : first + len(records)] = records["layers"][name].swapaxes(0, 1)
 
     def inputs(self) -> Arrays:
-        """Return the vectors, [1, T, ...] for each layer."""
+        """Return the vectors of the part, [1, T, ...] for each layer."""
         return self._by_name({name: rows[:, None, : self._length] for name, rows in self._chunk.items()})
 
     def finish(self, sequence: int, end: int) -> None:
-        """Nothing: a position reads its own experts only."""
+        """Do nothing: later positions do not read these experts."""
 
     def decode(self, sequence: int, position: int, record: Records) -> None:  # noqa: ARG002
-        """Put the vectors of the record where the graph reads them."""
+        """Copy the vectors of the record into `decode_inputs`."""
         for name, rows in self._present.items():
             rows[:, sequence] = record["layers"][name][0]

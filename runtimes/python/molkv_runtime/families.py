@@ -11,23 +11,23 @@ from molkv_runtime.window import molkv_state, molkv_state_bytes
 
 
 class Family(NamedTuple):
-    """What the driver does for one family."""
+    """The driver's functions for one family."""
 
     state: Callable[[Any, int, int, InputFormat], ExpertState]
-    """Makes the state of experts: (config, batch size, longest sequence, format of the graph's inputs)."""
+    """Makes the expert state. Arguments: config, batch size, longest sequence, format of the graph's inputs."""
     state_bytes: Callable[[Any, int, WindowDtype], int] = lambda _config, _length, _window_dtype: 0
-    """Bytes of this state for one sequence: (config, longest sequence, dtype of the values in an expert window)."""
+    """Returns the bytes of this state for one sequence. Arguments: config, longest sequence, dtype of window values."""
 
 
 FAMILIES: dict[str, Family] = {"mole": Family(PresentExperts), "molkv": Family(molkv_state, molkv_state_bytes)}
-"""By `model_type`. Another family is one more entry (docs/architecture.md, "A new family")."""
+"""The functions of each family, by `model_type`. A new family adds an entry (docs/architecture.md)."""
 
 
 def expert_state(config: ModelConfig, batch_size: int, max_length: int, inputs: InputFormat) -> ExpertState:
-    """Make the state that a model needs, for B sequences of at most max_length tokens."""
+    """Return a new expert state for `batch_size` sequences of at most `max_length` tokens."""
     return FAMILIES[config.model_type].state(config, batch_size, max_length, inputs)
 
 
 def window_bytes(config: ModelConfig, length: int, window_dtype: WindowDtype = "float32") -> int:
-    """Return the bytes of the state of experts, MoLKV's window, of one sequence of `length` tokens."""
+    """Return the bytes of the expert state (MoLKV's window) of one sequence of `length` tokens."""
     return FAMILIES[config.model_type].state_bytes(config, length, window_dtype)

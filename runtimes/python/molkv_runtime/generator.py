@@ -1,4 +1,4 @@
-"""Generating text: the driver's front door."""
+"""The driver's main class, `Generator`, which generates text with a bundle."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from molkv_runtime.tokenizer import TextStream, bundle_tokenizer, encode
 class Token(NamedTuple):
     """One generated token."""
 
-    sequence: int  # which prompt it continues
+    sequence: int  # index of the prompt that the token continues
     id: int
-    finish: Literal["stop", "length"] | None  # why the sequence ends with it; None: it goes on
+    finish: Literal["stop", "length"] | None  # the reason why the sequence ends here; None: it continues
 
 
 class Generator(InOneProcess):
-    """A bundle, ready to generate.
+    """A bundle that is loaded and ready to generate text.
 
-    Several threads may use one Generator at the same time. Other processes open the bundle themselves.
+    Several threads may use one Generator at the same time. Each process must open the bundle itself.
     """
 
     def __init__(
@@ -51,18 +51,21 @@ class Generator(InOneProcess):
         """Load a bundle's graph and open its store.
 
         Args:
-            bundle: An open bundle, or its folder.
-            target: Where the graph is to run, or only the name of a provider's preset, see `providers.PRESETS`.
-            profile: Which of the bundle's graphs; default the one that suits the provider best. An open bundle has it.
-            store_access: How records are read, see `ExpertStore`.
-            verify_checksums: Whether records are checked as they are read.
-            verify_provider: Whether a provider other than cpu has to show first that it computes the golden vectors.
-            graph: What computes the dense graph; default ONNX Runtime sessions made of the arguments above.
-            store: Where records come from; default the bundle's, read as said above.
+            bundle: An open bundle, or the folder of a bundle.
+            target: The provider that runs the graph and its options, or only the name of a preset in
+                `providers.PRESETS`.
+            profile: The profile of the graph to run; default: the best one for the provider. An open `Bundle` already
+                has a profile, so this argument has no effect on it.
+            store_access: How to read records: "pread" or "mmap", see `ExpertStore`.
+            verify_checksums: Whether to check the checksum of each record when it is read.
+            verify_provider: Whether to compare a provider other than cpu with the golden vectors first.
+            graph: The implementation of the dense graph; default: ONNX Runtime sessions for `target`.
+            store: The source of records; default: the bundle's store, with `store_access` and `verify_checksums`.
 
         Raises:
             BundleError: The bundle is incomplete or damaged, or has no graph for the provider.
-            ProviderError: The provider is not there, leaves nodes to others, or computes something else.
+            ProviderError: The provider is not available, leaves nodes to others although `target.required` is set, or
+                computes wrong numbers.
         """
         super().__init__()
         target = Target(target) if isinstance(target, str) else target
@@ -73,19 +76,19 @@ class Generator(InOneProcess):
         self.store: Store = store or ExpertStore(self.bundle, access=store_access, verify_checksums=verify_checksums)
         self.graph: Graph = graph or DenseGraph(self.bundle, target)
         self.default_sampling = Sampling(**msgspec.structs.asdict(self.bundle.manifest.generation.sampling))
-        """How tokens are chosen where a caller does not say."""
+        """The sampling parameters of the bundle, which apply unless a caller gives others."""
         self._tokenizer: Tokenizer | None = None
         if graph is None and target.provider != "cpu" and verify_provider:
             probe(self.bundle, lambda length: self.sequences(max_length=length), target.provider)
 
     @property
     def placements(self) -> dict[int, list[Placement]]:
-        """Where ONNX Runtime runs the nodes, by the length of a call; 0 is any. Empty for a graph of your own."""
+        """The providers that run the nodes, by the length of a call (0: any length). Empty if `graph` was given."""
         return self.graph.placements if isinstance(self.graph, DenseGraph) else {}
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The bundle's tokenizer, loaded when it is first asked for."""
+        """The bundle's tokenizer, which is loaded at the first use of this property."""
         if self._tokenizer is None:
             self._tokenizer = bundle_tokenizer(self.bundle)
         return self._tokenizer
@@ -93,7 +96,7 @@ class Generator(InOneProcess):
     def sequences(
         self, batch_size: int = 1, max_length: int | None = None, prefill_chunk: int | None = None
     ) -> Sequences:
-        """Make the state for B sequences, to be driven step by step; arguments as in `Sequences`."""
+        """Return the state for a batch of new sequences, for use step by step. For the arguments see `Sequences`."""
         return Sequences(
             self.config,
             self.graph,
@@ -114,16 +117,19 @@ class Generator(InOneProcess):
         sampling: Sampling | None = None,
         stop_ids: frozenset[int] | None = None,
     ) -> Iterator[Token]:
-        """Continue prompts (token ids, of different length if need be) together, one token each a step.
+        """Continue a batch of prompts, which may have different lengths. Each step adds one token to each sequence.
 
         Args:
-            prompts: One list of token ids each.
-            max_new_tokens: Tokens to add to each prompt; the model's context may end it sooner.
-            sampling: How to choose; default `default_sampling`.
-            stop_ids: Token ids that end a sequence; default the bundle's end-of-text tokens.
+            prompts: A list of token ids for each prompt.
+            max_new_tokens: Number of tokens to add to each prompt, unless the model's context ends before.
+            sampling: The sampling parameters; default: `default_sampling`.
+            stop_ids: Token ids that end a sequence; default: the bundle's end-of-text tokens.
+
+        Returns:
+            An iterator over the new tokens of all sequences.
 
         Raises:
-            RequestError: A prompt is empty or too long; or it, or logit_bias, holds an id outside the vocabulary.
+            RequestError: A prompt is empty or too long, or a prompt or logit_bias has an id outside the vocabulary.
         """
         self.check_process()
         whole_number("max_new_tokens", max_new_tokens, 1)
@@ -154,7 +160,7 @@ class Generator(InOneProcess):
         sampling: Sampling,
         stops: frozenset[int],
     ) -> Iterator[Token]:
-        # What each sequence holds, and the token that is drawn last, which is not in the cache yet.
+        # The token ids of each sequence. The last one that was chosen is not in the KV cache yet.
         texts = np.zeros((len(prompts), state.max_length + 1), np.int64)
         for index, prompt in enumerate(prompts):
             texts[index, : len(prompt)] = prompt
@@ -180,26 +186,28 @@ class Generator(InOneProcess):
     def stream_text(
         self, prompts: Sequence[str], *, max_new_tokens: int = 128, sampling: Sampling | None = None
     ) -> Iterator[tuple[int, str]]:
-        """Continue texts together; gives (index of the prompt, piece) as soon as a piece is whole characters.
+        """Continue a batch of texts.
 
-        The prompt is not repeated; special tokens and the token that ends a text are not shown.
+        Returns:
+            An iterator over (index of the prompt, piece of text). A piece has complete characters only. The pieces do
+            not contain the prompt, special tokens, or the token that ends a text.
 
         Raises:
             RequestError: A prompt is empty or too long.
-            BundleError: The bundle carries no tokenizer.
+            BundleError: The bundle has no tokenizer.
         """
         texts = list_of("texts", "prompts", prompts)
         for prompt in texts:
             if not isinstance(prompt, str):
                 raise RequestError(f"a prompt is a {type(prompt).__name__}, expected a text; `stream` takes token ids")
             if not prompt.isascii() and prompt.encode(errors="ignore").decode() != prompt:
-                raise RequestError(f"the prompt {prompt[:20]!r} holds bytes that are not text, expected UTF-8")
+                raise RequestError(f"the prompt {prompt[:20]!r} contains bytes that are not text, expected UTF-8")
         ids = encode(self.tokenizer, texts, self.bundle.path / TOKENIZER, BundleError)
         tokens = self.stream(ids, max_new_tokens=max_new_tokens, sampling=sampling)
         return _pieces(tokens, [TextStream(self.tokenizer, prompt) for prompt in ids])
 
     def text(self, prompt: str, *, max_new_tokens: int = 128, sampling: Sampling | None = None) -> Iterator[str]:
-        """Continue one text, piece by piece; see `stream_text`."""
+        """Continue one text. Return an iterator over the pieces of the continuation; see `stream_text`."""
         pieces = self.stream_text([prompt], max_new_tokens=max_new_tokens, sampling=sampling)
         return (piece for _, piece in pieces)
 

@@ -1,4 +1,4 @@
-"""How much RAM the state of sequences takes, and how much there is."""
+"""The RAM that the state of sequences needs, and the RAM that is available."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 from molkv_bundle import KVDtype, ModelConfig, RequestError, WindowDtype
 from molkv_runtime.families import window_bytes
 
-# Limit, usage, and where it says how much of the usage is files that can be dropped; of control groups 2 and 1.
+# For control groups of version 2 and 1: the files with the limit, with the usage, and with the statistics, and the
+# prefix of keys in the statistics. The statistics tell how much of the usage is page cache, which can be freed.
 _LIMITS = (
     ("memory.max", "memory.current", "memory.stat", ""),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_"),
@@ -26,26 +27,27 @@ def cache_bytes(config: ModelConfig, length: int, kv_dtype: KVDtype = "float32")
 def check_memory(
     config: ModelConfig, batch_size: int, length: int, kv_dtype: KVDtype, window_dtype: WindowDtype
 ) -> None:
-    """Check that the state of B sequences of `length` tokens each fits into RAM.
+    """Check that the state of `batch_size` sequences of `length` tokens each fits into RAM.
 
     Raises:
-        RequestError: It does not.
+        RequestError: There is not enough RAM.
     """
-    # Memory is given out when it is written, so asking for too much would fail later, and not with an error.
+    # The operating system provides memory when it is first written. Too large a request therefore succeeds, and the
+    # process is killed later, without an error message.
     window = window_bytes(config, length, window_dtype)
     each = cache_bytes(config, length, kv_dtype) + window + 4 * config.vocab_size
-    needed, free = batch_size * each + 2 * window, available_memory()  # a chunk of a prompt: two windows at least
+    needed, free = batch_size * each + 2 * window, available_memory()  # a part of a prompt needs at least two windows
     if needed > free:
         raise RequestError(
             f"{batch_size} sequences of {length} tokens need {needed / 1024**2:,.0f} MiB of RAM, "
-            f"{free / 1024**2:,.0f} MiB are free; ask for fewer or shorter ones"
+            f"{free / 1024**2:,.0f} MiB are free; ask for fewer or shorter sequences"
         )
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """RAM in bytes that can be had without swapping, by the machine and by a control group's limit.
+    """Return the bytes of RAM that are available without swapping, on the machine and in its control group.
 
-    Where the system does not tell (it is asked on Linux), this is more than there can be.
+    Only Linux reports this; on other systems the result is `sys.maxsize`.
 
     Args:
         root: The folder that holds the system's `proc` and `sys`.
@@ -64,7 +66,7 @@ def available_memory(root: Path = Path("/")) -> int:
             stat = dict(line.split() for line in (groups / statistics).read_text(encoding="ascii").splitlines())
             files = sum(int(stat[f"{prefix}{kind}_file"]) for kind in ("active", "inactive"))
             found.append(_number(groups / limit) - _number(groups / usage) + files)
-        except (OSError, KeyError, ValueError):  # there is no such group, or its limit is "max"
+        except (OSError, KeyError, ValueError):  # no such control group, or no limit ("max")
             continue
     return max(0, min(found))
 

@@ -1,4 +1,4 @@
-"""Is a provider to be trusted with this bundle?"""
+"""A short test of whether a provider computes right numbers for a bundle."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from molkv_bundle import Bundle, ProviderError, read_golden
 from molkv_runtime.providers import PRESETS
 from molkv_runtime.sequences import Sequences
 
-_PROMPT = 20  # tokens, of a graph that takes any number
+_PROMPT = 20  # tokens, for a graph of any length
 _STEPS = 2
 
 
 def probe(bundle: Bundle, sequence: Callable[[int], Sequences], provider: str) -> None:
-    """Run the longest golden text: a piece that each of the static graphs takes whole, then single steps.
+    """Compare logits with the longest golden text: one piece for each static graph without padding, then two steps.
 
     Args:
-        bundle: What is run.
-        sequence: Makes an empty sequence of it, for so many tokens.
-        provider: Who computes.
+        bundle: The bundle to run.
+        sequence: Returns a new, empty sequence of the bundle with room for this number of tokens.
+        provider: The name of the provider's preset.
 
     Raises:
-        ProviderError: Logits are further from the source model's than the provider's arithmetic explains.
+        ProviderError: A logit differs from the golden one by more than the provider's rounding explains.
     """
     golden = read_golden(bundle)
     text = max(golden.texts, key=lambda text: len(text.input_ids))
@@ -39,10 +39,10 @@ def probe(bundle: Bundle, sequence: Callable[[int], Sequences], provider: str) -
         found = state.prefill(0, piece) if size > 1 else state.decode(piece)
         position = start + len(piece) - 1
         difference = float(np.abs(found[0, text.top_ids[position]] - text.top_logits[position]).max())
-        if not difference <= limit:  # written so that NaN is found
+        if not difference <= limit:  # NaN fails this comparison, too
             raise ProviderError(
                 f"provider {provider!r} computes wrong numbers: at position {position} of a golden text a "
-                f"logit is {difference:.3g} from the source model's, expected at most {limit:.2g}; "
-                "use another provider or other options of this one, "
-                f"and see molkv-export selftest {bundle.path} --provider {provider}"
+                f"logit differs by {difference:.3g} from the source model's, expected at most {limit:.2g}; "
+                "use another provider or other options of this provider; for details: "
+                f"molkv-export selftest {bundle.path} --provider {provider}"
             )

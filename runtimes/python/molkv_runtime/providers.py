@@ -1,4 +1,4 @@
-"""Execution providers by name, with the options that this model needs of each."""
+"""Presets of execution providers: their names, and the options that bundles need."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ Options = Mapping[str, str]
 _NONE: Options = MappingProxyType({})
 _FLAG = ("0", "1")
 _ANY: tuple[str, ...] = ()
-# It turns MatMul and Add into a Gemm whose bias is no constant, which compilers refuse, and which the CoreML provider
-# writes out as text (onnxruntime issue 32212).
+# This fusion turns MatMul and Add into a Gemm whose bias is not a constant. Compilers refuse such a Gemm, and the
+# CoreML provider writes it out as text (onnxruntime issue 32212).
 _WITHOUT_FUSION = {"optimization.disable_specified_optimizers": "MatMulAddFusion"}
 
 
 class Preset(NamedTuple):
-    """What there is to know about a provider."""
+    """The driver's knowledge of a provider."""
 
-    provider: str  # ONNX Runtime's name
-    profiles: tuple[str, ...]  # of the graphs that it takes, best first
-    known: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # its options, and their values where they are few
-    options: Options = _NONE  # those that we set
-    config: Options = _NONE  # of the session
-    max_abs: float = 0.0  # how far a logit may be off where it computes in less than float32
-    threads: str = ""  # the option that takes the number of threads, where it has some of its own
-    cache: str = ""  # the option that takes a folder for compiled models
-    library: str = ""  # the Python package that brings it as a plug-in
+    provider: str  # ONNX Runtime's name of the provider
+    profiles: tuple[str, ...]  # profiles of the graphs that it can run, best first
+    known: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # its options and their values; no values: any
+    options: Options = _NONE  # options that the driver sets by default
+    config: Options = _NONE  # configuration entries of the session
+    max_abs: float = 0.0  # largest error of a logit because the provider computes in less than float32
+    threads: str = ""  # the option for the number of threads, if the provider has its own threads
+    cache: str = ""  # the option for the folder of compiled models
+    library: str = ""  # the Python package that contains the provider as a plug-in
 
 
 _STATIC = ("coreml", "nnapi")
@@ -45,7 +45,7 @@ PRESETS = {
         "XnnpackExecutionProvider",
         ("nnapi", "coreml", "cpu"),
         known={"intra_op_num_threads": _ANY},
-        # Its threads and ONNX Runtime's would wait for each other's cores.
+        # With spinning, XNNPACK's threads and ONNX Runtime's would compete for the cores.
         config={"session.intra_op.allow_spinning": "0", **_WITHOUT_FUSION},
         max_abs=1e-3,
         threads="intra_op_num_threads",
@@ -121,18 +121,18 @@ PRESETS = {
 
 
 def resolve(preset: str) -> Preset:
-    """Return a preset whose provider is present on this machine.
+    """Return a preset after checking that its provider is available on this machine.
 
     Raises:
-        ProviderError: The preset does not exist, or this build of ONNX Runtime does not carry it.
+        ProviderError: The preset does not exist, or this build of ONNX Runtime does not contain the provider.
     """
     there = ", ".join(name for name in PRESETS if _is_present(name))
     if preset not in PRESETS:
-        raise ProviderError(f"provider {preset!r} is unknown, expected one of {', '.join(PRESETS)}; here: {there}")
+        raise ProviderError(f"provider {preset!r} is unknown, expected one of {', '.join(PRESETS)}; available: {there}")
     if not _is_present(preset):
         raise ProviderError(
             f"provider {preset!r} ({PRESETS[preset].provider}) is not in this ONNX Runtime {onnxruntime.__version__}; "
-            f"here: {there}"
+            f"available: {there}"
         )
     return PRESETS[preset]
 
@@ -145,10 +145,10 @@ def _is_present(name: str) -> bool:
 
 
 def check_options(preset: str, given: Options) -> None:
-    """Check options that a user has given.
+    """Check provider options that the user gave.
 
     Raises:
-        RequestError: The provider has no such option, or the option no such value.
+        RequestError: The provider does not have such an option, or the option does not have such a value.
     """
     known = PRESETS[preset].known
     for name, value in given.items():
@@ -160,10 +160,10 @@ def check_options(preset: str, given: Options) -> None:
 
 
 def add_provider(session_options: onnxruntime.SessionOptions, preset: Preset, options: Options) -> None:
-    """Put a provider, and none besides ONNX Runtime's own, into the options of a session.
+    """Add a provider to the options of a session. Besides it, the session has ONNX Runtime's CPU provider only.
 
     Raises:
-        ProviderError: Its plug-in does not load or finds no device.
+        ProviderError: The provider's plug-in cannot be loaded, finds no device, or refuses the options.
     """
     if not preset.library:
         session_options.add_provider(preset.provider, dict(options))
@@ -172,12 +172,12 @@ def add_provider(session_options: onnxruntime.SessionOptions, preset: Preset, op
         library = importlib.import_module(preset.library)
         if not any(device.ep_name == preset.provider for device in onnxruntime.get_ep_devices()):
             onnxruntime.register_execution_provider_library(preset.provider, library.get_library_path())
-    except Exception as error:  # ONNX Runtime raises many kinds, none of them public
+    except Exception as error:  # ONNX Runtime raises many types, none of them public
         raise ProviderError(f"{preset.library} cannot be loaded: {error}") from error
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == preset.provider]
     if not devices:
-        raise ProviderError(f"{preset.library} finds no device here that {preset.provider} runs on")
+        raise ProviderError(f"{preset.library} finds no device on this machine that {preset.provider} can use")
     try:
         session_options.add_provider_for_devices(devices, dict(options))
     except Exception as error:
-        raise ProviderError(f"{preset.provider} does not take the options {dict(options)}: {error}") from error
+        raise ProviderError(f"{preset.provider} refuses the options {dict(options)}: {error}") from error

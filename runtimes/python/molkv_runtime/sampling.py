@@ -1,7 +1,7 @@
-"""How the next token is chosen from logits: the same in every language (docs/bundle-format.md, "Sampling").
+"""Sampling: the choice of the next token from logits, bit by bit as docs/bundle-format.md, "Sampling", defines it.
 
-Nothing here may change what is computed, only how fast: sums are sequential, and numpy's exp, its random numbers and
-its pairwise sums are not used, since other languages do not have them.
+Drivers in other languages must get the same results, so a change here may affect the speed only. Sums are sequential.
+numpy's exp, random numbers and pairwise sums are not used, since other languages do not have them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from molkv_runtime.checks import inside_vocabulary, token_ids, whole_number
 
 Doubles = npt.NDArray[np.float64]
 
-CUTOFF = -64.0  # a token whose logit is further below the largest than this (after temperature) has weight 0
+CUTOFF = -64.0  # weights are 0 below this difference from the largest logit (after temperature)
 _LOG2_E, _LN2_HIGH, _LN2_LOW = map(float.fromhex, ("0x1.71547652b82fep+0", "0x1.62e42feep-1", "0x1.a39ef35793c76p-33"))
-_COEFFICIENTS = (  # of exp(r) at |r| <= ln(2) / 2, from r^0 on
+_COEFFICIENTS = (  # of the polynomial for exp(r), |r| <= ln(2) / 2, from r^0 on
     1.0,
     1.0,
     0.5,
@@ -35,35 +35,35 @@ _COEFFICIENTS = (  # of exp(r) at |r| <= ln(2) / 2, from r^0 on
     float.fromhex("0x1.28976591b6f1dp-22"),
     float.fromhex("0x1.8abb61a62f2a1p-26"),
 )
-_BLOCK = 16_384  # numbers that go through all steps of exp64 before the next ones: few enough for the cache
+_BLOCK = 16_384  # exp64 computes this many numbers at a time: few enough for the processor's cache
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 _WORD = 2**32 - 1
 
 
 class Margin(NamedTuple):
-    """How clear a choice is."""
+    """The margin of a choice: how much must change before another token is chosen."""
 
-    choice: float  # greedy: how far the best adjusted logit is above the next; else how far u is from the next border
-    logits: float  # the token is the same if no logit moves by this much
+    choice: float  # greedy: largest minus second largest adjusted logit; else distance of u to the nearest border
+    logits: float  # the choice stays the same if every logit changes by less than this
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. The defaults are greedy, without penalties.
+    """The parameters of sampling. The defaults are greedy, without penalties.
 
     Args:
-        temperature: 0 is greedy, else 1e-6 to 1e6.
-        top_k: Keep the k likeliest tokens; 0 is off.
-        top_p: Keep the likeliest tokens that together have this share; 1 is off.
-        min_p: Keep tokens that have at least this share of the likeliest one's probability; 0 is off.
-        repetition_penalty: Divides positive logits of tokens of prompt and text, multiplies negative ones; 1 is off.
-        presence_penalty: Subtracted from logits of tokens in the generated text.
-        frequency_penalty: The same, once for each time that the token is there.
-        logit_bias: Token id -> number that is added to its logit.
-        seed: Of the random draws.
+        temperature: 0 for greedy; else 1e-6 to 1e6.
+        top_k: Keep the k most likely tokens; 0: off.
+        top_p: Keep the most likely tokens until their total probability reaches this; 1: off.
+        min_p: Keep tokens with at least this fraction of the largest probability; 0: off.
+        repetition_penalty: Divides positive and multiplies negative logits of all tokens in prompt and text; 1: off.
+        presence_penalty: Subtracted from the logits of tokens in the generated text.
+        frequency_penalty: Subtracted from the logits of tokens in the generated text, once for each occurrence.
+        logit_bias: Token id -> number to add to its logit.
+        seed: Seed of the random numbers.
 
     Raises:
-        RequestError: A field has an impossible value.
+        RequestError: A parameter has an invalid value.
     """
 
     temperature: float = 0.0
@@ -90,23 +90,24 @@ class Sampling:
             }
         except ValueError as error:
             raise RequestError(str(error)) from error
-        for name, value in checked.items():  # numbers of Python, and a dict that is no one else's to change
+        for name, value in checked.items():  # plain Python numbers, and a dict that the caller cannot change
             object.__setattr__(self, name, value)
 
     def choose(
         self, logits: Floats, prompt: npt.ArrayLike = (), generated: npt.ArrayLike = (), sequence: int = 0
     ) -> int:
-        """Choose the next token. The result depends on the arguments alone.
+        """Return the next token. The result depends on the parameters and these arguments only.
 
         Args:
             logits: float32 [vocab_size].
             prompt: Token ids of the prompt.
-            generated: Token ids that follow it. The two say at which position the new token will stand.
-            sequence: Index of the prompt among those that run together, so that equal prompts give different texts.
+            generated: Token ids that follow the prompt. The position of the new token is the number of all these ids.
+            sequence: Index of the prompt in its batch. It selects the random numbers, so equal prompts in a batch give
+                different texts.
 
         Raises:
             ProviderError: A logit is NaN or infinite.
-            RequestError: An id of the prompt, the text or logit_bias is outside the vocabulary.
+            RequestError: An id in prompt, generated or logit_bias is outside the vocabulary.
         """
         before, after = token_ids("prompt", prompt), token_ids("generated", generated)
         adjusted = self._adjusted(logits, before, after)
@@ -120,10 +121,10 @@ class Sampling:
     def margin(
         self, logits: Floats, prompt: npt.ArrayLike = (), generated: npt.ArrayLike = (), sequence: int = 0
     ) -> Margin:
-        """Say how clear the choice of `choose` is; arguments and errors as there.
+        """Return the margin of the choice of `choose`, which has the same arguments and errors.
 
         Two kernels whose logits differ by less than `Margin.logits` give the same token ("When kernels differ" in
-        docs/bundle-format.md says why). This is a bound: larger differences often give the same token, too.
+        docs/bundle-format.md explains why). This is a lower bound: larger differences often give the same token, too.
         """
         before, after = token_ids("prompt", prompt), token_ids("generated", generated)
         adjusted = self._adjusted(logits, before, after)
@@ -135,12 +136,12 @@ class Sampling:
         _, sums = self._candidates(scaled)
         u = uniform(self.seed, sequence, len(before) + len(after))
         choice = float(np.abs(sums[:-1] / sums[-1] - u).min(initial=math.inf))
-        # Up to 8, so that what is below the cutoff stays without a share; 1e-9 is what rounding of sums may take.
+        # At most 8, so that tokens below the cutoff stay negligible. 1e-9 allows for the rounding of sums.
         room = min([8.0, 2 * choice, *self._room_of_filters(scaled)]) - 1e-9
         return Margin(choice, max(room, 0.0) * self.temperature / slope)
 
     def _adjusted(self, logits: Floats, prompt: npt.NDArray[Any], generated: npt.NDArray[Any]) -> Floats | Doubles:
-        """Return logits after bias and penalties; the same array if there are none."""
+        """Return logits after bias and penalties, or the same array if there are no bias and penalties."""
         if not np.isfinite(logits).all():
             wrong = int(np.flatnonzero(~np.isfinite(logits))[0])
             raise ProviderError(
@@ -174,14 +175,14 @@ class Sampling:
         return scaled
 
     def _candidates(self, scaled: Doubles) -> tuple[Ids | None, Doubles]:
-        """Return the ids that are drawn from, ascending (None: all), and the sums of their weights up to each."""
+        """Return the ids that pass the filters, ascending (None: all), and the cumulative sums of their weights."""
         ids, y = None, scaled
         if 0 < self.top_k < len(scaled):
             place = len(scaled) - self.top_k
             ids = _largest(scaled, float(np.partition(scaled, place)[place]), self.top_k)
             y = scaled[ids]
         least = CUTOFF
-        if self.min_p and self.top_p == 1:  # no need to weigh what is far below min_p; the exact comparison follows
+        if self.min_p and self.top_p == 1:  # skip tokens far below min_p early; the exact comparison follows
             least = max(least, math.log(self.min_p) - 1e-6)
         if np.count_nonzero(y >= least) < len(y) // 2:
             ids, y = _narrowed(ids, y, np.flatnonzero(y >= least))
@@ -193,7 +194,7 @@ class Sampling:
         return ids, np.cumsum(weights, out=weights)
 
     def _room_of_filters(self, scaled: Doubles) -> list[float]:
-        """Return by how much each scaled logit may move before each filter may keep other tokens."""
+        """Return, for the border of each filter, how much each scaled logit may change before other tokens pass."""
         y, room = np.sort(scaled)[::-1], []
         if 0 < self.top_k < len(y):
             room.append(float(y[self.top_k - 1] - y[self.top_k]) / 2)
@@ -217,17 +218,17 @@ def _narrowed(ids: Ids | None, values: Doubles, kept: Ids) -> tuple[Ids, Doubles
 
 
 def _largest(y: Doubles, border: float, count: int) -> Ids:
-    """Return where the `count` largest numbers stand, whose last is `border`; of numbers equal to it the first ones."""
+    """Return the indices of the `count` largest numbers. `border` is the smallest of these; ties: the first ones."""
     marks = y > border
     marks[np.flatnonzero(y == border)[: count - np.count_nonzero(marks)]] = True
     return np.flatnonzero(marks)
 
 
 def _nucleus(y: Doubles, share: float) -> Ids:
-    """Return where the largest numbers stand whose weights, summed from the largest on, reach a share of all."""
+    """Return the indices of the largest numbers: as many as are needed until their weights sum to `share` of all."""
     total = total_weight(y)
-    # What is less than this has together less than the rest of the total, so that the sum reaches the share without
-    # it; except for rounding, and then all are looked at.
+    # All numbers below the first `least` together have less weight than 1 - share, so the sum reaches the share without
+    # them. If rounding prevents this, the second pass sorts all numbers.
     for least in (math.log(max(1 - share, 1e-16) * total / len(y)) - 1e-6, -math.inf):
         order = y[y >= least]
         order.sort()
@@ -239,7 +240,7 @@ def _nucleus(y: Doubles, share: float) -> Ids:
 
 
 def total_weight(y: Doubles) -> float:
-    """Return the sum of exp64(y), from left to right, in less memory than all weights take."""
+    """Return the sum of exp64(y), from left to right, without memory for all weights at once."""
     total = 0.0
     for first in range(0, len(y), _BLOCK):
         weights = exp64(y[first : first + _BLOCK])
@@ -249,7 +250,7 @@ def total_weight(y: Doubles) -> float:
 
 
 def exp64(y: Doubles) -> Doubles:
-    """Return exp(y) of y <= 0 [n] as the format has it; 0 below the cutoff."""
+    """Return exp(y) for y <= 0 [n], bit by bit as the bundle format defines it; 0 below the cutoff."""
     out = np.empty_like(y)
     n, p = np.empty((2, min(len(y), _BLOCK)))
     for first in range(0, len(y), _BLOCK):
@@ -259,7 +260,7 @@ def exp64(y: Doubles) -> Doubles:
 
 
 def _exp_block(y: Doubles, r: Doubles, n: Doubles, p: Doubles) -> None:
-    """Write exp(y) into r; n and p are memory to work in."""
+    """Write exp(y) to r; n and p are scratch memory."""
     np.maximum(y, CUTOFF, out=r)
     np.multiply(r, _LOG2_E, out=n)
     n += 0.5
@@ -274,13 +275,13 @@ def _exp_block(y: Doubles, r: Doubles, n: Doubles, p: Doubles) -> None:
         p *= r
     p += _COEFFICIENTS[0]
     exponents = n.astype(np.int64)
-    exponents <<= 52  # added to the bits of p, these multiply it by 2^n
+    exponents <<= 52  # adding this to the bits of p multiplies p by 2^n
     np.add(p.view(np.int64), exponents, out=r.view(np.int64))
     r[y < CUTOFF] = 0
 
 
 def threefry(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
-    """Return Threefry-2x32 with 20 rounds of a counter: two words of 32 bits."""
+    """Return two 32-bit words: Threefry-2x32 with 20 rounds, applied to a counter."""
     keys = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
     x, y = (counter[0] + keys[0]) & _WORD, (counter[1] + keys[1]) & _WORD
     for number in range(1, 6):
@@ -293,6 +294,6 @@ def threefry(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
 
 
 def uniform(seed: int, sequence: int, position: int) -> float:
-    """Return the random number for a position of a sequence: 0 <= u < 1, a multiple of 2^-53."""
+    """Return the random number of a position in a sequence: 0 <= u < 1, a multiple of 2^-53."""
     high, low = threefry((seed & _WORD, seed >> 32), (sequence, position))
     return ((high >> 5) * 2**26 + (low >> 6)) / 2**53

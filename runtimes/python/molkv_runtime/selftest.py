@@ -1,4 +1,4 @@
-"""Does this bundle, in this driver, on this device, compute what the source model computed in PyTorch?"""
+"""The self-test: compare the results of a bundle on this device with the golden vectors from PyTorch."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from molkv_runtime.providers import resolve
 from molkv_runtime.sampling import Sampling
 from molkv_runtime.session import CPU, Placement, Target
 
-_BATCH_STEPS = 48  # of a text; their logits are in memory together
-_PIECE = 48  # positions whose logits are in memory at once; no multiple of usual windows
+_BATCH_STEPS = 48  # number of steps for each text; the logits of all steps are in memory together
+_PIECE = 48  # number of positions whose logits are in memory at once; not a multiple of usual window sizes
 
 
 class PhaseResult(msgspec.Struct, frozen=True):
-    """How far one phase is from the golden vectors."""
+    """The differences between one phase and the golden vectors."""
 
     phase: str
     positions: int
-    max_abs_logit: float  # over the logits that are kept
-    max_abs_projection: float  # over the projections of all logits
-    relative_l2: float  # of the projections
-    certain_tokens: int  # positions whose two best golden logits are further apart than rounding explains
-    right_tokens: int  # of them, those with the same likeliest token
+    max_abs_logit: float  # largest difference of the logits that the golden vectors contain
+    max_abs_projection: float  # largest difference of the projections of all logits
+    relative_l2: float  # relative L2 difference of the projections
+    certain_tokens: int  # number of positions whose two largest golden logits differ by more than rounding explains
+    right_tokens: int  # number of these positions with the same most likely token
     limits: GoldenLimits
 
     @property
     def failure(self) -> str:
-        """Why it fails; empty if it passes."""
+        """The reason why the phase fails; empty if it passes."""
         limits = {"max_abs_logit": self.limits.max_abs, "max_abs_projection": self.limits.max_abs}
         limits["relative_l2"] = self.limits.relative_l2
         found = [
             f"{what} is {getattr(self, what):.3g}, above {limit:.3g}"
             for what, limit in limits.items()
-            if not getattr(self, what) <= limit  # written so that NaN fails
+            if not getattr(self, what) <= limit  # NaN fails this comparison, too
         ]
         if self.right_tokens < self.certain_tokens:
             found.append(f"{self.right_tokens} of {self.certain_tokens} certain tokens are right")
@@ -56,15 +56,15 @@ class PhaseResult(msgspec.Struct, frozen=True):
 
 
 class SelfTest(msgspec.Struct, frozen=True):
-    """The outcome of a self-test."""
+    """The result of a self-test."""
 
     profile: str
-    texts: int
+    texts: int  # number of golden texts
     phases: list[PhaseResult]
-    greedy_tokens: int  # in all continuations
-    greedy_identical: int  # of them, up to the first that is different in each continuation
-    placements: dict[int, list[Placement]]  # where the nodes ran, by the length of a call; 0 is any
-    failures: list[str]  # empty: passed
+    greedy_tokens: int  # number of tokens in all golden continuations
+    greedy_identical: int  # number of these that are equal, up to the first different one in each continuation
+    placements: dict[int, list[Placement]]  # the providers that ran the nodes, by the length of a call; 0: any length
+    failures: list[str]  # empty if the test passed
 
 
 def selftest(
@@ -74,17 +74,17 @@ def selftest(
     profile: str = "",
     advance: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> SelfTest:
-    """Compare a bundle with its golden vectors: every byte by hash, then prefill, decode and greedy text in batches.
+    """Check the hashes of a bundle's files, then compare prefill, decode and greedy text with its golden vectors.
 
     Args:
-        bundle: Its folder.
-        target: Where the graph is to run.
-        profile: Which of the bundle's graphs; default the one that suits the provider best.
-        advance: Told how many bytes were hashed since the last time, and how many there are.
+        bundle: The folder of the bundle.
+        target: The provider that runs the graph, and its options.
+        profile: The profile of the graph to run; default: the best one for the provider.
+        advance: Called after each hashed piece with the number of its bytes and the number of bytes of all files.
 
     Raises:
-        BundleError: The bundle is incomplete, carries no golden vectors, or ones of another version.
-        ProviderError: The provider is not there.
+        BundleError: The bundle is incomplete, or its golden vectors are missing or of another version.
+        ProviderError: The provider is not available.
     """
     preset = resolve(target.provider)
     opened = Bundle(bundle, profiles=preset.profiles, profile=profile)
@@ -101,17 +101,18 @@ def selftest(
     same, total = 0, sum(len(text.greedy_ids) for text in texts)
     try:
         same = _greedy(generator, texts)
-    except (BundleError, ProviderError) as error:  # logits of which no token can be chosen
+    except (BundleError, ProviderError) as error:  # e.g. logits that are not finite
         failures.append(f"greedy text: {error}")
-    # The texts end where rounding of the bundle's own kind could decide; a provider's own may be coarser.
+    # The golden texts end before a token that rounding by the graph's dtypes could change. A provider that computes in
+    # less than float32 (max_abs above 0) can round more, so its tokens may differ.
     if same < total and not preset.max_abs:
-        failures.append(f"greedy text: {same} of {total} tokens are the source model's")
+        failures.append(f"greedy text: {same} of {total} tokens are equal to the source model's")
     return SelfTest(opened.profile, len(texts), phases, total, same, generator.placements, failures)
 
 
 def _prefill(generator: Generator, text: GoldenText) -> Iterator[Floats]:
     state, start = generator.sequences(max_length=len(text.input_ids)), 0
-    # Static graphs first, each with a piece that it takes whole, and a token that is a step.
+    # For each static graph, one piece that it computes without padding, plus one token for the decode graph.
     sizes = [length + 1 for length in reversed(generator.bundle.graph().lengths) if length > 1]
     while start < len(text.input_ids):
         size = sizes.pop(0) if sizes else _PIECE
@@ -152,7 +153,7 @@ def _run_phase(
 
 
 def _run_batch(generator: Generator, texts: list[GoldenText], limits: GoldenLimits) -> PhaseResult:
-    """Decode all texts together, from their first token to the end of each."""
+    """Decode all texts in one batch, from the first token of each to its end, but at most 48 positions."""
     state = generator.sequences(len(texts), max(len(text.input_ids) for text in texts))
     found = [[state.prefill(index, text.input_ids[:1])] for index, text in enumerate(texts)]
     ends = np.array([min(len(text.input_ids), _BATCH_STEPS) for text in texts])
@@ -167,7 +168,7 @@ def _run_batch(generator: Generator, texts: list[GoldenText], limits: GoldenLimi
 
 
 def _greedy(generator: Generator, texts: list[GoldenText]) -> int:
-    """Continue all texts together; return the number of tokens that are right, up to the first wrong one of each."""
+    """Continue all texts in one batch. Return the number of right tokens, up to the first wrong one of each text."""
     texts = [text for text in texts if len(text.greedy_ids)]
     if not texts:
         return 0

@@ -1,6 +1,6 @@
-"""The state of several sequences in one model, and the two steps that move it on: prefill and decode.
+"""The state of a batch of sequences, and the two operations on it: prefill and decode.
 
-Both take records as the store has them, and decode them first.
+Both operations read records from the store and convert them to float32 first.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ CAST_MODEL = bytes.fromhex(
     "62100a0179120b0a09080112050a0312016e42040a001016"
 )
 
-_WORTH_A_CALL = 16_384  # numbers; fewer are converted by numpy before ONNX Runtime has begun
+_WORTH_A_CALL = 16_384  # numbers; for fewer, numpy is faster than a call of ONNX Runtime
 
-GROUP = 16  # records that are decoded together in prefill: few enough to stay in the processor's cache
+GROUP = 16  # number of records that prefill decodes together: few enough to stay in the processor's cache
 
 
 class Sequences(InOneProcess):
-    """B sequences, each with its KV cache and its experts, all in buffers that are allocated and bound once.
+    """B sequences, each with its KV cache and its experts, in buffers that are allocated and bound once.
 
-    One thread at a time may use them; several threads need `Sequences` each, which may share one graph and one store.
+    Only one thread at a time may use an object of this class. Several objects may share one graph and one store.
     """
 
     def __init__(
@@ -62,23 +62,23 @@ class Sequences(InOneProcess):
         max_length: int | None = None,
         prefill_chunk: int | None = None,
     ) -> None:
-        """Allocate.
+        """Allocate the buffers of new, empty sequences.
 
         Args:
-            config: The model, with the context and the window of the graph.
-            graph: Its dense graph.
-            store: Its expert store.
-            kv_dtype: Of the KV cache, which the graph decides.
-            window_dtype: Of the values of an expert window, which the graph decides.
-            lengths: Of calls, ascending: (0,) is a graph that takes any, others are static.
-            batch_size: B.
-            max_length: Longest sequence in tokens; default and maximum is the model's context.
-            prefill_chunk: Tokens of a prompt that are run in one call at most; bounds the memory that prefill needs.
-                Default 128, of static graphs what the longest takes.
+            config: The configuration, with the context length and the expert window of the graph.
+            graph: The dense graph of the model.
+            store: The expert store of the model.
+            kv_dtype: Dtype of the KV cache in the graph.
+            window_dtype: Dtype of the values in the expert window of the graph.
+            lengths: The lengths of calls that the graph supports, ascending; (0,) for a graph of any length.
+            batch_size: The number of sequences B.
+            max_length: The longest sequence in tokens; default and maximum: the model's context length.
+            prefill_chunk: The largest number of prompt tokens in one call, which limits the memory of prefill.
+                Default: 128, or the length of the longest static graph.
 
         Raises:
-            RequestError: max_length is more than the model's context, a size is not positive, or there is not enough
-                RAM.
+            RequestError: max_length is above the model's context length, a size is not positive, or there is not
+                enough RAM.
         """
         super().__init__()
         context = config.max_position_embeddings
@@ -99,23 +99,23 @@ class Sequences(InOneProcess):
                 if lengths[0]
                 else DynamicCalls(config, graph, kv_dtype, batch_size, self.max_length, prefill_chunk, window_dtype)
             )
-        except MemoryError as error:  # of a limit on the address space, which no one tells before
+        except MemoryError as error:  # a limit on the address space, which `check_memory` cannot see
             raise RequestError(
-                f"{batch_size} sequences of {allocated} tokens do not fit into memory; ask for less"
+                f"{batch_size} sequences of {allocated} tokens do not fit into memory; ask for fewer or shorter ones"
             ) from error
-        self._records = store.buffer(batch_size)  # of a decode step
+        self._records = store.buffer(batch_size)  # for a decode step
         self._decoder = RecordDecoder(config, store.value_dtype, window_dtype)
-        self._chunk_records = store.buffer(0)  # of a part of a prompt
+        self._chunk_records = store.buffer(0)  # for a part of a prompt
 
     def prefill(self, sequence: int, ids: npt.ArrayLike, *, all_logits: bool = False) -> Floats:
         """Append token ids [n] to a sequence.
 
         Returns:
-            Logits of the last position [1, vocab_size], or with all_logits of every position [n, vocab_size].
+            Logits of the last position [1, vocab_size]; with `all_logits`, of every position [n, vocab_size].
 
         Raises:
-            RequestError: There are no ids, too many for max_length, or one is outside the vocabulary; or another thread
-                or process uses these sequences.
+            RequestError: There are no ids, too many ids for max_length, or an id outside the vocabulary; or another
+                thread or process uses these sequences.
         """
         tokens = token_ids("the prompt", ids)
         if whole_number("sequence", sequence, 0) >= len(self.lengths):
@@ -138,18 +138,19 @@ class Sequences(InOneProcess):
         room = self.max_length - int(self.lengths[sequence])
         if len(tokens) > room:
             raise RequestError(
-                f"the prompt has {len(tokens)} tokens, there is room for {room} of max_length {self.max_length}"
+                f"the prompt has {len(tokens)} tokens, expected at most {room} (the rest of max_length "
+                f"{self.max_length})"
             )
         start = int(self.lengths[sequence])
         parts = self._calls.parts(sequence, start, len(tokens), all_logits)
         logits = self._prefill_parts(parts, tokens, start)
-        # Only now: if a record cannot be read or the graph fails, the sequence is what it was before.
+        # At the end, so that the sequence is unchanged if a record cannot be read or the graph fails.
         self._calls.finish(sequence, start + len(tokens))
         self.lengths[sequence] = start + len(tokens)
         return np.concatenate(logits)
 
     def _prefill_parts(self, parts: list[Part], tokens: Ids, start: int) -> list[Floats]:
-        """Run parts one after the other; while one is being computed, the records of the next are being read."""
+        """Run parts one after the other. While a part is computed, the records of the next part are read."""
         kept = []
         if len(self._chunk_records) < (longest := max(part.length for part in parts)):
             self._chunk_records = self._store.buffer(longest)
@@ -167,7 +168,7 @@ class Sequences(InOneProcess):
         return kept
 
     def _decoded(self, records: Records) -> Iterator[Records]:
-        """Decode records in groups."""
+        """Yield decoded records in groups."""
         for first in range(0, len(records), GROUP):
             yield self._decoder.decode(records[first : first + GROUP])
 
@@ -176,8 +177,8 @@ class Sequences(InOneProcess):
 
         Args:
             ids: Token ids [B].
-            active: Which sequences go on, bool [B]; default all. The others keep their length, and what the
-                result holds for them means nothing.
+            active: Whether each sequence continues, bool [B]; default: all. The other sequences keep their length, and
+                their rows of the result have no meaning.
 
         Returns:
             Logits [B, vocab_size], in a buffer that the next step overwrites.
@@ -203,10 +204,10 @@ class Sequences(InOneProcess):
             self._in_use.release()
 
     def _decode(self, tokens: Ids, going: list[bool]) -> Floats:
-        # Plain numbers, not arrays: behind a step of the graph nothing of numpy is in the caches any more.
+        # Python lists, not arrays: after a step of the graph, numpy's code is no longer in the processor's caches.
         lengths = self.lengths.tolist()
         if any(goes and length >= self.max_length for goes, length in zip(going, lengths, strict=True)):
-            raise RequestError(f"a sequence has reached max_length ({self.max_length} tokens) and cannot go on")
+            raise RequestError(f"a sequence has reached max_length ({self.max_length} tokens) and cannot continue")
         records = self._decoder.decode(self._store.gather(tokens, self._records))
         positions = [min(length, self.max_length - 1) for length in lengths]
         logits = self._calls.decode(positions, going, records)
@@ -215,21 +216,21 @@ class Sequences(InOneProcess):
 
 
 class HalfReader:
-    """Converts arrays by ONNX Runtime; calls with the same memory as the last one cost least.
+    """A converter from float16 to float32 that uses ONNX Runtime. Repeated calls with the same memory are fastest.
 
-    numpy converts float16 one number at a time, ten times slower than the processor's own instructions for it
-    (docs/performance.md has figures). ONNX Runtime uses those, and it is here anyway.
+    numpy converts one number at a time, which is ten times slower than the processor's instructions for float16
+    (docs/performance.md has figures). ONNX Runtime uses these instructions, and the driver needs it anyway.
     """
 
     def __init__(self) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # the work is too short to be shared
+        options.intra_op_num_threads = 1  # the work is too small for several threads
         options.log_severity_level = 4
         self._session = onnxruntime.InferenceSession(CAST_MODEL, options, providers=["CPUExecutionProvider"])
         self._bound: tuple[int, int, int] | None = None
 
     def read(self, halves: npt.NDArray[np.float16], out: Floats) -> None:
-        """Convert one contiguous array [n] into another."""
+        """Convert `halves` [n] to `out` [n]; both must be contiguous."""
         if halves.size < _WORTH_A_CALL:
             np.copyto(out, halves)
             return
@@ -243,9 +244,9 @@ class HalfReader:
 
 
 class RecordDecoder:
-    """Turns records into float32, in memory that the next call uses again.
+    """A decoder from stored records to float32. Its results are in memory that the next call reuses.
 
-    Values of an int8 store stay codes with scales where an int8 window takes them.
+    Values of an int8 store stay int8 codes with scales if the window is int8.
     """
 
     def __init__(self, config: ModelConfig, dtype: RowDtype, window_dtype: WindowDtype = "float32") -> None:
@@ -253,7 +254,7 @@ class RecordDecoder:
         self._values = ValueDecoder(dtype)
         self._dtype = dtype
         self._vectors = config.record_vectors() if config.layers_with_experts else ()
-        # All of a float16 record is converted at once, gaps and checksum with it, so every offset doubles.
+        # A float16 record is converted as a whole, including gaps and checksum, so every offset doubles.
         self._keeps_codes = dtype == window_dtype == "int8"
         self._decoded = _doubled(self._stored) if dtype == "float16" else record_dtype(config, "float32")
         if self._keeps_codes:
@@ -265,8 +266,9 @@ class RecordDecoder:
         """Decode records [n].
 
         Returns:
-            Structured array [n] with "embedding" [d] and "layers" [L] of the model's vectors by name, all float32 or,
-            with their scales beside them, int8 codes; overwritten by the next call.
+            Structured array [n] with "embedding" [d] and "layers" [L], which has the model's vectors by name. They are
+            float32, or int8 codes with their scales. The next call overwrites the array; but the records of a float32
+            store are returned as they are.
         """
         if self._dtype == "float32":
             return records
@@ -292,14 +294,14 @@ def _flat(records: Records, dtype: type[np.floating[Any]]) -> np.ndarray[Any, An
 
 
 def _widened(stored: np.dtype[Any]) -> np.dtype[Any]:
-    """Describe the fields of an int8 store's records with all floats in float32; codes are what they are."""
+    """Return the dtype of an int8 store's records with all floating-point fields as float32. Codes stay int8."""
     layer, shape = stored["layers"].subdtype or (stored, ())
     fields = [(name, "<i1" if layer[name].base.kind == "i" else "<f4", layer[name].shape) for name in layer.names or ()]
     return np.dtype([("embedding", "<f4", stored["embedding"].shape), ("layers", fields, shape)])
 
 
 def _doubled(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Describe the same fields in float32, each number twice as large; the checksum is none and left out."""
+    """Return the dtype of a float16 store's records with float32 numbers, so that all sizes double; no checksum."""
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         return np.dtype((_doubled(base), shape))

@@ -1,4 +1,4 @@
-"""Making ONNX Runtime sessions, and telling where their nodes run."""
+"""ONNX Runtime sessions: their options, loading of graphs, and the providers that run the nodes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _CPU = "CPUExecutionProvider"
 
 
 class Target(NamedTuple):
-    """Where graphs are to run."""
+    """The provider that runs the graphs, and its options."""
 
     provider: str = "cpu"  # a preset of `providers.PRESETS`
-    options: providers.Options = MappingProxyType({})  # of the provider, beside those of the preset
-    required: bool = False  # whether it is an error if some nodes run elsewhere
-    threads: int | None = None  # inside an operator; None leaves it to ONNX Runtime (one per physical core)
+    options: providers.Options = MappingProxyType({})  # options of the provider, in addition to the preset's
+    required: bool = False  # whether it is an error if another provider runs some of the nodes
+    threads: int | None = None  # threads inside an operator; None: ONNX Runtime decides (one per physical core)
 
 
 class Placement(NamedTuple):
-    """What a provider runs of a graph."""
+    """The share of a graph's nodes that a provider runs."""
 
-    provider: str  # ONNX Runtime's name
+    provider: str  # ONNX Runtime's name of the provider
     nodes: int
-    partitions: int  # that it has compiled; the CPU provider runs nodes one by one
+    partitions: int  # number of compiled partitions; 0 for the CPU provider, which runs nodes one by one
 
 
 CPU = Target()
@@ -42,26 +42,26 @@ def check_version(oldest: str) -> None:
     """Check that ONNX Runtime is not older than a graph's `min_onnxruntime`.
 
     Raises:
-        ProviderError: It is.
+        ProviderError: ONNX Runtime is older.
     """
     wanted = [int(part) for part in oldest.split(".")]
     if [int(part) for part in re.findall(r"[0-9]+", onnxruntime.__version__)][: len(wanted)] < wanted:
         raise ProviderError(
-            f"onnxruntime is {onnxruntime.__version__}, expected {oldest} or newer, which the graph of this bundle was "
-            f"run with; pip install 'onnxruntime>={oldest}'"
+            f"onnxruntime is {onnxruntime.__version__}, expected {oldest} or newer: the graph of this bundle was not "
+            f"tested with older versions; pip install 'onnxruntime>={oldest}'"
         )
 
 
 def session_options(target: Target = CPU, model: str = "") -> onnxruntime.SessionOptions:
-    """Make the options of a session.
+    """Return the options of a session.
 
     Args:
-        target: Where the graph is to run.
-        model: What tells this model from others, for a folder with what a provider has compiled; empty: none.
+        target: The provider that runs the graph, and its options.
+        model: A name that is unique to this model, for the folder of compiled models; empty: no such folder.
 
     Raises:
-        ProviderError: The provider is not there, or there is no place for what it compiles.
-        RequestError: It does not know an option, or there are more threads than cores.
+        ProviderError: The provider is not available, or the folder for compiled models cannot be created.
+        RequestError: The provider does not know an option, or there are more threads than cores.
     """
     cores = os.cpu_count() or 1
     threads = target.threads
@@ -70,7 +70,7 @@ def session_options(target: Target = CPU, model: str = "") -> onnxruntime.Sessio
     preset = providers.resolve(target.provider)
     providers.check_options(target.provider, target.options)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised, too
+    options.log_severity_level = 4  # no error logs, because each error also raises an exception
     options.intra_op_num_threads = threads or 0
     config = {"session.record_ep_graph_assignment_info": "1", **preset.config}
     for name, value in config.items():
@@ -86,14 +86,14 @@ def session_options(target: Target = CPU, model: str = "") -> onnxruntime.Sessio
 
 
 def _cache_folder(model: str, provider: str, option: str) -> str:
-    """Make a folder for this model alone: of a provider's cache it depends on the model whether it is stale."""
+    """Create and return the cache folder of this model. A folder for several models could return stale entries."""
     try:
         folder = Path.home() / ".cache" / "molkv" / model[:32]
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError) as error:  # there is no home
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
         raise ProviderError(
-            f"provider {provider!r} needs a folder for what it compiles, and {Path('~/.cache/molkv')} cannot be made "
-            f"({error}); name one with --provider-option {option}=FOLDER"
+            f"provider {provider!r} needs a folder for compiled models, and {Path('~/.cache/molkv')} cannot be created "
+            f"({error}); choose a folder with --provider-option {option}=FOLDER"
         ) from error
     return str(folder)
 
@@ -104,13 +104,13 @@ def open_session(
     """Load a graph.
 
     Raises:
-        ProviderError: The provider refuses it, or does not run all of it and has to.
+        ProviderError: The provider cannot load the graph, or leaves nodes to others although `target.required` is set.
     """
     where = model if isinstance(model, Path) else "the graph"
     try:
-        # By path, not by bytes: external data is then mapped instead of copied.
+        # From a path, ONNX Runtime maps external data into memory; from bytes, it would copy the data.
         session = onnxruntime.InferenceSession(str(model) if isinstance(model, Path) else model, options)
-    except Exception as error:  # ONNX Runtime raises many kinds, none of them public
+    except Exception as error:  # ONNX Runtime raises many types, none of them public
         raise ProviderError(f"{where}: provider {target.provider!r} cannot load it: {one_line(error)}") from error
     if target.required:
         _check_placement(session, target, where)
@@ -128,13 +128,13 @@ def _check_placement(session: onnxruntime.InferenceSession, target: Target, wher
     if elsewhere:
         operators = ", ".join(f"{count} {name}" for name, count in elsewhere.most_common(5))
         raise ProviderError(
-            f"{where}: provider {target.provider!r} leaves {elsewhere.total()} nodes to others ({operators}), but all "
-            "of them are required to run on it"
+            f"{where}: provider {target.provider!r} leaves {elsewhere.total()} nodes to other providers ({operators}), "
+            "expected none because the provider is required"
         )
 
 
 def placements(session: onnxruntime.InferenceSession) -> list[Placement]:
-    """Tell where the nodes of a graph run, most of them first."""
+    """Return the providers that run the nodes of a graph, the one with the most nodes first."""
     nodes: Counter[str] = Counter()
     groups: Counter[str] = Counter()
     for group in session.get_provider_graph_assignment_info():
@@ -144,11 +144,12 @@ def placements(session: onnxruntime.InferenceSession) -> list[Placement]:
 
 
 def describe_placements(found: Mapping[int, Sequence[Placement]]) -> str:
-    """Say in words where the nodes of graphs run, which are given by the length of a call."""
+    """Return a text that says where nodes run. `found` has the placements of each graph by the length of a call."""
     described = []
     for length, places in found.items():
         parts = [
-            f"{place.nodes} nodes on {place.provider}" + (f" in {place.partitions}" if place.partitions else "")
+            f"{place.nodes} nodes on {place.provider}"
+            + (f" in {place.partitions} partition(s)" if place.partitions else "")
             for place in places
         ]
         described.append((f"calls of {length}: " if length else "") + ", ".join(parts))

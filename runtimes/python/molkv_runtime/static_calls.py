@@ -1,4 +1,4 @@
-"""Calls of a static profile's graphs: one sequence, a fixed number of positions, a cache that the host writes."""
+"""Calls of a static profile's graphs: one sequence, a fixed number of positions, a KV cache that the host writes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from molkv_runtime.families import expert_state
 
 
 class StaticCalls:
-    """The `Calls` of a graph for one position, which gives logits, and of graphs for more, which give none.
+    """The `Calls` of a static profile. The graph for one position returns logits; graphs for more positions do not.
 
-    So a prompt's last token is a call of its own. Those before it are taken in by the longest graphs that they fill;
-    for what is left, the shortest that holds it is padded.
+    The last token of a prompt is therefore a separate call. For the tokens before it, each call uses the longest graph
+    that they fill. If they fill none, the call uses the shortest graph for more than one position, with padding. A
+    single token uses the graph for one position.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class StaticCalls:
         self._steps = [self._decode_call(sequence) for sequence in range(batch_size)]
 
     def _rotary_rows(self, name: str, rotation: Rotation) -> Arrays:
-        """Make cos and sin of all positions, over both halves: x * cos + (second, first) * sin is the rotation."""
+        """Return cos and sin of all positions for both halves: the rotation is x * cos + (second, first) * sin."""
         positions = np.arange(self._config.max_position_embeddings)
         cos, sin = rotary_tables(positions, rotation.size, rotation.rope_theta)
         both = {"cos": np.concatenate([cos, cos], axis=-1), "sin": np.concatenate([-sin, sin], axis=-1)}
@@ -66,7 +67,7 @@ class StaticCalls:
         rows: Arrays = {}
         for tensor in inputs:
             shape = [int(size) for size in tensor.shape]
-            if tensor.name in experts:  # of one sequence, which the graph may have no dimension for
+            if tensor.name in experts:  # the graph's input may lack the dimension of the one sequence
                 array = experts[tensor.name]
                 known[tensor.name] = array[0] if array.ndim > len(shape) else array
             elif tensor.name == "inputs_embeds" or tensor.name in self._rotary:
@@ -84,14 +85,17 @@ class StaticCalls:
         return _StaticCall(call, rows, mask[..., :-length], caches)
 
     def _causal_mask(self, length: int) -> Floats:
-        """Make the mask [1, G*T, S+T] of which nothing in the cache is seen; it hides padding, which comes last."""
+        """Return a causal mask [1, G*T, S+T] that hides the whole cache. Padding comes last, so it is hidden, too."""
         config = self._config
         mask = np.full((length, config.max_position_embeddings + length), HIDDEN, self._dtype)
         mask[:, -length:] = np.triu(mask[:, -length:], k=1)
         return np.tile(mask, (config.num_attention_heads // config.kv_caches()[0].num_key_value_heads, 1))[None]
 
     def parts(self, sequence: int, start: int, length: int, all_logits: bool) -> list[Part]:
-        """Cut a prompt; with all_logits each position is asked for them behind the keys and values of the others."""
+        """Divide a prompt into parts, as `Calls.parts`.
+
+        With `all_logits`, longer parts first write keys and values. Then each position is a part that returns logits.
+        """
         before = self._without_logits(sequence, start, length - 1)
         if not all_logits:
             return [*before, Part(sequence, start + length - 1, 1, follows=length > 1, keep=1)]
@@ -111,7 +115,7 @@ class StaticCalls:
         return parts
 
     def prepare(self, part: Part, groups: Iterable[Records]) -> tuple[Call, Floats]:
-        """Make the call for a part, and the memory for its logits [1, vocab_size], or [0, vocab_size]."""
+        """Return the call for a part, and the memory for its logits: [1, vocab_size], or [0, vocab_size] for none."""
         logits = np.empty((1, self._config.vocab_size), np.float32)
         embeds = np.zeros((part.length, self._config.hidden_size), np.float32)
         experts = take_in(self._experts, part, groups, embeds)
@@ -120,11 +124,11 @@ class StaticCalls:
         return call, logits[: part.keep]
 
     def finish(self, sequence: int, end: int) -> None:
-        """Enter the experts of the last positions into the ring."""
+        """Store the experts of the last positions in the sequence's expert state."""
         self._experts.finish(sequence, end)
 
     def decode(self, positions: Sequence[int], going: Sequence[bool], records: Records) -> Floats:
-        """Compute one position of the sequences that go on, one after the other."""
+        """Compute one position of each sequence that continues, one sequence after the other."""
         for sequence, (position, goes) in enumerate(zip(positions, going, strict=True)):
             if goes:
                 record = records[sequence : sequence + 1]
@@ -135,7 +139,7 @@ class StaticCalls:
 
 
 class _Cache(NamedTuple):
-    """The KV cache of one layer and sequence, and what a call adds to it."""
+    """The KV cache of one layer and sequence, and the new keys and values of a call."""
 
     keys: Floats  # [Hkv, head_dim, S]
     values: Floats  # [Hkv, S, head_dim]
@@ -147,12 +151,12 @@ class _StaticCall:
     """A call that writes the new keys and values into the cache."""
 
     def __init__(self, call: Call, rows: Arrays, mask: Floats, caches: list[_Cache]) -> None:
-        self._call, self._rows, self._mask, self._caches = call, rows, mask, caches  # the mask of the cache
+        self._call, self._rows, self._mask, self._caches = call, rows, mask, caches  # mask: the columns of the cache
         self._start = self._length = 0
         self._writes = False
 
     def place(self, start: int, length: int, embeds: Floats, rotary: Arrays, writes: bool) -> None:
-        """Set the positions; those that the graph computes beyond them repeat the last one's token."""
+        """Set the positions and their inputs. Padding positions get the inputs of the last position."""
         self._start, self._length, self._writes = start, length, writes
         for name, row in self._rows.items():
             source = embeds if name == "inputs_embeds" else rotary[name][start : start + length]
@@ -160,7 +164,7 @@ class _StaticCall:
             row[:length], row[length:] = source, source[-1]
 
     def run(self) -> None:
-        """Compute; what the cache holds beyond the positions before these is not seen."""
+        """Compute the positions. They see only the positions before `start` in the cache."""
         start, end = self._start, self._start + self._length
         self._mask[..., :start], self._mask[..., start:] = 0, HIDDEN
         self._call.run()

@@ -1,4 +1,4 @@
-"""The expert store: records of token ids, gathered from flash."""
+"""The expert store: it reads the records of token ids from flash."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ from molkv_bundle import (
 )
 from molkv_runtime.checks import InOneProcess
 
-# Flash serves many requests at once; beyond 16 threads no disk that we measured got faster (docs/performance.md).
+# Flash serves many requests in parallel. More than 16 threads made no measured disk faster (docs/performance.md).
 READ_THREADS = 16
-_READS_PER_THREAD = 8  # fewer are not worth a thread
-_LONGEST_READ = 1024 * 1024  # bytes; longer runs of neighbours are cut, so that threads can share them
+_READS_PER_THREAD = 8  # with fewer reads, starting a thread costs more than it saves
+_LONGEST_READ = 1024 * 1024  # bytes; longer runs of consecutive records are split, so that threads can share them
 
 
 class _Read(NamedTuple):
-    """Neighbouring records of one shard, read by one call."""
+    """Consecutive records of one shard that one call reads."""
 
     shard: OpenShard
-    token: int  # the first
-    records: list[memoryview]
+    token: int  # the token id of the first record
+    records: list[memoryview]  # a buffer for each record
 
 
 class Gathering(NamedTuple):
-    """Records on their way into a buffer."""
+    """An operation, in progress, that reads records into a buffer."""
 
     out: Records
     reads: list[_Read]
-    repeats: Ids  # rows that hold the same token id as
-    sources: Ids  # these rows, which are read
+    repeats: Ids  # rows of `out` whose token id is also in an earlier row; their records are copied, not read
+    sources: Ids  # for each of these rows, the row with the same token id that is read
     work: list[Future[None]]
 
     def result(self) -> Records:
-        """Wait until all records are there, and give the buffer.
+        """Wait until all records are read, and return the buffer.
 
         Raises:
-            BundleError: A record cannot be read, or its checksum does not fit.
+            BundleError: A record cannot be read, or its checksum is wrong.
         """
         self.wait()
         for work in self.work:
@@ -63,23 +63,23 @@ class Gathering(NamedTuple):
         return self.out
 
     def wait(self) -> None:
-        """Wait until nothing is written into the buffer any more, whatever became of it."""
+        """Wait until no thread writes to the buffer any more. This ignores errors."""
         for work in self.work:
             work.exception()
 
 
 class Pending(Protocol):
-    """Records that are being read."""
+    """A read of records that is in progress."""
 
     def result(self) -> Records:
-        """Wait until all records are there."""
+        """Wait until all records are read, and return them."""
 
     def wait(self) -> None:
-        """Wait until nothing is being read any more."""
+        """Wait until no thread reads any more. This ignores errors."""
 
 
 class Store(Protocol):
-    """Where records come from; `ExpertStore` says more."""
+    """A source of records. For the methods see `ExpertStore`."""
 
     vocab_size: int
     value_dtype: RowDtype
@@ -91,25 +91,25 @@ class Store(Protocol):
         """Read the records of token ids."""
 
     def start_gather(self, ids: Ids, out: Records) -> Pending:
-        """Begin to read them."""
+        """Start to read the records of token ids in the background."""
 
     def check_ids(self, ids: npt.NDArray[Any]) -> None:
-        """Check that these are token ids."""
+        """Check that these are token ids of the vocabulary."""
 
 
 class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
-    """The open shards of a bundle. Nothing of them stays in RAM beyond what the operating system caches."""
+    """The open shards of a bundle. They use no RAM except the operating system's page cache."""
 
     def __init__(self, bundle: Bundle, *, access: Access = "pread", verify_checksums: bool = True) -> None:
-        """Open all shards and check that they are those of the manifest.
+        """Open all shards and check that they agree with the manifest.
 
         Args:
-            bundle: Where they are.
-            access: "pread" reads at positions; "mmap" copies from a memory map.
-            verify_checksums: Whether the checksum of each record is checked when it is read.
+            bundle: The bundle.
+            access: "pread" for positioned reads; "mmap" to copy from a memory map.
+            verify_checksums: Whether to check the checksum of each record when it is read.
 
         Raises:
-            BundleError: A shard is damaged or does not fit the manifest.
+            BundleError: A shard is damaged or does not agree with the manifest.
         """
         super().__init__()
         table = bundle.manifest.experts
@@ -125,25 +125,25 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
             self._close_shards()
             raise
         self._first_rows = [shard.first_row for shard in table.shards]
-        self._pool = ThreadPoolExecutor(READ_THREADS, "expert-store")  # starts threads when they are first needed
+        self._pool = ThreadPoolExecutor(READ_THREADS, "expert-store")  # starts its threads on first use
 
     def buffer(self, count: int) -> Records:
-        """Allocate memory for some records, to gather into."""
+        """Return new memory for `count` records, to gather into."""
         return np.empty(count, self.record_dtype)
 
     def gather(self, ids: Ids, out: Records | None = None) -> Records:
-        """Read the records of token ids [n]: each distinct id once, in the order of the file, many at a time.
+        """Read the records of token ids [n]. Each distinct id is read once, in file order, with many reads in parallel.
 
         Args:
             ids: Token ids.
-            out: A `buffer` of n records or more. With one id, nothing else is allocated.
+            out: A `buffer` of at least n records; default: a new one. With one id and `out`, nothing is allocated.
 
         Returns:
             Structured array [n], the first n records of `out`.
 
         Raises:
             RequestError: An id is outside the vocabulary.
-            BundleError: A record cannot be read, or its checksum does not fit.
+            BundleError: A record cannot be read, or its checksum is wrong.
         """
         out = self.buffer(len(ids)) if out is None else out[: len(ids)]
         if len(ids) == 1:
@@ -159,7 +159,7 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
         return gathering.result()
 
     def start_gather(self, ids: Ids, out: Records) -> Gathering:
-        """Begin to read in the background; arguments as in `gather`. Leave `out` alone until the result is there."""
+        """Start to read in the background. For the arguments see `gather`. Do not use `out` before the read is done."""
         self.check_ids(ids)
         return self._start(self._plan(ids, out[: len(ids)]))
 
@@ -174,13 +174,13 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
         self.check_process()
         reads = gathering.reads
         threads = min(READ_THREADS, -(-len(reads) // _READS_PER_THREAD))
-        # Every thread takes reads from all over the file, so that early and late ones run side by side.
+        # The reads of each thread are spread over the whole file, so the threads finish at about the same time.
         return gathering._replace(work=[self._pool.submit(_perform, reads[index::threads]) for index in range(threads)])
 
     def _reads(self, tokens: list[int], rows: list[int], memory: memoryview) -> Iterator[_Read]:
-        """Yield reads for ascending token ids, each into its row of the memory; neighbours in one read."""
+        """Yield reads for ascending token ids, each into its row of the memory. Consecutive ids share a read."""
         stride = self.record_dtype.itemsize
-        longest = min(max(1, _LONGEST_READ // stride), 512)  # buffers in one call, well below the system's 1,024
+        longest = min(max(1, _LONGEST_READ // stride), 512)  # buffers in one call; the system's limit is 1,024
         shard: OpenShard | None = None
         waiting: list[memoryview] = []
         start = 0
@@ -195,10 +195,10 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
             yield _Read(shard, start, waiting)
 
     def check_ids(self, ids: npt.NDArray[Any]) -> None:
-        """Check that these are token ids.
+        """Check that these are token ids of the vocabulary.
 
         Raises:
-            RequestError: One is not an integer, or outside the vocabulary.
+            RequestError: An id is not an integer, or is outside the vocabulary.
         """
         if ids.size and not np.issubdtype(ids.dtype, np.integer):
             raise RequestError(f"token ids have dtype {ids.dtype}, expected integers")
@@ -209,7 +209,7 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
             )
 
     def _checked(self, one: Ids) -> int:
-        """Return the one token id, checked as by `check_ids`, but in a tenth of its time."""
+        """Return the only token id after the same checks as in `check_ids`, but ten times as fast."""
         token = one.item()
         if type(token) is not int or not 0 <= token < self.vocab_size:
             self.check_ids(one)

@@ -1,4 +1,4 @@
-"""The tokenizer of a bundle, and text out of token ids that come one by one."""
+"""The tokenizer of a bundle, and the conversion of a stream of token ids to text."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from tokenizers import Tokenizer
 
 from molkv_bundle import TOKENIZER, Bundle, BundleError, MolkvError, read_bytes
 
-_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # a token that stands for one byte, by the decoder "ByteFallback"
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what decoders make of bytes that are no character, or not yet
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # a token that the decoder "ByteFallback" decodes to one byte
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # decoders return this for bytes that are not, or not yet, a character
 
 
 def open_tokenizer(content: bytes, where: Path, error: type[MolkvError]) -> Tokenizer:
-    """Read a tokenizer.json.
-
-    A file can ask for padding and truncation, which would change a prompt without a word: both are switched off.
+    """Return the tokenizer of a tokenizer.json, with padding and truncation off: these would silently change a prompt.
 
     Args:
-        content: The file.
-        where: Its path, for messages.
-        error: What to raise when it is not a tokenizer.
+        content: The content of the file.
+        where: The path of the file, for messages.
+        error: The exception to raise if the content is not a tokenizer.
     """
     with _refused(f"{where}: is not a tokenizer", error):
         tokenizer = Tokenizer.from_buffer(content)
@@ -33,10 +31,10 @@ def open_tokenizer(content: bytes, where: Path, error: type[MolkvError]) -> Toke
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], where: Path, error: type[MolkvError]) -> list[list[int]]:
-    """Return the token ids of texts; `where` and `error` as in `open_tokenizer`.
+    """Return the token ids of each text. For `where` and `error` see `open_tokenizer`.
 
     Raises:
-        error: The tokenizer has no token for a part of them, or is broken in a way that only its use shows.
+        error: The tokenizer has no token for a part of a text, or has a defect that opening it did not show.
     """
     with _refused(f"{where}: cannot encode a text", error):
         return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
@@ -48,45 +46,45 @@ def _refused(what: str, error: type[MolkvError]) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as cause:  # the library raises Exception itself, and a panic of Rust is not even that
+    except BaseException as cause:  # the library raises plain Exception; a panic in Rust is a BaseException
         raise error(f"{what} ({cause})") from cause
 
 
 def bundle_tokenizer(bundle: Bundle) -> Tokenizer:
-    """Read the tokenizer of a bundle.
+    """Return the tokenizer of a bundle.
 
     Raises:
-        BundleError: The bundle carries none, or it is damaged.
+        BundleError: The bundle has no tokenizer, or the tokenizer is damaged.
     """
     if TOKENIZER not in bundle.manifest.files:
-        raise BundleError(f"{bundle.path}: carries no {TOKENIZER}, so it takes token ids only")
+        raise BundleError(f"{bundle.path}: has no {TOKENIZER}, so prompts must be token ids")
     path = bundle.file(TOKENIZER)
     return open_tokenizer(read_bytes(path, BundleError, "expected a tokenizer"), path, BundleError)
 
 
 class TextStream:
-    """The text of token ids that come one by one; a piece comes as soon as no later id can change it.
+    """A converter of token ids, one at a time, to text. It returns a piece as soon as no later id can change it.
 
-    The pieces join to what the tokenizer decodes prompt and continuation to, without special tokens, less the prompt's
-    text. If the continuation makes the last bytes of the prompt unreadable, they join to what the continuation alone is
-    decoded to.
+    All pieces together are the decoded text of prompt and continuation, without the text of the prompt and without
+    special tokens. One exception: if the continuation makes the last bytes of the prompt invalid, the pieces together
+    are the decoded text of the continuation alone.
 
-    Two things keep text back: bytes that are no whole character yet, and a run of byte tokens (`<0xE4>`), which is
-    decoded as a whole: one wrong byte makes all of it unreadable.
+    Two kinds of text are held back: the bytes of an incomplete character, and runs of byte tokens (`<0xE4>`). A run of
+    byte tokens is decoded as a whole, so a single wrong byte makes all of the run invalid.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
-        """Start behind a prompt."""
+        """Start after a prompt."""
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
         self._special = {token_id for token_id, token in added.items() if token.special}
-        # A decoder treats the first token of a text differently, so ids are decoded behind some that came before them.
+        # A decoder treats the first token of a text differently, so new ids are decoded together with earlier ids.
         self._context = list(prompt_ids)
         self._context_text = self._decode(self._context)
         self._held: list[int] = []
 
     def push(self, token_id: int) -> str:
-        """Return the text that is certain now and was not before; often empty."""
+        """Add a token id. Return the text that this id completes, often an empty text."""
         token = self._tokenizer.id_to_token(token_id)
         if token is None or token_id in self._special:
             return ""
@@ -97,7 +95,7 @@ class TextStream:
         return "" if text.endswith(_INCOMPLETE) else self._release(text)
 
     def finish(self) -> str:
-        """Return the text that was kept back, when no more ids come."""
+        """Return the text that is still held back. Call this after the last id."""
         return self._release(self._held_text()) if self._held else ""
 
     def _decode(self, ids: Sequence[int]) -> str:
@@ -113,7 +111,7 @@ class TextStream:
         own_text = self._decode(self._held)
         if own_text:
             self._context, self._context_text = self._held, own_text
-        else:  # such as a space alone, which a decoder drops at the start of a text
+        else:  # the ids decode to nothing alone, e.g. a single space, which a decoder drops at the start of a text
             self._context = self._context + self._held
             self._context_text = self._decode(self._context)
         self._held = []

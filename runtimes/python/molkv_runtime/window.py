@@ -1,4 +1,4 @@
-"""The expert window: the experts of the last W tokens of every sequence, in a ring per layer."""
+"""The expert window: the experts of the last W tokens of each sequence, in a ring buffer for each layer."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy.typing as npt
 from molkv_bundle import Arrays, Floats, MolkvConfig, Records, WindowDtype, rotary_tables
 from molkv_runtime.experts import ExpertState, InputFormat, Part, PresentExperts
 
-_Rows = npt.NDArray[Any]  # [L, any, N, size]: of all layers, rows of the experts of some positions
+_Rows = npt.NDArray[Any]  # [L, any, N, size]: rows of all layers, for the experts of some positions
 _SCALE = "expert_value_scale"
 _SMALLEST = np.float32(np.finfo(np.float32).tiny)
 
 
 class ExpertWindow:
-    """Key-value experts of B sequences. Position p stands in slot p % W; the graph does not know the order.
+    """The key-value experts of B sequences. Position p is in slot p % W; the graph does not depend on the order.
 
-    Keys are rotated by their position once, when they enter. In an int8 window values are codes with a scale for each:
-    those of an int8 store, or what a value is rounded to when it enters.
+    A key is rotated by its position once, when it enters the window. In an int8 window a value is a row of int8 codes
+    with a scale. They come from an int8 store, or the value is rounded when it enters the window.
     """
 
     def __init__(self, config: MolkvConfig, batch_size: int, max_length: int, inputs: InputFormat) -> None:
@@ -28,10 +28,10 @@ class ExpertWindow:
         self._num_experts = config.num_experts
         self._inputs = inputs
         self._window = min(config.expert_window, max_length)  # a shorter sequence never fills the ring
-        self._before = self._window - 1  # positions before a part that its first one sees
+        self._before = self._window - 1  # number of positions before a part that its first position sees
         self.block_length = self._window
         slots = (len(self._layers), batch_size, self._window, config.num_experts)
-        # Zeros, not garbage: masked slots have weight 0, and 0 * NaN would still be NaN.
+        # Zeros, because unused slots are only masked: their weight is 0, and 0 * NaN would be NaN.
         dtype, hidden = inputs.dtype, inputs.hidden
         self._rings: dict[str, _Rows] = {"expert_key": np.zeros((*slots, config.expert_key_size), dtype)}
         if inputs.window_dtype == "int8":
@@ -44,17 +44,17 @@ class ExpertWindow:
         if config.expert_rope:
             self._rotary = rotary_tables(np.arange(max_length), config.expert_key_size, config.rope_theta)
         self.decode_inputs: Arrays = {"expert_mask": self._mask, **self._by_name(self._rings)}
-        # Of prefill's blocks, [L, any].
+        # Memory for the blocks of prefill, [L, any].
         self._memory = {name: np.zeros((len(self._layers), 0), ring.dtype) for name, ring in self._rings.items()}
-        # Of the last part, its last W positions [L, W, N, size].
+        # The last W positions of the last part, [L, W, N, size].
         self._latest = {name: ring[:, 0] for name, ring in self._rings.items()}
         self._prefill_mask: tuple[tuple[int, int], Floats] = ((-1, -1), self._mask)
-        # The part that is being taken in: its blocks of C positions, as arrays [L, blocks, R, N, size].
+        # The current part, and its blocks of C positions as arrays [L, blocks, R, N, size].
         self._part, self._block = Part(0, 0, 0, follows=False, keep=0), 1
         self._blocks = self._rings
 
     def _by_name(self, arrays: dict[str, _Rows]) -> Arrays:
-        """Cut arrays [L, blocks, R, N, size] into the graph's inputs [blocks, R*N, size], scales [blocks, 1, R*N]."""
+        """Return the inputs of each layer, [blocks, R*N, size] (scales: [blocks, 1, R*N]), as views of the arrays."""
         shapes = {name: (array.shape[1], -1, array.shape[-1]) for name, array in arrays.items()}
         if _SCALE in shapes:
             shapes[_SCALE] = (arrays[_SCALE].shape[1], 1, -1)
@@ -65,13 +65,14 @@ class ExpertWindow:
         }
 
     def begin(self, part: Part) -> None:
-        """Make room for a part of a prompt, and put before it the W - 1 positions that its first one sees.
+        """Allocate memory for a part of a prompt, and copy the W - 1 positions before it, which the part can see.
 
-        The positions are cut into blocks of C = min(count, W); a block reads the R = C + W - 1 positions that any of
-        its own can see, so work and memory grow with count * W and not with its square. A padded part is one block.
+        The part is divided into blocks of C = min(length, W) positions. A block reads the R = C + W - 1 positions that
+        at least one of its positions sees. Work and memory therefore grow with length * W, not with length squared. A
+        padded part is one block.
 
         Args:
-            part: Which positions; at most W, or a multiple of it, or padded.
+            part: The part. Its length is at most W, or a multiple of W, or it is padded.
         """
         block = part.rows or min(part.length, self._window)
         reach, count = block + self._before, (part.rows or part.length) // block
@@ -82,42 +83,42 @@ class ExpertWindow:
             else:
                 for slots, chosen in self._runs(part.start - self._before, self._before):
                     rows[:, 0, chosen] = self._rings[name][:, part.sequence, slots]
-        last = part.length - (count - 1) * block  # positions in the last block
+        last = part.length - (count - 1) * block  # number of positions in the last block
         self._latest = {name: rows[:, -1, last - 1 : last + self._before] for name, rows in blocks.items()}
         self._part, self._block, self._blocks = part, block, blocks
 
     def add(self, first: int, records: Records) -> None:
-        """Enter the experts of records of the part, those of its positions from number `first` on."""
+        """Add decoded records of the part, those of its positions from index `first` on."""
         for number, chosen, rows in _in_blocks(first, len(records), self._block):
             there = slice(self._before + rows.start, self._before + rows.stop)
             places = {name: blocks[:, number, there] for name, blocks in self._blocks.items()}
             self._put(self._part.start + first + chosen.start, records[chosen], places)
             for blocks in self._blocks.values():
-                if number + 1 < blocks.shape[1]:  # the next block sees all but the first of them
+                if number + 1 < blocks.shape[1]:  # the next block sees all positions of this block but the first
                     seen = slice(max(rows.start, 1), rows.stop)
                     shared = blocks[:, number, self._before + seen.start : self._before + seen.stop]
                     blocks[:, number + 1, seen.start - 1 : seen.stop - 1] = shared
 
     def inputs(self) -> Arrays:
-        """Return expert_mask [blocks, C, R*N]; per layer expert_key [blocks, R*N, dk] and expert_value [..., d].
+        """Return expert_mask [blocks, C, R*N], and per layer expert_key [blocks, R*N, dk] and expert_value [..., d].
 
-        In an int8 window there is expert_value_scale [blocks, 1, R*N], too.
+        An int8 window also has expert_value_scale [blocks, 1, R*N] for each layer.
         """
         mask = self._mask_of_blocks(self._part.start, self._part.rows or self._part.length, self._block)
         return {"expert_mask": mask, **self._by_name(self._blocks)}
 
     def finish(self, sequence: int, end: int) -> None:
-        """Enter the last W positions before `end`, which the last part of a prompt reached, into the ring."""
+        """Copy the last W positions before `end`, the end of the last part of a prompt, into the ring buffer."""
         for name, ring in self._rings.items():
             self._enter(ring[:, sequence], self._latest[name], end)
 
     def _enter(self, ring: _Rows, rows: _Rows, end: int) -> None:
-        """Put the W positions before `end`, [L, W, N, size], into a ring of the same shape."""
+        """Copy the rows of the W positions before `end`, [L, W, N, size], into a ring buffer of the same shape."""
         for slots, chosen in self._runs(end - self._window, self._window):
             ring[:, slots] = rows[:, chosen]
 
     def _put(self, start: int, records: Records, places: dict[str, _Rows]) -> None:
-        """Write the experts of records [n] of the positions from start on into arrays [L, n, N, size]."""
+        """Write the experts of records [n], for the positions from `start` on, to arrays [L, n, N, size]."""
         layers = records["layers"].swapaxes(0, 1)  # [L, n]
         self._rotated(layers["key"], start, places["expert_key"])
         scales = places.get(_SCALE)
@@ -129,7 +130,7 @@ class ExpertWindow:
             _round(layers["value"], places["expert_value"], scales)
 
     def decode(self, sequence: int, position: int, record: Records) -> None:
-        """Take in the record [1] of one position: overwrite the oldest slot and make it visible."""
+        """Write the decoded record [1] of one position into the oldest slot, and make the slot visible."""
         slot = position % self._window
         self._put(position, record, {name: ring[:, sequence, slot : slot + 1] for name, ring in self._rings.items()})
         visible = min(position + 1, self._window) * self._num_experts
@@ -137,7 +138,7 @@ class ExpertWindow:
         self._mask[sequence, 0, visible:] = self._inputs.hidden
 
     def _rotated(self, stored: Floats, start: int, out: Floats) -> None:
-        """Rotate stored keys [L, T, N, dk] of the positions from start on."""
+        """Rotate stored keys [L, T, N, dk], for the positions from `start` on, into `out`."""
         if self._rotary is None:
             np.copyto(out, stored)
             return
@@ -145,7 +146,7 @@ class ExpertWindow:
         _rotate(stored, cos, sin, out)
 
     def _room(self, name: str, count: int, reach: int) -> _Rows:
-        """Return memory [L, count, R, N, size] for rows as in a ring; it grows with the longest chunk."""
+        """Return memory [L, count, R, N, size] for rows of the ring `name`. It grows if a part needs more."""
         ring = self._rings[name]
         rows, size = ring.shape[-2:]
         needed = count * reach * rows * size
@@ -154,7 +155,7 @@ class ExpertWindow:
         return self._memory[name][:, :needed].reshape(len(ring), count, reach, rows, size)
 
     def _runs(self, start: int, count: int) -> Iterator[tuple[slice, slice]]:
-        """Yield the slots of `count` <= W positions from `start` on, in one or two runs, and which they are."""
+        """Yield the slots of `count` <= W positions from `start` on, as one or two runs of slots and of positions."""
         first = start % self._window
         until_end = min(count, self._window - first)
         yield slice(first, first + until_end), slice(0, until_end)
@@ -162,8 +163,8 @@ class ExpertWindow:
             yield slice(0, count - until_end), slice(until_end, count)
 
     def _mask_of_blocks(self, start: int, length: int, block: int) -> Floats:
-        """0 where t - W < j <= t and j >= 0 for position t and slot j, hidden elsewhere; [blocks, C, R*N]."""
-        start = min(start, self._window)  # from there on, all of a window is behind it
+        """Return the mask [blocks, C, R*N] of positions t and slots j: 0 if t - W < j <= t and j >= 0, else hidden."""
+        start = min(start, self._window)  # the mask is the same for all larger starts, so it can be reused
         if self._prefill_mask[0] != (start, length):
             first = start + np.arange(0, length, block)[:, None, None]
             t = first + np.arange(block)[None, :, None]
@@ -175,7 +176,11 @@ class ExpertWindow:
 
 
 def _in_blocks(first: int, count: int, block: int) -> Iterator[tuple[int, slice, slice]]:
-    """Cut `count` items from number `first` on where blocks end; yield block, part of the items, place there."""
+    """Split items `first` to `first + count - 1` at the ends of blocks.
+
+    Yields:
+        The number of a block, the slice of the items that are in it, and their slice in the block.
+    """
     at = first
     while at < first + count:
         number, offset = divmod(at, block)
@@ -185,7 +190,7 @@ def _in_blocks(first: int, count: int, block: int) -> Iterator[tuple[int, slice,
 
 
 def molkv_state(config: MolkvConfig, batch_size: int, max_length: int, inputs: InputFormat) -> ExpertState:
-    """Make the state of a MoLKV model; without layers that have experts there is nothing to keep."""
+    """Return a new expert state of a MoLKV model. Without layers that have experts, it keeps nothing."""
     state = ExpertWindow if config.layers_with_experts else PresentExperts
     return state(config, batch_size, max_length, inputs)
 
@@ -201,14 +206,17 @@ def _round(values: Floats, codes: _Rows, scales: _Rows) -> None:
     """Round rows [..., d] to int8 codes [..., d] with a scale [..., 1] for each (`docs/bundle-format.md`)."""
     largest = np.maximum(values.max(axis=-1, keepdims=True), -values.min(axis=-1, keepdims=True))
     scale = largest / np.float32(127)
-    with np.errstate(invalid="ignore"):  # what a record that is not finite becomes has no meaning
+    with np.errstate(invalid="ignore"):  # the result for a record with NaN or infinity does not matter
         scale *= scale >= _SMALLEST
         scales[...] = scale
         np.rint(values / (scale + (scale == 0)), out=codes, casting="unsafe")
 
 
 def _rotate(x: Floats, cos: Floats, sin: Floats, out: Floats) -> None:
-    """Rotate x [..., size] into out of the same shape; cos and sin broadcast to [..., size / 2]; halves are paired."""
+    """Rotate x [..., size] into `out` of the same shape. cos and sin broadcast to [..., size / 2].
+
+    Number i of the first half and number i of the second half form a pair.
+    """
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
     out[..., :half] = first * cos - second * sin
