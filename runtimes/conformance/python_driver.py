@@ -1,7 +1,7 @@
-"""Run the suite with the Python driver: .venv/bin/python runtimes/conformance/python_driver.py [FOLDER].
+"""Run the conformance suite with the Python driver: .venv/bin/python runtimes/conformance/python_driver.py [FOLDER].
 
-It prints a line for each case, and last how many passed and how many tokens were compared. It exits with 1 if a case
-failed.
+The program prints a line for each case. The last line has the number of passed cases and the number of tokens that were
+not compared. The exit code is 1 if a case failed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KINDS = {BundleError: "bundle", RequestError: "request", ProviderError: "provid
 
 
 class Suite:
-    """The cases of a folder, and bundles that are open."""
+    """The cases of a folder, and the generators of its bundles, which are opened on first use."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -29,7 +29,7 @@ class Suite:
         self._open: dict[str, Generator] = {}
 
     def run(self, case: Case) -> str:
-        """Run a case; return what is wrong, or an empty text."""
+        """Run a case. Return a description of the failure, or an empty text if the case passed."""
         return {
             "golden": self._golden,
             "tokens": self._tokens,
@@ -57,7 +57,7 @@ class Suite:
     def _text(self, case: Case) -> str:
         generator, expected = self._generator(case), case["expected"]
         if generator.tokenizer.encode(case["prompt"]).ids != case["prompt_ids"]:
-            return "the prompt has other token ids"
+            return f"the token ids of the prompt differ, expected {case['prompt_ids']}"
         options = {"max_new_tokens": case["max_new_tokens"], "sampling": _sampling(case)}
         tokens = list(generator.stream([case["prompt_ids"]], **options))
         found = {"ids": [token.id for token in tokens], "finish": tokens[-1].finish}
@@ -102,7 +102,7 @@ def _sampling(case: Case) -> Sampling | None:
 def _difference(number: int, found: Case, expected: Case) -> str:
     count = expected["compared"]
     if found["ids"][:count] != expected["ids"][:count]:
-        return f"sequence {number} goes on with {found['ids']}, expected {expected['ids'][:count]}"
+        return f"sequence {number} continues with {found['ids']}, expected {expected['ids'][:count]}"
     if count == len(expected["ids"]) and found != {name: expected[name] for name in ("ids", "finish")}:
         return f"sequence {number} is {found}, expected {expected}"
     return ""
@@ -113,8 +113,8 @@ def _expect(kind: str, call: Any) -> str:
         call()
     except tuple(_KINDS) as error:
         found = next(name for family, name in _KINDS.items() if isinstance(error, family))
-        return "" if found == kind else f"is refused as {found}, expected {kind}: {error}"
-    return f"is not refused, expected {kind}"
+        return "" if found == kind else f"found an error of kind {found}, expected {kind}: {error}"
+    return f"found no error, expected one of kind {kind}"
 
 
 def _patch(path: Path, patch: Case, bundles: Path) -> None:
@@ -128,7 +128,7 @@ def _patch(path: Path, patch: Case, bundles: Path) -> None:
 
 
 def main(folder: Path) -> int:
-    """Run all cases and print them; return the exit code."""
+    """Run all cases, print the results, and return the exit code."""
     suite = Suite(folder)
     failed = 0
     for case in suite.cases:
@@ -139,7 +139,8 @@ def main(folder: Path) -> int:
     tokens += [case["expected"] for case in suite.cases if case["kind"] == "text"]
     total, compared = sum(len(found["ids"]) for found in tokens), sum(found["compared"] for found in tokens)
     print(
-        f"{len(suite.cases) - failed} of {len(suite.cases)} cases passed; {total - compared} of {total} tokens left out"
+        f"{len(suite.cases) - failed} of {len(suite.cases)} cases passed; "
+        f"{total - compared} of {total} tokens not compared"
     )
     return failed > 0
 

@@ -1,7 +1,7 @@
-"""Make the suite anew: python -m runtimes.conformance.make [FOLDER].
+"""Write the conformance suite again: python -m runtimes.conformance.make [FOLDER].
 
-The bundles and what they must give come from seeded random models. Another processor or another version of PyTorch
-rounds otherwise: `tests/test_conformance.py` compares a suite that was made anew within tolerance.
+The bundles and the expected results come from random models with fixed seeds. Another processor or another version of
+PyTorch rounds differently, so `tests/test_conformance.py` compares a newly written suite with a tolerance.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Case = dict[str, Any]
 
 
 def make(folder: Path) -> None:
-    """Write `bundles` and `cases.json` into a folder."""
+    """Write `bundles` and `cases.json` to a folder."""
     known = json.loads((_SUITE / "cases.json").read_text(encoding="utf-8")) if (_SUITE / "cases.json").exists() else {}
     prompts = Prompts(known.get("cases", []))
     shutil.rmtree(folder / "bundles", ignore_errors=True)
@@ -54,7 +54,7 @@ def _expected(case: Case) -> list[Case]:
 
 
 def _refusals(name: str, folder: Path) -> list[Case]:
-    """Return requests that must be refused."""
+    """Return the cases of requests that a driver must refuse."""
     config = Bundle(folder).config
     size, context = config.vocab_size, config.max_position_embeddings
     requests: dict[str, Case] = {

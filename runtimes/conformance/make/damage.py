@@ -1,4 +1,4 @@
-"""Cases of damaged, foreign and hostile bundles: changes of a sound one, and the kind of refusal."""
+"""Cases of damaged, foreign and hostile bundles: changes of a valid bundle, and the kind of the expected error."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ _ZEROS = "0" * 64
 
 
 def damage_cases(name: str, folder: Path, foreign: str) -> list[Case]:
-    """Return cases of one bundle, beside which there is a `foreign` one of the same shapes.
+    """Return the cases of one bundle.
 
-    A change is a splice: from `offset` on, `delete` bytes are replaced by those of `insert` (hexadecimal); or the file
-    is removed, or replaced by the one of the same name in the bundle `from`.
+    A change has one of three forms. It replaces `delete` bytes of the file, from `offset` on, by the bytes of `insert`
+    (hexadecimal). Or it removes the file. Or it replaces the file by the file of the same name in the bundle `from`.
+
+    Args:
+        name: The name of the bundle.
+        folder: Its folder.
+        foreign: The name of another bundle with the same shapes, in the same parent folder.
     """
     bundle = Bundle(folder)
     (shard,) = bundle.manifest.experts.shards
@@ -69,7 +74,7 @@ def damage_cases(name: str, folder: Path, foreign: str) -> list[Case]:
 
 
 def _hostile_graph(name: str, folder: Path, text: str) -> Case:
-    """Make a case whose graph, with sound hashes, holds an operator that no bundle's graph has."""
+    """Return a case with right hashes, whose graph contains an operator that is not allowed."""
     graph = (folder / "model.onnx").read_bytes()
     operator = b"\x22\x07Softmax"  # op_type of a node, as protobuf has it
     offset = graph.index(operator) + 2
@@ -104,28 +109,28 @@ def _edited(text: str, edit: Edit) -> str:
 
 
 def _sealed(text: str) -> str:
-    """Put the digest into a manifest that its text calls for."""
+    """Return the text of a manifest with the right hash in its field `sha256`."""
     start, stop = _digest(text)
     blank = f"{text[:start]}{_ZEROS}{text[stop:]}"
     return blank.replace(_ZEROS, hashlib.sha256(blank.encode()).hexdigest())
 
 
 def _digest(text: str) -> tuple[int, int]:
-    """Return where a manifest's own digest begins and ends: of the fields that are indented by one space only."""
+    """Return the start and end of a manifest's own hash. Only this `sha256` is indented by a single space."""
     found = re.search('^ "sha256": "([0-9a-f]{64})"', text, re.MULTILINE)
     assert found is not None
     return found.span(1)
 
 
 def _splices(old: str, new: str) -> list[Case]:
-    """Return what turns one manifest into another: one splice for the change, one for the digest."""
+    """Return two changes that turn one manifest into another: one for the content, one for the hash."""
     place, digest = slice(*_digest(old)), new[slice(*_digest(new))]
     blank = [f"{text[: _digest(text)[0]]}{_ZEROS}{text[_digest(text)[1] :]}".encode() for text in (old, new)]
     start = _same(blank[0], blank[1])
     end = _same(*(text[start:][::-1] for text in blank))
     change = blank[1][start : len(blank[1]) - end]
     splices = [(place.start, 64, digest.encode()), (start, len(blank[0]) - end - start, change)]
-    # The later place first, so that both offsets are those of the old text.
+    # The later position comes first, so that both offsets are positions in the old text.
     return [
         {"file": MANIFEST, "offset": offset, "delete": delete, "insert": insert.hex()}
         for offset, delete, insert in sorted(splices, reverse=True)
@@ -133,7 +138,7 @@ def _splices(old: str, new: str) -> list[Case]:
 
 
 def _same(one: bytes, other: bytes) -> int:
-    """Count the bytes that are the same from the start on."""
+    """Return the number of equal bytes at the start of both."""
     different = (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(different, min(len(one), len(other)))
 

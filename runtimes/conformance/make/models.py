@@ -1,4 +1,4 @@
-"""The models of the suite: small, random, from seeds; and two tokenizers, trained on the words below."""
+"""The models of the suite, which are small and random with fixed seeds, and two tokenizers made of a few words."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ _LONG = {"max_position_embeddings": 160}  # more than a chunk of 128
 
 
 class Recipe(NamedTuple):
-    """How a bundle is made."""
+    """The settings for making a bundle."""
 
     config: dict[str, Any]
     experts_dtype: RowDtype = "float16"
-    graph: GraphOptions = GraphOptions("float16")  # computed in float32, at half the size
+    graph: GraphOptions = GraphOptions("float16")  # half the size of float32 weights; still computed in float32
     profile: str = "cpu"
     tokenizer: str = ""
     generation: Mapping[str, Any] = MappingProxyType({"eos_token_id": 0})
 
 
 _STATIC = GraphOptions(chunk_lengths=(1, 8))
-# Each differs from exact ones in one dtype: what kernels round may hide what is wrong beside it.
+# Each bundle with rounding has it in one place only, because rounding can hide an error elsewhere.
 RECIPES: dict[str, Recipe] = {
     "molkv": Recipe({**_MOLKV, **_LONG}, "float32", GraphOptions()),
     "molkv-foreign": Recipe({**_MOLKV, **_LONG}, "float32"),  # the same shapes, another model
@@ -86,7 +86,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def write_bundle(name: str, folder: Path, bundle: Path) -> Path:
-    """Write the checkpoint of a recipe into a new folder, and its bundle; return the checkpoint."""
+    """Write the checkpoint of a recipe to a new folder, export its bundle, and return the checkpoint's folder."""
     recipe = RECIPES[name]
     config = lookup_expert_config(recipe.config, Path("config.json"))
     folder.mkdir(parents=True)
@@ -108,21 +108,21 @@ def write_bundle(name: str, folder: Path, bundle: Path) -> Path:
 
 @torch.no_grad()
 def _weights(config: LookupExpertConfig, seed: int) -> dict[str, torch.Tensor]:
-    """Return weights so large that every part of the model matters for its logits."""
+    """Return random weights, large enough that every part of the model affects the logits."""
     generator = torch.Generator().manual_seed(seed)
     model = reference_model(config)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         parameter.copy_(1 + 0.2 * noise if parameter.dim() < 2 else noise / parameter.shape[-1] ** 0.5)
     if not config.tie_word_embeddings:
-        # Rows of different length: the two likeliest tokens are then further apart than quantized kernels differ, and
-        # tokens that a text seldom has are there.
+        # Rows of different norms: the logits of the two most likely tokens then differ by more than the results of
+        # quantized kernels, and texts also contain rare tokens.
         model.get_parameter("lm_head.weight").mul_(2 * torch.randn(config.vocab_size, 1, generator=generator).exp())
     return tensors_to_save(model)
 
 
 def _byte_level(vocab_size: int) -> Tokenizer:
-    """Make a tokenizer like GPT-2's, with two added tokens that are special and one that is not."""
+    """Return a tokenizer like GPT-2's, with two special added tokens and one that is not special."""
     merges = _merges(["Ġthe", "Ġow", "ls", "quick", "Ã©"])  # the last one is é
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(_vocabulary(alphabet, merges), merges))
@@ -135,7 +135,7 @@ def _byte_level(vocab_size: int) -> Tokenizer:
 
 
 def _byte_fallback(vocab_size: int) -> Tokenizer:
-    """Make a tokenizer like Llama 2's: pieces of words, and a token for each byte of what is none of them."""
+    """Return a tokenizer like Llama 2's: pieces of words, and byte tokens for all other text."""
     merges = _merges(["▁the", "▁ow", "ls", "quick"])
     names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdefghijklmnopqrstuvwxyzé京"]
     model = models.BPE(_vocabulary(names, merges), merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
@@ -151,7 +151,7 @@ def _byte_fallback(vocab_size: int) -> Tokenizer:
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:
-    """Return what puts words together from left to right, in their order."""
+    """Return the BPE merges that build each word from left to right."""
     merges = [(word[:end], word[end]) for word in words for end in range(1, len(word))]
     return list(dict.fromkeys(merges))
 

@@ -1,6 +1,7 @@
-"""Sampling as docs/bundle-format.md ("Sampling") says it, sentence by sentence, and nothing of the driver.
+"""An independent implementation of sampling that follows docs/bundle-format.md, "Sampling", sentence by sentence.
 
-Plain floats and integers, with loops and full sorts: slow, and easy to compare with the document.
+It uses no code of the driver, but plain floats and integers, loops and full sorts. It is slow, and easy to compare with
+the document.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ COEFFICIENTS = [1.0, 1.0, 0.5] + [
 
 
 def threefry(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
-    """Return Threefry-2x32 with 20 rounds of a counter."""
+    """Return two 32-bit words: Threefry-2x32 with 20 rounds, applied to a counter."""
     k = [*key, key[0] ^ key[1] ^ 0x1BD11BDA]
     x0, x1 = (counter[0] + k[0]) % 2**32, (counter[1] + k[1]) % 2**32
     for i in range(20):
@@ -40,13 +41,13 @@ def threefry(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
 
 
 def uniform(seed: int, sequence: int, position: int) -> float:
-    """Return the random number u."""
+    """Return the random number u of a position in a sequence, 0 <= u < 1."""
     x0, x1 = threefry((seed % 2**32, seed // 2**32), (sequence, position))
     return (x0 // 2**5 * 2**26 + x1 // 2**6) / 2**53
 
 
 def exp64(y: float) -> float:
-    """Return the weight of y <= 0."""
+    """Return the weight exp(y) of y <= 0; 0 for y < -64."""
     if y < -64:
         return 0.0
     n = math.floor(y * float.fromhex("0x1.71547652b82fep+0") + 0.5)
@@ -72,7 +73,7 @@ def adjust(logits: list[float], options: dict[str, Any], prompt: list[int], gene
 
 
 def keep(y: list[float], w: list[float], options: dict[str, Any]) -> list[int]:
-    """Return the ids of the candidates that are left, ascending."""
+    """Return the ids of the tokens that pass top_k, top_p and min_p, ascending."""
     ids = list(range(len(y)))
 
     def order(token: int) -> tuple[float, int]:
@@ -95,7 +96,7 @@ def keep(y: list[float], w: list[float], options: dict[str, Any]) -> list[int]:
 
 
 def sample(logits: list[float], options: dict[str, Any], prompt: list[int], generated: list[int], sequence: int) -> int:
-    """Return the token that is chosen."""
+    """Return the chosen token."""
     x = adjust(logits, options, prompt, generated)
     m = max(x)
     temperature = options.get("temperature", 0)
@@ -107,6 +108,6 @@ def sample(logits: list[float], options: dict[str, Any], prompt: list[int], gene
 
 
 def draw(ids: list[int], w: list[float], u: float) -> int:
-    """Return the one of the candidates that a random number points to."""
+    """Return the candidate that the random number u selects."""
     sums = list(accumulate(w[token] for token in ids))
     return next(token for token, reached in zip(ids, sums, strict=True) if reached > u * sums[-1])

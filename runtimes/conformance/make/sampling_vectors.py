@@ -1,8 +1,8 @@
-"""Write sampling.json: inputs of sampling and what comes out, for drivers in every language.
+"""Write sampling.json: inputs of sampling with the expected tokens, for drivers in every language.
 
     python -m runtimes.conformance.make.sampling_vectors [FILE]
 
-The outputs are those of plain_sampling.py.
+`plain_sampling.py` computes the expected tokens.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ABOUT = (
 
 
 def numbers(logits: list[Any] | dict[str, int]) -> list[float]:
-    """Return logits of a list or a recipe."""
+    """Return the logits of a list or a recipe (`ABOUT` describes recipes)."""
     if isinstance(logits, list):
         return [float(one) for one in logits]
     state, found = logits["seed"], []
@@ -142,13 +142,13 @@ VALUES = {name: numbers(logits) for name, logits in LOGITS.items()}
 
 
 def _cases() -> list[dict[str, Any]]:
-    """Return cases with random ids, seeds and sequences, and what is refused."""
+    """Return cases with random ids, seeds and sequence indices, and cases that a driver must refuse."""
     choose = random.Random(19)
     cases: list[dict[str, Any]] = []
 
     def add(logits: str, options: dict[str, Any], longest: int = 6) -> None:
         size = len(VALUES[logits])
-        known = [choose.randrange(size) for _ in range(5)] + [0, min(1, size - 1)]  # few, so that they repeat
+        known = [choose.randrange(size) for _ in range(5)] + [0, min(1, size - 1)]  # few ids, so that ids repeat
         options = options | ({"seed": str(choose.getrandbits(64))} if options.get("temperature") else {})
         prompt, generated = (choose.choices(known, k=choose.randint(least, longest)) for least in (1, 0))
         sequence = choose.choice([0, 1, 2, 3, 2**32 - 1])
@@ -173,8 +173,8 @@ def _cases() -> list[dict[str, Any]]:
 
 
 def _border_cases() -> Iterator[dict[str, Any]]:
-    """Yield cases in which one bit of an intermediate result decides."""
-    # The bias makes token 1 exactly as large as token 0, then larger by the last bit.
+    """Yield cases in which the last bit of an intermediate result decides the token."""
+    # The bias makes the logit of token 1 equal to that of token 0, then larger by one unit in the last place.
     for count, penalties in enumerate(PENALTIES):
         for logits in ("pair", "negative pair"):
             options = penalties | {"logit_bias": {"0": 0.1}}
@@ -187,10 +187,10 @@ def _border_cases() -> Iterator[dict[str, Any]]:
     y = [(one - max(x)) / temperature for one in x]
     w = [exp64(one) for one in y]
     order = sorted(range(len(y)), key=lambda token: (-y[token], token))
-    for place in range(1, 40):  # min_p is a weight, then more by the last bit
+    for place in range(1, 40):  # min_p is equal to a weight, then larger by one unit in the last place
         for min_p in (w[order[place]], math.nextafter(w[order[place]], 1)):
             yield _decided({"temperature": temperature, "min_p": min_p}, order[: place + 1], order[:place])
-    # top_p is where a driver is wrong that sums in another order or sums shares.
+    # Values of top_p for which a driver that sums in another order, or sums probabilities, gets another result.
     sums, total = list(accumulate(w[token] for token in order)), list(accumulate(w))[-1]
     shares = list(accumulate(w[token] / total for token in order))
     for place, (reached, share) in enumerate(zip(sums[:-1], shares, strict=False)):
@@ -201,7 +201,7 @@ def _border_cases() -> Iterator[dict[str, Any]]:
 
 
 def _decided(options: dict[str, Any], one: list[int], other: list[int]) -> dict[str, Any]:
-    """Return a case of logits "97" whose token tells two sets of candidates apart."""
+    """Return a case of logits "97" with a seed for which two sets of candidates give different tokens."""
     w = [exp64((logit - max(VALUES["97"])) / options["temperature"]) for logit in VALUES["97"]]
 
     def differs(seed: int) -> bool:
@@ -221,7 +221,7 @@ def _bits(number: float) -> str:
 
 
 def vectors() -> dict[str, Any]:
-    """Return what the file holds."""
+    """Return the content of the file as an object."""
     choose = random.Random(64)
     blocks = [
         ((0, 0), (0, 0)),
@@ -258,7 +258,7 @@ def vectors() -> dict[str, Any]:
 
 
 def contents() -> str:
-    """Return the file's text: JSON, one case a line."""
+    """Return the content of the file as JSON text with one case per line."""
     lines = []
     for name, value in vectors().items():
         rows = [json.dumps(row) for row in value] if isinstance(value, list) else None

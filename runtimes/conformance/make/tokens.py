@@ -1,7 +1,7 @@
-"""Cases of tokens and texts: what the source model in PyTorch and the sampler in plain Python choose.
+"""Cases of tokens and texts. The source model in PyTorch and the sampler in plain Python choose the expected tokens.
 
-Kernels differ by rounding, so a token is compared only where no difference within the golden limit of the bundle can
-change it (`Sampling.margin` says where); prompts are chosen so that this is nearly everywhere.
+Kernels differ by rounding. A token is therefore compared only if no difference within the bundle's golden limit can
+change it, which `Sampling.margin` tells. Prompts are chosen so that this holds for nearly all tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from runtimes.conformance.make.plain_sampling import sample
 Case = dict[str, Any]
 GREEDY: dict[str, Any] = {"seed": "0"}
 _SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_k": 20, "top_p": 0.95, "seed": str(2**40 + 7)}
-_VARIED: dict[str, Any] = {"temperature": 5.0, "min_p": 0.001}  # every token comes up
+_VARIED: dict[str, Any] = {"temperature": 5.0, "min_p": 0.001}  # almost any token can be chosen
 _PENALIZED_GREEDY: dict[str, Any] = {
     "repetition_penalty": 1.1,
     "presence_penalty": 1.0,
@@ -43,7 +43,7 @@ _PENALIZED: dict[str, Any] = {
     "logit_bias": {"3": 1.5, "5": -100.0},
     "seed": "11",
 }
-_TRIES = 1000  # prompts that are looked at for one whose every token can be compared
+_TRIES = 1000  # number of prompts, or seeds, to try until all tokens can be compared
 
 
 class Source:
@@ -60,7 +60,7 @@ class Source:
     def continued(
         self, prompt: list[int], new: int, options: Case, sequence: int = 0, stops: tuple[int, ...] = ()
     ) -> Case:
-        """Continue a prompt: return `ids`, why they end, and how many of them are to be compared."""
+        """Continue a prompt. Return `ids`, the reason of their end (`finish`), and how many to compare (`compared`)."""
         steps = list(self._steps(prompt, new, options, sequence, stops))
         ids = [token for token, _ in steps]
         certain = [is_certain for _, is_certain in steps]
@@ -68,11 +68,11 @@ class Source:
         return {"ids": ids, "finish": "stop" if ids[-1] in stops else "length", "compared": compared}
 
     def best(self, tried: Iterable[list[int]], new: int, options: Case, sequence: int) -> tuple[list[int], Case]:
-        """Return the first prompt whose continuation can be compared as a whole, or the one that is best."""
+        """Return a prompt and its continuation: the first prompt whose tokens can all be compared, or else the best."""
         best, most = [0], -1
         for prompt in tried:
             steps = self._steps(prompt, new, options, sequence)
-            certain = sum(1 for _ in takewhile(itemgetter(1), steps))  # what comes behind the first is not computed
+            certain = sum(1 for _ in takewhile(itemgetter(1), steps))  # stops after the first uncertain token
             if certain > most:
                 best, most = prompt, certain
             if certain == self._longest(prompt, new):
@@ -85,7 +85,7 @@ class Source:
     def _steps(
         self, prompt: list[int], new: int, options: Case, sequence: int, stops: tuple[int, ...] = ()
     ) -> Iterator[tuple[int, bool]]:
-        """Yield token after token, and whether no difference within the limit can change it."""
+        """Yield each token, with True if no difference within the limit can change it."""
         sampling, ids = _sampling(options), list[int]()
         while len(ids) < self._longest(prompt, new) and not (ids and ids[-1] in stops):
             logits = self._model.logits(np.array([*prompt, *ids]), self._store, last=1)[0]
@@ -95,13 +95,13 @@ class Source:
 
 
 class Prompts:
-    """Prompts to try for a case: first those of the suite that is there, so that it is the same when made anew."""
+    """The prompts to try for a case. Those of the existing suite come first, so that a new suite has the same ones."""
 
     def __init__(self, known: list[Case]) -> None:
         self._known = {case["name"]: case for case in known}
 
     def tokens(self, name: str, lengths: tuple[int, ...], vocab_size: int) -> Iterator[Iterator[list[int]]]:
-        """Yield, for each sequence of a batch, the prompts to try: random ids of a length."""
+        """Yield the prompts to try for each sequence of a batch: the existing one, then random ids of its length."""
         known = self._known.get(name, {}).get("prompts", [])
         for index, length in enumerate(lengths):
             random = np.random.default_rng((zlib.crc32(name.encode()), index))
@@ -115,11 +115,11 @@ class Prompts:
 
 
 def token_cases(name: str, source: Source, prompts: Prompts) -> list[Case]:
-    """Return cases of one bundle: batches of prompts of different length, a long prompt, full contexts, a stop."""
+    """Return the cases of one bundle: batches of different lengths, a long prompt, full contexts, a stop token."""
     context = source.config.max_position_embeddings
     long = 140 if context >= 150 else context - 14  # longer than a chunk of 128
     batch = (1, 7, 23)
-    # Where kernels differ much, the borders of a distribution are too close to be compared, and so are many tokens.
+    # If kernels differ much, few sampled tokens are certain, so fewer and only greedy tokens are compared.
     penalized, new = (_PENALIZED, 12) if source.is_exact else (_PENALIZED_GREEDY, 6)
     chosen: list[tuple[str, Case, int, tuple[int, ...]]] = [
         ("greedy", GREEDY, new, batch),
@@ -153,10 +153,10 @@ def _token_case(name: str, source: Source, prompts: Prompts, options: Case, new:
 
 
 def text_cases(name: str, source: Source, prompts: Prompts, texts: list[str]) -> list[Case]:
-    """Return cases of streamed texts, whose pieces a naive decoder cuts.
+    """Return the cases of streamed texts. A naive decoder computes the expected pieces.
 
-    The first ends at the bundle's own end, the second holds a special token that is not shown, the third a piece of
-    several bytes; the fourth takes the bundle's defaults of sampling.
+    The first text ends with a token of the bundle's `eos_token_ids`. The second contains a special token, which is not
+    shown. The third has a piece with a character of several bytes. The fourth uses the bundle's sampling defaults.
     """
     tokenizer = Tokenizer.from_file(str(source.bundle.path / "tokenizer.json"))
     generation = source.bundle.manifest.generation
@@ -177,7 +177,7 @@ def text_cases(name: str, source: Source, prompts: Prompts, texts: list[str]) ->
             if found["compared"] == len(found["ids"]) and shows[number % 3](found):
                 break
         else:
-            raise ValueError(f"{case_name}: no seed shows what it is for")
+            raise ValueError(f"{case_name}: no seed of {_TRIES} gives a text with the wanted property")
         cases.append(_text_case(case_name, text, ids, {"sampling": options}, found))
     defaults = {**msgspec.structs.asdict(generation.sampling), "seed": "0"}
     ids = tokenizer.encode(texts[0]).ids
@@ -192,7 +192,7 @@ def _text_case(name: str, text: str, ids: list[int], sampling: Case, expected: C
 
 
 def golden_limit(bundle: Bundle) -> float:
-    """Return by how much a logit of a sound driver may differ from the source model's."""
+    """Return the largest allowed difference between a driver's logit and the source model's."""
     return read_golden(bundle).limits.max_abs
 
 
@@ -202,7 +202,7 @@ def _sampling(options: dict[str, Any]) -> Sampling:
 
 
 def _pieces(tokenizer: Tokenizer, prompt: list[int], ids: list[int], finish: str) -> list[str]:
-    """Cut a text as docs/bundle-format.md ("Text") says, by decoding all of it after each token."""
+    """Return the pieces of a text as docs/bundle-format.md, "Text", defines them. Decode all ids after each token."""
     shown = ids[:-1] if finish == "stop" else ids
 
     def decoded(count: int) -> str:
