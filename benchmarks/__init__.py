@@ -1,1 +1,1 @@
-"""Benchmarks: each prints ratios taken side by side in one run. `make bench-store`."""
+"""Benchmarks. Each compares its contenders within one run and prints ratios, for example `make bench-store`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.checksum`: how fast the checksum of a record is computed, with zlib and with zlib-ng."""
+"""`python -m benchmarks.checksum`: the speed of computing a record's checksum with zlib and with zlib-ng."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Callable
 import numpy as np
 from zlib_ng import zlib_ng
 
-_SIZES = (5_440, 20_480, 81_920)  # bytes of a record: stdlib-mini's, and two of pages
-_SECONDS = 0.02  # of one measurement
+_SIZES = (5_440, 20_480, 81_920)  # bytes of a record: that of stdlib-mini, and two that consist of whole pages
+_SECONDS = 0.02  # duration of one measurement
 _ROUNDS = 41
 _LIBRARIES: dict[str, Callable[[memoryview, int], int]] = {"zlib": zlib.crc32, "zlib-ng": zlib_ng.crc32}
 
 
 def main() -> None:
-    """Print a row for each size: GB/s of both in the processor's time, measured in turn, and the median of ratios."""
+    """Print a row for each size: GB/s of processor time for both libraries, which take turns, and the median ratio."""
     print("| record | zlib, GB/s | zlib-ng, GB/s | zlib-ng / zlib |\n|---|---|---|---|")
     for size in _SIZES:
         record = memoryview(np.random.default_rng(0).integers(0, 256, size, np.uint8).tobytes())

@@ -1,4 +1,4 @@
-"""Exports in processes of their own, measured."""
+"""Measured exports, each in a separate process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _CODE = (
 
 
 class Cost(NamedTuple):
-    """What an export took."""
+    """Time and memory of an export."""
 
     seconds: float
     peak_mib: float  # resident set
 
 
 def export_measured(checkpoint: Path, bundle: Path, *options: str) -> Cost:
-    """Run `molkv-export export` with options."""
+    """Run `molkv-export export` with options, and return its time and memory."""
     command = [sys.executable, "cli.py", "export", str(checkpoint), str(bundle), *options, "--force"]
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", _CODE, *command], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.formats`: what each format of experts, dense weights and KV cache costs in quality."""
+"""`python -m benchmarks.formats`: the loss of quality by each format of experts, dense weights and KV cache."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _QUALITY = (
 
 
 def main() -> None:
-    """Print a table of the formats of experts, and one of dense weights and KV caches."""
+    """Print a table for the formats of experts, and one for the formats of dense weights and KV cache."""
     experts = [(dtype, {"experts_dtype": dtype}) for dtype in get_args(RowDtype)]
     _table(("`--experts-dtype`", "bytes per token", "store"), experts)
     dense: list[tuple[str, dict[str, Any]]] = [

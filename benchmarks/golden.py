@@ -1,4 +1,4 @@
-"""`python -m benchmarks.golden`: how far sound bundles are from their golden vectors, beside the limits in the file."""
+"""`python -m benchmarks.golden`: the differences of bundles from their golden vectors, and the limits of these."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ MODELS: dict[str, MolkvConfig | MoleConfig] = {
 
 
 def main() -> None:
-    """Print a row for each model in each format."""
+    """Print a row for each combination of model and format."""
     columns = ("model", "dense weights", "max abs", "limit", "ratio", "rel. L2", "limit", "ratio", "certain tokens")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     with tempfile.TemporaryDirectory() as name:

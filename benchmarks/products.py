@@ -1,7 +1,8 @@
-"""`python -m benchmarks.products`: one product of the 160M class in every way to store its weight.
+"""`python -m benchmarks.products`: the time of one matrix product, for each way to store its weight.
 
-768 x 3072, two threads or as many as there are cores, weights that fit no cache; ONNX Runtime's `DynamicQuantizeMatMul`
-and 8-bit blocks are there for comparison, though no bundle has them in its layers.
+The weight has the size 768 x 3072, as in a model of the 160M class. The benchmark uses all cores, and more weights than
+fit into the caches. ONNX Runtime's `DynamicQuantizeMatMul` and 8-bit blocks are included for comparison; the layers of
+bundles do not use them.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from molkv_export.graph.linear import BlockwiseLinear, HalfLinear, Linear, Rowwi
 from molkv_runtime import Target, session_options
 
 _SIZE = 768, 3072
-_BYTES = 64 * 1024**2  # of all copies of a weight: more than the caches hold
-_LENGTHS = {1: 20, 8: 10, 256: 3}  # positions: runs
+_BYTES = 64 * 1024**2  # size of all copies of a weight: more than fits into the caches
+_LENGTHS = {1: 20, 8: 10, 256: 3}  # number of positions: number of runs
 _ROUNDS = 5
 
 
 class _DynamicLinear(RowwiseInt8Linear):
-    """One scale for all activations of a call."""
+    """A product by `DynamicQuantizeMatMul`, with one scale for all activations of a call."""
 
     def forward(self, op: OpBuilder, x: Value) -> Value:
         product: Value = op.DynamicQuantizeMatMul(
@@ -37,7 +38,7 @@ class _DynamicLinear(RowwiseInt8Linear):
 
 
 def main() -> None:
-    """Print a row for each way."""
+    """Print a row for each way to store the weight."""
     ways: dict[str, type[Linear] | tuple[int, int]] = {
         "float32": Linear,
         "float16": HalfLinear,
@@ -53,7 +54,7 @@ def main() -> None:
     }
     weight = np.random.default_rng(0).standard_normal(_SIZE, np.float32)
     contenders = {name: _Contender(way, weight) for name, way in ways.items()}
-    for _ in range(_ROUNDS):  # in turns: what the machine does meanwhile, it does to all of them
+    for _ in range(_ROUNDS):  # contenders take turns, so that other load on the machine affects all of them
         for contender in contenders.values():
             contender.measure()
     print(f"{os.cpu_count()} threads\n\n| | 1 position, us | GB/s | 8 positions, us | 256 positions, us | GFLOP/s |")
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 class _Contender:
-    """A graph with many products of the same x, each with a weight of its own."""
+    """A graph with many products of the same x, each with its own weight."""
 
     def __init__(self, way: type[Linear] | tuple[int, int], weight: np.ndarray) -> None:
         parts = self._linear(way).encode(weight)
@@ -89,7 +90,7 @@ class _Contender:
             if value.const_value is None:
                 part, _, number = name.rpartition(".")
                 array = parts[part].copy()
-                array.flat[0] = int(number)  # ONNX Runtime would notice that they are the same, and compute it once
+                array.flat[0] = int(number)  # makes copies different: ONNX Runtime computes equal products only once
                 value.const_value = ir.tensor(array, name=name)
         model = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION)).SerializeToString()
         self._session = onnxruntime.InferenceSession(model, session_options(Target(threads=os.cpu_count())))
@@ -100,7 +101,7 @@ class _Contender:
         return way(*_SIZE) if isinstance(way, type) else BlockwiseLinear(*_SIZE, *way)
 
     def measure(self) -> None:
-        """Add the median seconds of one product, by the number of positions."""
+        """Measure, and add the median seconds of one product to `times`, for each number of positions."""
         for length, runs in _LENGTHS.items():
             feed = {"x": np.random.default_rng(1).standard_normal((length, _SIZE[0]), np.float32)}
             times = []

@@ -1,6 +1,7 @@
-"""`python -m benchmarks.profile BUNDLE [--prompt 1024]`: which operators a step, or a prompt, spends its time in.
+"""`python -m benchmarks.profile BUNDLE [--prompt 1024]`: the time of each operator in a decode step, or in a prefill.
 
-By ONNX Runtime's own profiler, which takes some microseconds for each operator: small ones look larger than they are.
+The times come from ONNX Runtime's profiler. It adds some microseconds to each operator, so the times of small operators
+are too large.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _PARTS = {
 
 
 class _ProfiledGraph:
-    """A bundle's graph, with ONNX Runtime's profiler on."""
+    """A bundle's graph that runs with ONNX Runtime's profiler."""
 
     def __init__(self, bundle: Bundle, folder: str) -> None:
         options = session_options(Target(threads=os.cpu_count()))
@@ -51,9 +52,9 @@ class _ProfiledGraph:
 
 @click.command()
 @click.argument("bundle", type=PATH)
-@click.option("--prompt", type=int, help="Profile the prefill of so many tokens instead of decode steps.")
+@click.option("--prompt", type=int, help="Profile the prefill of this number of tokens instead of decode steps.")
 def main(bundle: Path, prompt: int | None) -> None:
-    """Print microseconds by part of the model and operator."""
+    """Print the microseconds of each part of the model and of each operator."""
     opened = Bundle(bundle)
     ids = np.random.default_rng(0).integers(0, opened.config.vocab_size, 2048)
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +69,7 @@ def main(bundle: Path, prompt: int | None) -> None:
         events = graph.events()
     steps = 1 if prompt else _STEPS
     runs = sorted(event["ts"] for event in events if event["name"] == "model_run")
-    start = 0 if prompt else runs[-steps]  # the prompt before the steps is left out
+    start = 0 if prompt else runs[-steps]  # excludes the prefill before the decode steps
     times: Counter[tuple[str, str]] = Counter()
     for event in events:
         if event.get("cat") == "Node" and event["ts"] >= start and event["name"].endswith("_kernel_time"):

@@ -1,1 +1,1 @@
-"""What docs/mobile.md shows: static profiles on every compiler that runs here."""
+"""Benchmark for docs/mobile.md: static profiles on every compiler that runs on this machine."""

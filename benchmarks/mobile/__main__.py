@@ -1,7 +1,7 @@
 """`python -m benchmarks.mobile`: export, lint, parity and step time of static profiles (tables for docs/mobile.md).
 
-Runs for stdlib-mini and for a model of the 160M class (random weights; 12 GiB of disk under demo/). OpenVINO and QNN
-are run where `make test-openvino` and `make test-qnn` have made their environments.
+The models are stdlib-mini and one of the 160M class with random weights, which needs 12 GiB of disk under demo/. For
+OpenVINO and QNN, first run `make test-openvino` and `make test-qnn`, which create their environments.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _STEPS, _RUNS = 24, 5
 
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("demo/bench-mobile"), show_default=True)
-@click.option("--qnn-minutes", type=int, default=10, show_default=True, help="When to give up on a graph in QNN.")
-@click.option("--only", type=click.Choice(["stdlib-mini", "160M"]), help="One of the models.")
+@click.option("--qnn-minutes", type=int, default=10, show_default=True, help="Time limit for a graph in QNN.")
+@click.option("--only", type=click.Choice(["stdlib-mini", "160M"]), help="Run only this model.")
 def main(folder: Path, qnn_minutes: int, only: str | None) -> None:
     """Print the tables."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def main(folder: Path, qnn_minutes: int, only: str | None) -> None:
         for profile, dtype in _VARIANTS:
             _export(checkpoint, bundle, profile, dtype)
             rows.append(_row(bundle, profile, dtype, 60 * qnn_minutes))
-            if (profile, dtype) == ("coreml", "float32"):  # the same as nnapi's but for GELU
+            if (profile, dtype) == ("coreml", "float32"):  # nnapi's graph differs in GELU only
                 ratios += _ratios(bundle, profile)
         print(
             "\n| graph | calls of 1 and 32: nodes taken by our rules, partitions | ONNX Runtime's checker | CPU "
@@ -67,7 +67,7 @@ def main(folder: Path, qnn_minutes: int, only: str | None) -> None:
 
 
 def _export(checkpoint: Path, bundle: Path, profile: str, dtype: str) -> None:
-    """Make a bundle, or add a profile to it, in a process of its own; print what it took."""
+    """Make a bundle, or add a profile to it, in a separate process. Print time, memory and added bytes."""
     before = sum(path.stat().st_size for path in bundle.iterdir()) if bundle.exists() else 0
     way = ["--profile", profile] if profile == "cpu" else ["--add-profile", profile]
     cost = export_measured(checkpoint, bundle, *way, "--dense-dtype", dtype)
@@ -113,7 +113,7 @@ def _elsewhere(folder: Path, profile: str, provider: str, options: list[str], pa
 
 
 def _ratios(folder: Path, profile: str) -> list[str]:
-    """Compare decode steps and a prefill, run in turns in this process; medians."""
+    """Compare decode steps and prefills of the profile and of cpu, which take turns. Return the ratios as texts."""
     generators = [Generator(folder, profile=name) for name in (profile, "cpu")]
     vocab, context = generators[0].config.vocab_size, generators[0].config.max_position_embeddings
     ids = np.random.default_rng(0).integers(0, vocab, context)

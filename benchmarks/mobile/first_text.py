@@ -1,7 +1,7 @@
-"""`python -m benchmarks.mobile.first_text BUNDLE PROFILE PROVIDER [NAME=VALUE ...]`: how far is a provider off?
+"""`python -m benchmarks.mobile.first_text BUNDLE PROFILE PROVIDER [NAME=VALUE ...]`: the error of a provider.
 
-Runs the first golden text as a prompt and two steps behind it, in the environment of the provider, which has the driver
-and nothing else. Prints one line of JSON.
+The program runs the first golden text: a prompt, then its last two tokens as decode steps. It prints one line of JSON.
+It runs in the environment of the provider, which has the driver but not the exporter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from molkv_runtime import Generator, Target
 
 
 def largest_difference(generator: Generator) -> tuple[float, float]:
-    """Give the largest difference of a golden logit, and the seconds of the last step."""
+    """Return the largest difference from a golden logit, and the seconds of the last step."""
     text = read_golden(generator.bundle).texts[0]
     ids, prompt = text.input_ids, len(text.input_ids) - 2
     state = generator.sequences()
@@ -33,7 +33,7 @@ def largest_difference(generator: Generator) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print what was found."""
+    """Print the difference, the placement of nodes, and the seconds of loading and of a step."""
     folder, profile, provider, *options = sys.argv[1:]
     pairs = dict(option.split("=", 1) for option in options)
     start = time.perf_counter()

@@ -1,1 +1,1 @@
-"""A MoLE at the published 160M-4E shape, in both published forms."""
+"""Benchmark of a MoLE with the published 160M-4E shape, in both published forms."""

@@ -1,6 +1,7 @@
-"""`python -m benchmarks.mole`: a MoLE at the published 160M-4E shape, from both published forms (docs/checkpoints.md).
+"""`python -m benchmarks.mole`: a MoLE with the published 160M-4E shape, from both published forms.
 
-Keeps 20 GiB under its folder. What has been made there before is not made again, except bundles.
+The results are in docs/checkpoints.md. The folder needs 20 GiB. Existing checkpoints are used again; bundles are always
+exported again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _SCOPE = Scope(sequences=2, continuations=4, new_tokens=32, records=4096)
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("demo/bench-mole"), show_default=True)
 def main(folder: Path) -> None:
-    """Print what docs/checkpoints.md shows."""
+    """Print the tables of docs/checkpoints.md."""
     training, table, floor = (folder / name for name in ("training", "table", "floor"))
     if not training.exists():
         write_training(training)
@@ -63,7 +64,7 @@ def _export(source: Path, dtype: str) -> None:
 
 
 def _compare_stores(first: Path, second: Path) -> None:
-    """Count the values that differ: the forms were re-parameterized by different programs."""
+    """Print the number of values that differ, since different programs computed the tables of the two forms."""
     different, largest, total = 0, 0.0, 0
     with ExpertStore(Bundle(first)) as ours, ExpertStore(Bundle(second)) as theirs:
         for start in range(0, VOCAB, 1024):
@@ -99,7 +100,7 @@ def _parity(bundle: Path, source: Path) -> None:
 
 
 def _speed(dtype: str, bundles: dict[str, Path]) -> None:
-    """Measure in turns, in this process; medians, without the first run."""
+    """Measure both bundles in turns in this process; print medians without the first run."""
     ids = np.random.default_rng(0).integers(0, VOCAB, max(*_PROMPTS, *_CONTEXTS))
     states = [Generator(bundle).sequences(max_length=len(ids)) for bundle in bundles.values()]
     rates: list[list[float]] = [[] for _ in states]
@@ -114,7 +115,7 @@ def _speed(dtype: str, bundles: dict[str, Path]) -> None:
 
 
 def _prefill(state: Sequences, ids: np.ndarray) -> float:
-    """Take in a prompt; gives seconds a token."""
+    """Prefill a prompt, and return the seconds per token."""
     state.lengths[:] = 0
     start = time.perf_counter()
     state.prefill(0, ids)
@@ -122,7 +123,7 @@ def _prefill(state: Sequences, ids: np.ndarray) -> float:
 
 
 def _decode(state: Sequences, ids: np.ndarray) -> float:
-    """Take in the last tokens of a context one by one; gives seconds a token, the median."""
+    """Decode the last tokens of a context one by one, and return the median seconds per token."""
     state.lengths[:] = 0
     state.prefill(0, ids[:-_STEPS])
     times = []

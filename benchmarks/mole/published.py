@@ -1,4 +1,7 @@
-"""Folders as MoLE's authors publish them, with random weights: 12 layers, d 768, 12 heads, FFN 3072, V 50,304, N 4."""
+"""Checkpoint folders in the format of MoLE's authors, with random weights.
+
+The model has 12 layers, d 768, 12 heads, FFN 3072, V 50,304 and N 4.
+"""
 
 from __future__ import annotations
 
@@ -38,18 +41,21 @@ _ROWS = 4096
 
 
 def write_training(folder: Path) -> None:
-    """Write the training form, 1.6 GB. Numbers are float16's, so that the other form has the same dense weights."""
+    """Write the training form, 1.6 GB, with numbers that float16 represents exactly.
+
+    The lookup form, which is float16, then has the same dense weights.
+    """
     generator = torch.Generator().manual_seed(0)
     tensors = {}
     for name, shape in _shapes():
         noise = torch.randn(shape, generator=generator)
-        # Large enough that experts and attention matter for the logits, and norms are not all 1.
+        # Large enough that experts and attention affect the logits; norms are not all 1.
         tensors[name] = (1 + 0.1 * noise if len(shape) == 1 else noise / shape[-1] ** 0.5).half().float()
     _write(folder, tensors)
 
 
 def write_table(training: Path, folder: Path) -> None:
-    """Re-parameterize in plain PyTorch, all in float16: 4 GB, which are in RAM here."""
+    """Write the lookup form, 4 GB: plain PyTorch computes the tables in RAM, and all tensors are stored as float16."""
     source = load_file(training / "model.safetensors")
     embedding = source["model.embed_tokens.weight"]
     table = torch.empty(VOCAB, LAYERS, EXPERTS, SIZE, dtype=torch.float16)
@@ -66,7 +72,7 @@ def write_table(training: Path, folder: Path) -> None:
 
 
 def write_floor(training: Path, folder: Path) -> None:
-    """Write the same model without experts, as a checkpoint of our own family."""
+    """Write the same model without experts, as a checkpoint in this project's own format."""
     source = load_file(training / "model.safetensors")
     tensors = {k: v for k, v in source.items() if "expert" not in k and ".router." not in k}
     fields = {

@@ -1,4 +1,4 @@
-"""`make bench-speed`: our bundle against the same graph without experts, tables in RAM, and other runtimes."""
+"""`make bench-speed`: a bundle, compared with a graph without experts, tables in RAM, and other runtimes."""
 
-CONTEXT = 1024  # tokens that the KV caches have room for
-STEPS = 48  # of a decode run
+CONTEXT = 1024  # size of the KV caches in tokens
+STEPS = 48  # number of steps in a decode run

@@ -1,4 +1,4 @@
-"""Prints the tables of docs/performance.md, "Speed", and draws its figure."""
+"""`make bench-speed`: print the tables of docs/performance.md, "Speed", and draw its figure."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _ByDtype = Mapping[DenseDtype, _Results]
 
 
 @click.command()
-@click.option("--folder", type=PATH, required=True, help="Where models are kept; 35 GB.")
-@click.option("--runs", default=7, show_default=True, help="Of each measurement.")
-@click.option("--threads", type=int, default=os.cpu_count(), show_default=True, help="Of every contender.")
-@click.option("--figure", type=PATH, help="Where to draw the bars (PNG).")
+@click.option("--folder", type=PATH, required=True, help="Folder for the models, which need 35 GB.")
+@click.option("--runs", default=7, show_default=True, help="Number of runs of each measurement.")
+@click.option("--threads", type=int, default=os.cpu_count(), show_default=True, help="Threads of every contender.")
+@click.option("--figure", type=PATH, help="PNG file for the figure.")
 @click.option("--remove", is_flag=True, help="Remove the folder at the end.")
 def main(folder: Path, runs: int, threads: int, figure: Path | None, remove: bool) -> None:
-    """Compare the host driver with its limits and with other runtimes."""
+    """Compare the host driver with upper limits of its speed and with other runtimes."""
     make_bundles(folder)
     genai = _genai(folder / "genai")
     bandwidth = memory_bandwidth(threads)
@@ -84,7 +84,7 @@ def _others(folder: Path, genai: Path, runs: int, threads: int) -> _Results:
 
 
 def _genai(folder: Path) -> Path:
-    """Set up onnxruntime-genai and its models, which takes some minutes."""
+    """Install onnxruntime-genai and make its models, which takes some minutes. Return the folder."""
     if not (folder / "int4" / "genai_config.json").exists():
         venv.create(folder / "venv", with_pip=True)
         python = folder / "venv" / "bin" / "python"

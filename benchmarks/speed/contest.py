@@ -1,4 +1,4 @@
-"""Contenders in processes of their own, which take turns: what the machine does meanwhile, it does to all of them."""
+"""Contenders in separate processes. They take turns, so that other load on the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ MODULE = (sys.executable, "-m", "benchmarks.speed.process")
 
 
 class Task(NamedTuple):
-    """Something to measure."""
+    """A task to measure."""
 
     what: str  # "prefill" or "decode"
-    length: int  # of the prompt, or of the context at the last step
+    length: int  # length of the prompt, or of the context at the last step
     batch: int = 1
 
 
 class Result(NamedTuple):
-    """One contender's times of one task, a run each."""
+    """The times of a contender for a task."""
 
-    seconds: list[float]
-    rss: float  # peak, bytes
+    seconds: list[float]  # one for each run
+    rss: float  # peak of the resident set, in bytes
 
     def ratio(self, other: Result) -> float:
-        """Give the median over all runs of how much faster this is than another, which ran beside it."""
+        """Return how many times as fast this contender is as another: the median over the runs, in which both ran."""
         return statistics.median(b / a for a, b in zip(self.seconds, other.seconds, strict=True))
 
     @property
@@ -63,18 +63,18 @@ class _Contender:
             if line.startswith("{"):
                 answer: dict[str, float] = json.loads(line)
                 return answer
-        raise RuntimeError(f"it ended: {' '.join(self._command)}")
+        raise RuntimeError(f"the process ended: {' '.join(self._command)}")
 
 
 def contest(
     commands: Mapping[str, Sequence[str | Path]], tasks: Mapping[Task, Sequence[str]], runs: int
 ) -> dict[tuple[str, Task], Result]:
-    """Let contenders do tasks in turns.
+    """Run tasks with contenders that take turns, and return the results by contender and task.
 
     Args:
-        commands: How each is started, by name.
-        tasks: Who does what.
-        runs: How often; once more at first, which is not counted.
+        commands: The command that starts each contender, by name.
+        tasks: The names of the contenders for each task.
+        runs: The number of runs of each task, after one run for warm-up.
     """
     found: dict[tuple[str, Task], list[dict[str, float]]] = {}
     with ExitStack() as stack:

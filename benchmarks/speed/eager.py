@@ -1,4 +1,4 @@
-"""PyTorch without a compiler: the same model with a KV cache, a window and all tables in RAM."""
+"""PyTorch without a compiler: the MoLKV model with a KV cache, an expert window and all tables in RAM."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from molkv_export.source.model import SourceModel
 
 
 class Eager:
-    """Weights of a checkpoint; tables of random float16 numbers, since how long a look-up takes is all that matters."""
+    """A model in eager PyTorch, with the weights of a checkpoint and tables of random float16 numbers.
+
+    Random tables are enough, because only the time of a look-up matters.
+    """
 
     def __init__(self, folder: Path, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -38,18 +41,18 @@ class Eager:
         self._length = 0
 
     def start(self, batch: int) -> None:
-        """Begin anew."""
+        """Start with an empty sequence."""
         if batch != 1:
-            raise ValueError("one sequence only")
+            raise ValueError(f"batch is {batch}, expected 1")
         self._length = 0
 
     def prefill(self, ids: np.ndarray) -> None:
-        """Take in a prompt, 256 tokens at a time."""
+        """Prefill a prompt in chunks of 256 tokens."""
         for part in np.split(ids, range(256, len(ids), 256)):
             self._run(torch.from_numpy(part))
 
     def decode(self, token: int) -> None:
-        """Take in a token."""
+        """Decode a token."""
         self._run(torch.tensor([token]))
 
     @torch.no_grad()

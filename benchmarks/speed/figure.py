@@ -1,4 +1,4 @@
-"""The comparison as bars."""
+"""A bar chart of the comparison."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OURS, _OTHERS = "#2f6f9f", "#b0b0b0"
 
 
 class Bar(NamedTuple):
-    """One contender, tokens a second."""
+    """The speed of a contender in tokens per second."""
 
     title: str
     prefill: float
@@ -20,7 +20,7 @@ class Bar(NamedTuple):
 
 
 def draw(bars: list[Bar], path: Path) -> None:
-    """Draw prefill and decode side by side to a PNG file."""
+    """Draw prefill and decode side by side, and save the chart as a PNG file."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     titles = [bar.title for bar in bars]

@@ -1,9 +1,9 @@
-"""Makes a dense Llama of the 160M class for onnxruntime-genai, with its own model builder.
+"""Make a dense Llama of the 160M class for onnxruntime-genai, with the model builder of onnxruntime-genai.
 
-Runs in an environment of its own (`benchmarks/speed/genai-requirements.txt`), where nothing of this project is.
+The program runs in a separate environment (`benchmarks/speed/genai-requirements.txt`) without this project.
 """
 
-# It has an environment of its own, so what it imports is not there where types are checked.
+# The imports are not installed in the environment in which mypy runs.
 # mypy: disable-error-code="import-not-found"
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ SIZES = {
 
 
 def main() -> None:
-    """Write the model in the dtypes asked for: FOLDER TOKENIZER_JSON DTYPE..."""
+    """Write the model in one or more dtypes. Arguments: FOLDER TOKENIZER_JSON DTYPE..."""
     folder, tokenizer, *dtypes = sys.argv[1:]
     source = Path(folder) / "source"
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(source)
-    # The builder wants a tokenizer; which one does not matter, since token ids are random.
+    # The builder needs a tokenizer. Any tokenizer will do, since token ids are random.
     PreTrainedTokenizerFast(tokenizer_file=tokenizer, eos_token="<|endoftext|>").save_pretrained(source)
     for dtype in dtypes:
         command: list[str | Path] = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
         command += ["-i", source, "-o", Path(folder) / dtype, "-p", dtype, "-e", "cpu", "-c", Path(folder) / "cache"]
-        if dtype == "int4":  # the same blocks as ours, so that both read as many bytes
+        if dtype == "int4":  # the block size of our bundles, so that both read the same number of bytes
             command += ["--extra_options", "block_size=128", "accuracy_level=4"]
         subprocess.run(command, check=True)
 

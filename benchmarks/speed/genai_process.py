@@ -1,6 +1,6 @@
-"""onnxruntime-genai as a contender; the lines are those of `process.py`. Runs in an environment of its own."""
+"""onnxruntime-genai as a contender, in a separate environment. Orders and answers are those of `process.py`."""
 
-# It has an environment of its own, so what it imports is not there where types are checked.
+# The imports are not installed in the environment in which mypy runs.
 # mypy: disable-error-code="import-not-found"
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CONTEXT = 1024
 
 
 def main() -> None:
-    """Answer each line of JSON with one: MODEL_FOLDER THREADS."""
+    """Answer each line of JSON with a line of JSON. Arguments: MODEL_FOLDER THREADS."""
     folder, threads = sys.argv[1:]
     path = Path(folder) / "genai_config.json"
     config = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""The models that are compared: the 160M class, random weights."""
+"""The models of the comparison: the 160M class, with random weights."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ DTYPES: tuple[DenseDtype, ...] = ("float32", "int8", "int4")
 
 
 def configs() -> dict[str, LookupExpertConfig]:
-    """Give MoLKV, MoLE and the dense floor: 12 layers, d 768, N 4, dk 64, W 64, V 50,304."""
+    """Return the configurations of MoLKV, MoLE and the dense floor: 12 layers, d 768, N 4, dk 64, W 64, V 50,304.
+
+    The dense floor is the same model without experts.
+    """
     molkv = msgspec.structs.replace(model_config(1), vocab_size=50_304)
     mole = MoleConfig(**{**msgspec.structs.asdict(molkv), "model_type": "mole"})
     return {"molkv": molkv, "mole": mole, "dense": msgspec.structs.replace(mole, num_experts=0, expert_layers=None)}
 
 
 def make_bundles(folder: Path) -> None:
-    """Write checkpoints and bundles that are not there yet, 27 GB in all."""
+    """Write the checkpoints and bundles that do not exist yet, 27 GB in total."""
     for name, config in configs().items():
         checkpoint = folder / f"{name}-checkpoint"
         if not checkpoint.exists():
@@ -33,5 +36,5 @@ def make_bundles(folder: Path) -> None:
 
 
 def bundle(folder: Path, name: str, dtype: str) -> Path:
-    """Name a bundle."""
+    """Return the folder of a bundle."""
     return folder / f"{name}-{dtype}"

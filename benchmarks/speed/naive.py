@@ -1,4 +1,4 @@
-"""A naive export: the tables are initializers of the graph, which looks the window's rows up in every step."""
+"""A naive export: the tables are initializers of the graph, and every step gathers all rows of the window again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CHUNK = 128
 
 
 def export_naively(checkpoint: Path, folder: Path) -> None:
-    """Write the graph with its tables, 4.6 GB."""
+    """Write the graph with its tables (4.6 GB) to a new folder."""
     with open_checkpoint(checkpoint) as source:
         assert isinstance(source.config, MolkvConfig)
         graph = _graph(source.config)
@@ -107,7 +107,7 @@ def _table(op: OpBuilder, name: str, config: MolkvConfig, size: int) -> Value:
 
 
 class Naive:
-    """That graph in ONNX Runtime, with KV caches bound once."""
+    """The naive graph in ONNX Runtime, with KV caches that are allocated once."""
 
     def __init__(self, checkpoint: Path, threads: int) -> None:
         folder = checkpoint.parent / "naive"
@@ -127,13 +127,13 @@ class Naive:
         self._ids = np.zeros(0, np.int64)
 
     def start(self, batch: int) -> None:
-        """Begin anew."""
+        """Start with an empty sequence."""
         if batch != 1:
-            raise ValueError("one sequence only")
+            raise ValueError(f"batch is {batch}, expected 1")
         self._ids = np.zeros(0, np.int64)
 
     def prefill(self, ids: np.ndarray) -> None:
-        """Take in a prompt, some blocks of the window at a time."""
+        """Prefill a prompt in chunks of up to 128 tokens, which are divided into blocks of the window's size."""
         for part in np.split(ids, range(_CHUNK, len(ids), _CHUNK)):
             block = self._config.expert_window
             whole = len(part) - len(part) % block
@@ -142,7 +142,7 @@ class Naive:
                     self._run(piece, min(block, len(piece)))
 
     def decode(self, token: int) -> None:
-        """Take in a token."""
+        """Decode a token."""
         self._run(np.array([token]), 1)
 
     def _run(self, ids: np.ndarray, block: int) -> None:

@@ -1,4 +1,4 @@
-"""The host driver as a contender."""
+"""The host driver of this project as a contender."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from molkv_runtime import ExpertStore, Generator, Sequences, Target
 
 
 class Driver:
-    """A bundle, with its records read from storage or all of them in RAM."""
+    """A bundle in the host driver, with records from storage or with all records in RAM."""
 
     def __init__(self, folder: Path, threads: int, *, in_ram: bool) -> None:
         bundle = Bundle(folder)
@@ -23,17 +23,17 @@ class Driver:
         self._batch = 1
 
     def start(self, batch: int) -> None:
-        """Begin anew with some sequences."""
+        """Start with `batch` empty sequences."""
         self._batch = batch
         if batch not in self._states:
             self._states = {batch: self._generator.sequences(batch, CONTEXT)}
         self._states[batch].lengths[:] = 0
 
     def prefill(self, ids: np.ndarray) -> None:
-        """Take in a prompt."""
+        """Prefill a prompt, the same for all sequences."""
         for sequence in range(self._batch):
             self._states[self._batch].prefill(sequence, ids)
 
     def decode(self, token: int) -> None:
-        """Take in a token."""
+        """Append a token to every sequence."""
         self._states[self._batch].decode(np.full(self._batch, token))

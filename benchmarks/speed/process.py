@@ -1,8 +1,11 @@
-"""A process that holds one contender and runs what it is told to, one line of JSON at a time.
+"""A process with one contender. It reads orders and writes answers, each one line of JSON.
 
-`python -m benchmarks.speed.process KIND FOLDER THREADS`; onnxruntime-genai has a process of its own in
-`genai_process.py` that speaks the same lines. Order: {"what": "prefill" or "decode", "length": tokens, "batch":
-sequences}. Answer: {"seconds": for the prompt, or the median of a step; "rss": peak, bytes}.
+`python -m benchmarks.speed.process KIND FOLDER THREADS`
+
+    order:   {"what": "prefill" or "decode", "length": tokens, "batch": sequences}
+    answer:  {"seconds": of the prefill, or the median of the decode steps, "rss": peak of the resident set in bytes}
+
+`genai_process.py` is a similar process for onnxruntime-genai, with the same orders and answers.
 """
 
 from __future__ import annotations
@@ -21,20 +24,20 @@ from molkv_export.bench.machine import peak_rss
 
 
 class Contender(Protocol):
-    """A runtime with a model in it."""
+    """A runtime with a loaded model."""
 
     def start(self, batch: int) -> None:
-        """Begin anew with some sequences."""
+        """Start with `batch` empty sequences."""
 
     def prefill(self, ids: np.ndarray) -> None:
-        """Take in a prompt [n], the same for all sequences, up to the first logits."""
+        """Prefill a prompt [n], the same for all sequences, and compute the logits of its last position."""
 
     def decode(self, token: int) -> None:
-        """Take in one more token of every sequence, up to its logits."""
+        """Append a token to every sequence, and compute its logits."""
 
 
 def answer(contender: Contender, vocab_size: int, order: dict[str, object]) -> dict[str, float]:
-    """Run one order."""
+    """Run an order, and return the answer."""
     length, batch = int(str(order["length"])), int(str(order["batch"]))
     ids = np.random.default_rng(0).integers(0, vocab_size, length)
     contender.start(batch)
@@ -52,7 +55,7 @@ def answer(contender: Contender, vocab_size: int, order: dict[str, object]) -> d
 
 
 def make(kind: str, folder: Path, threads: int) -> Contender:
-    """Load a contender: "storage", "ram" (a bundle's folder), "eager" or "naive" (a checkpoint's)."""
+    """Load a contender. For "storage" and "ram", `folder` is a bundle; for "eager" and "naive", a checkpoint."""
     if kind in ("storage", "ram"):
         from benchmarks.speed.ours import Driver
 
@@ -67,7 +70,7 @@ def make(kind: str, folder: Path, threads: int) -> Contender:
 
 
 def main() -> None:
-    """Answer each line of JSON with one."""
+    """Answer each line of JSON with a line of JSON."""
     kind, folder, threads = sys.argv[1:]
     contender = make(kind, Path(folder), int(threads))
     print("ready", flush=True)

@@ -1,1 +1,1 @@
-"""The expert store at real size: writing, reading, and the whole driver under a memory cap."""
+"""Benchmarks of an expert store of realistic size: writing, reading, and the whole driver under a memory limit."""

@@ -1,4 +1,4 @@
-"""`make bench-store`: prints docs/performance.md's tables about the expert store."""
+"""`make bench-store`: print the tables about the expert store in docs/performance.md."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from molkv_export.commands.options import PATH, byte_size
 
 
 @click.command()
-@click.option("--folder", type=PATH, required=True, help="Where to work; it needs three times the size.")
-@click.option("--size", type=byte_size, metavar="SIZE", default="8GiB", show_default=True, help="Of the store.")
-@click.option("--runs", default=3, show_default=True, help="Of each measurement.")
-@click.option("--keep", is_flag=True, help="Keep checkpoint and bundle for the next time.")
+@click.option("--folder", type=PATH, required=True, help="Folder for files; it needs three times the store's size.")
+@click.option("--size", type=byte_size, metavar="SIZE", default="8GiB", show_default=True, help="Size of the store.")
+@click.option("--runs", default=3, show_default=True, help="Number of runs of each measurement.")
+@click.option("--keep", is_flag=True, help="Keep the checkpoint and the bundle for the next time.")
 def main(folder: Path, size: int, runs: int, keep: bool) -> None:
-    """Measure writing, reading and running an expert store."""
+    """Measure writing and reading an expert store, and running a model with it."""
     cores, system = os.cpu_count(), platform.release()
     click.echo(f"{cores} cores, Linux {system}, Python {platform.python_version()}\n", nl=True)
     folder.mkdir(parents=True, exist_ok=True)

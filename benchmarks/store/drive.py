@@ -1,4 +1,4 @@
-"""The whole driver with less memory than a tenth of the tables, against the same driver with all of them in RAM."""
+"""The whole driver with memory for less than a tenth of the tables, compared with all tables in RAM."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PROMPT = 512
 
 
 class _Driver:
-    """A driver in a process of its own."""
+    """A driver in a separate process."""
 
     def __init__(self, bundle: Path, mode: str, cap: MemoryCap | None) -> None:
         command = [sys.executable, "-m", "benchmarks.store.driver_process", str(bundle), mode]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if cap is not None:
-            cap.add(self._process.pid)  # long before it has loaded anything
+            cap.add(self._process.pid)  # long before the process has loaded anything
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._orders, self._answers = self._process.stdin, self._process.stdout
@@ -36,7 +36,7 @@ class _Driver:
         self._orders.flush()
         line = self._answers.readline()
         if not line:
-            raise RuntimeError("the driver ended; does the cap leave it enough for a prompt?")
+            raise RuntimeError("the driver's process ended; the memory limit may be too low for a prompt")
         answer: dict[str, float] = json.loads(line)
         return answer
 
@@ -46,7 +46,7 @@ class _Driver:
 
 
 def drive_benchmark(folder: Path, runs: int) -> str:
-    """Run both drivers in turn; gives a table."""
+    """Run both drivers in turns, and return a table."""
     bundle = Bundle(folder)
     tables = sum(bundle.manifest.files[shard.file].size for shard in bundle.manifest.experts.shards)
     cap = MemoryCap("molkv-bench")
@@ -80,9 +80,9 @@ def drive_benchmark(folder: Path, runs: int) -> str:
         lines.append(f"| {title} | {decode:.1f} | {ratio[0]:.3f} | {prefill:.0f} | {ratio[1]:.3f} |")
     return "\n".join(
         [
-            f"Tables {human_bytes(tables)}; after loading, the driver holds {human_bytes(own)}; a control group gives "
-            f"it {human_bytes(room)} more, page cache included (1/12 of the tables; peak {human_bytes(peak)}). "
-            f"{runs} runs of a prompt of {PROMPT} and {STEPS} steps, random token ids, the three in turn; medians.",
+            f"Tables: {human_bytes(tables)}. After loading, the driver uses {human_bytes(own)}; a control group allows "
+            f"{human_bytes(room)} more (1/12 of the tables), including page cache. Peak: {human_bytes(peak)}. "
+            f"Medians of {runs} runs with a prompt of {PROMPT} random token ids and {STEPS} steps, in turns.",
             "",
             "| | decode, tok/s | ratio to RAM | prefill, tok/s | ratio to RAM |",
             "|---|---|---|---|---|",

@@ -1,4 +1,10 @@
-"""A driver in a process of its own, told by lines what to run: with records from storage, or all of them in RAM."""
+"""A driver in a separate process, with records from storage or with all records in RAM.
+
+`python -m benchmarks.store.driver_process BUNDLE storage|ram` reads orders and writes answers, each one line of JSON.
+
+    order:   {"drop": whether to empty the page cache first, "seed": seed, "prompt": tokens, "steps": tokens}
+    answer:  {"prefill": seconds, "decode": seconds}
+"""
 
 from __future__ import annotations
 
@@ -16,12 +22,12 @@ from molkv_runtime import Generator, Store
 
 
 class _Copied(NamedTuple):
-    """Records that are there already."""
+    """A finished read of records."""
 
     records: Records
 
     def result(self) -> Records:
-        """Return them."""
+        """Return the records."""
         return self.records
 
     def wait(self) -> None:
@@ -42,15 +48,15 @@ class RecordsInRam:
         self._bytes = self._records.view(np.uint8).reshape(len(self._records), -1)
 
     def buffer(self, count: int) -> Records:
-        """Allocate memory for some records."""
+        """Return new memory for `count` records."""
         return self._store.buffer(count)
 
     def check_ids(self, ids: npt.NDArray[Any]) -> None:
-        """Check that these are token ids."""
+        """Check that these are token ids of the vocabulary."""
         self._store.check_ids(ids)
 
     def gather(self, ids: Ids, out: Records | None = None) -> Records:
-        """Copy records."""
+        """Copy the records of token ids to `out`."""
         if out is None:
             out = self.buffer(len(ids))
         rows = out.view(np.uint8).reshape(len(out), -1)
@@ -58,12 +64,12 @@ class RecordsInRam:
         return out[: len(ids)]
 
     def start_gather(self, ids: Ids, out: Records) -> _Copied:
-        """Copy records."""
+        """Copy the records of token ids to `out` at once."""
         return _Copied(self.gather(ids, out))
 
 
 def main() -> None:
-    """Answer each line of JSON with one."""
+    """Answer each line of JSON with a line of JSON."""
     bundle, mode = sys.argv[1:]
     generator = Generator(bundle)
     paths = [generator.bundle.path / shard.file for shard in generator.bundle.manifest.experts.shards]

@@ -1,4 +1,4 @@
-"""A cap on the memory of a process, its share of the page cache included: a control group of Linux, version 1 or 2."""
+"""A limit on the memory of a process, including its page cache: a Linux control group, version 1 or 2."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class MemoryCap:
-    """A control group for one process. Needs root."""
+    """A control group for one process. It needs root rights."""
 
     def __init__(self, name: str) -> None:
         root = Path("/sys/fs/cgroup")
@@ -23,19 +23,19 @@ class MemoryCap:
         (self._group / "cgroup.procs").write_text(str(process))
 
     def limit(self, size: int) -> None:
-        """Set the cap in bytes."""
+        """Set the limit in bytes."""
         self._limit.write_text(str(size))
 
     @property
     def usage(self) -> int:
-        """Bytes in use at this moment."""
+        """The number of bytes in use."""
         return int(self._usage.read_text())
 
     @property
     def peak(self) -> int:
-        """Most bytes that were ever in use."""
+        """The largest number of bytes that was in use so far."""
         return int(self._peak.read_text())
 
     def remove(self) -> None:
-        """Remove the group, whose processes must have ended."""
+        """Remove the group. Its processes must have ended."""
         self._group.rmdir()

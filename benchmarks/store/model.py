@@ -1,4 +1,4 @@
-"""A model of the 160M class with as many token ids as make a store of the size asked for."""
+"""A model of the 160M class with a store of a given size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _POOL_ROWS = 4096
 
 
 def model_config(store_bytes: int) -> MolkvConfig:
-    """12 layers, d 768, N 4, dk 64, W 64; the networks of the experts are small, since nobody waits for them here."""
+    """Return a configuration with 12 layers, d 768, N 4, dk 64, W 64, and enough token ids for the size of the store.
+
+    The expert networks are small, since their speed is not measured.
+    """
     config = MolkvConfig(
         model_type="molkv",
         vocab_size=1,
@@ -38,7 +41,7 @@ def model_config(store_bytes: int) -> MolkvConfig:
 
 
 def write_checkpoint(config: LookupExpertConfig, folder: Path) -> Path:
-    """Write a checkpoint with random weights."""
+    """Write a checkpoint with random weights, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     model = reference_model(config)
     model.initialize(seed=0)
@@ -48,7 +51,7 @@ def write_checkpoint(config: LookupExpertConfig, folder: Path) -> Path:
 
 
 class RandomRows:
-    """Rows that are there already: what writing costs when nothing has to be computed."""
+    """A source of rows that are already in RAM, so that only the writing is measured."""
 
     ids_at_once = 1024
     working_bytes = 0
@@ -63,11 +66,11 @@ class RandomRows:
         self._value = torch.randn(*shape, config.hidden_size, generator=generator).half()
 
     def embedding(self, start: int, stop: int) -> Tensor:
-        """Give embeddings."""
+        """Return the embeddings of token ids `start` to `stop` - 1."""
         return self._rows(self._embedding, start, stop)
 
     def pieces(self, start: int, stop: int) -> Iterator[SomeRows]:
-        """Give rows; those of another layer stand elsewhere in the pool."""
+        """Yield the keys and values of token ids `start` to `stop` - 1. Each layer uses another place in the pool."""
         for first, layer in product(range(start, stop, self.ids_at_once), self.config.layers_with_experts):
             place = first + 97 * layer, min(stop, first + self.ids_at_once) + 97 * layer
             yield SomeRows(layer, first, "key", slice(None), self._rows(self._key, *place))

@@ -1,4 +1,4 @@
-"""Reading: single records and prompts, cold and warm, by every way that there is."""
+"""Reading of single records and of prompts, from a cold and a warm page cache, by several methods."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROMPTS = (64, 512, 4096)
 
 
 class Shards:
-    """Where records stand, without the driver's reader."""
+    """The positions of records in files, computed without the driver's code."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.shards = bundle.manifest.experts.shards
@@ -40,12 +40,12 @@ class Shards:
         self.starts = [shard.data_offset for shard in self.shards]
 
     def place(self, token: int) -> tuple[int, int]:
-        """Give the shard of a token id and its index there."""
+        """Return the shard of a token id, and the index of its record in the shard."""
         shard = int(np.searchsorted(self.firsts, token, side="right")) - 1
         return shard, token - int(self.firsts[shard])
 
     def offset(self, token: int) -> tuple[int, int]:
-        """Give the shard of a token id and its place there in bytes."""
+        """Return the shard of a token id, and the position of its record in the file, in bytes."""
         shard, index = self.place(token)
         return shard, self.starts[shard] + index * self.stride
 
@@ -54,7 +54,7 @@ class Shards:
 def _driver(bundle: Bundle, access: Access) -> Iterator[Gather]:
     with ExpertStore(bundle, access=access) as store:
         buffer = store.buffer(max(PROMPTS))
-        buffer.view(np.uint8)[:] = 0  # the first touch of memory is not what is measured
+        buffer.view(np.uint8)[:] = 0  # excludes the first access to the memory from the measurement
         yield lambda ids: store.gather(ids, buffer)
 
 
@@ -80,7 +80,7 @@ def _raw_mmap(bundle: Bundle, advice: int | None) -> Iterator[Gather]:
 
 @contextmanager
 def _memmap(bundle: Bundle) -> Iterator[Gather]:
-    """What one would write first: a memmap for each file, indexed by all its rows at once."""
+    """Read by the most obvious method: a numpy.memmap for each file, indexed by all rows at once."""
     shards, out = Shards(bundle), _out(bundle)
     tables = [
         np.memmap(path, np.uint8, "r", start, (shard.count, shards.stride))
@@ -112,11 +112,11 @@ def _safetensors(bundle: Bundle) -> Iterator[Gather]:
 
 @contextmanager
 def _direct(bundle: Bundle, threads: int) -> Iterator[Gather]:
-    """The disk's own limit: reads that go round the page cache, many at a time."""
+    """Read without the page cache (O_DIRECT), with many reads in parallel. This measures the limit of the disk."""
     shards = Shards(bundle)
     files = [os.open(path, os.O_RDONLY | os.O_DIRECT) for path in shards.paths]
     starts, descriptors = np.array(shards.starts), np.array(files)
-    memory = memoryview(mmap.mmap(-1, max(PROMPTS) * shards.stride))  # aligned, as such reads need it
+    memory = memoryview(mmap.mmap(-1, max(PROMPTS) * shards.stride))  # page-aligned, as O_DIRECT requires
     memory[:] = bytes(len(memory))
     with ThreadPoolExecutor(threads) as pool:
 
@@ -145,7 +145,7 @@ def _out(bundle: Bundle) -> npt.NDArray[np.uint8]:
 
 
 def read_benchmark(folder: Path, runs: int) -> str:
-    """Compare all ways of reading; gives tables."""
+    """Compare all methods of reading, and return tables."""
     bundle = Bundle(folder)
     ways: dict[str, Callable[[], Any]] = {
         "ExpertStore, positioned reads": lambda: _driver(bundle, "pread"),
@@ -169,13 +169,13 @@ def _proof(bundle: Bundle) -> str:
     drop_from_page_cache(shards.paths)
     cold = count_in_page_cache(path, offsets, shards.stride)
     return (
-        f"Of {len(offsets)} records of the first shard, {warm} were in the page cache after they had been read, "
-        f"{cold} after the cache was dropped for the file (reads with RWF_NOWAIT)."
+        f"Of {len(offsets)} records of the first shard, {warm} were in the page cache after reading them, and "
+        f"{cold} after dropping the file from the cache (tested by reads with RWF_NOWAIT)."
     )
 
 
 def _single(bundle: Bundle, ways: dict[str, Callable[[], Any]], runs: int) -> str:
-    """Time one record at a time."""
+    """Measure reads of single records, and return a table."""
     shards = Shards(bundle)
     everyone = {"O_DIRECT (the disk's limit)": lambda: _direct(bundle, 1), **ways}
     cold: dict[str, list[float]] = {name: [] for name in everyone}
@@ -210,7 +210,7 @@ def _single(bundle: Bundle, ways: dict[str, Callable[[], Any]], runs: int) -> st
 
 
 def _prompts(bundle: Bundle, ways: dict[str, Callable[[], Any]], runs: int) -> str:
-    """Time all records of a prompt."""
+    """Measure reads of all records of a prompt, and return a table."""
     shards = Shards(bundle)
     limit = f"O_DIRECT, {_READ_THREADS} threads (the disk's limit)"
     everyone = {limit: lambda: _direct(bundle, _READ_THREADS), **ways}
@@ -221,7 +221,7 @@ def _prompts(bundle: Bundle, ways: dict[str, Callable[[], Any]], runs: int) -> s
             ids = random.choice(bundle.config.vocab_size, count, replace=False)
             for name, way in everyone.items():
                 if name == "plain mmap, MADV_RANDOM" and count == max(PROMPTS) and run:
-                    continue  # a read for every page: it takes long and always the same
+                    continue  # it reads page by page, which takes long, and its times hardly vary
                 drop_from_page_cache(shards.paths)
                 with way() as gather:
                     for state in ("cold", "warm"):

@@ -1,4 +1,4 @@
-"""Writing: the exporter's pipeline against plain sequential writing of the same bytes to the same disk."""
+"""Writing: the exporter's pipeline, compared with plain sequential writing of as many bytes to the same disk."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _BUFFER_BYTES = 8 * 1024 * 1024
 
 
 def write_benchmark(folder: Path, size: int, runs: int) -> str:
-    """Write the store and the same number of plain bytes in turn; gives a table."""
-    context = multiprocessing.get_context("spawn")  # a process of its own shows its own peak of RAM
+    """Write the store and the same number of plain bytes in turns, and return a table."""
+    context = multiprocessing.get_context("spawn")  # a separate process, whose peak of RAM is that of the store only
     lines, ratios = [], []
     for run in range(runs):
         plain = _plain(folder, size)
@@ -32,7 +32,8 @@ def write_benchmark(folder: Path, size: int, runs: int) -> str:
         )
     return "\n".join(
         [
-            f"Writing {human_bytes(size)}; both bring each file to the disk (fsync). Ours computes CRC-32 and SHA-256.",
+            f"Writing {human_bytes(size)}. Both methods call fsync for each file. The store also gets CRC-32 and "
+            "SHA-256.",
             "",
             "| run | plain sequential, MB/s | the store, MB/s | ratio | peak RSS of the store's process |",
             "|---|---|---|---|---|",
