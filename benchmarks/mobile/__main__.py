@@ -63,7 +63,7 @@ def main(folder: Path, qnn_minutes: int, only: str | None) -> None:
             f"| onnx.reference | OpenVINO | QNN's emulator |\n|{'---|' * 7}"
         )
         print("\n".join(rows), flush=True)
-        print("\nStatic graphs on the CPU provider, their time / the dynamic graph's: " + "; ".join(ratios))
+        print("\nTime of static graphs / time of the dynamic graph, on the CPU provider: " + "; ".join(ratios))
 
 
 def _export(checkpoint: Path, bundle: Path, profile: str, dtype: str) -> None:
@@ -136,7 +136,7 @@ def _ratios(folder: Path, profile: str) -> list[str]:
             statistics.median(one[0][len(one[0]) // _RUNS :]) / statistics.median(one[1][len(one[1]) // _RUNS :])
             for one in (times, prefills)
         )
-        said.append(f"at {at} of {context} tokens: step {step:.2f}, prefill of them {prefill:.2f}")
+        said.append(f"at {at} of {context} tokens: step {step:.2f}, prefill of these tokens {prefill:.2f}")
     return said
 
 

@@ -66,7 +66,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     @property
     def tie_word_embeddings(self) -> bool:
-        """Whether the LM head has the weights of the input embedding."""
+        """Whether the LM head uses the weights of the input embedding."""
         return False
 
     @property

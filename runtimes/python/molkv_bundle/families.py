@@ -50,7 +50,7 @@ def model_config(fields: Mapping[str, Any], path: Path) -> ModelConfig:
 
 
 def read_config(path: Path) -> ModelConfig:
-    """Read a `config.json`.
+    """Return the configuration in a `config.json`.
 
     Raises:
         ConfigError: The file is missing, is not JSON, or a field is missing, unknown or has an impossible value.

@@ -25,8 +25,7 @@ _DENSE = {
 class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Configuration of a Llama-like decoder whose layers add a mixture of experts to the feed-forward output.
 
-    "our choice" marks fields that the papers leave open. If a field with default 0 is not given, its value comes from
-    another field, which its comment names.
+    "our choice" marks fields that the papers leave open. A comment "0: FIELD" means that the value of FIELD replaces 0.
     """
 
     num_experts: int  # N experts per token id; 0: a plain dense model, in which the other expert fields have no effect

@@ -283,6 +283,6 @@ def _check_limits(model: ModelConfig, graph: GraphInfo, where: str) -> None:
         )
     if graph.is_static and (graph.dense_dtype in ("int8", "int4") or graph.kv_dtype == "int8"):
         raise BundleError(
-            f"{where}: dense_dtype {graph.dense_dtype} and kv_dtype {graph.kv_dtype} are not supported together in a "
-            "static graph"
+            f"{where}: dense_dtype is {graph.dense_dtype} and kv_dtype is {graph.kv_dtype}, expected neither int8 nor "
+            "int4 in a static graph"
         )

@@ -14,9 +14,9 @@ class Family(NamedTuple):
     """The driver's functions for one family."""
 
     state: Callable[[Any, int, int, InputFormat], ExpertState]
-    """Makes the expert state. Arguments: config, batch size, longest sequence, format of the graph's inputs."""
+    """A function that makes the expert state: (config, batch size, longest sequence, format of the graph's inputs)."""
     state_bytes: Callable[[Any, int, WindowDtype], int] = lambda _config, _length, _window_dtype: 0
-    """Returns the bytes of this state for one sequence. Arguments: config, longest sequence, dtype of window values."""
+    """A function that returns its bytes for one sequence: (config, longest sequence, dtype of window values)."""
 
 
 FAMILIES: dict[str, Family] = {"mole": Family(PresentExperts), "molkv": Family(molkv_state, molkv_state_bytes)}

@@ -23,7 +23,7 @@ _WITHOUT_FUSION = {"optimization.disable_specified_optimizers": "MatMulAddFusion
 
 
 class Preset(NamedTuple):
-    """The driver's knowledge of a provider."""
+    """The driver's settings for a provider."""
 
     provider: str  # ONNX Runtime's name of the provider
     profiles: tuple[str, ...]  # profiles of the graphs that it can run, best first

@@ -103,8 +103,8 @@ def selftest(
         same = _greedy(generator, texts)
     except (BundleError, ProviderError) as error:  # e.g. logits that are not finite
         failures.append(f"greedy text: {error}")
-    # The golden texts end before a token that rounding by the graph's dtypes could change. A provider that computes in
-    # less than float32 (max_abs above 0) can round more, so its tokens may differ.
+    # The golden texts end before a token that rounding by the graph's dtypes could change. A provider with `max_abs`
+    # above 0 may round more, so its tokens may differ.
     if same < total and not preset.max_abs:
         failures.append(f"greedy text: {same} of {total} tokens are equal to the source model's")
     return SelfTest(opened.profile, len(texts), phases, total, same, generator.placements, failures)

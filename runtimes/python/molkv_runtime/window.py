@@ -19,8 +19,9 @@ _SMALLEST = np.float32(np.finfo(np.float32).tiny)
 class ExpertWindow:
     """The key-value experts of B sequences. Position p is in slot p % W; the graph does not depend on the order.
 
-    A key is rotated by its position once, when it enters the window. In an int8 window a value is a row of int8 codes
-    with a scale. They come from an int8 store, or the value is rounded when it enters the window.
+    A key is rotated by its position once, when it enters the window. In an int8 window, each value is a row of int8
+    codes with a scale. The codes and scales of an int8 store are copied; values of other stores are rounded when they
+    enter the window.
     """
 
     def __init__(self, config: MolkvConfig, batch_size: int, max_length: int, inputs: InputFormat) -> None:

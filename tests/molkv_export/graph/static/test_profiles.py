@@ -266,7 +266,10 @@ def test_a_mixed_up_batch_is_found_even_where_a_provider_may_be_off(
     [
         ({"context_length": 10**9}, "context_length is 1000000000, expected the model's 48, or less"),
         ({"expert_window": 0}, "expert_window is 0, expected the model's 5, or less in a static graph"),
-        ({"kv_dtype": "int8"}, "dense_dtype float32 and kv_dtype int8 are not supported together in a static graph"),
+        (
+            {"kv_dtype": "int8"},
+            "dense_dtype is float32 and kv_dtype is int8, expected neither int8 nor int4",
+        ),
         ({"window_dtype": "int8"}, "window_dtype is int8, expected float32 in a static graph"),
         ({"context_length": 6}, r"has files for lengths \[1, 4, 7\], expected .* 1 to at most its context_length of 6"),
         ({"files": []}, r"has files for lengths \[\], expected ascending lengths, from 1"),
