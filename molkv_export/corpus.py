@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sysconfig
 from pathlib import Path
 from typing import NamedTuple
@@ -33,12 +34,14 @@ def is_held_out(module: str) -> bool:
 def standard_library() -> Corpus:
     """Read the running interpreter's standard library, in the order of the modules' paths."""
     root = Path(sysconfig.get_paths()["stdlib"])
+    modules: list[Path] = []
+    for name, folders, files in os.walk(root):
+        folders[:] = [folder for folder in folders if folder not in _EXCLUDED]
+        modules += [Path(name, file).relative_to(root) for file in files if file.endswith(".py")]
     corpus = Corpus([], [])
-    for path in sorted(root.rglob("*.py")):
-        module = path.relative_to(root)
-        if _EXCLUDED.isdisjoint(module.parts):
-            text = path.read_text(encoding="utf-8", errors="replace")
-            (corpus.validation if is_held_out(module.as_posix()) else corpus.train).append(text)
+    for module in sorted(modules):
+        text = (root / module).read_text(encoding="utf-8", errors="replace")
+        (corpus.validation if is_held_out(module.as_posix()) else corpus.train).append(text)
     return corpus
 
 

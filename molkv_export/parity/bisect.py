@@ -155,7 +155,8 @@ def _stack(parts: list[npt.NDArray[Any]]) -> Floats:
     Scores of blocks can be of different width; they are filled up with experts that are not seen.
     """
     rows = [part.reshape(-1, part.shape[-1]).astype(np.float32, copy=False) for part in parts]
-    return np.concatenate([widened(part, max(part.shape[-1] for part in rows)) for part in rows])
+    width = max(part.shape[-1] for part in rows)
+    return np.concatenate([part if part.shape[-1] == width else widened(part, width) for part in rows])
 
 
 def widened(scores: Floats, width: int) -> Floats:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.func import functional_call
 
 from molkv_bundle import Bundle, Floats, record_dtype
 from molkv_export.checkpoints import EMBEDDING, LM_HEAD, Checkpoint
@@ -111,16 +111,15 @@ class SourceModel:
         """Load the experts of one layer (of tables, only the rows of these ids), and compute the rows of the ids."""
         prefix = f"model.layers.{layer}.experts."
         names = [name for name in self._checkpoint.parameters if name.startswith(prefix)]
-        experts = copy.deepcopy(self.model.experts(layer))
         if self._checkpoint.form == "lookup":
-            for name in names:
-                setattr(experts, name.removeprefix(prefix), nn.Parameter(self._rows(name, ids)))
+            parameters = {name: self._rows(name, ids) for name in names}
             ids = torch.arange(len(ids))
         else:
-            experts.load_state_dict(
-                {name.removeprefix(prefix): self._checkpoint.tensor(name) for name in names}, assign=True
-            )
-        rows: Rows = experts(ids, embedding)
+            parameters = {name: self._checkpoint.tensor(name) for name in names}
+        experts = self.model.experts(layer)
+        rows: Rows = functional_call(
+            experts, {name.removeprefix(prefix): tensor for name, tensor in parameters.items()}, (ids, embedding)
+        )
         return rows
 
     def _rows(self, name: str, ids: Tensor) -> Tensor:
