@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from molkv_bundle import RowDtype
 from molkv_export import export
@@ -13,37 +17,63 @@ from tests.models import CONFIGS, STDLIB_MINI, lookup_form, random_model, save_c
 
 
 @pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Give the checkpoint folder of a configuration by name; `NAME/lookup` for its lookup form."""
-    root = tmp_path_factory.mktemp("checkpoints")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return a function that makes a folder once for all tests, and for all processes that run them."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all workers
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        path = root / "shared" / name
+        path.parent.mkdir(exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                make(path)
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoints(shared: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[str], Path]:
+    """Return a function from the name of a configuration to a checkpoint folder; `NAME/lookup` is its lookup form.
+
+    "stdlib-mini" is the trained model. Tests must not change the folders; they copy them.
+    """
 
     def checkpoint(name: str) -> Path:
-        folder = root / name.replace("/", "-")
-        if not folder.exists():
+        if name == "stdlib-mini":
+            return STDLIB_MINI
+
+        def make(folder: Path) -> None:
             model = random_model(CONFIGS[name.removesuffix("/lookup")])
             save_checkpoint(lookup_form(model) if name.endswith("/lookup") else model, folder)
-        return folder
+
+        return shared(name.replace("/", "-"), make)
 
     return checkpoint
 
 
 @pytest.fixture(scope="session")
-def bundles(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Give the bundle of a configuration by name and dtype. Tests must not change it; they copy it."""
-    root = tmp_path_factory.mktemp("bundles")
+def bundles(
+    checkpoints: Callable[[str], Path], shared: Callable[[str, Callable[[Path], object]], Path]
+) -> Callable[..., Path]:
+    """Return a function that exports a checkpoint, given its name, the experts' dtype and options of `export`.
 
-    def bundle(name: str, dtype: RowDtype = "float32") -> Path:
-        folder = root / f"{name.replace('/', '-')}-{dtype}"
-        if not folder.exists():
-            export(checkpoints(name), folder, experts_dtype=dtype)
-        return folder
+    Tests must not change the bundles; they copy them.
+    """
+
+    def bundle(name: str, dtype: RowDtype = "float32", **options: Any) -> Path:
+        digest = hashlib.sha256(repr(sorted(options.items())).encode()).hexdigest()[:8] if options else "default"
+        return shared(
+            f"{name.replace('/', '-')}-{dtype}-{digest}.bundle",
+            lambda folder: export(checkpoints(name), folder, experts_dtype=dtype, **options),
+        )
 
     return bundle
 
 
 @pytest.fixture(scope="session")
-def stdlib_mini_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained model as a float16 bundle."""
-    folder = tmp_path_factory.mktemp("trained") / "stdlib-mini.bundle"
-    export(STDLIB_MINI, folder)
-    return folder
+def stdlib_mini_bundle(bundles: Callable[..., Path]) -> Path:
+    """Return the trained model as a float16 bundle."""
+    return bundles("stdlib-mini", "float16")
