@@ -1,4 +1,4 @@
-"""Bundles whose files are links, as caches and content-addressed stores keep them."""
+"""Bundles whose files are links, as in caches and content-addressed stores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WEIGHTS_ELSEWHERE = ("weights only", "folder each")
 
 
 def hugging_face_cache(bundle: Path, root: Path) -> Path:
-    """Lay a bundle out as huggingface_hub does, and return its snapshot: files are links to `../../blobs/HASH`."""
+    """Copy a bundle into the layout of huggingface_hub. Return the snapshot, whose files link to `../../blobs/HASH`."""
     repository, revision = root / "models--org--name", "0123456789abcdef0123456789abcdef01234567"
     snapshot, blobs = repository / "snapshots" / revision, repository / "blobs"
     for folder in (snapshot, blobs, repository / "refs"):
@@ -25,7 +25,7 @@ def hugging_face_cache(bundle: Path, root: Path) -> Path:
 
 
 def linked(bundle: Path, root: Path, layout: str) -> Path:
-    """Copy a bundle into a layout, and return its folder."""
+    """Copy a bundle into one of the layouts and return its folder."""
     if layout == "cache":
         return hugging_face_cache(bundle, root)
     folder = root / "linked"

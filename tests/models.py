@@ -1,4 +1,4 @@
-"""Small models that every test can afford, and the folder of the trained one."""
+"""Small models that are fast to make, and the folder of the trained model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BASE = {
 }
 _MOLKV = {**_BASE, "model_type": "molkv", "expert_key_size": 8, "expert_window": 5}
 
-# Every choice of the configuration is in at least one of them.
+# Each choice that a configuration can make is in at least one of them.
 CONFIGS: dict[str, LookupExpertConfig] = {
     name: lookup_expert_config(fields, Path("config.json"))
     for name, fields in {
@@ -46,7 +46,7 @@ CONFIGS: dict[str, LookupExpertConfig] = {
 
 
 def random_model(config: LookupExpertConfig, seed: int = 0) -> ReferenceModel:
-    """Make a training-form model with weights so large that every part of it matters for the logits."""
+    """Make a training-form model with weights so large that each part of it changes the logits."""
     generator = torch.Generator().manual_seed(seed)
     model = reference_model(config)
     with torch.no_grad():
@@ -60,7 +60,7 @@ def random_model(config: LookupExpertConfig, seed: int = 0) -> ReferenceModel:
 
 
 def lookup_form(model: ReferenceModel) -> ReferenceModel:
-    """Re-parameterize: evaluate the networks for every id, drop them, keep the tables."""
+    """Return the lookup form of a training-form model: its networks are evaluated for each token id."""
     tables = reference_model(model.config, "lookup")
     state = {name: tensor for name, tensor in model.state_dict().items() if ".experts." not in name}
     with torch.no_grad():

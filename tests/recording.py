@@ -1,4 +1,4 @@
-"""A dense graph that keeps what is bound to it, so that tests see the buffers that a driver fills."""
+"""A dense graph that keeps its bound buffers, so that tests can read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The conformance suite: the Python driver passes it, it can fail, and made anew it is the same within tolerance."""
+"""The conformance suite: the Python driver passes it, broken drivers fail, and making it again gives the same."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _change_kind(cases: list[dict[str, Any]]) -> str:
 
 @pytest.mark.parametrize("change", [_change_token, _change_piece, _change_finish, _undo_damage, _change_kind])
 def test_a_driver_that_does_something_else_fails(change: Any, tmp_path: Path) -> None:
-    """The suite is changed instead of the driver: what it gives is then not what is expected."""
+    """Change an expected result of the suite, so that the result of the driver differs from it."""
     cases = _cases()
     name = change(cases)
     (tmp_path / "cases.json").write_text(json.dumps({"cases": [case for case in cases if case["name"] == name]}))
@@ -206,10 +206,10 @@ def test_a_bundle_of_another_model_fails(tmp_path: Path) -> None:
     (bundles / "molkv-foreign").rename(bundles / "molkv")
     failed = [line for line in _run(tmp_path / "suite").stdout.splitlines() if line.startswith("FAIL molkv/")]
     assert len(failed) >= 6
-    assert not any("golden" in line for line in failed)  # of its own model it is right
+    assert not any("golden" in line for line in failed)  # the bundle agrees with its own model
 
 
-def test_made_anew_the_suite_is_the_same_within_tolerance(tmp_path: Path) -> None:
+def test_a_new_suite_equals_the_old_one_within_tolerance(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "runtimes.conformance.make", str(tmp_path)],
         check=True,
@@ -218,7 +218,7 @@ def test_made_anew_the_suite_is_the_same_within_tolerance(tmp_path: Path) -> Non
     )
     old, new = _cases(), _cases(tmp_path)
     assert [case["name"] for case in new] == [case["name"] for case in old]
-    # Where rounding makes a prompt of the old suite unfit, another one is found.
+    # Rounding can make a prompt of the old suite unfit. The new suite then has another one.
     asked = ("prompts", "sampling")
     pairs = [(a, b) for a, b in zip(old, new, strict=True) if all(a.get(name) == b.get(name) for name in asked)]
     assert len(pairs) >= 0.95 * len(old)

@@ -1,4 +1,4 @@
-"""Which package may use what of which: imports go one way, and through the names that a package says are for others."""
+"""Imports between our packages: they go one way, and use only public names."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
-def test_packages_use_what_others_say_is_for_them() -> None:
+def test_packages_use_only_the_public_names_of_others() -> None:
     assert [wrong for folder in USES for wrong in _wrong(folder)] == []
 
 
@@ -144,7 +144,7 @@ def test_the_driver_has_few_public_names() -> None:
     assert len(importlib.import_module("molkv_runtime").__all__) <= NAMES_OF_THE_DRIVER
 
 
-def test_every_public_name_is_there_and_said_once() -> None:
+def test_every_public_name_exists_and_is_listed_once() -> None:
     for package in ("molkv_bundle", "molkv_runtime", "molkv_export"):
         module = importlib.import_module(package)
         assert len(set(module.__all__)) == len(module.__all__)
@@ -165,8 +165,8 @@ def test_the_exporter_imports_pytorch_when_it_is_first_used() -> None:
     assert "torch" in _run(f"import sys; from molkv_export import export; {heavy}")
 
 
-def test_no_module_hides_a_function_of_its_name() -> None:
-    """Importing a submodule puts it into its package under its name."""
+def test_no_module_hides_a_function_of_the_same_name() -> None:
+    """Import all submodules. Importing one sets an attribute of its package with the name of the submodule."""
     code = (
         "import importlib, pkgutil, types, molkv_export\n"
         "for module in pkgutil.walk_packages(molkv_export.__path__, 'molkv_export.'):\n"

@@ -1,4 +1,4 @@
-"""Peak RAM does not grow with the tables. `pytest -s tests/test_memory.py` prints what was measured."""
+"""Peak RAM does not grow with the tables. `pytest -s tests/test_memory.py` prints the measurements."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RUN = (
     "from molkv_runtime import Generator, Bundle; g = Generator(sys.argv[2]); v = g.config.vocab_size; "
     "list(g.stream([[v * i // 100 for i in range(100)]], max_new_tokens=50))"
 )
-# Not getrusage's ru_maxrss: that includes what this process held when it forked.
+# Not ru_maxrss of getrusage, which includes the memory of this process at the time of the fork.
 _PEAK = "; print('peak', next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
 
 
@@ -55,7 +55,7 @@ def _checkpoint(vocab_size: int, form: Form, folder: Path) -> Path:
 
 
 def _peak(code: str, *arguments: Path) -> int:
-    """Run code in a process of its own and give its peak resident set in bytes."""
+    """Run code in a separate process and return its peak resident set in bytes."""
     command = [sys.executable, "-c", f"import sys; {code}{_PEAK}", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -105,7 +105,7 @@ def test_exporting_and_running_a_hundred_times_more_token_ids_takes_no_more_ram(
         size: (_checkpoint(size, form, tmp_path / f"{size}"), tmp_path / f"{size}.bundle") for size in (FEW, MANY)
     }
     lm_head = (MANY - FEW) * HIDDEN * 4
-    # While it loads, ONNX Runtime holds the LM head twice: mapped from its file, and packed for its matrix product.
+    # While it loads a graph, ONNX Runtime holds the LM head twice: as a mapped file, and packed for the matrix product.
     for what, code, copies in (("export", _EXPORT, 1), ("run", _RUN, 2)):
         few, many = (_peak(code, *folders[size]) for size in (FEW, MANY))
         beyond = many - few - copies * lm_head
@@ -116,4 +116,4 @@ def test_exporting_and_running_a_hundred_times_more_token_ids_takes_no_more_ram(
         assert beyond < MAX_MEMORY
     bundle = Bundle(folders[MANY][1])
     store = sum(bundle.manifest.files[shard.file].size for shard in bundle.manifest.experts.shards)
-    assert store > 3 * MAX_MEMORY  # had it been held in RAM, the check above would have failed
+    assert store > 3 * MAX_MEMORY  # so the check above fails if the store is held in RAM

@@ -1,7 +1,7 @@
-"""A Python as it is where there is less than on Linux: run `python -m tests.faults.bare_system ARGUMENTS...`.
+"""The command line on a system that has less than Linux: `python -m tests.faults.bare_system ARGUMENTS...`.
 
-It is the command line, with all that Windows' Python lacks taken away. The libraries are imported first: theirs are
-built for the system that they are on.
+Everything that Python on Windows lacks is removed. The libraries are imported before that, because they are built for
+this system and may need it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Mmap(mmap.mmap):
 
 
 def take_away() -> None:
-    """Make this process one of such a system; what Windows' os refuses to do is refused."""
+    """Remove from this process what Windows lacks, and refuse what the `os` functions of Windows refuse."""
     import fcntl
 
     opens, syncs = os.open, os.fsync
@@ -66,7 +66,7 @@ if __name__ == "__main__":
     for library in (*_LIBRARIES, *(_EXPORTERS if sys.argv[1] in ("export", "inspect") else ())):
         importlib.import_module(library)
     take_away()
-    if sys.flags.warn_default_encoding:  # so that no text file of ours is opened in the locale's encoding
+    if sys.flags.warn_default_encoding:  # no module of ours may open a text file in the locale's encoding
         warnings.filterwarnings("error", category=EncodingWarning, module="molkv_")
     sys.argv[0] = "cli.py"
     runpy.run_path(str(ROOT / "cli.py"), run_name="__main__")

@@ -1,4 +1,4 @@
-"""Graphs as someone would change them who wants the driver to crash."""
+"""Random changes of a graph, as an attacker makes them who wants the driver to crash."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OTHER_ATTRIBUTES = (
 
 
 class Mutator:
-    """Changes a model in one random way at a time."""
+    """A model with methods that change it at random, one change at a time."""
 
     def __init__(self, model: onnx.ModelProto, seed: int) -> None:
         self._random = random.Random(seed)
@@ -37,7 +37,7 @@ class Mutator:
         self._names += [tensor.name for tensor in model.graph.initializer]
 
     def mutate(self) -> str:
-        """Make one change; return what it was."""
+        """Make one change and return its description."""
         changes: list[Callable[[], str]] = [
             *[self._change_inputs] * 5,
             *[self._change_outputs] * 3,
@@ -55,7 +55,7 @@ class Mutator:
         return self._random.choice(choices)
 
     def _node(self) -> onnx.NodeProto:
-        """Choose the operator first, so that rare ones have their turn."""
+        """Choose a node. The operator is chosen first, so that nodes of rare operators are chosen too."""
         kind = self._pick(sorted({node.op_type for node in self._graph.node}))
         return self._pick([node for node in self._graph.node if node.op_type == kind])
 
@@ -220,7 +220,7 @@ class Mutator:
             tensor.dims.extend(dims)
         elif what == "type":
             tensor.data_type = self._pick([*range(27), -1, 1000])
-        elif what == "fit":  # a sound tensor, of another shape or content
+        elif what == "fit":  # a valid tensor of another shape or content
             dims = [self._pick([0, 1, 2, 3, 8, 32, 64, 127]) for _ in range(self._pick([0, 1, 1, 2, 2, 3, 4]))]
             kind = self._pick([tensor.data_type, tensor.data_type, 1, 2, 3, 6, 7, 9, 10, 11])
             self._replace(tensor, dims, kind)
@@ -336,13 +336,13 @@ class Mutator:
 
 
 def mutant(content: bytes, seed: int) -> tuple[bytes, list[str]]:
-    """Change a graph in one to three ways; return it and the changes."""
+    """Make one to three changes of a graph. Return it and their descriptions."""
     model = onnx.ModelProto.FromString(content)
     mutator = Mutator(model, seed)
     changes = []
     for _ in range(1 + seed % 8 // 6 + seed % 16 // 15):
         try:
             changes.append(mutator.mutate())
-        except (ValueError, IndexError) as error:  # nothing is left to change, or protobuf takes no such value
+        except (ValueError, IndexError) as error:  # nothing is left to change, or protobuf refuses the value
             changes.append(f"({error})")
     return model.SerializeToString(), changes

@@ -1,4 +1,4 @@
-"""Opening changed graphs in a process of their own, which a crash ends: `python -m tests.faults.open_mutants -h`."""
+"""Open changed graphs in a separate process, which may crash: `python -m tests.faults.open_mutants -h`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.faults.graph_mutants import mutant
 from tests.manifests import replace_file
 
 PATIENCE_SECONDS = 60
-_MEMORY = 2 * 2**30  # bytes of addresses for all that a mutant wants
+_MEMORY = 2 * 2**30  # bytes of address space that a mutant may take
 
 
 def behaviour(bundle: Path) -> str:
-    """Open a bundle and generate, as an app would; return what came of it."""
+    """Open a bundle and generate, as an app would. Return the token ids or the error."""
     try:
         generator = Generator(bundle)
         prompts = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [5]]
@@ -27,7 +27,7 @@ def behaviour(bundle: Path) -> str:
 
 
 def main() -> None:
-    """Open mutants of a bundle's graphs, one after the other; a crash or a hang ends the process."""
+    """Open mutants of a bundle's graphs, one after the other. A crash or a hang ends the process."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("bundle", type=Path, help="is changed")
     parser.add_argument("first", type=int, help="seed")

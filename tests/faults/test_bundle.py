@@ -1,4 +1,4 @@
-"""Bundles that are incomplete, damaged or strange."""
+"""Bundles that are incomplete, damaged or inconsistent are refused."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_folder_without_a_manifest_is_not_a_bundle(tmp_path: Path) -> None:
 
 
 def _consistently(manifest: dict[str, Any], field: str, value: int) -> None:
-    """Change the configuration and all that is derived from it, except the graph."""
+    """Change a field of the configuration and everything derived from it, except the graph."""
     manifest["model"][field] = value
     config = model_config(manifest["model"], Path("manifest.json"))
     graph = manifest["graphs"]["cpu"]
@@ -163,12 +163,12 @@ def test_a_manifest_that_contradicts_itself_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"a":' * 100_000])
-def test_a_manifest_that_is_not_one_is_refused(content: bytes, bundle: Path) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused(content: bytes, bundle: Path) -> None:
     (bundle / "manifest.json").write_bytes(content)
     _refused(bundle, "manifest.json")
 
 
-def test_a_link_is_held_to_the_size_of_what_it_leads_to(bundle: Path) -> None:
+def test_the_target_of_a_link_must_have_the_size_in_the_manifest(bundle: Path) -> None:
     (bundle / SHARD).rename(bundle.parent / "elsewhere")
     (bundle / SHARD).symlink_to(bundle.parent / "elsewhere")
     assert list(Generator(bundle).stream([[1, 2, 3]], max_new_tokens=3))
@@ -195,7 +195,7 @@ def test_a_context_that_the_graph_was_not_built_for_is_refused(bundle: Path) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_a_tokenizer_that_is_none_is_refused(bundle: Path) -> None:
+def test_an_invalid_tokenizer_is_refused(bundle: Path) -> None:
     replace_file(bundle, "tokenizer.json", b'{"model": 7}')
     with pytest.raises(BundleError, match=r"tokenizer.json: is not a tokenizer \("):
         list(Generator(bundle).text("def "))

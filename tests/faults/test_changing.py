@@ -1,4 +1,4 @@
-"""Checkpoints that change while they are read: noticed, and nothing made of them is left."""
+"""Checkpoints that change while they are read: the export fails and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def _as_torch(folder: Path) -> str:
 @pytest.fixture
 def folder(checkpoints: Callable[[str], Path], tmp_path: Path) -> Path:
     folder = shutil.copytree(checkpoints("molkv"), tmp_path / "checkpoint")
-    shutil.copy(checkpoints("molkv") / "config.json", folder / "tokenizer_config.json")  # some JSON
+    shutil.copy(checkpoints("molkv") / "config.json", folder / "tokenizer_config.json")  # any JSON
     return folder
 
 
 def _other(path: Path) -> bytes:
-    """Give the content of another checkpoint of the same model, laid out as the file is."""
+    """Return the content of another checkpoint of the same model, in the layout of this file."""
     if path.suffix == ".json":
         return path.read_bytes() + b"\n"
     data = bytearray(path.read_bytes())
@@ -75,7 +75,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _keep_time(path: Path, content: bytes) -> None:
-    """Overwrite as `rsync --inplace --times` does, from a file of the same age."""
+    """Overwrite a file and keep its time, as `rsync --inplace --times` does from a file of the same age."""
     before = path.stat()
     _overwrite(path, content)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -85,7 +85,7 @@ CHANGES = (_overwrite, _replace, _keep_time)
 
 
 def _before(patch: pytest.MonkeyPatch, owner: Any, name: str, change: Callable[[], None], call: int = 1) -> None:
-    """Let something happen just before the n-th call of a function."""
+    """Make a change just before the n-th call of a function."""
     original, calls = getattr(owner, name), []
 
     def wrapper(*arguments: Any, **options: Any) -> Any:
@@ -97,7 +97,7 @@ def _before(patch: pytest.MonkeyPatch, owner: Any, name: str, change: Callable[[
     patch.setattr(owner, name, wrapper)
 
 
-# Just before a checkpoint is hashed, just after, and while its rows are read.
+# Before the checkpoint is hashed, after that, while its rows are read, and before the golden vectors.
 MOMENTS = (
     (Checkpoint, "sha256", 1),
     (exporting, "resume_export", 1),
@@ -124,7 +124,7 @@ def test_weights_that_change_end_the_export(
     other = _other(path)
     _before(monkeypatch, moment[0], moment[1], lambda: change(path, other), moment[2])
     if moment[1] == "sha256" and change is not _replace:
-        # All that counts is read after the change: the bundle is that of the new bytes.
+        # Everything is read after the change, so the bundle is that of the new bytes.
         _export(folder)
         monkeypatch.undo()
         export(folder, folder.parent / "expected", shard_size=9_000)
@@ -153,7 +153,7 @@ def test_small_files_that_change_or_appear_end_the_export(
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("layout", [_as_one_file, _as_shards, _as_torch])
-def test_files_with_the_same_bytes_have_not_changed(
+def test_rewriting_the_same_bytes_is_not_a_change(
     layout: Callable[[Path], str],
     change: Callable[[Path, bytes], None],
     folder: Path,
@@ -170,8 +170,8 @@ def test_files_with_the_same_bytes_have_not_changed(
     assert same[0] == same[1]
 
 
-def test_a_shard_of_other_bytes_is_not_taken_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Changed, cut short, and changed back: what the journal names must be of the first bytes."""
+def test_a_shard_made_from_other_bytes_is_not_reused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change the weights, interrupt the export, and change them back. Only shards of the first bytes are reused."""
     export(folder, folder.parent / "expected", shard_size=9_000)
     path = folder / WEIGHTS
     first, other = path.read_bytes(), _other(path)
@@ -191,7 +191,7 @@ def test_a_shard_of_other_bytes_is_not_taken_up(folder: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_profile_is_not_added_of_weights_that_change(
+def test_a_profile_is_not_added_from_weights_that_change(
     change: Callable[[Path, bytes], None], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _export(folder)
@@ -203,7 +203,7 @@ def test_a_profile_is_not_added_of_weights_that_change(
     assert (bundle / "manifest.json").read_bytes() == before
 
 
-def test_validate_does_not_judge_by_weights_that_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validate_refuses_weights_that_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _export(folder)
     path = folder / WEIGHTS
     other = _other(path)

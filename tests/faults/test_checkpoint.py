@@ -1,4 +1,4 @@
-"""Checkpoints that do not fit their configuration, or are not safe."""
+"""Checkpoints that do not fit their configuration, or are not safe, are refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_tensor_that_does_not_fit_is_named(edit: Edit, message: str, folder: P
     refused(folder, CheckpointError, message)
 
 
-def test_training_and_lookup_form_mixed_are_refused(folder: Path, checkpoints: Callable[[str], Path]) -> None:
+def test_a_mix_of_training_and_lookup_form_is_refused(folder: Path, checkpoints: Callable[[str], Path]) -> None:
     tables = load((checkpoints("molkv/lookup") / "model.safetensors").read_bytes())
     name = "model.layers.0.experts.values"
     _rewrite(folder, lambda t: t.update({name: tables[name]}))
@@ -103,7 +103,7 @@ def test_missing_weights_are_named(folder: Path) -> None:
     )
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", CheckpointError, "nowhere: is not a folder; expected one with config.json")
 
 
@@ -151,14 +151,14 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab29
     "name",
     ["config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "tokenizer.json"],
 )
-def test_a_pointer_of_git_lfs_is_called_so(name: str, folder: Path) -> None:
+def test_the_error_for_a_git_lfs_pointer_says_what_it_is(name: str, folder: Path) -> None:
     if name.startswith(("model", "pytorch")):
         (folder / "model.safetensors").unlink()
     (folder / name).write_text(POINTER)
     refused(folder, CheckpointError, f"{name}: is a Git LFS pointer, expected the file itself; run `git lfs pull`")
 
 
-def test_a_shard_that_is_a_pointer_of_git_lfs_is_called_so(folder: Path) -> None:
+def test_the_error_for_a_shard_that_is_a_git_lfs_pointer_says_so(folder: Path) -> None:
     (folder / "model.safetensors").write_text(POINTER)
     (folder / "model.safetensors").rename(folder / "model-1.safetensors")
     index = {"weight_map": {"model.norm.weight": "model-1.safetensors"}}

@@ -1,4 +1,4 @@
-"""Configurations that are incomplete or contradict themselves."""
+"""Configurations that are incomplete or contradict themselves are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GOOD: dict[str, Any] = {
 }
 
 
-def test_the_good_one_is_read_and_its_defaults_are_filled_in(tmp_path: Path) -> None:
+def test_a_valid_configuration_is_read_with_its_defaults(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(GOOD))
     config = read_config(tmp_path / "config.json")
     assert (config.num_key_value_heads, config.head_dim, config.expert_intermediate_size) == (4, 8, 48)
@@ -65,7 +65,7 @@ def test_a_bad_field_is_named(change: dict[str, Any], message: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
-def test_what_is_not_a_json_object_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_json_object_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"config\.json"):
         read_config(tmp_path / "config.json")

@@ -1,4 +1,4 @@
-"""A thousand damaged bundles: each is refused, or behaves as if nothing had happened."""
+"""A thousand damaged bundles: each is refused, or behaves like the undamaged one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 60
 
 @pytest.fixture(scope="module")
 def bundle(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small bundle with everything that a bundle can have."""
+    """Make a small bundle with a tokenizer and two shards."""
     folder = tmp_path_factory.mktemp("fuzz")
     checkpoint = shutil.copytree(checkpoints("molkv"), folder / "checkpoint")
     Tokenizer(WordLevel({"a": 1, "b": 2, "?": 3}, unk_token="?")).save(str(checkpoint / "tokenizer.json"))
@@ -49,7 +49,7 @@ def _behaviour(bundle: Path) -> tuple[str, Any]:
 
 
 def _serve(connection: Connection) -> None:
-    """Run bundles in a process of its own, which a crash may take with it."""
+    """Run bundles in a separate process, which may crash."""
     while True:
         connection.send(_behaviour(connection.recv()))
 
@@ -102,7 +102,8 @@ FILES = [
     "tokenizer_config.json",
 ]
 
-place = st.one_of(st.floats(0, 1, exclude_max=True), st.floats(0, 0.01))  # of the file; headers are at its start
+# A place in a file, relative to its size. Half of them are near the start, where the header is.
+place = st.one_of(st.floats(0, 1, exclude_max=True), st.floats(0, 0.01))
 damage = st.one_of(
     st.tuples(st.just("flip"), place, st.integers(0, 7)),
     st.tuples(st.just("overwrite"), place, st.binary(min_size=1, max_size=64)),
@@ -150,7 +151,7 @@ def _fuzz(count: int) -> Callable[[Any], Any]:
 def test_damage_is_refused_or_has_no_effect(
     name: str, mutation: Any, bundle: Path, victim: Victim, sound: tuple[str, Any]
 ) -> None:
-    """By accident: nobody has adapted sizes, hashes and checksums."""
+    """Damage a file by accident: sizes, hashes and checksums stay the old ones."""
     path = bundle / name
     data = path.read_bytes()
     changed = _damaged(data, *mutation, bundle)
@@ -172,7 +173,7 @@ def test_damage_is_refused_or_has_no_effect(
 def test_damage_with_a_fitting_manifest_neither_crashes_nor_hangs(
     name: str, mutation: Any, bundle: Path, victim: Victim, sound: tuple[str, Any]
 ) -> None:
-    """On purpose: size and hash are right, so this is another bundle, and may behave differently."""
+    """Damage a file on purpose: size and hash match, so this is another bundle and may behave differently."""
     data, manifest = (bundle / name).read_bytes(), (bundle / "manifest.json").read_bytes()
     try:
         replace_file(bundle, name, _damaged(data, *mutation, bundle))
@@ -246,8 +247,8 @@ def test_no_byte_of_a_shard_header_can_change_with_an_effect(bundle: Path, tmp_p
     assert refused > 4000
 
 
-def test_every_bit_of_a_small_record_matters(bundle: Path, tmp_path: Path) -> None:
-    """All of them, one by one: the checksum finds each, and names record and token."""
+def test_every_bit_of_a_small_record_is_checked(bundle: Path, tmp_path: Path) -> None:
+    """Flip every bit, one at a time: the checksum finds it, and the error names record and token."""
     copy = shutil.copytree(bundle, tmp_path / "bundle")
     generator = Generator(copy)
     store = generator.store

@@ -1,4 +1,4 @@
-"""Graphs that could crash ONNX Runtime are refused before it sees them; those that the exporter makes are not."""
+"""Graphs that could crash ONNX Runtime are refused before it loads them. Graphs of the exporter are accepted."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _all_graphs() -> Iterator[BuiltGraph]:
                     yield from plan.graphs.values()
 
 
-def test_the_list_of_operators_is_what_the_exporter_uses_no_less_and_no_more() -> None:
+def test_the_list_of_operators_is_exactly_what_the_exporter_uses() -> None:
     kinds: defaultdict[tuple[str, str], tuple[set[str], set[str], dict[str, str]]] = defaultdict(
         lambda: (set(), set(), {})
     )
@@ -82,7 +82,7 @@ def test_the_document_has_the_same_list() -> None:
     assert found == {kind: op._replace(attributes=dict(op.attributes)) for kind, op in OPERATORS.items()}
 
 
-# --- what is refused
+# --- refused graphs
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def _external(model: onnx.ModelProto, key: str) -> onnx.StringStringEntryProto:
 
 
 def _max_of_nothing(model: onnx.ModelProto) -> None:
-    """ONNX Runtime crashes: `Max` reads every input that is listed."""
+    """Leave an input of `Max` empty: ONNX Runtime reads every listed input and crashes."""
     node = _node(model, "Add")
     node.op_type, node.input[1] = "Max", ""
 
@@ -181,7 +181,7 @@ REFUSED: dict[str, tuple[Callable[[onnx.ModelProto], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_no_dense_graph_has_is_refused(what: str, bundle: Path) -> None:
+def test_parts_that_no_dense_graph_has_are_refused(what: str, bundle: Path) -> None:
     edit, message = REFUSED[what]
     model = onnx.load(bundle / "model.onnx", load_external_data=False)
     edit(model)
@@ -206,7 +206,7 @@ def test_what_no_dense_graph_has_is_refused(what: str, bundle: Path) -> None:
 def test_changed_graphs_neither_crash_nor_hang(
     name: str, profile: str, options: GraphOptions, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """In a process of their own: 100 mutants with sound hashes, each refused in one line or run.
+    """Open 100 mutants with matching hashes in a separate process. Each is refused in one line, or runs.
 
     Without the check, seed 378 crashes the first bundle and seed 304 the third.
     """

@@ -1,4 +1,4 @@
-"""Bundles made by someone who means harm: sound digests, hostile contents."""
+"""Bundles made by an attacker: matching checksums, hostile contents."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _point_to(location: str) -> Callable[[onnx.ModelProto], object]:
 @pytest.mark.parametrize(
     "location", ["../secret", "/etc/passwd", "model.onnx", SHARD, "./model.onnx.data", "../bundle/model.onnx.data", ""]
 )
-def test_weights_anywhere_else_than_beside_the_graph_are_refused(location: str, bundle: Path) -> None:
+def test_weights_outside_the_folder_of_the_graph_are_refused(location: str, bundle: Path) -> None:
     (bundle.parent / "secret").write_bytes(bytes(100_000))
     _edit_graph(bundle, _point_to(location))
     with pytest.raises(BundleError, match=r"has weights in .*, expected 'model.onnx.data' in the same folder"):
@@ -59,7 +59,7 @@ def _in_a_node(tensor: TensorProto) -> Callable[[onnx.ModelProto], object]:
     return lambda model: model.graph.node.append(helper.make_node("Constant", [], ["x"], value=tensor))
 
 
-def test_weights_that_hide_inside_a_node_are_found(bundle: Path) -> None:
+def test_external_weights_inside_a_node_are_found(bundle: Path) -> None:
     tensor = TensorProto(data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="../secret")
     _edit_graph(bundle, _in_a_node(tensor))
@@ -77,7 +77,7 @@ def _function(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(("edit", "what"), [(_endless_loop, "a loop or a branch"), (_function, "a function")])
-def test_a_graph_that_does_more_than_compute_straight_on_is_refused(edit: Any, what: str, bundle: Path) -> None:
+def test_a_graph_with_loops_or_functions_is_refused(edit: Any, what: str, bundle: Path) -> None:
     _edit_graph(bundle, edit)
     with pytest.raises(BundleError, match=f"model.onnx: contains {what}"):
         Generator(bundle)
@@ -93,7 +93,7 @@ def test_a_field_that_is_longer_than_the_file_is_refused(bundle: Path) -> None:
 
 
 def _raw(bundle: Path, edit: Callable[[str], str]) -> None:
-    """Change the manifest's text and sign it again."""
+    """Change the text of the manifest and write its new checksum."""
     path = bundle / "manifest.json"
     before = path.read_text()
     after = edit(before)
@@ -108,24 +108,24 @@ def _raw(bundle: Path, edit: Callable[[str], str]) -> None:
         lambda text: text.replace('"stride"', '"stride": 64, "stride"'),
     ],
 )
-def test_a_key_that_is_there_twice_is_refused(edit: Callable[[str], str], bundle: Path) -> None:
-    """Two readers could take different ones."""
+def test_a_duplicate_key_is_refused(edit: Callable[[str], str], bundle: Path) -> None:
+    """Two readers could take different values of the key."""
     _raw(bundle, edit)
     with pytest.raises(BundleError, match=r"manifest.json: the key '(vocab_size|stride)' appears twice"):
         Bundle(bundle)
 
 
 @pytest.mark.parametrize("value", ["1e999", "NaN", "-Infinity", "1" * 5000, "1" + "0" * 400 + ".0", '"\\ud800"'])
-def test_numbers_that_are_none_are_refused(value: str, bundle: Path) -> None:
+def test_invalid_numbers_are_refused(value: str, bundle: Path) -> None:
     _raw(bundle, lambda text: text.replace('"rope_theta": 10000.0', f'"rope_theta": {value}'))
     with pytest.raises(MolkvError) as caught:
         Bundle(bundle)
     assert "\n" not in str(caught.value)
 
 
-# What a driver does not read, and what only limits it; the graph's own sizes and the files say the rest.
+# Fields that a driver does not read, or that only limit it. Other sizes follow from the graph and the files.
 HARMLESS = {
-    ("graphs", "cpu", "block_size"),  # says how weights were rounded; the graph is what it is
+    ("graphs", "cpu", "block_size"),  # describes how weights were rounded; the graph does not change
     *(
         ("model", name)
         for name in (
@@ -135,7 +135,7 @@ HARMLESS = {
             "rope_theta",
             "max_position_embeddings",
             "expert_window",
-            "head_dim",  # 0 means what it is
+            "head_dim",  # 0 means the default
         )
     ),
     *(("generation", "sampling", name) for name in ("temperature", "top_k", "repetition_penalty")),
@@ -144,7 +144,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize("value", [2**31 - 1, 2**31, 2**63, 10**30, -1, 0, True, None, "64", 1.5, []], ids=str)
 def test_no_number_of_a_manifest_can_take_memory_or_crash(value: Any, bundle: Path) -> None:
-    """In every place that holds a number. A step of generation has 500 MiB of addresses for all it wants to do."""
+    """Put the value in the place of each number. Opening and generating may take 500 MiB of address space."""
     list(Generator(bundle).stream([[1, 2, 3]], max_new_tokens=3))
     paths = list(_numbers(json.loads((bundle / "manifest.json").read_text())))
     assert len(paths) > 60
@@ -213,7 +213,7 @@ def test_a_bundle_that_is_a_pipe_or_a_device_does_not_hang(bundle: Path) -> None
 
 
 def _header(bundle: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    """Change a shard's header, keeping the file's size, and sign the bundle again."""
+    """Change the header of a shard, keep the size of the file, and write the new checksums."""
     data = (bundle / SHARD).read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -244,13 +244,13 @@ def _header(bundle: Path, edit: Callable[[dict[str, Any]], object]) -> None:
         lambda h: h["__metadata__"].update(layout=5),
     ],
 )
-def test_a_shard_whose_header_is_not_the_manifests_is_refused(edit: Any, bundle: Path) -> None:
+def test_a_shard_header_that_differs_from_the_manifest_is_refused(edit: Any, bundle: Path) -> None:
     _header(bundle, edit)
     with pytest.raises(BundleError, match=SHARD):
         ExpertStore(Bundle(bundle))
 
 
-def test_a_header_with_a_key_twice_is_refused(bundle: Path) -> None:
+def test_a_header_with_a_duplicate_key_is_refused(bundle: Path) -> None:
     data = (bundle / SHARD).read_bytes()
     changed = data.replace(b'"dtype":"U8",', b'"dtype":"U8","dtype":"U8",', 1).replace(b" " * 13, b"", 1)
     assert len(changed) == len(data)
@@ -260,7 +260,7 @@ def test_a_header_with_a_key_twice_is_refused(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 7, 2**31, 2**63, 2**64 - 1])
-def test_a_header_length_that_lies_is_refused(length: int, bundle: Path) -> None:
+def test_a_wrong_header_length_is_refused(length: int, bundle: Path) -> None:
     data = (bundle / SHARD).read_bytes()
     replace_file(bundle, SHARD, length.to_bytes(8, "little") + data[8:])
     with pytest.raises(BundleError, match=SHARD):
@@ -274,7 +274,7 @@ def test_a_shape_that_would_take_hours_to_multiply_is_refused(tmp_path: Path) ->
         TensorFile(tmp_path / "x.safetensors", BundleError)
 
 
-def test_a_dtype_that_is_not_known_names_those_that_are_read(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_dtype_names_the_known_ones(tmp_path: Path) -> None:
     header = json.dumps({"x": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"0")
     with pytest.raises(BundleError, match="has dtype 'F4', which is not known; write it as F32, F16 or BF16"):

@@ -1,4 +1,4 @@
-"""Output that cannot be written: what was there stays, and nothing half-written is left."""
+"""Output that cannot be written: existing files stay, and no partial file is left."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_force_replaces_a_bundle(checkpoint: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("foreign", [False, True])
-def test_force_replaces_a_bundle_of_another_version_and_nothing_beside_it(
+def test_force_replaces_a_bundle_of_another_version_without_foreign_files(
     foreign: bool, checkpoint: Path, tmp_path: Path
 ) -> None:
     bundle = tmp_path / "bundle"
@@ -62,7 +62,7 @@ def test_force_replaces_a_bundle_of_another_version_and_nothing_beside_it(
     assert Bundle(bundle).manifest.schema_version > 1
 
 
-def test_force_does_not_replace_what_is_not_a_bundle(checkpoint: Path, tmp_path: Path) -> None:
+def test_force_does_not_replace_a_folder_that_is_not_a_bundle(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
     (tmp_path / "extension").mkdir()
@@ -94,7 +94,7 @@ def test_with_force_the_old_bundle_stays_when_the_new_one_fails(
     assert _contents(tmp_path) == before
 
 
-def test_a_full_disk_is_said_in_one_line(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_of_one_line(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -106,7 +106,7 @@ def test_a_full_disk_is_said_in_one_line(checkpoint: Path, tmp_path: Path, monke
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real disk of 2 MiB."""
+    """Mount a real disk of 2 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk]
@@ -117,7 +117,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def _occupy(disk: Path) -> None:
-    """Take all the room that is left on a disk."""
+    """Fill the rest of a disk."""
     with (disk / "somebody-elses").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(4096)) == 4096:
             pass
@@ -169,10 +169,8 @@ def test_a_parent_that_is_a_file_is_named(checkpoint: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupt_in_the_middle_leaves_nothing_behind(
-    signal_number: signal.Signals, checkpoint: Path, tmp_path: Path
-) -> None:
-    """A real process, stopped by a real signal while it writes the store."""
+def test_an_interrupted_export_leaves_no_files(signal_number: signal.Signals, checkpoint: Path, tmp_path: Path) -> None:
+    """Send a real signal to a real process while it writes the store."""
     slow = (
         "import sys, time\n"
         "from molkv_export.tables import table_writer\n"

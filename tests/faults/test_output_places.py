@@ -1,4 +1,4 @@
-"""Output folders that cannot be replaced are refused before any work; folders that nobody misses are used."""
+"""Output folders that cannot be replaced are refused before any work. Empty folders are used."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def checkpoint(checkpoints: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def phone(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that can be packaged; the tests must not change it."""
+    """Make a bundle that can be packaged. Tests must not change it."""
     folder = tmp_path_factory.mktemp("phone") / "bundle"
     export(checkpoints("molkv"), folder, profiles=["cpu", "coreml"], graph=GraphOptions(chunk_lengths=(1,)))
     return folder
@@ -35,7 +35,7 @@ def phone(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def writers(checkpoint: Path, phone: Path) -> dict[str, Callable[[Path], object]]:
-    """Whatever makes a folder, by the name of its command."""
+    """Return the functions that make a folder, by the name of their command."""
     return {
         "export": lambda out: export(checkpoint, out, force=True),
         "package": lambda out: package(phone, out, target="ios", force=True),
@@ -95,7 +95,7 @@ def test_the_current_directory_is_refused_before_the_work(
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("length", [250, 300])
 @pytest.mark.usefixtures("no_work")
-def test_a_name_that_is_too_long_is_said_of_that_name(
+def test_a_name_that_is_too_long_is_named_in_the_error(
     length: int,
     command: str,
     writers: dict[str, Callable[[Path], object]],
@@ -152,7 +152,7 @@ def test_a_link_to_an_empty_folder_is_not_replaced(checkpoint: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("name", SYSTEM_FILES)
-def test_files_of_the_system_go_with_the_folder_that_is_replaced(
+def test_system_files_are_removed_with_the_replaced_folder(
     name: str, phone: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     bundle = shutil.copytree(phone, tmp_path / "bundle")
@@ -170,14 +170,16 @@ def test_files_of_the_system_go_with_the_folder_that_is_replaced(
 
 
 @pytest.mark.parametrize("name", SYSTEM_FILES)
-def test_a_folder_of_such_a_name_is_somebodys(name: str, phone: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_folder_with_the_name_of_a_system_file_is_not_replaced(
+    name: str, phone: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     bundle = shutil.copytree(phone, tmp_path / "bundle")
     (bundle / name).mkdir()
     with pytest.raises(OutputError, match="holds files that molkv-export did not write"):
         export(checkpoint, bundle, force=True)
 
 
-def test_what_a_system_leaves_during_an_export_is_no_part_of_the_bundle(
+def test_a_system_file_written_during_an_export_is_not_listed(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import molkv_export.exporter as exporting

@@ -1,4 +1,4 @@
-"""Systems and disks that can do less than the ones we run on, and environments without package metadata."""
+"""Systems and disks that lack features of Linux, and environments without package metadata."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def checkpoint(checkpoints: Callable[[str], Path]) -> Path:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    """All files but the manifest, which says when and how the bundle was made."""
+    """Return all files except the manifest, which holds the time and the command of the export."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
 
 
@@ -74,7 +74,7 @@ def test_an_export_on_a_bare_system_gives_the_same_bytes_and_one_warning(
         ["bench", "--prompts", "8", "--contexts", "16", "--steps", "2", "--runs", "1", "--storage", "warm"],
     ],
 )
-def test_the_driver_runs_on_a_bare_system_without_a_word(command: list[str], stdlib_mini_bundle: Path) -> None:
+def test_the_driver_runs_on_a_bare_system_without_warnings(command: list[str], stdlib_mini_bundle: Path) -> None:
     done = _bare(command[0], stdlib_mini_bundle, *command[1:])
     assert done.stdout
     assert "cannot" not in done.stderr
@@ -82,17 +82,17 @@ def test_the_driver_runs_on_a_bare_system_without_a_word(command: list[str], std
         assert done.stdout == _python("cli.py", "run", stdlib_mini_bundle, *command[1:], cwd=ROOT).stdout
 
 
-def test_reads_by_seeking_from_many_threads_give_what_was_asked_for(
+def test_seeking_reads_from_many_threads_return_the_right_bytes(
     bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Slow(io.FileIO):
         def seek(self, *arguments: int) -> int:
             place = super().seek(*arguments)
-            time.sleep(1e-4)  # another thread can move the position now
+            time.sleep(1e-4)  # time for another thread to move the position
             return place
 
     bundle = Bundle(bundles("molkv"))
-    ids = np.arange(0, bundle.config.vocab_size, 2)  # no neighbours: one read each, by several threads
+    ids = np.arange(0, bundle.config.vocab_size, 2)  # no neighbours: each record is a read, and several threads read
     with ExpertStore(bundle) as store:
         expected = store.gather(ids).tobytes()
     monkeypatch.delattr(os, "preadv")
@@ -112,7 +112,7 @@ def test_a_read_that_fails_after_seeking_names_the_record(
 
 
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.EINVAL])
-def test_a_system_that_takes_no_advice_is_read_all_the_same(
+def test_reading_works_where_the_system_refuses_advice(
     error: int, bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Unadvised(mmap.mmap):
@@ -196,9 +196,7 @@ def test_a_disk_that_fails_while_it_syncs_is_an_error(
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_disk_that_can_do_everything_gives_no_warning(
-    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_ordinary_disk_gives_no_warning(checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert _export_with(checkpoint, tmp_path / "bundle", caplog) == []
 
 
@@ -240,7 +238,7 @@ def from_name(name):
 original = importlib.metadata.Distribution.from_name
 importlib.metadata.Distribution.from_name = from_name
 root = sys.argv.pop(1)
-# The script's folder is all that Python adds where the project is not installed.
+# Python adds only the script's folder where the project is not installed.
 sys.path[:] = [root, *(path for path in sys.path if path not in ("", root, root + "/runtimes/python"))]
 runpy.run_path(root + "/cli.py", run_name="__main__")
 """
@@ -283,9 +281,7 @@ main()
 
 
 @pytest.mark.parametrize("with_nohup", [True, False])
-def test_an_export_outlives_the_terminal_if_it_was_started_so(
-    with_nohup: bool, checkpoint: Path, tmp_path: Path
-) -> None:
+def test_a_hangup_ends_an_export_unless_nohup_started_it(with_nohup: bool, checkpoint: Path, tmp_path: Path) -> None:
     start = "nohup" if with_nohup else "plain"
     done = _python("-c", _SIGNALLED, start, "export", checkpoint, tmp_path / "bundle")
     if with_nohup:

@@ -1,4 +1,4 @@
-"""Published folders that contradict themselves, ask for what we do not compute, or are not safe."""
+"""Published folders that contradict themselves, need an unsupported feature, or are not safe, are refused."""
 
 from __future__ import annotations
 
@@ -181,14 +181,14 @@ def test_a_pipe_is_not_waited_for(name: str, folder: Path) -> None:
     refused(folder, MolkvError, "it is a device or a pipe")
 
 
-def test_a_link_to_nowhere_is_not_passed_over(folder: Path) -> None:
+def test_a_broken_link_is_refused(folder: Path) -> None:
     torch.save(_tensors(folder), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to("nowhere")
     refused(folder, CheckpointError, "model.safetensors: cannot be opened (No such file or directory)")
 
 
-def test_an_end_of_text_that_is_no_token_id_is_refused(folder: Path) -> None:
+def test_an_invalid_end_of_text_token_is_refused(folder: Path) -> None:
     _set(folder, eos_token_id="</s>")
     refused(folder, ConfigError, 'config.json: eos_token_id is "</s>", expected token ids from 0 to 96')
     _set(folder, eos_token_id=[0, 97])
@@ -198,13 +198,13 @@ def test_an_end_of_text_that_is_no_token_id_is_refused(folder: Path) -> None:
     refused(folder, CheckpointError, "generation_config.json: eos_token_id is 0.5, expected token ids from 0 to 96")
 
 
-def test_a_tied_head_that_is_another_is_refused(folder: Path) -> None:
+def test_a_tied_head_that_differs_from_the_embedding_is_refused(folder: Path) -> None:
     _set(folder, tie_word_embeddings=True)
     refused(folder, CheckpointError, "tensor 'lm_head.weight' differs from 'model.embed_tokens.weight', expected eq")
 
 
 class _Harmful:
-    """What a hostile pickle would do when it is read."""
+    """An object whose unpickling runs code: it makes a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""The configuration of MoLE and MoLKV: what a model without experts says of them."""
+"""The configuration of MoLE and MoLKV for a model without experts."""
 
 from __future__ import annotations
 

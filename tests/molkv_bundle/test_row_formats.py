@@ -1,4 +1,4 @@
-"""Quantized rows against a second implementation: one number at a time, written from docs/bundle-format.md."""
+"""Quantized rows, compared with a second implementation that follows docs/bundle-format.md number by number."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ plenty = settings(max_examples=60, deadline=None, suppress_health_check=[HealthC
 
 
 def _slow_decode(dtype: str, value: bytes, scale: bytes) -> list[float]:
-    """Decode one row of D numbers; Python's floats are wider than float32, so each product is rounded once."""
+    """Decode one row of D numbers. Python's floats are wider than float32, so each product is rounded once."""
 
     def half(index: int) -> float:
         return float(struct.unpack_from("<e", scale, 2 * index)[0])
@@ -50,7 +50,7 @@ def _slow_decode(dtype: str, value: bytes, scale: bytes) -> list[float]:
 
 
 def _stored(dtype: Any, exact: np.ndarray) -> np.ndarray:
-    """Quantize rows into a structured array, as a record holds them."""
+    """Quantize rows into a structured array with the layout of a record."""
     if dtype in ("float32", "float16"):
         stored = np.zeros((), [("value", dtype, exact.shape)])
         stored["value"] = exact
@@ -74,7 +74,7 @@ def _decoded(dtype: Any, stored: np.ndarray) -> np.ndarray:
 @plenty
 @given(exact=rows)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "int4", "nf4"])
-def test_the_decoder_gives_what_the_specification_says_bit_by_bit(dtype: Any, exact: np.ndarray) -> None:
+def test_the_decoder_follows_the_specification_bit_by_bit(dtype: Any, exact: np.ndarray) -> None:
     stored = _stored(dtype, exact)
     found = _decoded(dtype, stored)
     for row in range(N):
@@ -87,7 +87,7 @@ def test_the_decoder_gives_what_the_specification_says_bit_by_bit(dtype: Any, ex
 @given(
     codes=npst.arrays(np.uint8, (N, D // 2)), scale=npst.arrays(np.float16, (N, 4), elements=st.floats(-9, 9, width=16))
 )
-def test_every_code_is_decoded_not_only_those_that_the_quantizer_makes(codes: np.ndarray, scale: np.ndarray) -> None:
+def test_codes_that_the_quantizer_never_makes_are_decoded_too(codes: np.ndarray, scale: np.ndarray) -> None:
     stored = np.zeros((), [("value", np.uint8, (N, D // 2)), ("scale", np.float16, (N, 4))])
     stored["value"], stored["scale"] = codes, scale
     found = _decoded("int4", stored)
@@ -118,7 +118,7 @@ def test_every_number_is_stored_as_the_nearest_that_its_scale_allows(dtype: Any,
             largest = np.abs(numbers).max()
             error = np.abs(found[row, start : start + size] - numbers)
             assert (error <= nearest + 2e-7 * largest + 1e-45).all()
-            # The number of largest magnitude is kept, but for the rounding of the scale.
+            # Only the rounding of the scale changes the number of the largest magnitude.
             assert error[np.abs(numbers).argmax()] <= largest * 2**-11 + 8 * 2**-25
 
 

@@ -1,4 +1,4 @@
-"""The checksum of a record: what it covers, and that both libraries that may compute it agree."""
+"""The checksum of a record: the bytes that it covers, and both libraries that can compute it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_records_are_checked_the_same_without_zlib_ng(bundles: Callable[..., Pat
 
 
 def test_a_record_in_another_place_or_of_another_table_is_refused(bundles: Callable[..., Path]) -> None:
-    """Read as if it belonged there: what a swap inside a file, or a shard of another export, comes to."""
+    """Read a record at another place, as after a swap inside a file or with a shard of another export."""
     bundle = Bundle(bundles("molkv"))
     table = bundle.manifest.experts
     with ExpertStore(bundle) as store:

@@ -1,4 +1,4 @@
-"""`verify`: every byte, and the damage by name."""
+"""`verify` reads every byte and names the damage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _flip(path: Path, *places: int) -> None:
     path.write_bytes(data)
 
 
-def test_a_manifest_that_is_read_is_written_as_it_was(bundle: Path) -> None:
+def test_a_manifest_is_the_same_after_reading_and_writing(bundle: Path) -> None:
     before = (bundle / "manifest.json").read_bytes()
     write_manifest(msgspec.structs.replace(read_manifest(bundle), sha256=NO_DIGEST), bundle)
     assert (bundle / "manifest.json").read_bytes() == before
@@ -64,7 +64,7 @@ def test_damaged_records_are_named_with_their_token_ids(checkpoints: Callable[[s
     ]
 
 
-def test_a_long_list_of_damaged_records_is_cut(bundle: Path) -> None:
+def test_a_long_list_of_damaged_records_is_shortened(bundle: Path) -> None:
     shard = bundle / "experts-00001-of-00001.safetensors"
     _flip(shard, *range(4096, shard.stat().st_size, 1440))
     findings = verify(bundle).findings
@@ -79,13 +79,13 @@ def test_a_damaged_header_is_named(bundle: Path) -> None:
     assert "experts-00001-of-00001.safetensors: the layout in its header differs from the manifest's" in header
 
 
-def test_a_file_that_does_not_belong_there_is_named(bundle: Path) -> None:
+def test_an_unlisted_file_is_named(bundle: Path) -> None:
     (bundle / "notes.txt").write_text("mine")
     assert verify(bundle).findings == [f"{bundle / 'notes.txt'}: is not part of the bundle"]
 
 
 @pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini", "Desktop.ini", "._manifest.json"])
-def test_what_systems_leave_in_folders_is_passed_over(name: str, bundle: Path) -> None:
+def test_system_files_are_ignored(name: str, bundle: Path) -> None:
     (bundle / name).write_text("x")
     assert verify(bundle).findings == []
     (bundle / name).unlink()
@@ -93,12 +93,12 @@ def test_what_systems_leave_in_folders_is_passed_over(name: str, bundle: Path) -
     assert verify(bundle).findings == [f"{bundle / name}: is not part of the bundle"]
 
 
-def test_what_is_not_a_bundle_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"manifest\.json: cannot be read"):
         verify(tmp_path)
 
 
-def test_the_command_says_so_and_exits_with_1(bundle: Path) -> None:
+def test_the_command_prints_the_findings_and_exits_with_1(bundle: Path) -> None:
     done = CliRunner().invoke(cli, ["verify", str(bundle)])
     assert done.exit_code == 0
     assert f"{bundle}: 4 files, " in done.stdout

@@ -12,5 +12,5 @@ from molkv_runtime import Generator
 
 @pytest.fixture
 def generator(bundles: Callable[..., Path]) -> Generator:
-    """The small MoLKV model, loaded."""
+    """Load the small MoLKV model."""
     return Generator(bundles("molkv"))

@@ -1,4 +1,4 @@
-"""Generation: batches, stops, context end, streaming text."""
+"""Generation: batches, stop tokens, the end of the context, streamed text."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _written(generator: Generator, prompts: list[list[int]], **options: object) 
 
 
 def test_greedy_tokens_are_those_of_the_reference_model_token_by_token(generator: Generator) -> None:
-    """The obvious loop: run PyTorch on everything so far, append the likeliest token."""
+    """Compare with a simple loop: run PyTorch on all tokens so far and append the likeliest token."""
     model, ids = random_model(generator.config), [5, 60, 33]
     for _ in range(15):
         ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
@@ -70,7 +70,7 @@ def test_generation_ends_at_the_context(generator: Generator) -> None:
     prompts = [list(range(40)), [1]]
     tokens = list(generator.stream(prompts, max_new_tokens=1000))
     lengths = [sum(token.sequence == index for token in tokens) for index in range(2)]
-    # The last token is written, but no longer read.
+    # The last token is generated, but does not enter the KV cache.
     assert lengths == [context - 40 + 1, context]
     assert tokens[-1].finish == "length"
     full = list(generator.stream([list(range(context))], max_new_tokens=5))
@@ -85,8 +85,8 @@ def test_the_same_seed_draws_the_same_text_and_another_seed_another(generator: G
     assert draw(1) != draw(2)
 
 
-def test_a_draw_knows_the_prompt_and_what_was_written_after_it(generator: Generator) -> None:
-    """The obvious loop: run each prompt alone, and give all ids so far to every choice."""
+def test_a_draw_depends_on_the_prompt_and_the_generated_tokens(generator: Generator) -> None:
+    """Compare with a simple loop: run each prompt alone, and pass all ids so far to each choice."""
     sampling = Sampling(
         1.5, repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=1, logit_bias={7: 3}, seed=4
     )
@@ -114,7 +114,7 @@ def test_text_streams_in_pieces_that_make_up_the_decoded_tokens(stdlib_mini_bund
 
 
 def test_the_trained_model_knows_python(stdlib_mini_bundle: Path) -> None:
-    """Held-out modules cost it far less than the 8.3 nats a token (ln 4096) of a model that knows nothing."""
+    """Check its loss on held-out modules. Uniform guesses have 8.3 nats per token (ln 4096)."""
     generator = Generator(stdlib_mini_bundle)
     ids = generator.tokenizer.encode(standard_library().validation[0]).ids[:400]
     logits = generator.sequences().prefill(0, ids, all_logits=True)[:-1]
@@ -158,7 +158,7 @@ def test_impossible_prompts_are_refused(generator: Generator, prompts: list[list
         ([None], "a prompt is NoneType, expected a list of token ids"),
     ],
 )
-def test_what_is_no_list_of_prompts_is_refused(generator: Generator, prompts: Any, message: str) -> None:
+def test_arguments_that_are_not_a_list_of_prompts_are_refused(generator: Generator, prompts: Any, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         generator.stream(prompts)
 
@@ -182,14 +182,16 @@ def test_arrays_are_prompts(generator: Generator) -> None:
         (["\ud800"], "contains bytes that are not text, expected UTF-8"),
     ],
 )
-def test_what_is_no_list_of_texts_is_refused(stdlib_mini_bundle: Path, prompts: Any, message: str) -> None:
+def test_arguments_that_are_not_a_list_of_texts_are_refused(
+    stdlib_mini_bundle: Path, prompts: Any, message: str
+) -> None:
     with pytest.raises(RequestError, match=message):
         Generator(stdlib_mini_bundle).stream_text(prompts)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, seed=1)])
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
-def test_logits_that_are_no_numbers_name_the_position(
+def test_the_error_for_nan_or_infinite_logits_names_the_position(
     generator: Generator, sampling: Sampling, wrong: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = Sequences.decode
@@ -292,7 +294,7 @@ def test_closed_generators_leave_no_open_files(bundles: Callable[..., Path]) -> 
 
 
 @pytest.mark.parametrize("name", ["molkv", "mole"])
-def test_the_next_chunk_is_read_before_the_graph_runs_on_the_present_one(
+def test_the_next_chunk_is_read_before_the_graph_runs_on_the_current_one(
     name: str, bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sequences = Generator(bundles(name)).sequences(prefill_chunk=16)
@@ -315,8 +317,8 @@ def test_the_next_chunk_is_read_before_the_graph_runs_on_the_present_one(
     assert len(reads) >= 3
 
 
-def test_a_token_passes_the_files_that_the_architecture_lists(stdlib_mini_bundle: Path) -> None:
-    """What is called once the state of the sequence is there: `docs/architecture.md`, "A token's way"."""
+def test_generation_runs_the_files_that_the_architecture_lists(stdlib_mini_bundle: Path) -> None:
+    """Compare the files that run after the state is made with `docs/architecture.md`, "A token's way"."""
     pieces = Generator(stdlib_mini_bundle).text("def ", max_new_tokens=8)
     passed: set[str] = set()
 
@@ -338,7 +340,7 @@ def test_a_token_passes_the_files_that_the_architecture_lists(stdlib_mini_bundle
     assert len(listed) <= 10
 
 
-def test_a_bundle_says_how_tokens_are_chosen_where_a_caller_does_not(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
+def test_the_sampling_of_the_bundle_is_the_default(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(stdlib_mini_bundle, tmp_path / "bundle")
     edit_manifest(bundle, lambda m: m["generation"]["sampling"].update(temperature=0.9, top_k=20))
     said, silent = Generator(bundle), Generator(stdlib_mini_bundle)

@@ -1,4 +1,4 @@
-"""A bundle whose files are links to regular files runs; nothing else is taken for a file."""
+"""A bundle whose files are links to regular files runs. Links to anything else are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARD = "experts-00001-of-00001.safetensors"
 
 @pytest.fixture(scope="module")
 def bundle(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with two profiles; the tests must not change it."""
+    """Make a bundle with two profiles. Tests must not change it."""
     folder = tmp_path_factory.mktemp("plain") / "bundle"
     graph = GraphOptions(chunk_lengths=(1, 4))
     export(checkpoints("molkv"), folder, profiles=["cpu", "coreml"], graph=graph)

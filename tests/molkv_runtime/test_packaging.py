@@ -1,4 +1,4 @@
-"""The driver stands alone."""
+"""The driver needs neither the exporter nor its libraries."""
 
 from __future__ import annotations
 

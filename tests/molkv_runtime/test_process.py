@@ -1,4 +1,4 @@
-"""One process, several threads: who may use what."""
+"""Which processes and threads may use an open bundle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from molkv_bundle import RequestError
 from molkv_runtime import BoundCall, Generator
 
-# The child leaves by os._exit, as multiprocessing's do: ONNX Runtime waits for its threads when it is torn down.
+# The child ends with os._exit, as in multiprocessing. Else ONNX Runtime waits for threads that a fork does not copy.
 _FORK = """
 import os, sys
 from molkv_bundle import RequestError
@@ -57,7 +57,7 @@ def test_a_fork_is_told_to_open_the_bundle_itself(bundles: Callable[..., Path]) 
     assert last == "3 in the parent"
 
 
-def test_nothing_that_is_open_can_be_pickled_or_copied(generator: Generator) -> None:
+def test_open_objects_cannot_be_pickled_or_copied(generator: Generator) -> None:
     for thing in (generator, generator.sequences(), generator.store, generator.graph):
         for use in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(RequestError, match=f"a {type(thing).__name__} cannot be pickled or copied"):

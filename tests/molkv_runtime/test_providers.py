@@ -1,4 +1,4 @@
-"""Providers are presets; an absent one is an error that says what is there, a wrong one is refused."""
+"""Presets of providers: errors for absent ones, options, placements, and refusal of wrong results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from molkv_runtime.session import Placement
 
 @pytest.fixture
 def preset(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Make up a preset of a provider that is here; what it may be off by is 0.01."""
+    """Make a preset of an installed provider. Its logits may be off by 0.01."""
 
     def make(provider: str = "CPUExecutionProvider", **fields: Any) -> str:
         made = Preset(provider, ("cpu",), known={"speed": ("slow", "fast"), "folder": ()}, max_abs=0.01, **fields)
@@ -77,7 +77,7 @@ def test_an_option_that_a_provider_does_not_know_is_refused(preset: Callable[...
     assert session_options(Target(preset(), {"speed": "fast", "folder": "anything"}))
 
 
-def test_given_options_come_before_those_of_the_preset(
+def test_given_options_override_those_of_the_preset(
     preset: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = preset(options={"speed": "slow"}, threads="workers", cache="folder", config={"session.intra_op.x": "0"})
@@ -107,7 +107,9 @@ def test_given_options_come_before_those_of_the_preset(
         (["--profile", "nnapi"], "has no graph for profile 'nnapi'; available: cpu. Add it with: molkv-export export"),
     ],
 )
-def test_the_command_line_says_it_in_one_line(arguments: list[str], message: str, stdlib_mini_bundle: Path) -> None:
+def test_the_command_line_prints_the_error_in_one_line(
+    arguments: list[str], message: str, stdlib_mini_bundle: Path
+) -> None:
     command = [sys.executable, "cli.py", "run", stdlib_mini_bundle, "--prompt", "def ", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode in (1, 2)
@@ -118,7 +120,7 @@ def test_the_command_line_says_it_in_one_line(arguments: list[str], message: str
 # --- where nodes run
 
 
-def test_placement_is_known_and_said(bundles: Callable[..., Path]) -> None:
+def test_placements_are_known_and_printed(bundles: Callable[..., Path]) -> None:
     placements = Generator(bundles("molkv")).placements
     assert [(place.provider, place.partitions) for place in placements[0]] == [("CPUExecutionProvider", 0)]
     assert placements[0][0].nodes > 30
@@ -131,14 +133,14 @@ def test_placement_is_known_and_said(bundles: Callable[..., Path]) -> None:
 def test_nodes_that_run_elsewhere_are_an_error_where_the_provider_is_required(
     preset: Callable[..., str], bundles: Callable[..., Path]
 ) -> None:
-    name = preset("AzureExecutionProvider")  # it is in this build, and takes no node
+    name = preset("AzureExecutionProvider")  # this build has it, and it takes no node
     assert Generator(bundles("molkv"), target=Target(name)).placements[0][0].provider == "CPUExecutionProvider"
     with pytest.raises(ProviderError, match=r"leaves \d+ nodes to other providers \(\d+ MatMul, .*expected none"):
         Generator(bundles("molkv"), target=Target(name, required=True))
     assert Generator(bundles("molkv"), target=Target(preset(), required=True))
 
 
-# --- what is computed
+# --- computed numbers
 
 
 @pytest.mark.parametrize("error", [0.02, np.nan])
@@ -161,7 +163,7 @@ def test_a_provider_that_computes_something_else_is_refused(
     monkeypatch.setattr(BoundCall, "run", wrong)
     with pytest.raises(ProviderError, match=r"'made-up' computes wrong numbers: .*expected at most 0.01;"):
         Generator(bundles("molkv"), target=name)
-    assert Generator(bundles("molkv"))  # the CPU provider is what the tests hold to PyTorch
+    assert Generator(bundles("molkv"))  # the CPU provider is not probed: tests compare it with PyTorch
     assert Generator(bundles("molkv"), target=name, verify_provider=False)
 
 

@@ -1,4 +1,4 @@
-"""Records become float32 as their numbers say, in every format."""
+"""Records of every format are decoded to the float32 numbers that they store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from molkv_runtime.sequences import CAST_MODEL, HalfReader, RecordDecoder
 from tests.models import CONFIGS
 
 
-def test_the_cast_model_is_the_one_that_it_says_it_is() -> None:
+def test_the_bytes_of_the_cast_model_are_those_of_its_description() -> None:
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT16, ["n"])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])
     graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)], "g", [x], [y])
@@ -22,7 +22,7 @@ def test_the_cast_model_is_the_one_that_it_says_it_is() -> None:
     assert onnx.load_from_string(CAST_MODEL) == model
 
 
-def test_every_float16_there_is_becomes_the_float32_of_the_same_number() -> None:
+def test_every_float16_becomes_the_same_number_in_float32() -> None:
     halves = np.arange(65536, dtype=np.uint16).view(np.float16)
     out = np.empty(65536, np.float32)
     reader = HalfReader()
@@ -45,7 +45,7 @@ def test_an_int8_window_takes_the_codes_of_an_int8_store_as_they_are() -> None:
 
 
 def _random_records(name: str, dtype: RowDtype, count: int) -> Records:
-    """Records of random bytes whose floats are finite."""
+    """Return records of random bytes whose floats are finite."""
     random = np.random.default_rng(0)
     records = np.zeros(count, record_dtype(CONFIGS[name], dtype))
     fields = [records["embedding"]]

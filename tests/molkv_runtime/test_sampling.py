@@ -1,4 +1,4 @@
-"""Sampling gives the tokens that the format's vectors say, as often as it should, and knows how clear a choice is."""
+"""Sampling: the tokens of the format's test vectors, their probabilities, and the margin of a choice."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_vectors_are_those_that_their_script_makes() -> None:
 
 
 def test_threefry_gives_the_published_answers() -> None:
-    """`kat_vectors` of Random123, for threefry2x32 with 20 rounds."""
+    """Compare with `kat_vectors` of Random123, for threefry2x32 with 20 rounds."""
     ones = 0xFFFFFFFF
     assert threefry((0, 0), (0, 0)) == (0x6B200159, 0x99BA4EFE)
     assert threefry((ones, ones), (ones, ones)) == (0x1CB996FC, 0xBB002BE7)
@@ -116,7 +116,7 @@ def test_any_choice_is_that_of_the_plain_description(options: dict[str, Any], lo
 
 
 def test_large_vocabularies_are_sampled_as_the_plain_description_says() -> None:
-    """Where less than everything is sorted and summed."""
+    """Test vocabularies so large that only a part of them is sorted and summed."""
     choose = random.Random(0)
     for number in range(60):
         logits = np.random.default_rng(number).normal(0, choose.choice([0.1, 1, 4, 15]), 2000).astype(np.float32)
@@ -148,7 +148,7 @@ def test_large_vocabularies_are_sampled_as_the_plain_description_says() -> None:
     ],
 )
 def test_draws_follow_the_probabilities(options: dict[str, Any], expected: list[float]) -> None:
-    """Chi-square of 4 degrees of freedom is above this bound once in 100,000 times."""
+    """Check chi-square. With 4 degrees of freedom it is above this bound once in 100,000 times."""
     sampling, positions = Sampling(**{"temperature": 1.0, "seed": 3} | options), 4_000 if options else 20_000
     prompt = np.zeros(positions, np.int64)
     drawn = [sampling.choose(LOGITS, prompt[:position]) for position in range(positions)]
@@ -159,7 +159,7 @@ def test_draws_follow_the_probabilities(options: dict[str, Any], expected: list[
 
 
 def test_random_numbers_of_sequences_and_positions_are_independent() -> None:
-    """Uniform, and neighbours in either direction are not correlated (bounds of five standard deviations)."""
+    """Check that they are uniform and that neighbours are not correlated, within five standard deviations."""
     u = np.array([[uniform(7, sequence, position) for position in range(150)] for sequence in range(150)])
     n = u.size
     assert abs(u.mean() - 0.5) < 5 / math.sqrt(12 * n)
@@ -168,7 +168,7 @@ def test_random_numbers_of_sequences_and_positions_are_independent() -> None:
         assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 5 / math.sqrt(first.size)
 
 
-def test_a_token_begins_where_the_one_before_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_random_number_on_a_border_draws_the_next_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("molkv_runtime.sampling.uniform", lambda *_: 0.5)
     assert Sampling(temperature=1.0).choose(np.zeros(4, np.float32)) == 2
 
@@ -197,7 +197,7 @@ def test_the_margin_of_a_draw_is_the_distance_to_the_next_border() -> None:
 
 
 def _hardest_moves(logits: Floats, by: float) -> list[Floats]:
-    """Move logits by almost as much as is allowed: those below a place up, the others down, by ids and by size."""
+    """Move logits by almost the margin: those below a border up and the others down, by id and by size."""
     size, moves = len(logits), []
     for places in (np.arange(size), np.argsort(np.argsort(logits))):
         for border in range(1, size):
@@ -229,7 +229,7 @@ def test_logits_that_move_by_less_than_the_margin_give_the_same_token(options: d
         logits = random_numbers.normal(0, 2, 12).astype(np.float32)
         ids = np.arange(12)[:: random_numbers.choice([-1, 1])]
         by = sampling.margin(logits, ids[:6], ids[6:]).logits
-        if by < 1e-4:  # float32 cannot move that little
+        if by < 1e-4:  # float32 cannot move by so little
             continue
         tried += 1
         token = sampling.choose(logits, ids[:6], ids[6:])
@@ -239,7 +239,11 @@ def test_logits_that_move_by_less_than_the_margin_give_the_same_token(options: d
 
 
 def test_logits_that_move_by_more_than_the_margin_often_give_another_token() -> None:
-    """The margin is exact for greedy choices, and for draws where the border is at a half; else up to 4 c (1 - c)."""
+    """Check that the margin is tight.
+
+    It is exact for greedy choices, and for draws with the border c at a half. For other draws it is up to
+    4 c (1 - c) of the exact margin.
+    """
     random_numbers, changed = np.random.default_rng(0), {0.0: 0, 1.0: 0}
     for seed in range(100):
         logits = random_numbers.normal(0, 2, 12).astype(np.float32)
@@ -284,7 +288,7 @@ def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
 
 
 def test_options_are_taken_as_numbers_of_binary64() -> None:
-    """Whatever numbers a caller has: what is checked is what is computed with."""
+    """Check that numbers of any type are converted before they are checked, so that the checks hold."""
     found = Sampling(np.float32(0.5), np.int64(3), Fraction(1, 3), Fraction(1, 10**400), logit_bias={np.int64(2): 1})
     assert found == Sampling(0.5, 3, 1 / 3, 0.0, logit_bias={2: 1.0})
     assert {type(value) for value in (found.temperature, found.top_p, found.min_p, found.logit_bias[2])} == {float}
@@ -292,7 +296,7 @@ def test_options_are_taken_as_numbers_of_binary64() -> None:
     assert found.choose(LOGITS) in range(5)
 
 
-def test_what_is_no_bias_is_refused() -> None:
+def test_an_invalid_bias_is_refused() -> None:
     for token in (1.5, -1, True):
         with pytest.raises(RequestError, match=f"a token id of logit_bias is {token}, expected 0 to 2147483647"):
             Sampling(logit_bias={token: 1.0})  # type: ignore[dict-item]
@@ -316,14 +320,14 @@ def test_ids_outside_the_vocabulary_are_refused() -> None:
         Sampling(logit_bias={7: 1.0}).choose(LOGITS)
 
 
-def test_logits_are_left_as_they_are() -> None:
+def test_choosing_a_token_does_not_change_the_logits() -> None:
     logits = LOGITS.copy()
     Sampling(temperature=0.5, repetition_penalty=2.0, logit_bias={0: 3.0}, top_p=0.5).choose(logits, [1], [2])
     np.testing.assert_array_equal(logits, LOGITS)
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-def test_logits_that_are_no_numbers_are_refused(wrong: float) -> None:
+def test_nan_and_infinite_logits_are_refused(wrong: float) -> None:
     for sampling in (Sampling(), Sampling(temperature=1.0), Sampling(logit_bias={0: 1.0})):
         with pytest.raises(ProviderError, match=f"the logit of token id 3 is {wrong}, expected a finite number"):
             sampling.choose(np.array([1, 2, 3, wrong], np.float32))

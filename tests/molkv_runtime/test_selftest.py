@@ -1,4 +1,4 @@
-"""Golden vectors: what they are, and that whatever is altered fails them."""
+"""Golden vectors: their definition, and the self-test, which fails after any change of the bundle or the driver."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_sound_bundle_passes_in_every_format(name: str, dtype: str, bundles: C
     assert result.greedy_identical == result.greedy_tokens
 
 
-def test_logits_that_are_no_numbers_fail_in_every_phase(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_logits_fail_in_every_phase(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decode = Sequences.decode
     monkeypatch.setattr(Sequences, "decode", lambda *arguments: decode(*arguments) * np.float32("nan"))
     result = selftest(bundle)
@@ -62,8 +62,8 @@ def test_the_trained_model_passes_and_its_vectors_are_small(bundle: Path) -> Non
     assert (bundle / GOLDEN).stat().st_size < 1_000_000
 
 
-def test_vectors_are_the_source_models(stdlib_mini_bundle: Path) -> None:
-    """Their definition once more, in other words, straight from PyTorch."""
+def test_golden_vectors_are_computed_by_the_source_model(stdlib_mini_bundle: Path) -> None:
+    """Compute them by a second implementation, directly in PyTorch."""
     opened = Bundle(stdlib_mini_bundle)
     texts = read_golden(opened).texts
     assert max(len(text.input_ids) for text in texts) > 2 * opened.config.expert_window
@@ -88,7 +88,7 @@ def _hash(value: int) -> int:
     return value
 
 
-def test_the_projection_is_what_the_specification_says() -> None:
+def test_the_projection_follows_the_specification() -> None:
     logits = np.random.default_rng(0).normal(size=(2, 97)).astype(np.float32)
     found = Projection(97).of(logits)
     for row, projected in zip(logits.tolist(), found.tolist(), strict=True):
@@ -119,15 +119,15 @@ def test_a_flipped_bit_in_any_file_fails(bundle: Path) -> None:
     assert selftest(bundle).failures == []
 
 
-def test_a_sealed_change_of_a_weight_fails(bundle: Path) -> None:
-    """Far from the start, where the LM head is: tokens that no text holds."""
+def test_a_changed_weight_with_a_matching_manifest_fails(bundle: Path) -> None:
+    """Change a weight of the LM head, of a token that no golden text holds."""
     content = bytearray((bundle / "model.onnx.data").read_bytes())
     (value,) = struct.unpack_from("<f", content, len(content) // 2)
     struct.pack_into("<f", content, len(content) // 2, value + 0.1)
     replace_file(bundle, "model.onnx.data", bytes(content))
     failures = selftest(bundle).failures
     assert failures
-    assert all(" is " in failure for failure in failures[:2])  # by numbers, not by hash
+    assert all(" is " in failure for failure in failures[:2])  # found by its numbers, not by its checksum
 
 
 def test_an_altered_driver_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_an_altered_driver_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) 
     ]
 
 
-def test_nan_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_nan_logit_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from molkv_runtime import Sequences
 
     original = Sequences.decode
@@ -155,8 +155,8 @@ def test_nan_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(failure.startswith("step-by-step decode: ") for failure in selftest(bundle).failures)
 
 
-def test_a_wrong_record_is_not_excused_by_the_vectors(bundle: Path) -> None:
-    """Golden vectors made beside a store that is wrong fail there, too."""
+def test_golden_vectors_do_not_hide_a_wrong_record(bundle: Path) -> None:
+    """Make golden vectors for a bundle whose store is wrong: its self-test fails."""
     with pytest.MonkeyPatch.context() as patch:
         swap_experts("value", 1)(bundle, patch)
     with open_checkpoint(STDLIB_MINI) as source:
@@ -209,7 +209,7 @@ def _rewrite(bundle: Path, change: Callable[[dict[str, np.ndarray], dict[str, st
         (lambda t, _: t.update({"texts.0.greedy_ids": np.zeros(5000, np.int32)}), r"5000 greedy tokens, expected 1"),
     ],
 )
-def test_vectors_that_make_no_sense_are_refused(
+def test_invalid_golden_vectors_are_refused(
     change: Callable[[dict[str, np.ndarray], dict[str, str]], object], message: str, bundle: Path
 ) -> None:
     _rewrite(bundle, change)
@@ -217,13 +217,13 @@ def test_vectors_that_make_no_sense_are_refused(
         selftest(bundle)
 
 
-def test_a_provider_that_is_not_there_is_an_error(bundle: Path) -> None:
+def test_an_absent_provider_is_an_error(bundle: Path) -> None:
     with pytest.raises(ProviderError, match="coreml"):
         selftest(bundle, target=Target("coreml"))
 
 
 def test_shapes_larger_than_any_memory_are_refused(bundle: Path) -> None:
-    """A size of 0 bytes lets them pass as a file."""
+    """Test a tensor of 0 bytes, whose shape fits the file."""
     content = (bundle / GOLDEN).read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])

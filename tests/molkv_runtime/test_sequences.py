@@ -1,4 +1,4 @@
-"""What a step allocates, what a prompt needs, and what is left of a prompt that failed."""
+"""Memory of decode steps and prompts, and the state of a sequence after a prompt that failed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_long_prompt_needs_the_memory_of_a_chunk(recorded: tuple[Generator, Re
         state.prefill(0, np.arange(length))
         assert len(recorder.bound) == length // 64
         kept = [outputs["logits"].shape[1] for _, outputs in recorder.bound]
-        assert kept == [0] * (length // 64 - 1) + [1]  # of the last position alone
+        assert kept == [0] * (length // 64 - 1) + [1]  # only of the last position
         places = {array.ctypes.data: array.nbytes for inputs, _ in recorder.bound for array in inputs.values()}
         experts = [
             {inputs[name].ctypes.data for inputs, _ in recorder.bound} for name in ("expert_key.0", "expert_value.3")
@@ -74,7 +74,7 @@ def test_a_long_prompt_needs_the_memory_of_a_chunk(recorded: tuple[Generator, Re
 def test_a_prompt_that_fails_leaves_the_sequence_as_it_was(
     name: str, owner: type, method: str, call: int, bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A record of a middle chunk that cannot be read; the graph that fails when the last chunk is computed."""
+    """Fail to read a record of a middle chunk, or fail to compute the last chunk."""
     generator = Generator(bundles(name))
     state, other = (generator.sequences(prefill_chunk=5) for _ in range(2))
     for each in (state, other):

@@ -1,4 +1,4 @@
-"""Gathering records."""
+"""The expert store: reading records, errors, and memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VOCAB = 97
 
 @pytest.fixture(scope="module")
 def sharded(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of many shards, whose records are a page."""
+    """Make a bundle of many shards, whose records have the size of a page."""
     folder = tmp_path_factory.mktemp("sharded") / "bundle"
     export(checkpoints("molkv"), folder, shard_size=20_000)
     return folder
@@ -37,7 +37,7 @@ def store(request: pytest.FixtureRequest, sharded: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def by_hand(sharded: Path) -> list[bytes]:
-    """All records, read with nothing of ours but the manifest."""
+    """Return all records, read without our code except for the manifest."""
     bundle = Bundle(sharded)
     stride, records = bundle.manifest.experts.stride, []
     for shard in bundle.manifest.experts.shards:
@@ -54,7 +54,7 @@ def test_records_come_in_the_order_of_the_ids_with_repeats(
     assert store.gather(ids).tobytes() == b"".join(by_hand[token] for token in ids)
 
 
-def test_a_buffer_can_be_longer_and_its_rest_is_left_alone(store: ExpertStore, by_hand: list[bytes]) -> None:
+def test_the_other_rows_of_a_longer_buffer_do_not_change(store: ExpertStore, by_hand: list[bytes]) -> None:
     buffer = store.buffer(5)
     buffer.view(np.uint8)[:] = 7
     assert store.gather(np.array([3, 90, 3]), buffer).tobytes() == by_hand[3] + by_hand[90] + by_hand[3]
@@ -69,13 +69,13 @@ def test_gathering_in_the_background_gives_the_same(store: ExpertStore, by_hand:
 
 
 class _Reads:
-    """Counts positioned reads, and can make them fail."""
+    """A replacement of `os.preadv` that records the reads and can make them fail."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[int, int, int]] = []  # descriptor, offset, bytes asked for
         self.threads: set[int] = set()
         self.fail_at: int | None = None  # offset inside a file that cannot be read
-        self.at_most: int | None = None  # bytes that one call gives
+        self.at_most: int | None = None  # bytes that one call returns
         self._original: Any = os.preadv
         patch.setattr(os, "preadv", self)
 
@@ -169,10 +169,8 @@ def test_a_shard_that_is_truncated_while_it_is_open_is_named(
             opened.gather(np.array([90]))
 
 
-def test_a_shard_that_disappears_while_a_generation_runs_does_not_disturb_it(
-    bundles: Callable[..., Path], tmp_path: Path
-) -> None:
-    """An open file stays readable; whoever comes later is told."""
+def test_deleting_a_shard_does_not_disturb_a_running_generation(bundles: Callable[..., Path], tmp_path: Path) -> None:
+    """Check that open files stay readable, and that opening the bundle again fails."""
     bundle = shutil.copytree(bundles("molkv"), tmp_path / "bundle")
     prompt = [[5, 17, 3]]
     expected = [token.id for token in Generator(bundle).stream(prompt, max_new_tokens=20)]
@@ -214,7 +212,7 @@ def test_a_decode_step_allocates_nothing(bundles: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("ids", [[-1], [VOCAB], [0, 5, 1000], [0.5], [True]])
-def test_what_is_no_token_id_is_refused(ids: list[Any], store: ExpertStore) -> None:
+def test_invalid_token_ids_are_refused(ids: list[Any], store: ExpertStore) -> None:
     with pytest.raises(RequestError, match="token id"):
         store.gather(np.array(ids))
     with pytest.raises(RequestError, match="token id"):

@@ -1,4 +1,4 @@
-"""Tokenizers: no padding, no truncation, and text that streams out of any token ids."""
+"""Tokenizers: no padding, no truncation, and streamed text of any token ids."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _byte_level() -> Tokenizer:
 
 
 def _byte_fallback(stripped: int = 1) -> Tokenizer:
-    """Build a tokenizer of Llama's make: spaces are U+2581, characters without a token are bytes."""
+    """Build a tokenizer like Llama's: spaces are U+2581, characters without a token are bytes."""
     words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *"\u2581abcdefgh", "\u2581a", "ab", "cd"]
     merges = [("\u2581", "a"), ("a", "b"), ("c", "d")]
     vocabulary = {word: index for index, word in enumerate(words)}
@@ -66,10 +66,10 @@ def _expected(tokenizer: Tokenizer, prompt: list[int], ids: list[int]) -> str:
 
 @pytest.mark.parametrize("name", _TOKENIZERS)
 @given(data=st.data())
-def test_a_stream_of_any_ids_joins_to_what_all_of_them_are_decoded_to(name: str, data: st.DataObject) -> None:
+def test_the_pieces_of_a_stream_join_to_the_decoded_text(name: str, data: st.DataObject) -> None:
     tokenizer = _TOKENIZERS[name]
     size = tokenizer.get_vocab_size()
-    # The last ten ids are in the model's vocabulary but not in the tokenizer's, as where a model's is rounded up.
+    # The last ten ids are not in the tokenizer: vocabularies of models are often rounded up.
     any_id = st.integers(0, size + 9) | st.integers(0, 260) | st.integers(max(0, size - 14), size - 1)
     prompt = tokenizer.encode(data.draw(st.text(max_size=8) | st.sampled_from(["你", "a 你", "é", " "]))).ids
     ids = data.draw(st.lists(any_id, max_size=24))
@@ -78,7 +78,7 @@ def test_a_stream_of_any_ids_joins_to_what_all_of_them_are_decoded_to(name: str,
 
 @pytest.mark.parametrize("name", _TOKENIZERS)
 @given(prompt=st.text(max_size=8), text=st.text(max_size=20))
-def test_a_stream_of_text_gives_that_text(name: str, prompt: str, text: str) -> None:
+def test_the_stream_of_an_encoded_text_is_that_text(name: str, prompt: str, text: str) -> None:
     tokenizer = _TOKENIZERS[name]
     whole, before = tokenizer.encode(prompt + text).ids, tokenizer.encode(prompt).ids
     if whole[: len(before)] == before:
@@ -98,11 +98,11 @@ def test_text_comes_as_soon_as_it_is_certain() -> None:
     assert "你" in streamed
 
 
-def test_bytes_that_are_left_come_at_the_end() -> None:
+def test_incomplete_bytes_come_at_the_end() -> None:
     tokenizer = _TOKENIZERS["byte fallback"]
     ids = [tokenizer.token_to_id(token) for token in ("b", "<0xE4>", "<0xBD>")]
     assert _streamed(tokenizer, tokenizer.encode("你").ids, ids) == ["b", "", "", "\ufffd\ufffd"]
-    # A run that begins in the prompt: what was written before stays.
+    # A run of bytes that begins in the prompt does not change the text before it.
     assert _streamed(tokenizer, tokenizer.encode("你").ids, ids[1:]) == ["", "", "\ufffd\ufffd"]
 
 
@@ -125,7 +125,7 @@ def test_the_token_that_ends_a_text_is_not_shown_whatever_it_is(stdlib_mini_bund
     assert list(generator.stream_text(["def "])) == [(0, "a"), (0, _ADDED)]
 
 
-def test_text_of_a_wild_temperature_streams(stdlib_mini_bundle: Path) -> None:
+def test_text_of_a_high_temperature_streams(stdlib_mini_bundle: Path) -> None:
     generator = Generator(stdlib_mini_bundle)
     prompts = ["你好", "def ", "é"]
     for seed in range(5):
@@ -152,7 +152,7 @@ def _with_saved_state(content: bytes) -> bytes:
 
 
 def test_a_saved_padding_and_truncation_change_nothing(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
-    """In the driver, at export (golden vectors are the same), in the self-test and in a validation."""
+    """Check the driver, the export (golden vectors are the same), the self-test and `validate`."""
     content = _with_saved_state((STDLIB_MINI / "tokenizer.json").read_bytes())
     checkpoint = shutil.copytree(STDLIB_MINI, tmp_path / "checkpoint")
     (checkpoint / "tokenizer.json").write_bytes(content)
@@ -169,7 +169,7 @@ def test_a_saved_padding_and_truncation_change_nothing(stdlib_mini_bundle: Path,
     assert not validate(tmp_path / "bundle", checkpoint, scope=QUICK).failures
 
 
-def test_what_is_no_tokenizer_is_refused(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
+def test_an_invalid_tokenizer_is_refused(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"tokenizer.json: is not a tokenizer"):
         open_tokenizer(b"{}", Path("tokenizer.json"), BundleError)
     bundle = shutil.copytree(stdlib_mini_bundle, tmp_path / "bundle")
@@ -178,9 +178,12 @@ def test_what_is_no_tokenizer_is_refused(stdlib_mini_bundle: Path, tmp_path: Pat
         Generator(bundle).text("def ")
 
 
-def test_a_tokenizer_that_only_its_use_shows_to_be_broken_is_refused(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_that_fails_when_it_is_used_is_refused(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
     found = json.loads((STDLIB_MINI / "tokenizer.json").read_text())
-    panics = {**found, "normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}  # of Rust, no Exception
+    panics = {
+        **found,
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": ""},
+    }  # a panic of Rust is no Exception
     no_unknown = json.loads(Tokenizer(models.WordLevel({"a": 0}, unk_token="?")).to_str())
     for broken, message in ((panics, "is not a tokenizer"), (no_unknown, "cannot encode a text")):
         content = json.dumps(broken).encode()

@@ -1,4 +1,4 @@
-"""The expert window against a list of positions."""
+"""The expert window, compared with a list of the positions that it must show."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONFIG = MolkvConfig(
 
 
 def _records(positions: range) -> Records:
-    """Records whose every value tells position and expert."""
+    """Return records in which each value identifies position and expert."""
     records = np.zeros(len(positions), record_dtype(CONFIG, "float32"))
     for row, position in enumerate(positions):
         for expert in range(2):
@@ -42,7 +42,7 @@ def _take_in(window: ExpertWindow, part: Part, size: int) -> Arrays:
 
 
 def _seen(values: np.ndarray, mask: np.ndarray) -> list[list[float]]:
-    """What each position of blocks [blocks, C, ...] sees, sorted."""
+    """Return the sorted values that each position of blocks [blocks, C, ...] sees."""
     return [
         sorted(block_values[row == 0, 0].tolist())
         for block_values, block_mask in zip(values, mask, strict=True)
@@ -69,7 +69,7 @@ def test_prefill_shows_each_position_its_window_whatever_came_before(first: int,
 
 
 def _random_values(rows: int) -> Records:
-    """Records of random values, among them rows of zeros, of subnormal numbers, and of ties between two codes."""
+    """Return records of random values, with rows of zeros, of subnormal numbers, and of ties between two codes."""
     records = np.zeros(rows, record_dtype(CONFIG, "float32"))
     values = records["layers"]["value"]
     values[...] = (
@@ -93,7 +93,7 @@ def test_values_are_rounded_on_entry_as_the_format_says() -> None:
         scale = np.abs(values).max() / np.float32(127)
         scale = np.float32(0) if scale < np.float32(2**-126) else scale
         assert scales[0, row] == scale
-        # Python rounds to the nearest, ties to the even one, too.
+        # Python also rounds to the nearest, and ties to the even one.
         assert codes[row].tolist() == [round(float(value / scale)) if scale else 0 for value in values]
     assert codes[4].tolist() == [0, 8, 17, 26, 34, 42, 51, 60, 68, 76, 85, 94, 102, 110, 119, -127]
 
@@ -115,7 +115,7 @@ def test_an_int8_window_shows_the_positions_that_a_float_one_does(first: int, le
         assert np.array_equal(exact["expert_key.0"], found["expert_key.0"])
         assert np.array_equal(exact["expert_mask"], found["expert_mask"])
         values = found["expert_value.0"] * found["expert_value_scale.0"].swapaxes(1, 2)
-        # All numbers of a value are the same, so that its codes are all 127.
+        # All numbers of a value are equal, so all its codes are 127.
         np.testing.assert_allclose(values, exact["expert_value.0"], rtol=1e-6)
 
 
