@@ -13,6 +13,7 @@ import pytest
 from molkv_bundle import Bundle, OutputError
 from molkv_export import GraphOptions, add_profile, export, package
 from molkv_export.atomic_folder import atomic_folder
+from molkv_export.corpus import Corpus
 from molkv_export.parity.report import check_report_folder
 from molkv_export.training.loop import TrainOptions, train
 from tests.models import CONFIGS
@@ -33,36 +34,20 @@ def phone(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
     return folder
 
 
-@pytest.fixture
-def writers(checkpoint: Path, phone: Path) -> dict[str, Callable[[Path], object]]:
-    """Return the functions that make a folder, by the name of their command."""
-    return {
-        "export": lambda out: export(checkpoint, out, force=True),
-        "package": lambda out: package(phone, out, target="ios", force=True),
-        "train": lambda out: train(CONFIGS["molkv"], out, TrainOptions(steps=1), force=True),
-        "validate": check_report_folder,
-    }
+MISSING = Path("missing")
+# The functions that make a folder, by the name of their command. Their input is missing or empty, so that each ends
+# with another error as soon as it begins to work.
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "export": lambda out: export(MISSING, out, force=True),
+    "package": lambda out: package(MISSING, out, target="ios", force=True),
+    "train": lambda out: train(CONFIGS["molkv"], out, TrainOptions(steps=1), corpus=Corpus([], []), force=True),
+    "validate": check_report_folder,
+}
 
 
-@pytest.fixture
-def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail as soon as a command begins to work."""
-
-    def fail(*_: Any, **__: Any) -> None:
-        raise AssertionError("work has begun")
-
-    monkeypatch.setattr("molkv_export.exporter.open_checkpoint", fail)
-    monkeypatch.setattr("molkv_export.packaging.package.Bundle", fail)
-    monkeypatch.setattr("molkv_export.training.loop.standard_library", fail)
-
-
-COMMANDS = ("export", "package", "train", "validate")
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("command", WRITERS)
 def test_a_mount_point_is_refused_before_the_work(
-    command: str, writers: dict[str, Callable[[Path], object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -70,17 +55,15 @@ def test_a_mount_point_is_refused_before_the_work(
     with pytest.raises(
         OutputError, match="disk: is a mount point, which cannot be replaced; choose a folder inside it"
     ):
-        writers[command](disk)
+        WRITERS[command](disk)
     assert list(tmp_path.iterdir()) == [disk]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", WRITERS)
 @pytest.mark.parametrize("name", [".", "..", "../here", "../../outer", "../here/inner/.."])
-@pytest.mark.usefixtures("no_work")
 def test_the_current_directory_is_refused_before_the_work(
     name: str,
     command: str,
-    writers: dict[str, Callable[[Path], object]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -88,24 +71,22 @@ def test_the_current_directory_is_refused_before_the_work(
     (here / "inner").mkdir(parents=True)
     monkeypatch.chdir(here)
     with pytest.raises(OutputError, match=r"is the current directory or holds it, so it cannot|ends in '\.\.'; pass"):
-        writers[command](Path(name))
+        WRITERS[command](Path(name))
     assert sorted(tmp_path.rglob("*")) == [here.parent, here, here / "inner"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", WRITERS)
 @pytest.mark.parametrize("length", [250, 300])
-@pytest.mark.usefixtures("no_work")
 def test_a_name_that_is_too_long_is_named_in_the_error(
     length: int,
     command: str,
-    writers: dict[str, Callable[[Path], object]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     name = "x" * length
     with pytest.raises(OutputError, match=rf"^{name}: cannot be written \(File name too long\); .* a shorter name$"):
-        writers[command](Path(name))
+        WRITERS[command](Path(name))
     with (
         pytest.raises(OutputError, match=rf"^{name}: cannot be written \(File name too long\); .* a shorter name"),
         atomic_folder(Path(name), is_ours=lambda _: True),
@@ -115,13 +96,12 @@ def test_a_name_that_is_too_long_is_named_in_the_error(
 
 
 def test_the_bundle_that_gets_a_profile_is_checked_before_the_work(
-    phone: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    phone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = shutil.copytree(phone, tmp_path / "bundle")
     monkeypatch.chdir(bundle)
-    monkeypatch.setattr("molkv_export.exporter.open_checkpoint", None)
     with pytest.raises(OutputError, match="bundle: is the current directory or holds it"):
-        add_profile(checkpoint, bundle, "nnapi")
+        add_profile(MISSING, bundle, "nnapi")
 
 
 @pytest.mark.parametrize("files", [(), SYSTEM_FILES])
