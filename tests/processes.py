@@ -1,6 +1,6 @@
 """The command line and other scripts in processes of their own, which start in milliseconds.
 
-A new Python process takes seconds to import PyTorch and ONNX. A fork server imports them once, and each run is a fork of
+A new Python process takes seconds to import PyTorch and ONNX. A fork server imports them once. Each run is a fork of
 it with its own arguments, environment, working directory and standard streams.
 """
 
