@@ -1,5 +1,5 @@
-# make demo · test · test-lowest · lint · format · bench-store · bench-speed · bench-mobile · bench-mole · test-openvino · test-qnn
-# (all set up .venv by themselves; only Python 3.11, 3.12 or 3.13 and make are needed)
+# make demo | test | test-lowest | lint | format | bench-store | bench-speed | bench-mobile | bench-mole | test-openvino | test-qnn
+# Each target sets up the environment that it needs. The only requirements are make and Python 3.11, 3.12 or 3.13.
 
 PYTHON ?= python3
 VENV := .venv
@@ -28,23 +28,23 @@ demo: $(READY)
 	$(BIN)/molkv-export run $(BUNDLE) --prompt "class Queue:" --temperature 0.7 --top-p 0.9 --seed 3
 	@echo "== ran in $$(($$(date +%s) - $(START))) s"
 
-bench-store: $(READY)  # writes up to 24 GiB under demo/ and removes them
+bench-store: $(READY)  # writes up to 24 GiB to demo/ and removes them
 	$(BIN)/python -m benchmarks.store --folder demo/bench-store --size 8GiB
 
-bench-speed: $(READY)  # keeps 35 GiB of models under demo/
+bench-speed: $(READY)  # writes 35 GiB of models to demo/ and keeps them
 	$(BIN)/python -m benchmarks.speed --folder demo/bench-speed --figure docs/images/speed.png
 
-bench-mobile: $(READY)  # keeps 8 GiB under demo/; run test-openvino and test-qnn first, which set their compilers up
+bench-mobile: $(READY)  # writes 8 GiB to demo/ and keeps them; first run test-openvino and test-qnn, which install the compilers
 	$(BIN)/python -m benchmarks.mobile --folder demo/bench-mobile
 
-bench-mole: $(READY)  # keeps 21 GiB under demo/
+bench-mole: $(READY)  # writes 21 GiB to demo/ and keeps them
 	$(BIN)/python -m benchmarks.mole --folder demo/bench-mole
 
-test: $(READY)  # one thread for PyTorch: the models are tiny, and more threads only wait for each other
+test: $(READY)  # one thread for PyTorch, because more threads are slower for such small models
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
-# The driver with its dependencies at exactly their lower bounds: the command line where nothing else is installed, then
-# the driver's tests, which take what the bounds are not about (pytest, and the exporter for their bundles) from .venv.
+# Test the host driver with each dependency at its lower bound. The command line runs in an environment with only these
+# dependencies. The driver's tests also need pytest and the exporter (for their bundles), which they import from .venv.
 LOWEST := .venv-lowest
 
 $(LOWEST)/.ready: $(READY) .ci/lower_bounds.py
@@ -61,7 +61,7 @@ test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/python cli.py run $(LOWEST)/bundle --prompt "def " --max-new-tokens 16
 	PYTHONPATH=$$(echo $(CURDIR)/$(LOWEST)/lib/python*/site-packages) OMP_NUM_THREADS=1 $(BIN)/pytest tests/molkv_bundle tests/molkv_runtime
 
-# Compilers of other makers, each in an environment of its own, since each brings its own ONNX Runtime.
+# Compilers of other vendors. Each one is installed in a separate environment, because it includes its own ONNX Runtime.
 DRIVER := numpy tokenizers msgspec zlib-ng click rich
 QNN_EMULATOR := --provider-option htp_arch=75 --provider-option soc_model=57
 
@@ -88,7 +88,7 @@ test-openvino: .venv-openvino/.ready $(PHONE)
 	@set -e; for bundle in $(PHONE); do .venv-openvino/bin/molkv-export selftest $$bundle --provider openvino --require-provider; done
 	.venv-openvino/bin/molkv-export run demo/phone-nnapi+float32.bundle --provider openvino --require-provider --prompt "class Queue:" --max-new-tokens 32
 
-test-qnn: .venv-qnn/.ready $(PHONE)  # Qualcomm's compiler and its emulator of a Snapdragon's NPU: minutes
+test-qnn: .venv-qnn/.ready $(PHONE)  # uses Qualcomm's compiler and NPU emulator; takes minutes
 	@set -e; for bundle in $(PHONE); do .venv-qnn/bin/molkv-export selftest $$bundle --provider qnn $(QNN_EMULATOR) --require-provider; done
 	.venv-qnn/bin/molkv-export run demo/phone-nnapi+float32.bundle --provider qnn $(QNN_EMULATOR) --require-provider --prompt "class Queue:" --max-new-tokens 32
 

@@ -1,8 +1,8 @@
-"""Train dense, MoLE and MoLKV of the same dense size on the same data and print their validation losses as Markdown.
+"""Train dense, MoLE and MoLKV models of equal dense size on the same text; print validation losses as Markdown.
 
-python examples/stdlib-mini/compare.py RUNS          (about an hour on one core)
+Usage: python examples/stdlib-mini/compare.py RUNS          (about an hour on one core)
 
-Finished runs in the folder RUNS are not repeated, unfinished ones go on.
+RUNS is a folder for the checkpoints. Finished runs in it are not repeated. Unfinished runs are resumed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from molkv_export.corpus import standard_library, train_tokenizer
 from molkv_export.training.loop import TrainOptions, TrainResult, train
 
 CONFIGS = Path(__file__).parent / "configs"
-
-
 SEEDS = (0, 1, 2)
 
 
 def main(runs: Path) -> None:
-    """Run what is missing in `runs` and print the table."""
+    """Train the models that are missing in the folder `runs`, and print the table."""
     corpus = standard_library()
     tokenizer = None
     results: dict[str, list[TrainResult]] = {"dense": [], "mole": [], "molkv": []}
@@ -39,7 +37,7 @@ def main(runs: Path) -> None:
                 train(config, out, options, tokenizer=tokenizer, corpus=corpus)
             log = msgspec.json.decode((out / "training.json").read_bytes())
             if log["options"] != asdict(options):
-                raise SystemExit(f"{out}: was trained with other options; remove it and run this again")
+                raise SystemExit(f"{out}: was trained with other options; remove the folder and run this program again")
             found.append(msgspec.convert(log["result"], TrainResult))
     print("| model | validation loss, mean | spread (max - min) | each seed | experts silenced |")
     print("|---|---|---|---|---|")

@@ -1,1 +1,1 @@
-"""Measuring how fast a bundle runs here: needs the driver only, no PyTorch and no checkpoint."""
+"""Measure how fast a bundle runs on this machine. Needs only the host driver, neither PyTorch nor a checkpoint."""

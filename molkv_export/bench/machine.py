@@ -1,4 +1,4 @@
-"""The machine: its memory bandwidth, the memory that this process takes, and which files are in the page cache."""
+"""Measure the memory bandwidth and this process's memory, and read or clear the page cache."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _STATUS = Path("/proc/self/status")
 
 
 def memory_bandwidth(threads: int) -> float:
-    """Measure how many bytes a second some threads can read together; the best of several trials.
+    """Return the bytes per second that some threads can read together, the best of several trials.
 
-    They look for the largest number of an array, which numpy does in the processor's widest steps.
+    The threads compute the maximum of an array, because numpy does that with the widest instructions of the processor.
     """
     array = np.ones(_BYTES // 4, np.float32)
     parts = np.array_split(array, threads)
@@ -38,8 +38,8 @@ def memory_bandwidth(threads: int) -> float:
 
 
 def peak_rss() -> int:
-    """Return the largest resident size of this process so far, in bytes; 0 where the system does not tell."""
-    if _STATUS.exists():  # what getrusage says on Linux goes back to the process that started this one
+    """Return the peak resident size of this process in bytes; 0 if the system does not report it."""
+    if _STATUS.exists():  # on Linux, getrusage may report the peak of the parent process
         status = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines())
         return 1024 * int(status["VmHWM"].split()[0])
     if resource is None:
@@ -49,7 +49,7 @@ def peak_rss() -> int:
 
 
 def drop_from_page_cache(paths: Sequence[Path]) -> None:
-    """Take files out of the page cache, so that they are read from storage."""
+    """Drop files from the page cache, so that the next read comes from storage."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
@@ -58,7 +58,10 @@ def drop_from_page_cache(paths: Sequence[Path]) -> None:
 
 
 def count_in_page_cache(path: Path, offsets: Sequence[int], size: int) -> int:
-    """Count how many of some ranges are in the page cache: a read that must not wait succeeds only there."""
+    """Count the ranges [offset, offset + size) of a file that are in the page cache.
+
+    A read with RWF_NOWAIT succeeds only for cached ranges.
+    """
     descriptor, buffer, found = os.open(path, os.O_RDONLY), bytearray(size), 0
     for offset in offsets:
         try:

@@ -1,4 +1,4 @@
-"""Running a bundle against the clock."""
+"""Measure the speed of a bundle."""
 
 from __future__ import annotations
 
@@ -47,22 +47,23 @@ def bench(
     profile: str = "",
     report_progress: Callable[[str], object] = lambda _: None,
 ) -> BenchReport:
-    """Measure prefill and decode of a bundle, on random token ids.
+    """Measure prefill and decode of a bundle on random token ids.
 
     Args:
-        bundle: Its folder.
-        prompts: Lengths of prompts, in tokens; default those of PROMPTS that fit the model.
-        contexts: Lengths at which decode ends; default those of CONTEXTS that fit.
-        batches: How many sequences decode together.
-        steps: Decode steps of a run.
-        runs: How often each is measured; the first time, which warms up, is not counted.
+        bundle: Folder of the bundle.
+        prompts: Prompt lengths in tokens; by default, those of PROMPTS that fit the model's context.
+        contexts: Sequence lengths at which decode ends; by default, those of CONTEXTS that fit the model's context.
+        batches: Batch sizes of decode.
+        steps: Number of decode steps in a run.
+        runs: Number of measured runs, after one warm-up run.
         storage: "warm": the records were read before. "cold": the store is dropped from the page cache before each run.
-        target: Where the graph is to run; threads are by default one per core.
-        profile: Which of the bundle's graphs; default the one that suits the provider best.
-        report_progress: Told in words what is being done.
+        target: Provider and options that run the graph. By default, one thread per core.
+        profile: Profile of the bundle; by default, the profile that suits the provider best.
+        report_progress: Called with the name of each step.
 
     Raises:
-        RequestError: A length is outside the model's context, a batch exceeds memory, or threads exceed cores.
+        RequestError: A length is outside the model's context, a batch exceeds the RAM, or there are more threads than
+            cores.
         BundleError, ProviderError: The bundle cannot be run.
     """
     rss_before = peak_rss()
@@ -75,7 +76,7 @@ def bench(
     runner = _Runner(opened, target._replace(threads=threads), runs)
     prefill, decode = _measure(runner, prompts, contexts, batches, steps, storage, report_progress)
     peak = peak_rss()
-    report_progress("memory bandwidth")  # last: its array is large
+    report_progress("memory bandwidth")  # measured last, because its array would raise the peak RSS
     bandwidth = memory_bandwidth(threads)
     return BenchReport(
         bundle=str(bundle),
@@ -104,7 +105,9 @@ def _measure(
     storage: Sequence[Storage],
     report_progress: Callable[[str], object],
 ) -> tuple[list[Prefill], list[Decode]]:
-    for context, batch in product(contexts, batches):  # what does not fit into memory is found before work starts
+    for context, batch in product(
+        contexts, batches
+    ):  # raises an error for a batch that exceeds the RAM, before any measurement
         runner.sequences(batch, context)
     prefill, decode = [], []
     for kind in storage:
@@ -122,7 +125,9 @@ def _check_request(batches: Sequence[int], steps: int, runs: int, storage: Seque
         if min(values, default=0) < 1:
             raise RequestError(f"{name} is {min(values, default='missing')}, expected 1 or more")
     if "cold" in storage and not hasattr(os, "posix_fadvise"):
-        raise RequestError("storage is 'cold', but this system cannot drop files from its page cache; measure 'warm'")
+        raise RequestError(
+            "storage: found cold, expected warm, because this system cannot drop files from its page cache"
+        )
 
 
 def _lengths(bundle: Bundle, name: str, asked: Sequence[int] | None, usual: Sequence[int], least: int) -> Sequence[int]:
@@ -134,7 +139,7 @@ def _lengths(bundle: Bundle, name: str, asked: Sequence[int] | None, usual: Sequ
 
 
 class _Runner:
-    """A loaded bundle whose graph and store are timed."""
+    """A loaded bundle with a timed graph and a timed store."""
 
     def __init__(self, bundle: Bundle, target: Target, runs: int) -> None:
         self._stopwatch = Stopwatch()
@@ -148,7 +153,7 @@ class _Runner:
         self._choose = Sampling().choose
         self._kv_dtype, self._window_dtype = bundle.graph().kv_dtype, bundle.graph().window_dtype
         info = bundle.graph()
-        # ONNX Runtime makes float32 of float16 when it loads.
+        # ONNX Runtime converts float16 weights to float32 when it loads them.
         self.weights = bundle.manifest.files[info.data].size * (2 if info.dense_dtype == "float16" else 1)
 
     def sequences(self, batch: int, length: int) -> Sequences:

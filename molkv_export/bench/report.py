@@ -1,4 +1,4 @@
-"""What a bench has measured, and its tables: in the terminal and in Markdown."""
+"""Results of a benchmark, and their tables in the terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DECODE = ("context", "batch", "tok/s", "p50", "p95", "p99", *_SHARES, "read", "
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """What each part took of a time; the shares sum to 1."""
+    """Share of each part in the measured time; the shares sum to 1."""
 
     gather: float  # waiting for records
     graph: float
@@ -28,7 +28,7 @@ class Shares(msgspec.Struct, frozen=True):
 
 
 class Prefill(msgspec.Struct, frozen=True):
-    """A prompt, from nothing to its first new token; medians."""
+    """Prefill of a prompt up to its first new token; medians."""
 
     prompt: int  # tokens
     storage: Storage
@@ -39,56 +39,56 @@ class Prefill(msgspec.Struct, frozen=True):
 
 
 class Decode(msgspec.Struct, frozen=True):
-    """Steps behind a prompt, the last of them at the end of the context."""
+    """Decode steps after a prompt; the last step fills the context."""
 
-    context: int  # tokens
-    batch: int  # sequences that go on together
+    context: int  # tokens after the last step
+    batch: int  # sequences decoded together
     storage: Storage
-    tokens_per_second: float  # of all sequences
-    p50: float  # seconds of a step
+    tokens_per_second: float  # of all sequences together
+    p50: float  # seconds per step
     p95: float
     p99: float
     shares: Shares
-    bytes_read: int  # of a step
-    bandwidth_share: float  # of what the memory bandwidth would allow, see `BenchReport`
+    bytes_read: int  # per step
+    bandwidth_share: float  # reached share of the speed that the memory bandwidth allows, see `BenchReport`
 
 
 class BenchReport(msgspec.Struct, frozen=True):
-    """All that was measured."""
+    """All measurements of a benchmark."""
 
     bundle: str
     dense_dtype: str
     experts_dtype: str
     profile: str
     provider: str
-    placements: str  # where the nodes run, in words
+    placements: str  # number of nodes on each provider, in words
     threads: int
     runs: int  # of each measurement
-    bandwidth: float  # bytes a second that the threads can read; a step reads weights, KV cache and window once or more
+    bandwidth: float  # bytes per second; a step reads weights, KV cache and window at least once
     weights: int  # bytes of the dense graph
-    peak_rss: int  # bytes, of this process
+    peak_rss: int  # bytes, peak of this process
     rss_before: int  # bytes, before the bundle was loaded
     prefill: list[Prefill]
     decode: list[Decode]
 
 
 def facts(report: BenchReport) -> list[str]:
-    """Say what was run and what holds for all of it, one line each."""
+    """Return the facts that hold for all measurements, and explain the columns, one line each."""
     return [
         f"{report.bundle}: dense {report.dense_dtype}, experts {report.experts_dtype}; "
         f"profile {report.profile}, provider {report.provider} ({report.placements}), {report.threads} threads; "
         f"medians of {report.runs} runs",
         f"dense weights {human_bytes(report.weights)}; peak RSS {human_bytes(report.peak_rss)} "
         f"({human_bytes(report.rss_before)} before the bundle was loaded)",
-        f"memory bandwidth {report.bandwidth / 1e9:.1f} GB/s; 'limit' is the percentage reached of the tokens a second "
-        "that it allows if weights, KV cache and expert window are read once a step",
-        "gather, graph, sample, other: percent of the time; p50, p95, p99: of a step, in ms",
-        "warm: records were read before; cold: they were dropped from the page cache",
+        f"memory bandwidth {report.bandwidth / 1e9:.1f} GB/s; limit: percent of the speed that this bandwidth allows "
+        "if each step reads weights, KV cache and expert window once",
+        "gather, graph, sample, other: percent of the time; p50, p95, p99: time per step in ms",
+        "warm: the records were read before; cold: the store was dropped from the page cache",
     ]
 
 
 def print_bench(report: BenchReport, console: Console) -> None:
-    """Print both tables."""
+    """Print the facts and the tables."""
     for line in facts(report):
         print_line(console, line)
     for title, columns, rows in _tables(report):
@@ -101,7 +101,7 @@ def print_bench(report: BenchReport, console: Console) -> None:
 
 
 def markdown(report: BenchReport) -> str:
-    """Write the same in Markdown."""
+    """Return the facts and the tables as Markdown."""
     lines = [f"- {line}" for line in facts(report)]
     for title, columns, rows in _tables(report):
         lines += ["", f"**{title}**", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]

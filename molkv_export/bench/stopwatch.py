@@ -1,4 +1,4 @@
-"""Where the time of a step goes: a store and a graph that let a stopwatch run while they work."""
+"""A stopwatch, and wrappers of store and graph that measure the time of their calls with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from molkv_runtime import Call, Graph, Pending, Store
 
 
 class Stopwatch:
-    """Seconds by name, and bytes that were read."""
+    """Seconds by name, and the number of bytes read."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -24,7 +24,7 @@ class Stopwatch:
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
-        """Add the time that passes inside of a `with` to the seconds of a name."""
+        """Add the duration of a `with` block to the seconds of a name."""
         start = time.perf_counter()
         try:
             yield
@@ -32,19 +32,19 @@ class Stopwatch:
             self.seconds[name] += time.perf_counter() - start
 
     def reset(self) -> None:
-        """Set all to zero."""
+        """Set all seconds and the bytes to zero."""
         self.seconds.clear()
         self.bytes_read = 0
 
 
 class TimedGraph:
-    """A graph whose calls are timed as "graph"."""
+    """A graph that times its calls under the name "graph"."""
 
     def __init__(self, graph: Graph, stopwatch: Stopwatch) -> None:
         self._graph, self._stopwatch = graph, stopwatch
 
     def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> Call:
-        """Bind as the graph does."""
+        """Bind buffers of the wrapped graph; return a timed call."""
         return _TimedCall(self._graph.bind(length, inputs, outputs), self._stopwatch)
 
 
@@ -58,18 +58,18 @@ class _TimedCall:
 
 
 class TimedStore:
-    """A store whose reads are timed as "gather": of what is read in the background, the time someone waits for it."""
+    """A store that times its reads under the name "gather". For a background read, only the waiting time counts."""
 
     def __init__(self, store: Store, stopwatch: Stopwatch) -> None:
         self.vocab_size, self.value_dtype = store.vocab_size, store.value_dtype
         self._store, self._stopwatch = store, stopwatch
 
     def buffer(self, count: int) -> Records:
-        """Allocate memory for some records."""
+        """Allocate memory for a number of records."""
         return self._store.buffer(count)
 
     def check_ids(self, ids: npt.NDArray[Any]) -> None:
-        """Check that these are token ids."""
+        """Check that an array holds valid token ids."""
         self._store.check_ids(ids)
 
     def gather(self, ids: Ids, out: Records | None = None) -> Records:
@@ -80,7 +80,7 @@ class TimedStore:
         return records
 
     def start_gather(self, ids: Ids, out: Records) -> Pending:
-        """Begin to read them."""
+        """Start to read the records of token ids in the background."""
         self._count(ids, out)
         with self._stopwatch.time("gather"):
             return _TimedPending(self._store.start_gather(ids, out), self._stopwatch)

@@ -1,7 +1,7 @@
-"""Laying out a bundle for an app: within the limits of its store, and with a README for its programmers.
+"""Package a bundle for an app, within the size limits of the app store, with a README for app developers.
 
-`package.py` has the function. It is not imported here: the command line looks into this package also where the language
-of the templates is not installed.
+`package.py` has the function. It is not imported here, because the command line imports this package even if jinja2,
+which `package.py` needs, is not installed.
 """
 
 from molkv_export.packaging.layout import (

@@ -1,4 +1,4 @@
-"""What goes into a package: a bundle cut down to one profile."""
+"""Write the files of a package: a bundle reduced to one profile."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ from molkv_runtime import ExpertStore
 
 BYTES_AT_ONCE = 8 * 1024**2  # of records
 
-# What becomes part of program text, and is an asset to Android's build tools; a bundle is a stranger's.
+# File names become part of program text and of Android's assets. A bundle is untrusted, so other names are refused.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Content:
-    """The files of a package while they are written, one kind after the other."""
+    """Writer of the files of a package, one kind of file after another."""
 
     def __init__(self, bundle: Bundle, folder: Path, limits: Limits, advance: Callable[[int], object]) -> None:
-        """Prepare.
+        """Prepare to write the files.
 
         Args:
-            bundle: Where they come from, open for the profile of the package.
-            folder: Where they go.
-            limits: What the app's store takes.
-            advance: Told the number of bytes after each piece.
+            bundle: Source of the files, open for the profile of the package.
+            folder: Folder to write to.
+            limits: Size limits of the app store.
+            advance: Called with the number of bytes after each written piece.
         """
         self._bundle, self._folder, self._limits, self._advance = bundle, folder, limits, advance
         self._files: dict[str, FileInfo] = {}
         self._graph, self._table = bundle.graph(), bundle.manifest.experts
 
     def add_companions(self) -> None:
-        """Add what belongs to no graph and is not part of the store, and the golden vectors of the profile."""
+        """Add the files that belong neither to a graph nor to the store, and the golden vectors of the profile."""
         manifest = self._bundle.manifest
         others = {shard.file for shard in manifest.experts.shards}
         for graph in manifest.graphs.values():
@@ -70,8 +70,8 @@ class Content:
         self._add(self._graph.data)
 
     def add_ort_graphs(self, operators: Path) -> None:
-        """Add the profile's graphs in ONNX Runtime's own format, each with its weights; also write `operators`."""
-        self._bundle.file(self._graph.data)  # checks it
+        """Add the graphs of the profile in ORT format, each with its weights; also write the list `operators`."""
+        self._bundle.file(self._graph.data)  # checks the file
         sources = self._graph_files()
         targets = [self._folder / f"{source.stem}.ort" for source in sources]
         convert_graphs(dict(zip(sources, targets, strict=True)), operators)
@@ -80,11 +80,11 @@ class Content:
             self._files[target.name] = FileInfo(size=target.stat().st_size, sha256=file_sha256(target))
             self._check(target.name)
             files.append(msgspec.structs.replace(file, file=target.name))
-        # There is no file of weights any more; the field has to name one that is there.
+        # ORT files hold their weights. The field `data` must name an existing file, so it names the first graph.
         self._graph = msgspec.structs.replace(self._graph, files=tuple(files), data=files[0].file)
 
     def add_store(self) -> None:
-        """Add the shards, as they are where they are small enough."""
+        """Add the shards; copy them if they are small enough, else write smaller ones."""
         sizes = {shard.file: self._bundle.manifest.files[shard.file].size for shard in self._table.shards}
         if max(sizes.values()) <= min(self._limits.file, self._limits.pack):
             for name in sizes:
@@ -94,7 +94,7 @@ class Content:
         self._files |= write_shards(self._bundle, self._table, self._folder, self._advance)
 
     def finish(self, command: str) -> Manifest:
-        """Write the manifest, which makes it a bundle."""
+        """Write the manifest, which completes the bundle, and return it."""
         old = self._bundle.manifest
         manifest = msgspec.structs.replace(
             old,
@@ -108,7 +108,7 @@ class Content:
         return read_manifest(self._folder)
 
     def _graph_files(self) -> list[Path]:
-        """Return the ONNX files after checking them: whoever loads one loads what it refers to."""
+        """Check the ONNX files and return their paths. An unchecked graph could make its loader read other files."""
         return list(self._bundle.graph_paths().values())
 
     def _add(self, name: str) -> None:
@@ -119,7 +119,9 @@ class Content:
 
     def _check(self, name: str) -> None:
         if not _NAME.fullmatch(name):
-            raise BundleError(f"{self._bundle.path}: has a file {name!r}, expected letters, digits, dots, - and _ only")
+            raise BundleError(
+                f"{self._bundle.path}: has a file named {name!r}, expected letters, digits, dots, - and _ only"
+            )
         size, limit = self._files[name].size, min(self._limits.file, self._limits.pack)
         if size > limit:
             raise RequestError(
@@ -129,7 +131,7 @@ class Content:
 
 
 def total_bytes(bundle: Bundle) -> int:
-    """Return about as many bytes as `Content` will report."""
+    """Return approximately the number of bytes that `Content` will write."""
     manifest, graph = bundle.manifest, bundle.graph()
     names = {graph.data, graph.golden, *(file.file for file in graph.files)}
     names |= {shard.file for shard in manifest.experts.shards}
@@ -137,17 +139,20 @@ def total_bytes(bundle: Bundle) -> int:
 
 
 def write_shards(bundle: Bundle, table: Table, folder: Path, advance: Callable[[int], object]) -> dict[str, FileInfo]:
-    """Write the records of a bundle into other shards, a few at a time; each is checked when it is read.
+    """Write the records of a bundle into other shards, a few at a time. The checksum of each record is checked.
 
     Args:
-        bundle: Where the records are.
-        table: The shards to write, from `plan_shards`.
-        folder: Where they go.
-        advance: Told the number of bytes after each piece.
+        bundle: Source of the records.
+        table: Shards to write, from `plan_shards`.
+        folder: Folder to write to.
+        advance: Called with the number of bytes after each written piece.
+
+    Returns:
+        Size and SHA-256 of each shard, by file name.
 
     Raises:
         BundleError: A record is damaged.
-        OSError: The disk is full, or fails.
+        OSError: The disk is full, or writing fails.
     """
     with ExpertStore(bundle) as source:
         buffer = source.buffer(max(1, BYTES_AT_ONCE // table.stride))

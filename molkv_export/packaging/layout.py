@@ -1,4 +1,4 @@
-"""Where the files of a package are, and what of it app stores take: one folder (iOS), or asset packs (Android)."""
+"""Lay out the files of a package, as one folder (iOS) or as asset packs (Android), and check the app store's limits."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ README = "README.md"
 DATA = "molkv-package.json"
 
 _PACKS = "asset-packs"
-_ASSETS = "src/main/assets/molkv"  # of a pack; in the app, the assets of all packs are one folder
+_ASSETS = "src/main/assets/molkv"  # path in a pack; the app sees the assets of all packs as one folder
 
 
 class Limits(NamedTuple):
-    """How large a package may be, in bytes. The stores count after compression, which experts hardly yield to."""
+    """Size limits of a package, in bytes.
 
-    file: int  # any file
-    pack: int  # an asset pack, which is uploaded and downloaded as one
-    upfront: int  # all that comes with the app
-    later: int  # all that is fetched once the app is installed
+    App stores count compressed sizes, but experts hardly compress, so uncompressed sizes are used.
+    """
+
+    file: int  # one file
+    pack: int  # one asset pack, which is uploaded and downloaded as a whole
+    upfront: int  # everything installed with the app
+    later: int  # everything downloaded after the install
 
     @property
     def shard(self) -> int:
-        """Largest file of the store, where it is cut anew: as many of them as fill a pack."""
+        """Largest size of a new shard, chosen so that a whole number of shards fills a pack."""
         return self.pack // -(-self.pack // self.file)
 
 
@@ -47,12 +50,12 @@ LIMITS: dict[Platform, Limits] = {
 
 
 class AppFolder(msgspec.Struct, frozen=True):
-    """A folder that goes into the app as one: an asset pack (Android) or the bundle (iOS)."""
+    """A folder that goes into the app as a whole: an asset pack (Android) or the bundle (iOS)."""
 
     name: str
-    folder: str  # where its files are, from the package's folder
-    delivery: str  # of an asset pack: "install-time" or "fast-follow"; else empty
-    files: dict[str, int]  # bytes
+    folder: str  # folder of its files, relative to the package
+    delivery: str  # "install-time" or "fast-follow" for an asset pack; empty for iOS
+    files: dict[str, int]  # bytes by file name
 
     @property
     def size(self) -> int:
@@ -61,74 +64,74 @@ class AppFolder(msgspec.Struct, frozen=True):
 
     @property
     def build_file(self) -> str:
-        """Where the build file of an asset pack is, from the package's folder."""
+        """Path of the build file of an asset pack, relative to the package."""
         return f"{_PACKS}/{self.name}/build.gradle.kts"
 
 
 class PackagedGraph(msgspec.Struct, frozen=True):
-    """A graph's file, with its weights if it holds them."""
+    """The file of a graph; in ORT format, it includes the weights."""
 
     file: str
-    length: int  # positions of a call
+    length: int  # positions in one call
     size: int  # bytes
 
 
 class PackageInfo(msgspec.Struct, frozen=True):
-    """What a package holds; it is written into it, too, as `molkv-package.json`."""
+    """Contents of a package. They are also written into the package, as `molkv-package.json`."""
 
     target: Platform
     profile: str
     graph_format: GraphFormat
-    half: bool  # whether the graphs take and give float16
+    half: bool  # whether inputs and outputs of the graphs are float16
     graphs: list[PackagedGraph]
     parts: list[AppFolder]
     others: list[str]  # files that do not go into the app
 
     @property
     def size(self) -> int:
-        """Bytes that go into the app."""
+        """Bytes of all files that go into the app."""
         return sum(part.size for part in self.parts)
 
 
 def one_folder(name: str, sizes: dict[str, int]) -> list[AppFolder]:
-    """Put all files into a folder of this name."""
+    """Return a single folder of this name with all files."""
     return [AppFolder(name=name, folder=name, delivery="", files=sizes)]
 
 
 def check_total(bundle: Path, total: int, limits: Limits) -> None:
-    """Refuse before the work what no app can have.
+    """Check, before any other work, that a package of this size in bytes fits into an app.
 
     Raises:
-        RequestError: It is more than the app's store takes.
+        RequestError: The size is above the limit of the app store.
     """
     limit = limits.upfront + limits.later
     if total > limit:
         raise RequestError(
-            f"{bundle}: the package would have {human_bytes(total)}, expected at most {human_bytes(limit)}, all that "
-            "the app's store takes; export with a smaller --experts-dtype"
+            f"{bundle}: the package would have {human_bytes(total)}, expected at most {human_bytes(limit)}, the limit "
+            "of the app store; export with a smaller --experts-dtype"
         )
 
 
 def check_folders(bundle: Path, parts: list[AppFolder], limits: Limits) -> None:
-    """Check again when it is known how the files fall into packs, and how large graphs are that hold their weights.
+    """Check the sizes again, now that the division into packs and the sizes of converted graphs are known.
 
     Raises:
-        RequestError: A kind of delivery gets more than the app's store takes.
+        RequestError: The total, or the part that is downloaded later, is above the limit of the app store.
     """
     check_total(bundle, sum(part.size for part in parts), limits)
     later = sum(part.size for part in parts if part.delivery == "fast-follow")
     if later > limits.later:
         raise RequestError(
-            f"{bundle}: {human_bytes(later)} would have to come after the install, expected at most "
+            f"{bundle}: {human_bytes(later)} would be downloaded after the install, expected at most "
             f"{human_bytes(limits.later)}; export with a smaller --experts-dtype"
         )
 
 
 def asset_packs(sizes: dict[str, int], limits: Limits) -> list[AppFolder]:
-    """Put files into asset packs, in their order.
+    """Divide files into asset packs, in their order.
 
-    The app can count on packs of the kind "install-time" from its first start on, and read their files in place, so all
-    are of that kind while the app's store takes it; "fast-follow" ones come when the app is installed already.
+    "install-time" packs are present at the first start of the app, and their files can be read in place. So all packs
+    up to the limit of the app store are "install-time". The rest are "fast-follow", downloaded after the install.
     """
     packs: list[dict[str, int]] = [{}]
     for name, size in sizes.items():
@@ -145,7 +148,7 @@ def asset_packs(sizes: dict[str, int], limits: Limits) -> list[AppFolder]:
 
 
 def sizes_in_order(manifest: Manifest, folder: Path) -> dict[str, int]:
-    """Return the sizes of a bundle's files: first the manifest, last the shards, without which a graph can load."""
+    """Return the sizes of a bundle's files: first the manifest, last the shards, because graphs load without shards."""
     shards = [shard.file for shard in manifest.experts.shards]
     names = [name for name in manifest.files if name not in shards]
     sizes = {name: manifest.files[name].size for name in (*names, *shards)}
@@ -153,7 +156,7 @@ def sizes_in_order(manifest: Manifest, folder: Path) -> dict[str, int]:
 
 
 def move_files(parts: list[AppFolder], content: Path, folder: Path) -> None:
-    """Move the files of a bundle to where they belong in a package."""
+    """Move the files of a bundle into the folders of a package."""
     for part in parts:
         target = folder / part.folder
         target.mkdir(parents=True)
@@ -163,7 +166,7 @@ def move_files(parts: list[AppFolder], content: Path, folder: Path) -> None:
 
 
 def is_package(folder: Path) -> bool:
-    """Tell whether a folder holds a package, and nothing else."""
+    """Return whether a folder holds a package and nothing else."""
     path = folder / DATA
     try:
         info = decode_json(read_bytes(path, BundleError, ""), PackageInfo, path, BundleError)

@@ -1,4 +1,4 @@
-"""Graphs in ONNX Runtime's own format, which its minimal builds read."""
+"""Convert graphs to ORT format, ONNX Runtime's own format, which its minimal builds read."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from molkv_bundle import ProviderError, one_line
 
 OPERATORS = "required_operators.config"
 
-# The NCHWc layout belongs to the processor that converts. The other one turns MatMul and Add into a Gemm whose bias is
-# computed, which compilers refuse. ONNX Runtime's own converter (`onnxruntime.tools.convert_onnx_models_to_ort`) makes
-# the same calls as this module, but has no way to turn that one off: its list of disabled optimizers takes the place of
-# ours.
+# Optimizers to turn off. NchwcTransformer chooses a layout for the processor that converts, not for the phone.
+# MatMulAddFusion turns MatMul and Add into a Gemm with a computed bias, which mobile compilers refuse. ONNX Runtime's
+# own converter (`onnxruntime.tools.convert_onnx_models_to_ort`) makes the same calls as this module, but it replaces
+# this list by its own, so it cannot turn MatMulAddFusion off.
 _WITHOUT = "NchwcTransformer;MatMulAddFusion"
 
-# In a process of its own, since the import sets up logging and sys.path for all, and takes PyTorch in where it is.
+# Runs in a separate process, because the import changes logging and sys.path, and imports PyTorch if it is installed.
 _OPERATORS_PROGRAM = """
 import sys
 sys.modules["torch"] = None
@@ -31,20 +31,20 @@ create_config_from_models([Path(name) for name in sys.argv[2:]], Path(sys.argv[1
 
 
 def convert_graphs(graphs: dict[Path, Path], operators: Path) -> None:
-    """Convert ONNX files, so that a provider on the device may still compile whatever part of them it takes.
+    """Convert ONNX files to ORT format, so that a provider on the device can still compile the parts that it supports.
 
     Args:
-        graphs: Which file to write for each ONNX file; its weights go into it.
-        operators: Where to write which operators a minimal build of ONNX Runtime needs.
+        graphs: File to write for each ONNX file. It includes the weights.
+        operators: File to write with the list of operators that a minimal build of ONNX Runtime needs.
 
     Raises:
         ProviderError: ONNX Runtime cannot convert a graph.
-        OSError: The disk is full, or fails.
+        OSError: The disk is full, or writing fails.
     """
     with TemporaryDirectory(dir=operators.parent, prefix=".operators-") as temporary:
         plain = {source: Path(temporary) / f"{number}.ort" for number, source in enumerate(graphs)}
         for source, target in graphs.items():
-            # What is optimized in the app only ("save") is not in the file yet: the other one has its operators.
+            # With "save", the app applies optimizations at load. Their operators are only in the "apply" file.
             _convert(source, target, "save")
             _convert(source, plain[source], "apply")
         _write_operators([*graphs.values(), *plain.values()], operators)
@@ -52,7 +52,7 @@ def convert_graphs(graphs: dict[Path, Path], operators: Path) -> None:
 
 def _convert(source: Path, target: Path, optimizations: str) -> None:
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised, too
+    options.log_severity_level = 4  # errors are raised as exceptions, too
     options.optimized_model_filepath = str(target)
     config = {
         "session.save_model_format": "ORT",
@@ -64,8 +64,8 @@ def _convert(source: Path, target: Path, optimizations: str) -> None:
         options.add_session_config_entry(name, value)
     try:
         onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises many kinds, none of them public
-        raise ProviderError(f"{source}: ONNX Runtime cannot convert it: {one_line(error)}") from error
+    except Exception as error:  # ONNX Runtime raises many exception types, none of them public
+        raise ProviderError(f"{source}: cannot be converted by ONNX Runtime: {one_line(error)}") from error
 
 
 def _write_operators(models: Iterable[Path], path: Path) -> None:
@@ -74,5 +74,5 @@ def _write_operators(models: Iterable[Path], path: Path) -> None:
     if done.returncode:
         raise ProviderError(f"{path}: ONNX Runtime cannot list the operators: {done.stderr.strip().splitlines()[-1]}")
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = "".join(line for line in lines if not line.startswith("#"))  # comments name our folders
+    kept = "".join(line for line in lines if not line.startswith("#"))  # comments contain folder names of this machine
     path.write_text(kept, encoding="utf-8")

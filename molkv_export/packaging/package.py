@@ -1,4 +1,4 @@
-"""From a bundle to what goes into an app."""
+"""Make a package for an app from a bundle."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from molkv_runtime import ExpertStore
 
 _PROFILES: dict[Platform, str] = {"android": "nnapi", "ios": "coreml"}
 _DYNAMIC = "cpu"
-_CONTENT = "content"  # the bundle, until its files are moved to where they belong
+_CONTENT = "content"  # temporary folder of the bundle, until its files are moved
 
 
 def package(
@@ -50,23 +50,24 @@ def package(
     limits: Limits | None = None,
     console: Console | None = None,
 ) -> PackageInfo:
-    """Lay out a bundle for an app.
+    """Package a bundle for an app.
 
     Args:
-        bundle: Its folder.
-        out: Folder to write. It appears when it is complete, or not at all.
-        target: The kind of phone.
-        profile: Which of the bundle's static graphs; default nnapi for android, coreml for ios.
-        graph_format: "onnx", or ONNX Runtime's own, whose files hold the weights once for each length of a call.
+        bundle: Folder of the bundle.
+        out: Folder to write. It appears only when it is complete.
+        target: Platform of the app.
+        profile: Static profile of the bundle; by default, nnapi for android and coreml for ios.
+        graph_format: "onnx", or "ort" for ONNX Runtime's own format. Each "ort" graph file holds all weights that it
+            needs, so weights are stored once for each length of a call.
         force: Replace the folder if it exists and is a package.
-        limits: What the app's store takes; default what it is known to take.
-        console: Where progress is shown; default nowhere.
+        limits: Size limits; by default, those of the platform's app store.
+        console: Console that shows progress; by default, none.
 
     Raises:
         BundleError: The bundle is not complete, is damaged, or lacks the profile.
         OutputError: The folder exists, is being written by another process, or cannot be written.
         ProviderError: ONNX Runtime cannot convert a graph.
-        RequestError: The profile is not for this target, or something is larger than the app's store takes.
+        RequestError: The profile is not for this target, or a size is above the limit of the app store.
     """
     bundle, out = Path(bundle), Path(out)
     check_output(out, is_ours=is_package, force=force)
@@ -86,7 +87,7 @@ def package(
             (folder / part.build_file).write_text(build_file(part), encoding="utf-8")
         (folder / README).write_text(readme(manifest, info, limits, read_golden(opened)), encoding="utf-8")
         (folder / DATA).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
-        for path in folder.rglob("*"):  # before it gets its name
+        for path in folder.rglob("*"):  # before the folder gets its final name
             sync(path)
     return info
 
@@ -118,7 +119,7 @@ def _check_numbers(bundle: Bundle, target: Platform, graph_format: GraphFormat) 
 
 
 def _check_contents(bundle: Bundle) -> None:
-    """Check what the README says of graphs and records; files are checked when they are copied."""
+    """Check the graphs and the store, which the README describes. Other files are checked when they are copied."""
     bundle.graph_paths()
     ExpertStore(bundle).close()
 
@@ -131,15 +132,15 @@ def _describe(
     limits: Limits,
     graph_format: GraphFormat,
 ) -> PackageInfo:
-    """Say what the package of a bundle holds.
+    """Describe the contents of a package.
 
     Args:
-        bundle: Open for the profile of the package.
-        manifest: Of what goes into the app.
+        bundle: Source bundle, open for the profile of the package.
+        manifest: Manifest of the bundle in the package.
         sizes: Bytes of the files that go into the app, in the order in which they fill asset packs.
-        target: The kind of phone.
-        limits: What the app's store takes.
-        graph_format: What the graphs' files are.
+        target: Platform of the app.
+        limits: Size limits of the app store.
+        graph_format: Format of the graph files.
     """
     return PackageInfo(
         target=target,
@@ -156,7 +157,7 @@ def _describe(
 
 
 def _folder_name(bundle: Path) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", bundle.resolve().name)  # it becomes part of program text
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", bundle.resolve().name)  # the name becomes part of program text
     return f"{name.removesuffix('.bundle')}.bundle"
 
 
@@ -179,6 +180,6 @@ def _write_content(
         content.add_companions()
         content.add_store()
         progress.update(task, completed=total)
-    # Without the names of folders around it: this goes into an app.
+    # Only the bundle's own name, without its parent folders, because this command goes into an app.
     command = ["molkv-export", "package", bundle.path.resolve().name, "--target", target, "--profile", bundle.profile]
     return content.finish(shlex.join([*command, "--graph-format", graph_format]))

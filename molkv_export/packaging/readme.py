@@ -1,4 +1,4 @@
-"""The README of a package, and the build files of its asset packs."""
+"""Write the README of a package and the build files of its asset packs."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ _PROVIDERS = {"android": ("cpu", "xnnpack", "qnn", "nnapi"), "ios": ("cpu", "cor
 
 
 class TensorRow(NamedTuple):
-    """The same input or output of some layers."""
+    """An input or output that several layers have; a row of a table in the README."""
 
-    name: str  # with {l} in the place of a layer
+    name: str  # with {l} in place of the layer number
     layers: list[int]
     dtype: str
     shape: tuple[int | str, ...]
 
 
 class ShardRow(NamedTuple):
-    """A file of the store."""
+    """A shard; a row of a table in the README."""
 
     file: str
     first_row: int
     records: int
-    start: int  # of the first record, in bytes
+    start: int  # byte offset of the first record
     part: AppFolder
 
 
 def readme(manifest: Manifest, info: PackageInfo, limits: Limits, golden: Golden) -> str:
-    """Say how an app runs this package, with its own names, shapes and numbers, and its limits for the self-test."""
+    """Return a README that explains how an app runs this package, with program text and limits for the self-test."""
     graph = manifest.graphs[info.profile]
     config = graph.restrict(manifest.model)
     inputs = {tensor.name for tensor in graph.files[0].inputs}
-    # The programs in the templates are written for the decoder of MoLE and MoLKV, whose fields they read.
+    # The programs in the templates work for MoLE and MoLKV only. Other families get tables without programs.
     template = f"{info.target}.md" if isinstance(config, LookupExpertConfig) else "tables.md"
     return (
         _environment()
@@ -79,7 +79,7 @@ def readme(manifest: Manifest, info: PackageInfo, limits: Limits, golden: Golden
 
 
 def _onnxruntime(manifest: Manifest) -> str:
-    """Return the version that the graphs were made with, which becomes part of program text."""
+    """Return the ONNX Runtime version that exported the graphs. Only digits and dots, as it becomes program text."""
     found = manifest.provenance.tools.get("onnxruntime", "")
     return found if re.fullmatch(r"[0-9]+(\.[0-9]+){1,3}", found) else "1.24.0"
 
@@ -103,7 +103,7 @@ def _environment() -> jinja2.Environment:
 
 
 def span(numbers: Iterable[int]) -> str:
-    """Name ascending numbers in short."""
+    """Return ascending numbers as short text, such as "0 to 3" or "1, 4"."""
     found = list(numbers)
     if len(found) > 2 and found == list(range(found[0], found[-1] + 1)):
         return f"{found[0]} to {found[-1]}"
@@ -111,7 +111,7 @@ def span(numbers: Iterable[int]) -> str:
 
 
 def tensor_rows(tensors: Iterable[TensorInfo]) -> list[TensorRow]:
-    """List inputs or outputs, those of several layers together."""
+    """Return one row for each input or output; those of several layers share a row."""
     found: dict[str, TensorRow] = {}
     for tensor in tensors:
         layer = re.search(r"\d+", tensor.name)
@@ -131,7 +131,7 @@ def _shard_rows(manifest: Manifest, info: PackageInfo) -> list[ShardRow]:
 
 
 def _offsets(manifest: Manifest) -> dict[str, list[int]]:
-    """Return where keys, scales and values stand in a record, in the order of the layers that have them."""
+    """Return the byte offsets of the fields of a record by kind of field, in the order of the layers that have it."""
     found: dict[str, list[int]] = {}
     for field in manifest.experts.fields:
         found.setdefault(field.name.partition(".")[0], []).append(field.offset)

@@ -1,1 +1,1 @@
-"""Parity: is what runs the model that was trained?"""
+"""Parity: compare a bundle with the model that it was made from."""

@@ -1,4 +1,4 @@
-"""What must agree exactly: every record of the store, also those that no text reads, and greedy text."""
+"""Exact comparisons: every record of the store, including records that no text reads, and greedy text."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from molkv_export.source.model import SourceModel
 from molkv_export.source.rounding import StoredRows
 from molkv_runtime import Generator, Sampling, Store
 
-_CHUNK_BYTES = 128 * 1024 * 1024  # of exact records; a chunk loads all expert networks once
+_CHUNK_BYTES = 128 * 1024 * 1024  # size of a chunk of exact records; each chunk loads all expert networks once
 
 _BATCH = 4
 
 
 class RecordsResult(msgspec.Struct, frozen=True):
-    """Agreement of all records."""
+    """Result of comparing records."""
 
-    records: int  # that were compared
-    of: int  # that there are
-    failure: str  # the first field that differs by more than rounding; empty: none
+    records: int  # number of compared records
+    of: int  # number of records in the store
+    failure: str  # names the first field that differs by more than rounding; empty if there is none
 
 
 def records_agreement(store: Store, source: SourceModel, at_most: int = 0) -> RecordsResult:
-    """Compare every field of records with the source model's.
+    """Compare every field of records with the source model.
 
-    What counts as agreement is said in `rounding`.
+    `source/rounding.py` defines which stored values count as equal.
 
     Args:
-        store: The bundle's.
-        source: What it was made from.
-        at_most: How many records, spread evenly over the vocabulary; 0 is all.
+        store: Expert store of the bundle.
+        source: Model that the bundle was made from.
+        at_most: Number of records to compare, spread evenly over the vocabulary; 0 means all.
     """
     total = store.vocab_size
     ids = np.arange(total) if not at_most else np.unique(np.linspace(0, total - 1, at_most).astype(np.int64))
@@ -49,7 +49,7 @@ def records_agreement(store: Store, source: SourceModel, at_most: int = 0) -> Re
         for name, agrees in _agreement(exact, source.stored_rows(store, chunk)):
             if not agrees.all():
                 token = int(chunk[int(agrees.int().argmin())])
-                return RecordsResult(len(ids), total, f"{name} of token id {token} is not the source's")
+                return RecordsResult(len(ids), total, f"{name} of token id {token} differs from the source")
     return RecordsResult(len(ids), total, "")
 
 
@@ -61,31 +61,33 @@ def _agreement(exact: ExactRecords, stored: StoredRows) -> Iterator[tuple[str, T
 
 
 class GreedyResult(msgspec.Struct, frozen=True):
-    """Agreement of greedy continuations with one reference's."""
+    """Result of comparing greedy continuations with one reference."""
 
     reference: str
     continuations: int
     tokens_each: int
     identical: int
-    mean_length: float  # tokens of a continuation up to the first that is different
-    ties: int  # tokens that only rounding decided, see `Continuation.compare`
-    first_difference: str  # where and what, empty if all are identical
+    mean_length: float  # mean number of tokens before the first difference
+    ties: int  # number of tokens decided by rounding alone, see `Continuation.compare`
+    first_difference: str  # position and tokens of the first difference; empty if all are identical
 
 
 class Continuation:
-    """A prompt, and what the bundle writes behind it."""
+    """A prompt and the tokens that the bundle generates after it."""
 
     def __init__(self, prompt: Ids, new_ids: Ids) -> None:
         self.prompt, self.new_ids = prompt, new_ids
 
     def compare(self, reference: Runner, tie: float) -> tuple[int, int, str]:
-        """Check every token against the reference, which reads prompt and continuation once.
+        """Check every token against the reference, which reads prompt and continuation in one pass.
 
-        If its likeliest token is the bundle's at every position, then by induction it would have written the same text.
-        Where its likeliest tokens are within `tie` of each other, either is right.
+        If the reference's likeliest token equals the bundle's token at every position, then by induction the reference
+        would have generated the same text. A token whose logit is within `tie` of the largest logit also counts as
+        equal.
 
         Returns:
-            Tokens up to the first that is different, ties among them, and what the difference is.
+            The number of tokens before the first difference, the number of ties among them, and a description of the
+            difference (empty if there is none).
         """
         text = np.concatenate([self.prompt, self.new_ids])[:-1]
         logits = reference.logits(text, last=len(self.new_ids))
@@ -96,11 +98,11 @@ class Continuation:
         if not len(wrong):
             return length, ties, ""
         ours, theirs = int(self.new_ids[length]), int(logits[length].argmax())
-        return length, ties, f"bundle {ours}, reference {theirs} (there their logits differ by {gaps[length]:.2g})"
+        return length, ties, f"bundle {ours}, reference {theirs} (their reference logits differ by {gaps[length]:.2g})"
 
 
 def continuations(generator: Generator, prompts: list[Ids], new_tokens: int) -> list[Continuation]:
-    """Continue prompts of different length with the bundle, in batches."""
+    """Continue prompts of different lengths with the bundle, in batches."""
     found = []
     for start in range(0, len(prompts), _BATCH):
         batch = prompts[start : start + _BATCH]
@@ -115,7 +117,7 @@ def continuations(generator: Generator, prompts: list[Ids], new_tokens: int) -> 
 
 
 def greedy_agreement(written: list[Continuation], name: str, reference: Runner, tie: float) -> GreedyResult:
-    """Compare continuations with what the reference of this name would have written; logits within `tie` are equal."""
+    """Compare continuations with the greedy choices of a reference; logits within `tie` count as equal."""
     compared = [continuation.compare(reference, tie) for continuation in written]
     differences = [
         f"continuation {index}, token {length}: {difference}"

@@ -1,6 +1,6 @@
-"""Which layer, and what in it, is the first to compute something else than the source model?
+"""Find the first layer, and the branch in it, whose values differ from the source model.
 
-The graph is loaded with more outputs, the values that the reference model's taps name.
+The graph is loaded with additional outputs: the inner values that the taps of the reference model name.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from molkv_export.parity.runners import ONNX_REFERENCE, PHASES
 from molkv_export.source.model import SourceModel
 from molkv_runtime import BoundCall, Call, Generator, Graph, Store, Target, open_session, session_options
 
-Values = dict[str, Floats]  # by the name of the tap, [T, ...]
+Values = dict[str, Floats]  # by name of the tap, each [T, ...]
 
 _EMBEDS = tap_name("residual", 0)  # an input of the graph, not a value inside it
 _LOGITS = tap_name("logits")
 
-# Of a value's error, relative to its usual size, by the dtype of the dense weights and of the KV cache. "Bisection" in
-# docs/parity.md says why.
+# Limits of a value's error relative to the value's usual size, by dtype of the dense weights. docs/parity.md,
+# "Bisection", explains the numbers. The limits for the KV cache and the expert window follow below.
 MAX_RELATIVE_ERROR: dict[DenseDtype, float] = {
     "float32": 2e-5,
     "float16": 2e-5,
@@ -43,7 +43,7 @@ BISECTED_PHASES = ("one-shot prefill", "step-by-step decode")
 
 
 def source_values(model: SourceModel, ids: Ids, store: Store) -> Values:
-    """Run the source model, with its records rounded as a store does, over token ids [T]; return what is inside."""
+    """Run the source model over token ids [T], with records rounded as in a store; return its inner values."""
     found: Values = {}
     handles: list[Any] = []
     taps = model.model.taps()
@@ -55,7 +55,7 @@ def source_values(model: SourceModel, ids: Ids, store: Store) -> Values:
         handles.append(tap.module.register_forward_hook(keep))
 
     for tap in taps:
-        if tap.name != _LOGITS:  # they come in pieces
+        if tap.name != _LOGITS:  # `model.logits` computes them in pieces
             watch(tap)
     try:
         found[_LOGITS] = model.logits(ids, store)
@@ -66,24 +66,24 @@ def source_values(model: SourceModel, ids: Ids, store: Store) -> Values:
 
 
 class TappedGraph:
-    """A bundle's dense graph that also gives the values inside; a `molkv_runtime.Graph`."""
+    """A bundle's dense graph that also outputs its inner values; a `molkv_runtime.Graph`."""
 
     def __init__(self, bundle: Bundle, target: Target, taps: list[Tap]) -> None:
-        """Load the graph once more, with more outputs: those values that the source model has, too.
+        """Load the graph again, with additional outputs for the values that the taps name.
 
         Raises:
-            BundleError: The graph was made by a version that did not name these values.
+            BundleError: The graph has no values of these names, because an older version exported it.
         """
         self._taps, self._is_half = taps, bundle.graph().kv_dtype == "float16"
         self._hides_by_number = bundle.graph().is_static
         graphs = load_graphs(bundle)
-        step = min(graphs)  # static graphs for more positions give no logits, and only steps are compared
+        step = min(graphs)  # longer static graphs have no logits output, so only single steps are compared
         self._names = [tap.name for tap in taps if tap.name not in (_EMBEDS, _LOGITS)]
         there = {output for node in graphs[step].graph.node for output in node.output}
         if missing := [name for name in self._names if name not in there]:
             file = bundle.path / bundle.graph().files[0].file
             raise BundleError(
-                f"{file}: names no value {missing[0]!r}, so it cannot be compared "
+                f"{file}: has no value named {missing[0]!r}, so the graph cannot be compared "
                 "layer by layer; export the model again"
             )
         number = onnx.TensorProto.FLOAT16 if self._is_half else onnx.TensorProto.FLOAT
@@ -97,7 +97,7 @@ class TappedGraph:
         self._taken: dict[str, list[npt.NDArray[Any]]] = {}
 
     def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> Call:
-        """Bind buffers to all inputs and outputs, and memory of our own to the values inside."""
+        """Bind buffers to all inputs and outputs, and new arrays to the inner values."""
         if "logits" not in outputs:
             return self._graph.bind(length, inputs, outputs)
         dtype = np.float16 if self._is_half else np.float32
@@ -108,7 +108,7 @@ class TappedGraph:
         return _TappedCall(call, taken, self._taken)
 
     def values(self) -> Values:
-        """Return what was inside in all calls so far, which must have been about one sequence."""
+        """Return the inner values of all calls so far; the calls must belong to one sequence."""
         found = {name: _stack(parts) for name, parts in self._taken.items()}
         for tap in self._taps if self._hides_by_number else ():
             if tap.kept:
@@ -126,7 +126,7 @@ def _shape(tap: Tap, inputs: Arrays) -> tuple[int, ...]:
 
 
 class _Sessions:
-    """Graphs in ONNX Runtime, from memory."""
+    """ONNX Runtime sessions of graphs that are held in memory."""
 
     def __init__(self, graphs: dict[int, onnx.ModelProto], folder: Path, target: Target) -> None:
         options = session_options(target)
@@ -152,7 +152,7 @@ class _TappedCall:
 def _stack(parts: list[npt.NDArray[Any]]) -> Floats:
     """Join arrays [1, T, size] or [blocks, C, size] to one [T in all, size].
 
-    Scores of blocks can be of different width; they are filled up with experts that are not seen.
+    Scores of different blocks can have different widths. Narrow ones are padded with -inf, the score of masked experts.
     """
     rows = [part.reshape(-1, part.shape[-1]).astype(np.float32, copy=False) for part in parts]
     width = max(part.shape[-1] for part in rows)
@@ -160,34 +160,37 @@ def _stack(parts: list[npt.NDArray[Any]]) -> Floats:
 
 
 def widened(scores: Floats, width: int) -> Floats:
-    """Fill scores [T, any width] up with experts that are not seen."""
+    """Pad scores [T, any width] to a width with -inf, the score of a masked expert."""
     return np.pad(scores, ((0, 0), (0, width - scores.shape[-1])), constant_values=-np.inf)
 
 
 def _in_order_of_size(values: Values, taps: list[Tap]) -> Values:
-    """Sort scores that are in any order, largest first, and keep as many as a position ever sees."""
+    """Sort the scores of each position, largest first; keep as many as one position can attend to.
+
+    The graph stores scores in the order of the host's slots, which the source model does not know.
+    """
     unordered = {tap.name: tap.kept for tap in taps if tap.kept}
     largest = {name: -np.sort(-values[name], axis=-1)[:, :kept] for name, kept in unordered.items()}
     return {**values, **{name: widened(scores, unordered[name]) for name, scores in largest.items()}}
 
 
 class TapError(msgspec.Struct, frozen=True):
-    """How far one value inside the graph is from the source model's."""
+    """Difference of one inner value of the graph from the source model."""
 
-    layer: int | None  # None: behind the last layer
+    layer: int | None  # None: after the last layer
     branch: str
     error: float  # the largest over all positions, relative to the value's usual size
-    position: int  # where it is the largest
+    position: int  # position of the largest error
 
     @property
     def name(self) -> str:
-        """Name the place in words."""
-        where = "behind the last layer" if self.layer is None else f"layer {self.layer}"
+        """Layer and branch in words."""
+        where = "after the last layer" if self.layer is None else f"layer {self.layer}"
         return f"{where}, {self.branch.replace('_', ' ')}"
 
 
 class PhaseErrors(msgspec.Struct, frozen=True):
-    """The errors of all values in one phase, in the order in which they are computed."""
+    """Errors of all values in one phase, in the order of computation."""
 
     phase: str
     errors: list[TapError]
@@ -196,30 +199,30 @@ class PhaseErrors(msgspec.Struct, frozen=True):
 
     @property
     def first(self) -> TapError | None:
-        """The first that is more than rounding."""
+        """First error above the limit, or None."""
         return next((error for error in self.errors if not error.error <= self.limit), None)
 
 
 class Bisection(msgspec.Struct, frozen=True):
-    """The outcome of comparing layer by layer."""
+    """Result of a comparison layer by layer."""
 
     limit: float
     phases: list[PhaseErrors]
-    culprit: str  # empty: nothing leaves the expected rounding
-    second_opinion: str  # what ONNX's own evaluator says about the culprit; empty: was not asked
+    culprit: str  # describes the first value with too large an error; empty if there is none
+    second_opinion: str  # result of ONNX's own evaluator for the culprit; empty if it was not run
 
 
 def bisect(bundle: Bundle, target: Target, model: SourceModel, ids: Ids) -> Bisection:
-    """Compare the values inside the layers with those of the source model, which is rounded as the bundle is.
+    """Compare the inner values of the layers with those of the source model, rounded as in the bundle.
 
     Args:
-        bundle: What is to be found out about.
-        target: Where the graph is run, as in `runners.load_generator`.
-        model: Its source.
-        ids: The text to compare on, [T].
+        bundle: Bundle to examine.
+        target: Provider and options that run the graph, as in `runners.load_generator`.
+        model: Source model of the bundle.
+        ids: Token ids of the text to run, [T].
 
     Raises:
-        BundleError: The bundle is too old to be looked into.
+        BundleError: The graph does not name its inner values, because an older version exported it.
     """
     limit = _limit(bundle)
     phases = [phase_errors(bundle, target, model, ids, phase) for phase in BISECTED_PHASES]
@@ -238,7 +241,7 @@ def bisect(bundle: Bundle, target: Target, model: SourceModel, ids: Ids) -> Bise
 
 
 def phase_errors(bundle: Bundle, target: Target, model: SourceModel, ids: Ids, phase: str) -> PhaseErrors:
-    """Compare all values inside the layers in one phase; arguments as in `bisect`."""
+    """Compare all inner values of the layers in one phase; arguments as in `bisect`."""
     taps = model.model.taps()
     graph = TappedGraph(bundle, target, taps)
     generator = Generator(bundle, graph=graph)
@@ -253,11 +256,11 @@ def _limit(bundle: Bundle) -> float:
 
 
 def compare_values(taps: list[Tap], expected: Values, found: Values) -> list[TapError]:
-    """Compare values by name, in the order in which they are computed."""
+    """Compare values by name, in the order of computation."""
     errors = []
     for tap in taps:
         by_position = _relative_errors(expected[tap.name], found[tap.name])
-        # A NaN is the worst of all.
+        # NaN counts as the largest error.
         by_position = np.where(np.isnan(by_position), np.inf, by_position)
         position = int(np.argmax(by_position))
         errors.append(TapError(tap.layer, tap.branch, float(by_position[position]), position))
@@ -265,14 +268,14 @@ def compare_values(taps: list[Tap], expected: Values, found: Values) -> list[Tap
 
 
 def _relative_errors(expected: Floats, found: Floats) -> Floats:
-    """Give, for every position of values [T, size], the size of the error relative to the root mean square size.
+    """Return the norm of the error at each position of values [T, size], relative to the root mean square norm.
 
-    The mean is over all positions: where a single vector happens to be small, its error is not.
+    The mean is over all positions, because the error of a small vector is not smaller than that of a large one.
     """
-    if expected.shape[-1] != found.shape[-1]:  # scores: one side sees more experts than the other
+    if expected.shape[-1] != found.shape[-1]:  # scores: one side has more experts than the other
         width = max(expected.shape[-1], found.shape[-1])
         expected, found = widened(expected, width), widened(found, width)
-    seen = np.isfinite(expected)  # scores of experts that are not seen are -inf, and must be so on both sides
+    seen = np.isfinite(expected)  # scores of masked experts are -inf, and must be -inf on both sides
     exact = np.where(seen, expected, 0).astype(np.float64)
     difference = np.where(seen, found, 0) - exact
     difference[seen != (found != -np.inf)] = np.inf
@@ -282,21 +285,25 @@ def _relative_errors(expected: Floats, found: Floats) -> Floats:
 
 
 def _second_opinion(bundle: Bundle, target: Target, model: SourceModel, ids: Ids, phase: str, first: TapError) -> str:
-    """Ask ONNX's evaluator, which is slow: steps behind the one that is wrong are left out."""
+    """Repeat the comparison with ONNX's evaluator and say where the fault is.
+
+    The evaluator is slow, so in a decode phase only the positions up to the wrong one are run.
+    """
     if phase != BISECTED_PHASES[0]:
         ids = ids[: first.position + 1]
         there = phase_errors(bundle, target, model, ids, phase).first
-        if there is None:  # errors are relative to a mean, which is another one now
+        if there is None:  # errors are relative to a mean, which differs for the shorter text
             return ""
         first = there
     try:
         again = phase_errors(bundle, Target(ONNX_REFERENCE), model, ids, phase).first
     except MolkvError as error:
-        return f"onnx.reference cannot tell: {error}"
+        return f"onnx.reference failed, so the cause is unknown: {error}"
     if again is None:
-        return f"onnx.reference computes the same graph as PyTorch does: the fault is in provider {target.provider!r}"
+        return f"onnx.reference agrees with PyTorch on this graph: the fault is in provider {target.provider!r}"
     if (again.layer, again.branch) == (first.layer, first.branch):
         return (
-            "onnx.reference computes the same: the fault is in the graph or in what the host feeds it, not in a kernel"
+            "onnx.reference shows the same error: the fault is in the graph or in the inputs from the host, "
+            "not in a kernel"
         )
-    return f"onnx.reference differs first elsewhere: {again.name}, relative error {again.error:.1e}"
+    return f"onnx.reference first differs at another place: {again.name}, relative error {again.error:.1e}"

@@ -1,4 +1,4 @@
-"""Running a bundle in every phase and comparing its logits with those of references."""
+"""Run a bundle in every phase and compare its logits with those of references."""
 
 from __future__ import annotations
 
@@ -18,62 +18,62 @@ from molkv_export.parity.weights import WeightsResult
 from molkv_export.source.model import SourceModel
 from molkv_runtime import Generator
 
-QUALITY_PHASE = "one-shot prefill"  # what rounding costs is the same in every phase
+QUALITY_PHASE = "one-shot prefill"  # quality is judged in one phase, because rounding costs the same in all
 EVERY_PHASE = (*PHASES, MIXED_BATCH, CONTEXT_END)
 
 _KL_EDGES = [10.0 ** (quarter / 4) for quarter in range(-64, 9)]
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """One phase against one reference."""
+    """Comparison of one phase with one reference."""
 
     phase: str
     reference: str  # the name of a Reference
     metrics: Metrics
-    failure: str  # empty: passed
+    failure: str  # reason; empty if the phase passed
 
 
 class Histogram(msgspec.Struct, frozen=True):
-    """How often a value was between two edges; values outside are in the first or last bin."""
+    """Number of values between each two edges; values outside count in the first or last bin."""
 
     edges: list[float]
-    counts: list[int]  # one less than edges
+    counts: list[int]  # one element fewer than `edges`
 
 
 class Reference(NamedTuple):
-    """What a bundle is compared with, and what it must reach."""
+    """A runner that a bundle is compared with, and the test that the bundle must pass."""
 
     name: str
     runner: Runner
-    judge: Callable[[str, Metrics], str]  # of a phase, says why it fails; empty: passes
+    judge: Callable[[str, Metrics], str]  # (phase, metrics) -> reason of a failure, empty if it passes
     phases: tuple[str, ...]
-    greedy_tie: float | None  # tokens whose logits are closer are equally right; None: it cannot continue a text
-    is_partial: bool = False  # its logits of -inf are unknown
+    greedy_tie: float | None  # tokens whose logits are closer count as equal; None: it cannot continue a text
+    is_partial: bool = False  # a logit of -inf means unknown
 
 
 class Measure(NamedTuple):
-    """What a bundle is measured by."""
+    """Everything that a bundle is compared with: texts, references and gates."""
 
     texts: Texts
-    references: list[Reference]  # quality is judged by the first
+    references: list[Reference]  # the first one is used to judge quality
     gate: QualityGate
-    note: str = ""  # on the references, for the report
-    limit: float | None = None  # of a logit's difference where only float arithmetic may differ
+    note: str = ""  # about the references, shown in the report
+    limit: float | None = None  # largest allowed difference of a logit where only float arithmetic may differ
     model: SourceModel | None = None  # None: there is no checkpoint
     weights: WeightsResult | None = None
     records: RecordsResult | None = None
 
 
 class Compared(NamedTuple):
-    """What a comparison found."""
+    """Results of a comparison."""
 
     comparisons: list[Comparison]
-    kl: Histogram  # of the first reference in QUALITY_PHASE
+    kl: Histogram  # of the first reference, in QUALITY_PHASE
     worst: list[WorstPosition]  # likewise
 
 
 def compare(generator: Generator, measure: Measure, report_progress: Callable[[str], object]) -> Compared:
-    """Run all texts in all phases that a reference asks for."""
+    """Run all texts in all phases that the references list."""
     references, texts = measure.references, measure.texts
     sums = {(phase, r.name): MetricsAccumulator(is_partial=r.is_partial) for r in references for phase in r.phases}
     worst = WorstPositions()

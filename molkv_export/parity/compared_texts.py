@@ -1,4 +1,4 @@
-"""What is compared: the texts and prompts of a validation."""
+"""Choose the texts and prompts of a validation."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from molkv_export.corpus import standard_library
 from molkv_export.golden import Ids, window
 from molkv_runtime import Generator
 
-_LENGTH = 512  # of a text, where the model's context is longer and its window is not
+_LENGTH = 512  # tokens of a text, unless the context is shorter or four windows are longer
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """How much is compared."""
+    """Amount of text and records to compare."""
 
-    sequences: int = 8  # texts
+    sequences: int = 8  # number of texts
     continuations: int = 20
     new_tokens: int = 256  # in each continuation
-    records: int = 0  # spread over the vocabulary; 0 is all
+    records: int = 0  # spread evenly over the vocabulary; 0 means all
 
     def __post_init__(self) -> None:
         for name, least in (("sequences", 1), ("continuations", 1), ("new_tokens", 1), ("records", 0)):
@@ -36,24 +36,24 @@ class Texts(msgspec.Struct, frozen=True):
     """The texts of a validation."""
 
     description: str
-    is_real: bool  # not random token ids
-    sequences: list[Ids]  # all of one length
+    is_real: bool  # real text, not random token ids
+    sequences: list[Ids]  # all of the same length
     whole_context: Ids  # as long as the model's context, for the phase "context end"
-    prompts: list[Ids]  # of different length
-    new_tokens: int  # to continue each prompt by
+    prompts: list[Ids]  # of different lengths
+    new_tokens: int  # number of tokens to generate after each prompt
 
 
 def choose_texts(generator: Generator, text: Path | None, scope: Scope) -> Texts:
     """Choose texts for a bundle.
 
     Args:
-        generator: The bundle.
-        text: UTF-8 text; default: modules of Python's standard library that `train` holds out. A bundle without a
-            tokenizer gets random token ids.
-        scope: How much.
+        generator: Loaded bundle.
+        text: File of UTF-8 text. By default, the modules of Python's standard library that `train` holds out; for a
+            bundle without a tokenizer, random token ids.
+        scope: Amount of text.
 
     Raises:
-        RequestError: The text cannot be read, is too short, or the bundle has no tokenizer for it.
+        RequestError: The text cannot be read or is too short, or the bundle has no tokenizer for it.
     """
     context = generator.config.max_position_embeddings
     length = min(context, max(_LENGTH, 4 * window(generator.config)))
@@ -82,7 +82,7 @@ def choose_texts(generator: Generator, text: Path | None, scope: Scope) -> Texts
 def _token_ids(generator: Generator, text: Path | None, enough: int, has_tokenizer: bool) -> tuple[Ids, str]:
     if not has_tokenizer:
         if text is not None:
-            raise RequestError(f"{text}: cannot be compared on, since {generator.bundle.path} carries no {TOKENIZER}")
+            raise RequestError(f"{text}: cannot be encoded, because {generator.bundle.path} has no {TOKENIZER}")
         return np.random.default_rng(0).integers(0, generator.config.vocab_size, enough), "random token ids"
     if text is None:
         content, description = "\n".join(standard_library().validation), "held-out standard library modules"

@@ -1,4 +1,4 @@
-"""Logits that a person's own code wrote to a safetensors file. docs/parity.md, "Your own code", has the format."""
+"""Read logits that the user's own code wrote to a safetensors file. docs/parity.md, "Your own code", has the format."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ _TOP_LOGITS = {"input_ids": _INTEGERS, "top_ids": _INTEGERS, "top_logits": _FLOA
 
 
 class ExpectedLogits:
-    """A file of texts and their logits, as a `Runner` that knows these texts alone. It reads one text at a time."""
+    """A file of texts and their logits, as a `Runner` for these texts only. It reads one text at a time."""
 
     def __init__(self, path: Path, config: ModelConfig) -> None:
-        """Open a file, and check everything that it holds.
+        """Open a file and check everything in it.
 
         Args:
             path: A safetensors file with input_ids [B, T] and either logits [B, T, V] or top_ids and top_logits
                 [B, T, K]. Ids are I32 or I64, logits F32, F16 or BF16.
-            config: The model, with the context and the window of the graph that is compared.
+            config: Configuration of the model, with the context and the window of the compared graph.
 
         Raises:
-            RequestError: The file cannot be read, or does not fit the model.
+            RequestError: The file cannot be read, or its tensors do not fit the model.
         """
         self.path, self._file, self._vocab_size = path, TensorFile(path, RequestError), config.vocab_size
         entries = self._file.entries
@@ -74,17 +74,17 @@ class ExpectedLogits:
 
     @property
     def logits_each(self) -> int:
-        """How many logits there are of a position."""
+        """Number of logits that the file holds for each position."""
         return self._file.entries["top_ids" if self.is_partial else "logits"].shape[2]
 
     def sha256(self) -> str:
-        """Hash the file that is open."""
+        """Return the SHA-256 of the open file."""
         return self._file.sha256()
 
     def logits(self, ids: Ids, last: int = 0) -> Floats:
-        """Return what the file holds of a text, or of the beginning of one, float32 [last or T, vocab_size].
+        """Return the stored logits of a text, or of the beginning of a text, float32 [last or T, vocab_size].
 
-        Logits that it does not hold are -inf.
+        Logits that the file does not hold are -inf.
         """
         text = int((self.ids[:, : len(ids)] == ids).all(axis=1).argmax())
         if not self.is_partial:
@@ -94,7 +94,7 @@ class ExpectedLogits:
         return found[: len(ids)][-last:]
 
     def _read(self, name: str, text: int) -> npt.NDArray[Any]:
-        """Read a tensor's part about one text, as int64 or float32."""
+        """Read the rows of a tensor for one text, as int64 or float32."""
         entry = self._file.entries[name]
         stored = self._file.read_rows(name, text, text + 1).view(self._fields[name][entry.dtype])
         if entry.dtype == "BF16":  # the upper half of a float32
@@ -109,7 +109,7 @@ class ExpectedLogits:
         least = min(context, 2 * window(config))
         if not least <= ids[1] <= context:
             why = (
-                f"; shorter texts do not show an expert window of {window(config)}" if config.attended_positions else ""
+                f"; shorter texts do not test an expert window of {window(config)}" if config.attended_positions else ""
             )
             raise RequestError(
                 f"{self.path}: input_ids has texts of {ids[1]} tokens, expected {least} to {context}{why}"
@@ -154,10 +154,10 @@ class ExpectedLogits:
 
 
 def expected_measure(path: Path, bundle: Bundle, provider: str) -> Measure:
-    """Read what a bundle is to be measured by.
+    """Read a file of logits and choose the gates to compare a bundle with it.
 
     Raises:
-        RequestError: The file cannot be read, or does not fit the bundle's model.
+        RequestError: The file cannot be read, or its tensors do not fit the bundle's model.
     """
     file = ExpectedLogits(path, bundle.config)
     count, length = file.ids.shape
@@ -178,7 +178,7 @@ def expected_measure(path: Path, bundle: Bundle, provider: str) -> Measure:
 
 
 def _is_exact(bundle: Bundle, file: ExpectedLogits) -> bool:
-    """Tell whether nothing is rounded, so that only the arithmetic of the two may differ."""
+    """Return whether nothing is rounded, so that only the arithmetic of the two programs may differ."""
     graph = bundle.graph()
     return {graph.dense_dtype, graph.kv_dtype, graph.window_dtype, bundle.manifest.experts.dtype} == {
         "float32"
@@ -189,7 +189,7 @@ def _judge(gate: QualityGate, limit: float | None, is_partial: bool) -> Callable
     def judge(phase: str, metrics: Metrics) -> str:
         if limit is not None and (failure := rounding_failure(metrics, limit)):
             return failure
-        if phase != QUALITY_PHASE:  # some are of a few positions, where one token decides top 1 and perplexity
+        if phase != QUALITY_PHASE:  # some phases have few positions: one token would decide top-1 and perplexity
             return kl_failure(metrics, gate)
         if is_partial:
             return kl_failure(metrics, gate) or top1_failure(metrics, gate)
@@ -202,7 +202,7 @@ def _note(file: ExpectedLogits) -> str:
     note = f"logits that your own code wrote, {file.dtype}, sha256 {file.sha256()}"
     if file.is_partial:
         note += (
-            f"; {file.logits_each} of each position: max abs, rel. L2 and KL are over these, KL renormalized over "
-            "them, top-1 and top-5 are over all; perplexity was not compared"
+            f"; {file.logits_each} logits per position: max abs, rel. L2 and KL use these logits only (KL after "
+            "renormalization), top-1 and top-5 use the whole vocabulary; perplexity was not compared"
         )
     return note

@@ -1,4 +1,4 @@
-"""Figures of a validation, by matplotlib."""
+"""Figures of a validation report, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from molkv_export.parity.bisect import Bisection, PhaseErrors
 from molkv_export.parity.compare import Histogram
 
-_TOP = 1e3  # what is infinite, or no number, is drawn there
+_TOP = 1e3  # larger errors, such as infinity, are drawn at this height
 
 
 class Palette(NamedTuple):
-    """Colours."""
+    """Colours of a figure."""
 
     ink: str
     muted: str
@@ -27,7 +27,7 @@ class Palette(NamedTuple):
 
 
 PAPER = Palette("#1f2328", "#8b949e", "#cf222e", ("#57606a", "#0969da", "#bf8700", "#8250df", "#1a7f37"))
-# For a page that is light or dark: colours that stand for the page's own, see `svg`.
+# Placeholders: `_svg` replaces them by CSS variables, so that a page can be light or dark.
 _PAGE = Palette("#010203", "#010204", "#010205", ("#010206", "#010207", "#010208", "#010209", "#01020a"))
 _VARIABLES = {
     "#010203": "var(--ink)",
@@ -36,7 +36,7 @@ _VARIABLES = {
     **{colour: f"var(--series-{index})" for index, colour in enumerate(_PAGE.series)},
 }
 
-# Norms would double every line: they are as far off as what they read.
+# Norms are not drawn: their errors are as large as those of their inputs, so each line would appear twice.
 _DRAWN: dict[str, str] = {
     "residual": "o",
     "attention": "s",
@@ -68,7 +68,7 @@ def error_by_layer(axes: Axes, phase: PhaseErrors, limit: float, palette: Palett
 
 
 def kl_distribution(axes: Axes, histogram: Histogram, mean: float, limit: float, palette: Palette) -> None:
-    """Draw how many positions have which KL divergence."""
+    """Draw a histogram of the KL divergence of all positions."""
     edges = histogram.edges
     widths = [b - a for a, b in itertools.pairwise(edges)]
     axes.bar(
@@ -111,12 +111,12 @@ def draw_bisection(bisection: Bisection, path: Path) -> None:
         figure.subplots(1, len(bisection.phases), sharey=True, squeeze=False)[0], bisection.phases, strict=True
     ):
         error_by_layer(axes, phase, bisection.limit, PAPER)
-    figure.suptitle(bisection.culprit or "every layer within the expected rounding", fontsize=9, color=PAPER.ink)
+    figure.suptitle(bisection.culprit or "all layers are within the expected rounding", fontsize=9, color=PAPER.ink)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def bisection_svg(bisection: Bisection) -> list[str]:
-    """Return the errors by layer as SVG, one drawing a phase, in the colours of the page around it."""
+    """Return the errors by layer as SVG, one drawing for each phase, in the colours of the surrounding page."""
     drawings = []
     for phase in bisection.phases:
         figure = _page_figure()
@@ -126,7 +126,7 @@ def bisection_svg(bisection: Bisection) -> list[str]:
 
 
 def kl_svg(histogram: Histogram, mean: float, limit: float) -> str:
-    """Return the distribution of KL divergence as SVG in the colours of the page around it."""
+    """Return the histogram of KL divergence as SVG, in the colours of the surrounding page."""
     figure = _page_figure()
     kl_distribution(figure.subplots(), histogram, mean, limit, _PAGE)
     return _svg(figure)
@@ -137,7 +137,7 @@ def _page_figure() -> Figure:
 
 
 def _svg(figure: Figure) -> str:
-    """Draw without a background, as text in the page's font and colours."""
+    """Return a figure as SVG without background, with the font and the colours of the surrounding page."""
     out = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "molkv"}):
         figure.savefig(

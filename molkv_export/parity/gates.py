@@ -1,4 +1,4 @@
-"""What a bundle must reach to count as the model that was trained. docs/parity.md, "The gates", has the reasons."""
+"""Gates: limits that a bundle must keep to pass a validation. docs/parity.md, "The gates", gives the reasons."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from molkv_runtime import PRESETS, Generator
 
 
 class QualityGate(msgspec.Struct, frozen=True):
-    """What rounding may cost against the model as it was trained, on real text."""
+    """Largest allowed loss by rounding, compared with the trained model on real text."""
 
-    kl_mean: float  # nats per position
-    kl_p99: float
-    perplexity_ratio: float  # bundle / source
-    top1_agreement: float
+    kl_mean: float  # nats per position, at most
+    kl_p99: float  # nats, at most
+    perplexity_ratio: float  # bundle / source, at most
+    top1_agreement: float  # share of positions, at least
 
 
 _OF_RECORDS: dict[RowDtype, QualityGate] = {
@@ -39,7 +39,7 @@ _OF_WEIGHTS: dict[DenseDtype, QualityGate] = {
 
 
 def loosest(*gates: QualityGate) -> QualityGate:
-    """Return what two bundles may differ by that may both differ from their source."""
+    """Return a gate with the loosest limit of each kind; errors from several causes may add up to it."""
     return QualityGate(
         kl_mean=max(gate.kl_mean for gate in gates),
         kl_p99=max(gate.kl_p99 for gate in gates),
@@ -55,36 +55,36 @@ _OF_CACHE: dict[KVDtype, QualityGate] = {
 }
 _OF_WINDOW: dict[WindowDtype, QualityGate] = {"float32": _OF_RECORDS["float32"], "int8": _OF_WEIGHTS["int8"]}
 
-# What both cost together is little more than what the one costs that costs more; the limits leave room for that.
+# Weights and records together cost little more than the worse of the two; the limits leave room for the rest.
 QUALITY_GATES = {
     (dense, rows): loosest(of_weights, of_records)
     for dense, of_weights in _OF_WEIGHTS.items()
     for rows, of_records in _OF_RECORDS.items()
 }
 
-# What the dtype costs that logits of a person's own code are stored in.
+# Cost of the dtype in which a file stores the expected logits.
 FILE_GATES: dict[str, QualityGate] = {
     "F32": _OF_RECORDS["float32"],
     "F16": QualityGate(kl_mean=1e-5, kl_p99=1e-4, perplexity_ratio=1.0005, top1_agreement=0.99),
     "BF16": QualityGate(kl_mean=4e-4, kl_p99=2e-3, perplexity_ratio=1.002, top1_agreement=0.97),
 }
-# What own code in float32 may be off by beside our arithmetic, where nothing is rounded: angles of rotations that are
-# computed in float32 alone move logits by 2e-4 at position 2,048.
+# Allowed error of the user's own code, in addition to the error of our arithmetic, where nothing is rounded. For
+# example, rotation angles computed in float32 change logits by 2e-4 at position 2,048.
 OWN_CODE_MAX_ABS = 1e-3
 
 
 def quality_gate(bundle: Bundle) -> QualityGate:
-    """Return the gate for a bundle's combination of dtypes."""
+    """Return the gate for the dtypes of a bundle."""
     graph = bundle.graph()
     of_weights_and_records = QUALITY_GATES[graph.dense_dtype, bundle.manifest.experts.dtype]
     return loosest(of_weights_and_records, _OF_CACHE[graph.kv_dtype], _OF_WINDOW[graph.window_dtype])
 
 
 def rounding_limit(model: SourceModel, generator: Generator, texts: list[Ids], provider: str) -> float:
-    """Return the largest difference of a logit from the source with its weights and records rounded as in a bundle.
+    """Return the largest allowed difference of a logit from the source model with weights and records rounded.
 
-    It is measured by computing the texts as roughly as the bundle's format allows. A provider that computes in less
-    than float32 may be further off.
+    The limit is measured: the source model runs the texts as roughly as the bundle's format allows. A provider that
+    computes in less than float32 gets an additional allowance.
     """
     bundle, largest = generator.bundle, 0.0
     for ids in texts:
@@ -96,7 +96,7 @@ def rounding_limit(model: SourceModel, generator: Generator, texts: list[Ids], p
 
 
 def golden_limit(bundle: Bundle, provider: str) -> float:
-    """Return the same as it was measured for the golden vectors."""
+    """Return the largest allowed difference of a logit, as measured at export for the golden vectors."""
     return read_golden(bundle).limits.max_abs + _own(provider)
 
 
@@ -105,19 +105,19 @@ def _own(provider: str) -> float:
 
 
 def rounding_failure(metrics: Metrics, limit: float) -> str:
-    """Say why a comparison with the rounded source fails; empty if it passes."""
-    if not metrics.max_abs <= limit:  # written so that NaN fails
+    """Return why a comparison with the rounded source fails; empty if it passes."""
+    if not metrics.max_abs <= limit:  # `not <=`, so that NaN fails
         return f"max abs {metrics.max_abs:.3g} is above {limit:.3g}"
     return ""
 
 
 def quality_failure(metrics: Metrics, gate: QualityGate) -> str:
-    """Say why a comparison with the source as it was trained fails; empty if it passes."""
+    """Return why a comparison with the source as trained fails; empty if it passes."""
     return kl_failure(metrics, gate) or top1_failure(metrics, gate) or _perplexity_failure(metrics, gate)
 
 
 def kl_failure(metrics: Metrics, gate: QualityGate) -> str:
-    """Say why the KL divergence fails; empty if it passes."""
+    """Return why the KL divergence fails; empty if it passes."""
     if not metrics.kl_mean <= gate.kl_mean:
         return f"mean KL {metrics.kl_mean:.3g} is above {gate.kl_mean:g}"
     if not metrics.kl_p99 <= gate.kl_p99:
@@ -126,7 +126,7 @@ def kl_failure(metrics: Metrics, gate: QualityGate) -> str:
 
 
 def top1_failure(metrics: Metrics, gate: QualityGate) -> str:
-    """Say why the share of positions with the same likeliest token fails; empty if it passes."""
+    """Return why the share of positions with the same likeliest token fails; empty if it passes."""
     if not metrics.top1_agreement >= gate.top1_agreement:
         return f"top-1 agreement {metrics.top1_agreement:.2%} is below {gate.top1_agreement:.1%}"
     return ""

@@ -1,4 +1,4 @@
-"""How far two runtimes' logits are apart, and where the most."""
+"""Measure how much the logits of two runtimes differ, and find the positions that differ most."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from molkv_export.golden import Ids, top_ids
 
 Doubles = npt.NDArray[np.float64]
 
-_TOP = 5
-
 _ROWS_AT_A_TIME = 64  # bounds the memory of the float64 copies
-_KEPT = 8
-_SHOWN_TOKENS = 24
-_TOP = 5
+_KEPT = 8  # worst positions
+_SHOWN_TOKENS = 24  # of the text before a worst position
+_TOP = 5  # likeliest tokens
 
 
 class Perplexity(msgspec.Struct, frozen=True):
-    """exp of the mean negative log-likelihood of the tokens that really follow, and its standard errors.
+    """Perplexities of two runtimes on the same text, and their ratio, each with a standard error.
 
-    Standard errors take positions as independent. That of the ratio is much smaller than the others: both runtimes find
-    the same positions hard.
+    Perplexity is exp of the mean negative log-likelihood of the actual next tokens. Standard errors assume that
+    positions are independent. The error of the ratio is much smaller than the other two, because both runtimes find the
+    same positions hard.
     """
 
     reference: float
@@ -39,25 +38,27 @@ class Perplexity(msgspec.Struct, frozen=True):
 
 
 class Metrics(msgspec.Struct, frozen=True):
-    """Agreement over a number of positions."""
+    """Differences of two runtimes over a number of positions."""
 
     positions: int
-    max_abs: float  # largest difference of two logits
+    max_abs: float  # largest absolute difference of a logit
     relative_l2: float  # ||candidate - reference|| / ||reference||
     kl_mean: float  # KL(reference || candidate), nats per position
     kl_p99: float
     kl_max: float
     top1_agreement: float  # share of positions with the same likeliest token
     top5_agreement: float  # share of the reference's five likeliest tokens that are among the candidate's
-    perplexity: Perplexity | None  # None where the tokens that follow were not compared
+    perplexity: Perplexity | None  # None if the next tokens were not given, or the reference is partial
 
 
 class MetricsAccumulator:
-    """Sums up differences over sequences; of each position it keeps a few numbers, not its logits.
+    """Sum of differences over several sequences. It keeps a few numbers for each position, not the logits.
 
-    With `is_partial`, a reference knows some logits of a position, the same number at each, and the others are -inf.
-    Differences and KL are then over the known ones, KL of distributions renormalized over them; top 1 and top 5 are
-    over all logits of the candidate; there is no perplexity, which takes all of the reference's.
+    With `is_partial`, the reference knows the same number of logits at each position, and its other logits are -inf:
+
+    - Differences and KL use the known logits only. KL compares distributions renormalized over them.
+    - Top-1 and top-5 use all logits of the candidate.
+    - There is no perplexity, because it needs all logits of the reference.
     """
 
     def __init__(self, *, is_partial: bool = False) -> None:
@@ -68,9 +69,15 @@ class MetricsAccumulator:
         self._nll: list[Doubles] = []  # [n, 2]: reference, candidate
 
     def add(self, reference: Floats, candidate: Floats, next_ids: npt.NDArray[np.int64] | None = None) -> Doubles:
-        """Compare logits [n, vocab_size]; next_ids [<= n] are the tokens that really follow, for perplexity.
+        """Add the logits [n, vocab_size] of n positions.
 
-        Gives the KL divergence of every position.
+        Args:
+            reference: Logits of the reference.
+            candidate: Logits of the candidate.
+            next_ids: Actual next tokens, [n] or fewer; needed for perplexity.
+
+        Returns:
+            KL divergence of every position, [n].
         """
         before = len(self._kl)
         for start in range(0, len(reference), _ROWS_AT_A_TIME):
@@ -85,7 +92,7 @@ class MetricsAccumulator:
             known = exact > -np.inf
             exact, found = (logits[known].reshape(len(logits), -1) for logits in (exact, found))
         difference = found - exact
-        # A NaN anywhere must not vanish in a maximum.
+        # np.max keeps NaN; the built-in max can lose it.
         self._max_abs = float(np.max([self._max_abs, np.abs(difference).max()]))
         self._difference += float(np.square(difference).sum())
         self._norm += float(np.square(exact).sum())
@@ -97,11 +104,11 @@ class MetricsAccumulator:
 
     @property
     def kl(self) -> Doubles:
-        """KL divergence of every position so far."""
+        """KL divergence of every position added so far."""
         return np.concatenate(self._kl)
 
     def result(self) -> Metrics:
-        """Return the metrics over all that was added."""
+        """Return the metrics over all positions added so far."""
         kl, same = self.kl, np.concatenate(self._same)
         return Metrics(
             positions=len(kl),
@@ -117,7 +124,7 @@ class MetricsAccumulator:
 
 
 def log_softmax(x: Doubles) -> Doubles:
-    """Return the logarithms of the probabilities that logits [n, vocab_size] stand for."""
+    """Return the log-probabilities of logits [n, vocab_size]."""
     shifted = x - x.max(axis=-1, keepdims=True)
     result: Doubles = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
@@ -130,7 +137,7 @@ def _same_top(exact: Doubles, found: Doubles) -> Doubles:
 
 
 def _perplexity(nll: Doubles) -> Perplexity:
-    """Sum up negative log-likelihoods [n, 2]."""
+    """Compute perplexities from negative log-likelihoods [n, 2] of reference and candidate."""
 
     def of(values: Doubles) -> tuple[float, float]:
         value = float(np.exp(values.mean()))
@@ -140,21 +147,21 @@ def _perplexity(nll: Doubles) -> Perplexity:
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A token that could follow."""
+    """A possible next token."""
 
     text: str
     probability: float
 
 
 class WorstPosition(msgspec.Struct, frozen=True):
-    """One position."""
+    """A position with a large KL divergence, and the likeliest next tokens of both runtimes."""
 
     sequence: int
     position: int
     kl: float
     before: str  # the text up to the position
-    follows: str  # the token that really follows; empty at the end of the text
-    reference: list[Candidate]  # the likeliest, likeliest first
+    follows: str  # the actual next token; empty at the end of the text
+    reference: list[Candidate]  # likeliest tokens, likeliest first
     candidate: list[Candidate]
 
 
@@ -169,14 +176,14 @@ class _Found(NamedTuple):
 
 
 class WorstPositions:
-    """Keeps the logits of a few positions."""
+    """Collector of the positions with the largest KL divergence, with their logits."""
 
     def __init__(self) -> None:
         self._heap: list[_Found] = []
 
     def add(self, sequence: int, ids: Ids, reference: Floats, candidate: Floats, kl: Doubles) -> None:
-        """Look at all positions of a text [T] with logits [T, vocab_size] and divergences [T]."""
-        kl = np.where(np.isnan(kl), np.inf, kl)  # the worst of all
+        """Add all positions of a text [T], with logits [T, vocab_size] and divergences [T]."""
+        kl = np.where(np.isnan(kl), np.inf, kl)  # NaN counts as the worst
         for position in np.argsort(-kl)[:_KEPT].tolist():
             found = _Found(
                 float(kl[position]),
@@ -193,7 +200,7 @@ class WorstPositions:
                 heapq.heapreplace(self._heap, found)
 
     def result(self, decode: Callable[[list[int]], str]) -> list[WorstPosition]:
-        """Return the positions, the worst first; `decode` turns token ids into text."""
+        """Return the worst positions, worst first; `decode` turns token ids into text."""
 
         def candidates(logits: Floats) -> list[Candidate]:
             probabilities = np.exp(log_softmax(logits[None].astype(np.float64)))[0]

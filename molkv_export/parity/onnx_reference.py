@@ -1,6 +1,6 @@
-"""The dense graph computed by ONNX's own reference evaluator, and ONNX Runtime's operators for it, in numpy.
+"""Run the dense graph in ONNX's reference evaluator, with numpy versions of the operators that ONNX Runtime adds.
 
-A second opinion: where it agrees with PyTorch and ONNX Runtime does not, the graph is right and the runtime is wrong.
+The evaluator is an independent check: if it agrees with PyTorch and ONNX Runtime does not, ONNX Runtime is wrong.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _CONTRIB = "com.microsoft"
 
 
 def _refuse(attributes: dict[str, Any]) -> None:
-    """Refuse attributes that mean something and are not implemented: a second opinion must not overlook them."""
+    """Refuse non-zero attributes that are not implemented here; ignoring them would give wrong results."""
     meant = {name: value for name, value in attributes.items() if value}
     if meant:
-        raise BundleError(f"the dense graph sets {meant}, which onnx-reference does not know")
+        raise BundleError(f"the dense graph sets the attributes {meant}, which onnx-reference does not implement")
 
 
 def _rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
@@ -42,14 +42,14 @@ def _rotate(x: Array, positions: Array, cos: Array, sin: Array) -> Array:
 
 
 class SimplifiedLayerNormalization(OpRun):
-    """RMSNorm; ONNX Runtime registers it in the default domain."""
+    """RMSNorm. ONNX Runtime registers this operator in the default domain."""
 
     def _run(self, x: Array, weight: Array, epsilon: float, axis: int, stash_type: int) -> tuple[Array]:  # noqa: ARG002
         return (_rms_norm(x, weight, epsilon),)
 
 
 class SkipSimplifiedLayerNormalization(OpRun):
-    """RMSNorm of a sum; the second and third output are for training."""
+    """RMSNorm of a sum. The second and third outputs are for training."""
 
     op_domain = _CONTRIB
 
@@ -70,7 +70,7 @@ class RotaryEmbedding(OpRun):
 
 
 def _cached(numbers: Array, scale: Array | None) -> Array:
-    """Round keys or values [Hkv, T, size] to what a cache holds."""
+    """Quantize keys or values [Hkv, T, size] to the dtype of the cache."""
     if scale is None:
         return numbers
     codes: Array = np.clip(np.rint(numbers / scale[0]), -128, 127).astype(np.int8)
@@ -85,7 +85,7 @@ _CACHES = (("NONE", "NONE", 8), ("PER_CHANNEL", "PER_CHANNEL", 8))
 
 
 class GroupQueryAttention(OpRun):
-    """Causal attention with packed query, key and value over a cache, which it gives back with the new tokens in it."""
+    """Causal attention over a KV cache. Query, key and value are packed; the output cache includes the new tokens."""
 
     op_domain = _CONTRIB
 
@@ -97,13 +97,13 @@ class GroupQueryAttention(OpRun):
         past_key: Array,  # [B, Hkv, max_length, size]
         past_value: Array,
         seqlens_k: Array,  # [B]: tokens after this step, minus 1
-        total_sequence_length: Array,  # noqa: ARG002  (for the allocation of caches that grow)
+        total_sequence_length: Array,  # noqa: ARG002  (only needed to allocate growing caches)
         cos: Array,
         sin: Array,
         position_ids: None = None,  # noqa: ARG002
         attention_bias: None = None,  # noqa: ARG002
         head_sink: None = None,  # noqa: ARG002
-        k_scale: Array | None = None,  # [1, Hkv, 1, size]: of an int8 cache
+        k_scale: Array | None = None,  # [1, Hkv, 1, size]: scale of an int8 cache
         v_scale: Array | None = None,
         *,
         num_heads: int,
@@ -143,7 +143,7 @@ class GroupQueryAttention(OpRun):
 
 
 class MatMulIntegerToFloat(OpRun):
-    """Product of codes, with one scale for A and one for each column of B, which has no zero point."""
+    """Product of int8 codes, with one scale for A and one scale for each column of B. B has no zero point."""
 
     op_domain = _CONTRIB
 
@@ -153,7 +153,7 @@ class MatMulIntegerToFloat(OpRun):
 
 
 class MatMulNBits(OpRun):
-    """Product with a weight in blocks of 4 or 8 bits around the middle code; activations are rounded to int8."""
+    """Product with a weight quantized in blocks to 4 or 8 bits, with int8 activations. The middle code means zero."""
 
     op_domain = _CONTRIB
 
@@ -193,13 +193,13 @@ _OPERATORS: list[type[OpRun]] = [
 
 
 class ReferenceGraph:
-    """A profile's graphs in ONNX's evaluator; a `molkv_runtime.Graph`.
+    """The graphs of a profile in ONNX's evaluator; a `molkv_runtime.Graph`.
 
-    Those of a static profile hold ONNX's own operators only, so none of the code above has a part in them.
+    Graphs of a static profile hold only operators that ONNX defines, so they use none of the operators above.
     """
 
     def __init__(self, models: dict[int, onnx.ModelProto], folder: Path) -> None:
-        """Take graphs by the length of a call (0: any), and load their weights from files in a folder."""
+        """Load graphs, given by the length of a call (0: any length), and their weights from files in a folder."""
         self._evaluators = {}
         for length, model in models.items():
             onnx.load_external_data_for_model(model, str(folder))
@@ -214,7 +214,7 @@ class ReferenceGraph:
 
 
 class ReferenceCall:
-    """One call with all its buffers."""
+    """A call with buffers for all inputs and outputs."""
 
     def __init__(self, evaluator: ReferenceEvaluator, inputs: Arrays, outputs: Arrays) -> None:
         self._evaluator, self._inputs, self._outputs = evaluator, inputs, outputs
@@ -224,7 +224,7 @@ class ReferenceCall:
         try:
             found = self._evaluator.run(list(self._outputs), self._inputs)
         except Exception as error:  # the evaluator raises many kinds
-            raise BundleError(f"the dense graph fails in onnx.reference: {one_line(error)}") from error
+            raise BundleError(f"the dense graph failed in onnx.reference: {one_line(error)}") from error
         for (name, array), value in zip(self._outputs.items(), found, strict=True):
             if value.shape != array.shape:
                 raise BundleError(f"the dense graph's {name} has shape {value.shape}, expected {array.shape}")

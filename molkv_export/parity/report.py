@@ -1,4 +1,4 @@
-"""A validation report, in a terminal and as a folder with a page."""
+"""Print a validation report in the terminal, or write it as a folder with an HTML page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PLOT_FORMATS = (".png", ".svg")
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print the table, the verdict and every failure; 80 columns are enough."""
+    """Print the table, the verdict and every failure, at most 80 columns wide."""
     line = partial(print_line, console)
     line(f"{report.bundle} (dense {report.dense_dtype}, experts {report.experts_dtype}) against {report.reference}")
     if report.reference_note:
@@ -45,19 +45,19 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def verdict(report: Report) -> str:
-    """Say what it means that a bundle passed."""
+    """Return a sentence that says what a pass means for this comparison."""
     if report.quality.reference == EXPECTED:
-        within = "" if report.rounding_limit is not None else ", within what rounding may cost"
+        within = "" if report.rounding_limit is not None else ", within the limits for rounding"
         return f"the bundle computes what your own code computed{within}"
     if report.records is None:
-        return "the bundles agree" if report.gate_applies else "compared, not judged: there is no real text"
+        return "the bundles agree" if report.gate_applies else "compared without a gate, because there was no real text"
     if report.gate_applies:
-        return "the bundle is the model that was trained"
-    return "the bundle is what it claims; what its rounding costs was not judged, for want of real text"
+        return "the bundle matches the trained model"
+    return "the bundle matches its rounded source; the cost of rounding was not judged, because there was no real text"
 
 
 def facts(report: Report) -> list[str]:
-    """Say the rest of what was found, one line each."""
+    """Return the other results, one line each."""
     found = []
     if (perplexity := report.quality.metrics.perplexity) is not None:
         found.append(
@@ -74,12 +74,12 @@ def facts(report: Report) -> list[str]:
     for greedy in report.greedy:
         ties = f", {greedy.ties} ties" if greedy.ties else ""
         found.append(
-            f"greedy text, {greedy.reference}: {greedy.identical} of {greedy.continuations} identical over "
-            f"{greedy.tokens_each} tokens, {greedy.mean_length:.1f} on average{ties}"
+            f"greedy text, {greedy.reference}: {greedy.identical} of {greedy.continuations} identical, "
+            f"{greedy.mean_length:.1f} of {greedy.tokens_each} tokens on average{ties}"
         )
     if report.quality.reference == EXPECTED:
-        found.append("greedy text: not compared, there is no model to continue it")
-    found.append(f"gate of quality: {gate_in_words(report)}{'' if report.gate_applies else ' (not applied)'}")
+        found.append("greedy text: not compared, because there is no model to generate it")
+    found.append(f"quality gate: {gate_in_words(report)}{'' if report.gate_applies else ' (not applied)'}")
     if report.quality.reference == EXPECTED:
         found.append(f"gate, {EXPECTED}: {_expected_gate(report.rounding_limit)}")
     if report.records is not None:
@@ -97,12 +97,12 @@ def facts(report: Report) -> list[str]:
 
 def _expected_gate(limit: float | None) -> str:
     if limit is not None:
-        return f"max abs {limit:.2g}, since nothing is rounded"
-    return "quality alone; a mistake that costs less passes, so compare a bundle and logits in float32 once"
+        return f"max abs {limit:.2g}, because nothing is rounded"
+    return "quality only; a small mistake can pass, so also compare a float32 bundle with float32 logits once"
 
 
 def gate_in_words(report: Report) -> str:
-    """Say what quality is asked for."""
+    """Return the limits of the quality gate in words."""
     gate = report.gate
     perplexity = f"perplexity x {gate.perplexity_ratio:g}, " if report.quality.metrics.perplexity else ""
     return f"KL mean {gate.kl_mean:g}, p99 {gate.kl_p99:g}, {perplexity}top-1 {gate.top1_agreement:.1%}"
@@ -130,31 +130,31 @@ def _table(report: Report) -> Table:
 
 
 def check_plot(path: Path) -> None:
-    """Refuse before the work what cannot be drawn to.
+    """Check, before any other work, that a figure can be written to a path.
 
     Raises:
-        RequestError: The file is of another kind.
-        OutputError: Its folder is not there.
+        RequestError: The file name does not end in .png or .svg.
+        OutputError: The path is a folder, or its parent folder does not exist.
     """
     if path.suffix not in _PLOT_FORMATS:
         raise RequestError(f"{path}: ends in {path.suffix or 'nothing'}, expected {' or '.join(_PLOT_FORMATS)}")
     if path.is_dir():
-        raise OutputError(f"{path}: is a folder, expected a file to draw to")
+        raise OutputError(f"{path}: is a folder, expected a file name for the figure")
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent}: is not a folder, so {path.name} cannot be written there")
 
 
 def check_report_folder(folder: Path) -> None:
-    """Refuse before the work what cannot be written to: only a folder that holds a report is ever replaced.
+    """Check, before any other work, that a report can be written to a folder. Only an old report is replaced.
 
     Raises:
-        OutputError: Something else is there.
+        OutputError: The path exists and is not a report.
     """
     check_output(folder, is_ours=_is_report, force=True)
 
 
 def write_plot(report: Report, path: Path) -> None:
-    """Draw the errors by layer; of a report without them there is nothing to draw.
+    """Draw the errors by layer to a file; do nothing if the report has no bisection.
 
     Raises:
         OutputError: The file cannot be written.
@@ -168,10 +168,10 @@ def write_plot(report: Report, path: Path) -> None:
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write a report as a folder with index.html and report.json; an old report there is replaced.
+    """Write a report as a folder with index.html and report.json. An old report is replaced.
 
     Raises:
-        OutputError: The folder cannot be written, or holds something else.
+        OutputError: The folder cannot be written, or exists and is not a report.
     """
     with atomic_folder(folder, is_ours=_is_report, force=True) as new:
         (new / DATA).write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
@@ -179,7 +179,7 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 def html(report: Report) -> str:
-    """Return a report as a page that needs no other file."""
+    """Return a report as an HTML page that needs no other file."""
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("molkv_export.parity"),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""What can be compared: anything that computes the logits of a text, and the driver in each of its phases."""
+"""Runners: everything that computes the logits of a text, such as the host driver in each of its phases."""
 
 from __future__ import annotations
 
@@ -25,12 +25,18 @@ ONNX_REFERENCE = "onnx-reference"
 
 
 def one_shot_prefill(generator: Generator, ids: Ids) -> Floats:
-    """All tokens [T] at once (what does not fill a block of the window in a second call); logits [T, vocab_size]."""
+    """Prefill all tokens [T] at once; return logits [T, vocab_size].
+
+    Tokens that do not fill a block of the expert window take a second call.
+    """
     return generator.sequences(prefill_chunk=len(ids)).prefill(0, ids, all_logits=True)
 
 
 def chunked_prefill(generator: Generator, ids: Ids) -> Floats:
-    """The tokens in pieces around the window's length: shorter, equal, longer, a multiple and a rest."""
+    """Prefill the tokens in pieces.
+
+    The pieces are shorter than the window, equal to it, longer, and finally the rest, a multiple and a remainder.
+    """
     size = window(generator.config)
     state = generator.sequences(prefill_chunk=2 * size)
     logits, start = [], 0
@@ -43,13 +49,13 @@ def chunked_prefill(generator: Generator, ids: Ids) -> Floats:
 
 
 def step_by_step_decode(generator: Generator, ids: Ids) -> Floats:
-    """The first token as a prompt, every other one as a decode step."""
+    """Prefill the first token, then decode every other token in one step each."""
     state = generator.sequences()
     return np.concatenate([state.prefill(0, ids[:1]), *_decode(state, ids[1:])])
 
 
 def window_wrap_around(generator: Generator, ids: Ids) -> Floats:
-    """Decode over the ring's seam: prefill one token less than the window, then decode three windows more."""
+    """Prefill one token less than the window, then decode three windows, so that the ring wraps around."""
     size = window(generator.config)
     state = generator.sequences()
     return np.concatenate(
@@ -58,9 +64,10 @@ def window_wrap_around(generator: Generator, ids: Ids) -> Floats:
 
 
 def context_end(generator: Generator, ids: Ids) -> Floats:
-    """A text [T] as long as the model's context: prefill, then decode up to the very last position.
+    """Prefill a text [T] as long as the model's context, then decode its last steps up to the last position.
 
-    Gives the logits of the last positions alone, [n, vocab_size].
+    Returns:
+        Logits of the last positions only, [n, vocab_size].
     """
     steps = min(_LAST_STEPS, len(ids) - 1)
     state = generator.sequences()
@@ -68,9 +75,10 @@ def context_end(generator: Generator, ids: Ids) -> Floats:
 
 
 def mixed_batch(generator: Generator, texts: list[Ids]) -> list[Floats]:
-    """Prompts of different length [T_b] decoded together; each stops growing at its own end.
+    """Prefill prompts of different lengths, then decode the texts [T_b] as one batch, each up to its own end.
 
-    Gives one array of logits [T_b, vocab_size] for each text.
+    Returns:
+        One array of logits [T_b, vocab_size] for each text.
     """
     prompts = [max(1, len(ids) * (index + 1) // (len(texts) + 2)) for index, ids in enumerate(texts)]
     state = generator.sequences(len(texts))
@@ -91,7 +99,7 @@ def _decode(state: Sequences, ids: Ids) -> list[Floats]:
     return [state.decode(ids[t : t + 1]).copy() for t in range(len(ids))]
 
 
-# They give the logits of a text's first positions; window_wrap_around stops after four windows.
+# Each returns logits from the first position on. `window_wrap_around` stops after four windows, the others at the end.
 PHASES: dict[str, Phase] = {
     "one-shot prefill": one_shot_prefill,
     "chunked prefill": chunked_prefill,
@@ -101,14 +109,14 @@ PHASES: dict[str, Phase] = {
 
 
 class Runner(Protocol):
-    """A runtime with a model in it."""
+    """A runtime with a loaded model."""
 
     def logits(self, ids: Ids, last: int = 0) -> Floats:
         """Compute the logits of token ids [T] at positions 0 to T-1.
 
         Args:
-            ids: The text.
-            last: For how many final positions; 0 is all.
+            ids: Token ids of the text.
+            last: Number of final positions to return; 0 means all.
 
         Returns:
             float32 [last or T, vocab_size].
@@ -116,18 +124,18 @@ class Runner(Protocol):
 
 
 class SourceRunner:
-    """The source model in PyTorch, as it was trained or, with a store, with its records rounded as that store does."""
+    """The source model in PyTorch: as trained, or with records rounded as in a store, if a store is given."""
 
     def __init__(self, model: SourceModel, store: Store | None = None) -> None:
         self.model, self._store = model, store
 
     def logits(self, ids: Ids, last: int = 0) -> Floats:
-        """Compute in one pass, with no cache and no state."""
+        """Compute all logits in one pass, without cache and state."""
         return self.model.logits(ids, self._store, last)
 
 
 class DriverRunner:
-    """A bundle in the host driver, in one of its phases."""
+    """A bundle in the host driver, run in one phase."""
 
     def __init__(self, generator: Generator, phase: Phase = one_shot_prefill) -> None:
         self._generator, self._phase = generator, phase
@@ -138,7 +146,7 @@ class DriverRunner:
 
 
 def open_bundle(bundle: Path, target: Target, profile: str = "") -> Bundle:
-    """Open a bundle for one of its profiles, by default the one that suits the provider best."""
+    """Open a bundle for one of its profiles; by default, for the profile that suits the provider best."""
     profiles = () if target.provider == ONNX_REFERENCE else resolve(target.provider).profiles
     return Bundle(bundle, profiles=profiles, profile=profile)
 
@@ -147,13 +155,19 @@ def load_generator(bundle: Bundle, target: Target) -> Generator:
     """Load a bundle into the host driver.
 
     Args:
-        bundle: The bundle, open.
-        target: Where the graph is to run. As a provider there is also "onnx-reference": the dense graph is then
-            computed by `onnx.reference.ReferenceEvaluator` in numpy, operator by operator. Slow, but no code of ONNX
+        bundle: Open bundle.
+        target: Provider and options that run the graph. The additional provider "onnx-reference" computes the graph in
+            numpy, operator by operator, with `onnx.reference.ReferenceEvaluator`. It is slow, but uses no code of ONNX
             Runtime.
+
+    Raises:
+        RequestError: Options or `require-provider` are set for "onnx-reference".
     """
     if target.provider != ONNX_REFERENCE:
         return Generator(bundle, target=target, verify_provider=False)
     if target.options or target.required:
-        raise RequestError(f"provider {ONNX_REFERENCE!r} has no options, and nodes run nowhere else")
+        raise RequestError(
+            f"provider {ONNX_REFERENCE!r} has no options and runs every node; leave out --provider-option and "
+            "--require-provider"
+        )
     return Generator(bundle, graph=ReferenceGraph(load_graphs(bundle), weights_file(bundle).parent))

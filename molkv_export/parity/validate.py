@@ -1,4 +1,4 @@
-"""Comparing a bundle, run by the driver, with its checkpoint in PyTorch, another bundle, or logits from a file."""
+"""Compare a bundle with its checkpoint in PyTorch, with another bundle, or with logits from a file."""
 
 from __future__ import annotations
 
@@ -59,29 +59,29 @@ TRAINED = "as trained"
 ROUNDED = "as stored"
 OTHER_BUNDLE = "other bundle"
 
-_TIE = 2e-4  # of float32 arithmetic
+_TIE = 2e-4  # logits closer than this count as equal, because float32 arithmetic may swap them
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The outcome of a validation."""
+    """Result of a validation."""
 
     bundle: str
-    reference: str  # path of the checkpoint, of the other bundle, or of the file of expected logits
-    reference_note: str  # who wrote it and what it holds, of expected logits
+    reference: str  # path of the checkpoint, of the other bundle or of the file of logits
+    reference_note: str  # for a file of logits: who wrote it and what it holds
     profile: str
     provider: str
-    placements: str  # where the nodes ran, in words
+    placements: str  # number of nodes on each provider, in words
     dense_dtype: str
     experts_dtype: str
-    text: str  # what was compared
+    text: str  # description of the compared texts
     gate: QualityGate
-    rounding_limit: float | None  # of a logit's difference; None: no reference is that exact
-    gate_applies: bool  # quality is not judged on random token ids
+    rounding_limit: float | None  # largest allowed difference of a logit; None: no reference is exact enough
+    gate_applies: bool  # False for random token ids, on which quality is not judged
     comparisons: list[Comparison]
-    weights: WeightsResult | None  # None: there is no checkpoint
-    records: RecordsResult | None  # likewise
-    greedy: list[GreedyResult]  # with ROUNDED, all have to be identical
-    kl: Histogram  # of the comparison that quality is judged by
+    weights: WeightsResult | None  # None without a checkpoint
+    records: RecordsResult | None  # None without a checkpoint
+    greedy: list[GreedyResult]  # all texts of reference ROUNDED have to be identical
+    kl: Histogram  # of the comparison that judges quality
     worst: list[WorstPosition]
     bisection: Bisection | None
     sizes: Sizes
@@ -89,12 +89,12 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def quality(self) -> Comparison:
-        """The comparison that quality is judged by."""
+        """The comparison that judges quality."""
         return self.comparisons[0]
 
     @property
     def failures(self) -> list[str]:
-        """Every gate that was not passed, in words; the culprit first."""
+        """Descriptions of all failed gates; the result of bisection comes first."""
         found = [f"bisection: {self.bisection.culprit}"] if self.bisection and self.bisection.culprit else []
         found += [f"weights: {self.weights.failure}"] if self.weights and self.weights.failure else []
         found += [f"records: {self.records.failure}"] if self.records and self.records.failure else []
@@ -116,25 +116,27 @@ def validate(
     with_bisection: bool = False,
     report_progress: Callable[[str], object] = lambda _: None,
 ) -> Report:
-    """Compare a bundle with its source, with another bundle or with logits that other code wrote.
+    """Compare a bundle with its checkpoint, with another bundle or with logits that other code wrote.
+
+    Exactly one of `checkpoint`, `against` and `expected` must be given.
 
     Args:
         bundle: Folder of the bundle.
-        checkpoint: Folder it was exported from; then every phase of running it is compared.
-        against: Folder of another bundle of the same model, instead of a checkpoint.
-        expected: safetensors file with token ids and their logits, instead of a checkpoint; see `expected.py`.
-        text: UTF-8 text to compare on; default: modules of Python's standard library that `train` holds out.
-            A bundle without a tokenizer is compared on random token ids.
-        scope: How much is compared; default `Scope()`.
-        target: Where the graph is run, as in `runners.load_generator`.
-        profile: Which graph of the bundle; default the one that suits the provider best.
-        with_bisection: Whether the values inside the layers are compared, too.
-        report_progress: Told in words what is being done.
+        checkpoint: Folder of the checkpoint that the bundle was exported from.
+        against: Folder of another bundle of the same model.
+        expected: safetensors file with token ids and their logits; see `expected.py`.
+        text: File of UTF-8 text to run. By default, the modules of Python's standard library that `train` holds out;
+            for a bundle without a tokenizer, random token ids.
+        scope: Amount of text and records; default `Scope()`.
+        target: Provider and options that run the graph, as in `runners.load_generator`.
+        profile: Profile of the bundle; by default, the profile that suits the provider best.
+        with_bisection: Whether to compare the inner values of the layers, too.
+        report_progress: Called with the name of each step.
 
     Raises:
-        CheckpointError: The checkpoint is not the one that the bundle was made from, or changes while it is read.
+        CheckpointError: The checkpoint is not the source of the bundle, or changes while it is read.
         RequestError: The text is too short, the bundles are of different models, the file of logits does not fit the
-            model, or not one of checkpoint, against and expected was given.
+            model, or the number of references is not one.
     """
     text = None if text is None else Path(text)
     references = {"--checkpoint": checkpoint, "--against": against, "--expected": expected}
@@ -158,7 +160,7 @@ def validate(
         bisection = None
         if with_bisection and measure.model is not None:
             report_progress("layer by layer")
-            del generator  # its weights: the graph is loaded once more
+            del generator  # frees the weights, because bisection loads the graph again
             bisection = bisect(opened, target, measure.model, measure.texts.sequences[0])
     reference = checkpoint or against or expected
     found = _Found(placements, measure, compared, greedy, bisection)
@@ -167,7 +169,7 @@ def validate(
 
 @contextmanager
 def _open_source(checkpoint: Path, bundle: Bundle) -> Iterator[Checkpoint]:
-    """Open the checkpoint that a bundle was made from, and check in the end that it has not changed meanwhile."""
+    """Open the checkpoint that a bundle was made from; on exit, check that it has not changed since."""
     with open_checkpoint(checkpoint) as source:
         hashed = HashedSource(source)
         check_source(bundle, source, hashed.hashes)
@@ -213,15 +215,15 @@ def _report(bundle: Bundle, reference: str, provider: str, found: _Found) -> Rep
 def _check_arguments(given: list[str], text: Path | None, scope: Scope | None, with_bisection: bool) -> None:
     if len(given) != 1:
         raise RequestError(
-            f"{' and '.join(given) or 'nothing'} to compare the bundle with, expected one of --checkpoint, --against "
-            "and --expected"
+            f"references to compare with: found {' and '.join(given) or 'none'}, expected exactly one of --checkpoint, "
+            "--against and --expected"
         )
     if given != ["--checkpoint"] and with_bisection:
-        raise RequestError(f"bisection compares with the source model: give --checkpoint instead of {given[0]}")
+        raise RequestError(f"--bisect needs the source model: give --checkpoint instead of {given[0]}")
     if given == ["--expected"] and (text is not None or scope is not None):
         raise RequestError(
-            "--expected brings its own texts, and all of them are compared: leave out --text, --quick, --sequences, "
-            "--continuations and --new-tokens"
+            "--expected: the file has its own texts, and all of them are compared; leave out --text, --quick, "
+            "--sequences, --continuations and --new-tokens"
         )
 
 
@@ -235,7 +237,8 @@ def _source_measure(
         model = SourceModel(source, bundle)
     limit = rounding_limit(model, generator, texts.sequences, provider)
     judge = _quality_judge(gate if texts.is_real else None)
-    # Two runtimes' logits may be so far apart that either of two tokens is right. What rounding costs is no excuse.
+    # Against ROUNDED, two tokens count as equal when the limit allows either runtime to choose either token. Against
+    # TRAINED the tie is only that of float32 arithmetic: a token that rounding has changed counts as different.
     references = [
         Reference(TRAINED, SourceRunner(trained), judge, (QUALITY_PHASE,), _TIE),
         Reference(
@@ -268,7 +271,7 @@ def _greedy(generator: Generator, measure: Measure, report_progress: Callable[[s
 
 
 def _quality_judge(gate: QualityGate | None) -> Callable[[str, Metrics], str]:
-    """Judge by a gate; without one, which is without real text, all that is asked for are numbers."""
+    """Return a function that judges metrics by a gate. Without a gate (no real text), logits must only be finite."""
 
     def judge(_: str, metrics: Metrics) -> str:
         if gate is None:
@@ -298,12 +301,12 @@ def _check_comparable(bundle: Bundle, other: Bundle) -> None:
             )
     if other.config.max_position_embeddings < bundle.config.max_position_embeddings:
         raise RequestError(
-            f"{other.path}: context_length of its profile {other.profile} is {other.config.max_position_embeddings}, "
-            f"expected at least {bundle.config.max_position_embeddings}; compare the other way round"
+            f"{other.path}: context length of profile {other.profile} is {other.config.max_position_embeddings}, "
+            f"expected at least {bundle.config.max_position_embeddings}; exchange the two bundles"
         )
     tokenizers = [each.manifest.files.get(TOKENIZER) for each in (bundle, other)]
     if tokenizers[0] != tokenizers[1]:
         raise RequestError(
-            f"{other.path}: {TOKENIZER} is not that of {bundle.path}, so their token ids mean "
-            "different things; give two bundles of one model"
+            f"{other.path}: {TOKENIZER} differs from that of {bundle.path}, so token ids have "
+            "different meanings; give two bundles of one model"
         )

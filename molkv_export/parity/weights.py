@@ -1,7 +1,7 @@
-"""The dense weights that a graph stores, decoded as docs/bundle-format.md says, and compared with the source's.
+"""Decode the dense weights of a graph as docs/bundle-format.md says, and compare them with the source.
 
-Nothing of the exporter's encoder is used, so that this finds mistakes in it: rounding is said once more in
-`source/rounding.py`, what codes mean is said here.
+This module uses no code of the exporter's encoder, so that it finds mistakes in the encoder. `source/rounding.py`
+implements rounding independently, and this module implements decoding.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from molkv_export.graph.files import load_graphs, weights_file
 from molkv_export.graph.initializers import source_names
 from molkv_export.source.model import SourceModel
 
-_SCALE = "_scale"  # what the name of a weight's scales ends with
-_ZERO_POINT = 8  # of codes of 4 bits
+_SCALE = "_scale"  # suffix of the name of a weight's scales
+_ZERO_POINT = 8  # of 4-bit codes
 _FOUR_BITS = 15
 
-# Of a step: how far from the middle between two codes a number may become either. An encoder multiplies by the
-# reciprocal of the scale and adds 8: up to 8 (2^-24 + 2^-24), and 2^-21 for the sum, which is below 16.
+# Share of a step: a number this close to the middle between two codes may become either code. An encoder multiplies by
+# the reciprocal of the scale and adds 8. Its error is up to 8 (2^-24 + 2^-24), plus 2^-21 for the sum (below 16).
 _MIDDLE = 2.0**-19
-# Where scales are below 2^-126 they have fewer digits, or their reciprocal is infinite: any code of 4 bits may be
-# there, and so numbers that differ by 15 * 2^-128.
+# Scales below 2^-126 have fewer digits, or their reciprocal is infinite. Any 4-bit code is then possible, so elements
+# may differ by 15 * 2^-128.
 _NOTHING = 2.0**-124
 
 
 class WeightsResult(msgspec.Struct, frozen=True):
-    """Agreement of the dense weights of all graphs of a profile."""
+    """Result of comparing the dense weights of all graphs of a profile."""
 
-    weights: int  # parameters of the reference model that were compared
-    numbers: int  # in them
-    failure: str  # the first that differs, with what was found; empty: none
+    weights: int  # number of compared parameters of the reference model
+    numbers: int  # number of elements of these parameters
+    failure: str  # describes the first parameter that differs; empty if there is none
 
 
 def weights_agreement(bundle: Bundle, source: SourceModel) -> WeightsResult:
-    """Compare every number of every dense weight, as the graphs of the bundle's profile store it, with the source's.
+    """Compare every element of every dense weight, as stored in the graphs of a profile, with the source.
 
-    A number has to be the source's, rounded as the format says, to the bit. Only where the source's is in the middle
-    between two codes, either is right.
+    An element must equal the source's element, rounded as the format says, to the bit. There is one exception: if the
+    source's element is in the middle between two codes, both codes are accepted.
 
     Args:
-        bundle: Opened for a profile.
-        source: What it was made from, rounded as the bundle stores it.
+        bundle: Bundle, open for a profile.
+        source: Model that the bundle was made from, rounded as the bundle stores it.
 
     Raises:
-        BundleError: The file of weights is damaged.
+        BundleError: The file of weights is damaged, or a weight has the wrong shape.
     """
     expected = source.dense_weights()
     missing = dict.fromkeys(expected)
@@ -70,7 +70,7 @@ def weights_agreement(bundle: Bundle, source: SourceModel) -> WeightsResult:
 
 
 def _difference(name: str, found: Tensor, expected: Tensor, source: SourceModel) -> str:
-    """Say which number of a parameter is wrong first, and how many are; empty: none."""
+    """Describe the first wrong element of a parameter and count the wrong ones; empty if there are none."""
     if found.shape != expected.shape:
         return f"{name} has shape {list(found.shape)}, expected {list(expected.shape)}"
     places = (found != expected).nonzero(as_tuple=True)
@@ -79,7 +79,7 @@ def _difference(name: str, found: Tensor, expected: Tensor, source: SourceModel)
     ours, theirs, exact = (each[places].double() for each in (found, expected, source.exact_weight(name)))
     step = (ours - theirs).abs()
     is_either = (exact - (ours + theirs) / 2).abs() <= _MIDDLE * step
-    is_wrong = ~(is_either | (step <= _NOTHING))  # written so that NaN is wrong
+    is_wrong = ~(is_either | (step <= _NOTHING))  # negated, so that NaN is wrong
     if not is_wrong.any():
         return ""
     first = int(is_wrong.int().argmax())
@@ -91,9 +91,10 @@ def _difference(name: str, found: Tensor, expected: Tensor, source: SourceModel)
 
 
 def _stored_parameters(bundle: Bundle, like: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield parameters with the names of `like`, [out, in] or [size], float32; one weight is in RAM at a time.
+    """Yield the parameters that `like` names, [out, in] or [size], float32; one weight is in RAM at a time.
 
-    What several graphs read from the same place is yielded once, what each of them has in its own file for each.
+    A weight that several graphs read from the same place is yielded once. A weight that each graph stores separately is
+    yielded for each graph.
     """
     path = weights_file(bundle)
     known: dict[str, list[onnx.TensorProto]] = {}
@@ -101,7 +102,7 @@ def _stored_parameters(bundle: Bundle, like: Mapping[str, Tensor]) -> Iterator[t
         tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
         for weight in tensors:
             parts = [tensors[name] for name in (weight, weight + _SCALE) if name in tensors]
-            parameters = source_names(weight, tied=False)  # the reference model has its LM head in any case
+            parameters = source_names(weight, tied=False)  # even a tied LM head is a parameter of the model
             if parts == known.get(weight) or not like.keys() >= set(parameters):
                 continue
             known[weight] = parts
@@ -123,12 +124,13 @@ def _read(tensor: onnx.TensorProto, path: Path) -> npt.NDArray[Any]:
 
 
 def _decoded(parts: list[npt.NDArray[Any]], inputs: int) -> Tensor:
-    """Return what codes and scales stand for, float32 [out, in], or a vector as it is.
+    """Decode a stored weight to float32 [out, in]; return a vector unchanged.
 
     Args:
-        parts: Numbers, or codes and their scales: int8 [in, out] with one scale for all or [out]; 4 bits each, two in
-            a byte, the lower half first, [out, blocks, bytes] with scales [out, blocks].
-        inputs: Numbers of a row; in the last block there may be more.
+        parts: One array of floats [in, out], or codes and scales. Codes are int8 [in, out] with one scale or scales
+            [out]; or 4-bit codes [out, blocks, bytes], two in a byte with the lower half first, with scales
+            [out, blocks].
+        inputs: Length of a row. The last block may be longer, with padding.
     """
     codes, *scales = parts
     if not scales:

@@ -1,1 +1,1 @@
-"""Training small lookup-expert models on text that every machine has: Python's own standard library."""
+"""Train small lookup-expert models on Python's standard library, a text that every machine has."""

@@ -1,4 +1,4 @@
-"""The training loop: AdamW, linear warm-up and cosine decay, resumable; and the loss on held-out text."""
+"""Train a model with AdamW, linear warm-up and cosine decay; compute its loss on held-out text. Runs can be resumed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _VALIDATION_WINDOWS = 128
 
 @torch.no_grad()
 def mean_loss(model: ReferenceModel, ids: npt.NDArray[np.int64], sequence_length: int, max_windows: int) -> float:
-    """Mean negative log-likelihood in nats per token, over windows spread evenly through a token stream [n]."""
+    """Return the mean negative log-likelihood, in nats per token, over windows spread evenly over token ids [n]."""
     available = (len(ids) - 1) // sequence_length
     starts = np.unique(np.linspace(0, available - 1, min(max_windows, available)).astype(int)) * sequence_length
     losses = []
@@ -50,7 +50,7 @@ def mean_loss(model: ReferenceModel, ids: npt.NDArray[np.int64], sequence_length
 
 @contextmanager
 def experts_silenced(model: ReferenceModel) -> Iterator[None]:
-    """Make every expert branch add nothing, to see what the experts are worth."""
+    """Replace the output of every expert branch by zeros, to measure how much the experts contribute."""
     handles = [
         tap.module.register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
         for tap in model.taps()
@@ -65,7 +65,7 @@ def experts_silenced(model: ReferenceModel) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What a training run depends on, beside the configuration and the text."""
+    """Options of a training run. Together with configuration and text they determine its result."""
 
     steps: int = 400
     batch_size: int = 12
@@ -86,7 +86,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Losses in nats per token at the end of a run."""
+    """Losses at the end of a run, in nats per token."""
 
     train_loss: float  # mean over the last 50 steps (or since a resume, if that is later)
     validation_loss: float
@@ -94,7 +94,7 @@ class TrainResult:
 
 
 def learning_rate_at(step: int, options: TrainOptions) -> float:
-    """Linear warm-up, then a cosine down to a tenth of the peak."""
+    """Return the learning rate of a step: linear warm-up, then cosine decay to a tenth of the peak."""
     if step < options.warmup_steps:
         return options.learning_rate * (step + 1) / options.warmup_steps
     progress = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
@@ -110,21 +110,22 @@ def train(
     corpus: Corpus | None = None,
     force: bool = False,
 ) -> TrainResult:
-    """Train a model on the standard library and write it as a training-form checkpoint folder.
+    """Train a model on Python's standard library and write a checkpoint folder in training form.
 
-    It saves its state in `OUT.training` every 100 steps; interrupted, the same call goes on from there.
+    The state is saved in `OUT.training` every 100 steps. After an interrupt, the same call resumes from it.
 
     Args:
-        config: The model.
+        config: Configuration of the model.
         out: Folder to write.
-        options: Steps, batch, learning rate, seed.
-        tokenizer: To use instead of training one on the text.
-        corpus: Texts to use instead of the standard library.
-        force: Replace `out` if it exists.
+        options: Steps, batch size, learning rate, seed.
+        tokenizer: Tokenizer to use; by default, a new one is trained on the text.
+        corpus: Texts to use; by default, the modules of the standard library.
+        force: Replace `out` if it exists and is a checkpoint.
 
     Raises:
         OutputError: `out` exists, or the state in `OUT.training` belongs to a different run.
-        RequestError: The text does not fit the options.
+        RequestError: The text is too short, sequence_length exceeds the model's context, or the tokenizer has more
+            tokens than the model.
     """
     check_output(out, is_ours=_is_checkpoint, force=force)
     if options.sequence_length > config.max_position_embeddings:
@@ -136,11 +137,15 @@ def train(
     tokenizer = tokenizer or train_tokenizer(corpus.train, config.vocab_size)
     if tokenizer.get_vocab_size() > config.vocab_size:
         raise RequestError(
-            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model's vocab_size is {config.vocab_size}"
+            f"tokenizer: has {tokenizer.get_vocab_size()} tokens, expected at most the model's vocab_size "
+            f"({config.vocab_size})"
         )
     train_ids, validation_ids = encode(tokenizer, corpus.train), encode(tokenizer, corpus.validation)
     if min(len(train_ids), len(validation_ids)) <= options.sequence_length:
-        raise RequestError(f"the text has fewer than sequence_length ({options.sequence_length}) + 1 tokens")
+        raise RequestError(
+            f"sequence_length is {options.sequence_length}, expected less than the tokens of the training text "
+            f"({len(train_ids)}) and in the validation text ({len(validation_ids)})"
+        )
 
     model = reference_model(config)
     model.initialize(options.seed)
@@ -185,7 +190,7 @@ def _run_steps(model: ReferenceModel, ids: npt.NDArray[np.int64], options: Train
 
 
 def _batch(ids: npt.NDArray[np.int64], options: TrainOptions, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw the batch of a step; it depends on seed and step alone, so a resumed run sees what it would have seen."""
+    """Draw the batch of a step. It depends only on seed and step, so a resumed run sees the same batches."""
     starts = np.random.default_rng([options.seed, step]).integers(
         0, len(ids) - options.sequence_length, options.batch_size
     )
@@ -194,7 +199,7 @@ def _batch(ids: npt.NDArray[np.int64], options: TrainOptions, step: int) -> tupl
 
 
 class _State:
-    """The unfinished run of a checkpoint folder OUT, in its sibling OUT.training."""
+    """State of an unfinished run. For a checkpoint folder OUT it is saved in the folder OUT.training beside it."""
 
     def __init__(self, out: Path, config: ModelConfig, options: TrainOptions, ids: npt.NDArray[np.int64]) -> None:
         self.folder = out.with_name(out.name + ".training")
@@ -206,25 +211,25 @@ class _State:
             raise OutputError(f"{self.folder}: cannot be written ({error.strerror})") from error
 
     def load(self, model: ReferenceModel, optimizer: torch.optim.Optimizer) -> int:
-        """Restore the last saved step; 0 if there is none."""
+        """Restore the last saved state and return its number of steps; return 0 if there is none."""
         path = self.folder / "state.pt"
         if not path.exists():
             return 0
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True)
         except Exception as error:  # torch raises many kinds
-            raise OutputError(f"{path}: is damaged; remove {self.folder} to start anew") from error
+            raise OutputError(f"{path}: is damaged; remove {self.folder} to start again") from error
         if state["run"] != self.run:
             raise OutputError(
                 f"{self.folder}: holds an unfinished run with another configuration, other options or another text; "
-                "repeat that command to go on with it, or remove the folder"
+                "repeat its command to resume it, or remove the folder"
             )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return int(state["step"])
 
     def save(self, model: ReferenceModel, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Save the state after a number of steps, replacing the one before in one move."""
+        """Save the state after a number of steps; replace the old state in one atomic rename."""
         temporary = self.folder / "state.pt.new"
         state = {"run": self.run, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
         torch.save(state, temporary)

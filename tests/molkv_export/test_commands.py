@@ -45,7 +45,7 @@ def test_export_validate_inspect_and_run(tmp_path: Path) -> None:
     quick = ("--sequences", "1", "--continuations", "2", "--new-tokens", "16")
     done = _run("validate", bundle, "--checkpoint", STDLIB_MINI, *quick, "--json", report)
     assert done.returncode == 0, done.stderr
-    assert "PASS the bundle is the model that was trained" in done.stdout
+    assert "PASS the bundle matches the trained model" in done.stdout
     assert "…" not in done.stdout  # the table fits 80 columns
     assert json.loads(report.read_text())["greedy"][0]["identical"] == 2
 

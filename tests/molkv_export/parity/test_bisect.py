@@ -34,7 +34,7 @@ def test_a_fault_is_caught_and_named(fault: Fault, stdlib_mini_bundle: Path, tmp
     assert bisection is not None
     assert outcome.found.name in bisection.culprit
     # Faults of the driver, too: it feeds both.
-    assert "the fault is in the graph or in what the host feeds it" in bisection.second_opinion
+    assert "the fault is in the graph or in the inputs from the host" in bisection.second_opinion
 
 
 def test_there_are_enough_faults_of_every_kind() -> None:
@@ -116,7 +116,8 @@ def test_a_graph_whose_values_have_no_names_is_refused(stdlib_mini_bundle: Path,
         for names in (node.input, node.output):
             names[:] = ["other" if name == "layers.2.attention" else name for name in names]
     replace_file(bundle, "model.onnx", model.SerializeToString())
-    with pytest.raises(BundleError, match=r"model.onnx: names no value 'layers.2.attention'.*export the model again"):
+    message = r"model.onnx: has no value named 'layers.2.attention'.*export the model again"
+    with pytest.raises(BundleError, match=message):
         bisecting.TappedGraph(Bundle(bundle), CPU, reference_model(Bundle(bundle).config).taps())
 
 

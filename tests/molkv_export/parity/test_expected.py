@@ -150,7 +150,7 @@ def test_of_the_likeliest_logits_alone_what_can_be_known_is_compared(
     assert report.quality.metrics.perplexity is None
     assert report.quality.metrics.top1_agreement > 0.999
     printed = _printed(report)
-    assert "64 of each position: max abs, rel. L2 and KL are over these, KL renormalized over them" in printed
+    assert "64 logits per position: max abs, rel. L2 and KL use these logits only" in printed
     assert "perplexity was not compared" in printed
     assert "perplexity x" not in printed
     assert sum(candidate.probability for candidate in report.worst[0].reference) <= 1

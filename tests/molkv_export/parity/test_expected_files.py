@@ -130,7 +130,7 @@ def test_a_file_of_another_kind_is_one_line(content: bytes | None, message: str,
 
 def test_texts_come_from_the_file_alone(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
     for arguments in ({"scope": QUICK}, {"text": tmp_path}):
-        with pytest.raises(RequestError, match="--expected brings its own texts, and all of them are compared"):
+        with pytest.raises(RequestError, match="--expected: the file has its own texts, and all of them are compared"):
             validate(stdlib_mini_bundle, expected=tmp_path, **arguments)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="give --checkpoint instead of --expected"):
         validate(stdlib_mini_bundle, expected=tmp_path, with_bisection=True)
@@ -152,4 +152,4 @@ def test_a_wrong_reference_exits_with_1_and_bad_input_is_one_line(bundles: Calla
     assert done.stderr.startswith("error: expected.safetensors: holds input_ids, expected input_ids and logits")
     assert done.stderr.count("\n") == 1
     done = _run(*command, "--quick", cwd=tmp_path)
-    assert done.stderr.startswith("error: --expected brings its own texts")
+    assert done.stderr.startswith("error: --expected: the file has its own texts")

@@ -53,7 +53,7 @@ def test_the_page_needs_no_other_file_and_runs_no_code(report: Report) -> None:
 
 def test_it_says_the_verdict_first_then_everything_else(report: Report) -> None:
     page = html(report)
-    order = ["✓ PASS", "Every way of running it", "Error by layer", "How far each position is off", "Worst positions"]
+    order = ["✓ PASS", "All phases", "Error by layer", "KL divergence of all positions", "Worst positions"]
     places = [page.index(part) for part in [*order, "Sizes", "Environment"]]
     assert places == sorted(places)
     for comparison in report.comparisons:
@@ -72,7 +72,7 @@ def test_a_failure_is_said_first_with_the_culprit(report: Report) -> None:
         report.bisection, culprit="layer 2, experts", second_opinion="the graph is wrong"
     )
     page = html(msgspec.structs.replace(report, comparisons=[*report.comparisons, comparison], bisection=bisection))
-    head = page[: page.index("Every way of running it")]
+    head = page[: page.index("All phases")]
     for part in ("✗ FAIL", "max abs 3 is above 0.0001", "bisection: layer 2, experts", "the graph is wrong"):
         assert part in head
 
@@ -127,7 +127,7 @@ def test_a_comparison_of_two_bundles_has_a_page_too(bundles: Callable[..., Path]
     page = html(report)
     assert "other bundle" in page
     assert "Error by layer" not in page
-    assert "there is no real text" in page
+    assert "there was no real text" in page
 
 
 def test_a_position_that_is_no_number_is_the_worst() -> None:

@@ -250,7 +250,7 @@ def test_a_text_for_a_bundle_without_a_tokenizer_is_refused(
     bundles: Callable[..., Path], checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     (tmp_path / "novel.txt").write_text("Call me Ishmael.")
-    with pytest.raises(RequestError, match=r"novel.txt: cannot be compared on, since .* carries no tokenizer.json"):
+    with pytest.raises(RequestError, match=r"novel.txt: cannot be encoded, because .* has no tokenizer.json"):
         validate(bundles("molkv"), checkpoints("molkv"), text=tmp_path / "novel.txt")
 
 
@@ -288,7 +288,7 @@ def test_bundles_of_different_models_are_refused(
         validate(stdlib_mini_bundle, against=bundles("molkv"))
     other = shutil.copytree(stdlib_mini_bundle, tmp_path / "other")
     replace_file(other, "tokenizer.json", (other / "tokenizer.json").read_bytes() + b"\n")
-    with pytest.raises(RequestError, match=r"tokenizer.json is not that of"):
+    with pytest.raises(RequestError, match=r"tokenizer.json differs from that of"):
         validate(stdlib_mini_bundle, against=other)
 
 
@@ -298,7 +298,7 @@ def test_one_thing_to_compare_with_is_needed(stdlib_mini_bundle: Path) -> None:
     ):
         validate(stdlib_mini_bundle)
     for other in ("against", "expected"):
-        with pytest.raises(RequestError, match=f"--checkpoint and --{other} to compare the bundle with, expected one"):
+        with pytest.raises(RequestError, match=f"found --checkpoint and --{other}, expected exactly one"):
             validate(stdlib_mini_bundle, STDLIB_MINI, **{other: stdlib_mini_bundle})  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="give --checkpoint instead of --against"):
         validate(stdlib_mini_bundle, against=stdlib_mini_bundle, with_bisection=True)

@@ -76,7 +76,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(
 def test_a_damaged_state_is_said(tmp_path: Path) -> None:
     (tmp_path / "model.training").mkdir()
     (tmp_path / "model.training" / "state.pt").write_bytes(b"nothing")
-    with pytest.raises(OutputError, match=r"state.pt: is damaged; remove .*model.training to start anew"):
+    with pytest.raises(OutputError, match=r"state.pt: is damaged; remove .*model.training to start again"):
         train(CONFIG, tmp_path / "model", OPTIONS, corpus=CORPUS)
 
 
@@ -121,7 +121,7 @@ def test_impossible_runs_are_refused_before_they_start(tmp_path: Path) -> None:
     for name, value in (("steps", 0), ("learning_rate", float("nan")), ("seed", -1), ("weight_decay", -0.1)):
         with pytest.raises(RequestError, match=f"{name} is {value}, expected"):
             TrainOptions(**{name: value})
-    with pytest.raises(RequestError, match="fewer than sequence_length"):
+    with pytest.raises(RequestError, match="sequence_length is 16, expected less than the tokens of the training text"):
         train(CONFIG, tmp_path / "model", OPTIONS, corpus=Corpus([TEXT], ["a"]))
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "notes.txt").write_text("mine")
