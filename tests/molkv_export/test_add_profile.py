@@ -1,4 +1,4 @@
-"""Adding a profile to a bundle: nothing else changes, and what others do meanwhile is not lost."""
+"""Adding a profile to a bundle changes nothing else, and does not overwrite concurrent changes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_profile_is_not_added_to_a_bundle_that_changes_meanwhile(
     assert list(Bundle(bundle).manifest.graphs) == ["cpu", "coreml"]
 
 
-def test_a_profile_is_not_added_over_an_export_that_can_go_on(
+def test_a_profile_is_not_added_while_a_killed_export_can_be_resumed(
     checkpoints: Callable[[str], Path], bundles: Callable[..., Path], tmp_path: Path
 ) -> None:
     bundle = shutil.copytree(bundles("molkv"), tmp_path / "bundle")
@@ -85,7 +85,7 @@ def test_a_profile_of_another_checkpoint_is_not_added(
     assert selftest(tmp_path / "bundle").failures == []
 
 
-def test_a_validation_is_about_one_profile_only(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+def test_validate_reads_one_profile_only(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
     graph = GraphOptions(context_length=30)
     export(checkpoints("molkv"), tmp_path / "bundle", profiles=["cpu", "coreml"], graph=graph)
     scope = Scope(sequences=1, continuations=1, new_tokens=4)
@@ -99,7 +99,7 @@ def test_a_validation_is_about_one_profile_only(checkpoints: Callable[[str], Pat
     assert report.failures == []
 
 
-def test_folders_may_be_named_by_texts(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+def test_paths_may_be_strings(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
     checkpoint, bundle = str(checkpoints("molkv")), str(tmp_path / "bundle")
     export(checkpoint, bundle)
     add_profile(checkpoint, bundle, "nnapi", graph=GraphOptions(chunk_lengths=(1,)))

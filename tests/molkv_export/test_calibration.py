@@ -1,4 +1,4 @@
-"""Scales of an int8 KV cache: the texts that they were made from fill the codes and do not leave them."""
+"""Scales of an int8 KV cache: the calibration texts use the whole range of codes and do not exceed it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.recording import record
 
 
 @pytest.mark.parametrize("name", ["molkv", "mole"])
-def test_codes_of_the_calibration_texts_use_their_range(
+def test_calibration_texts_use_the_whole_range_of_codes(
     name: str, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     export(checkpoints(name), tmp_path / "bundle", graph=GraphOptions(kv_dtype="int8"), experts_dtype="float32")
@@ -35,8 +35,8 @@ def test_codes_of_the_calibration_texts_use_their_range(
             assert codes.dtype == np.int8
             found = np.abs(codes.astype(int)).max(axis=2)  # [L, Hkv, head_dim]
             largest[kind] = found if not largest[kind].size else np.maximum(largest[kind], found)
-    # The margin leaves 127 / 1.1 = 115. Values reach it in every channel; keys only where the rotation puts them.
-    # Behind the first layer, what rounding the cache did to the layers before is in them, too.
+    # The scales have a margin, so the largest code is 127 / 1.1 = 115. Values reach it in every channel. Keys reach it
+    # only in some channels, depending on rotation. After the first layer, rounding in earlier layers changes codes.
     assert set(np.unique(largest["value"][0])) == {115}
     assert largest["value"].min() > 105
     assert largest["value"].max() < 125

@@ -1,4 +1,4 @@
-"""The command line, as a process: what it prints, where, and how it exits."""
+"""The command line, run as a process: its output, the stream of the output, and its exit code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _run(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProces
 
 
 def _error(done: subprocess.CompletedProcess[str]) -> str:
-    """Check that a command failed in one line, and give the line."""
+    """Check that a command failed with an error of one line, and return the line."""
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -84,13 +84,13 @@ def test_run_samples_as_its_options_say(stdlib_mini_bundle: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("text", ["", "42", "=5", "x=1", "42=", "42=x"])
-def test_what_is_no_bias_is_a_usage_error(text: str) -> None:
+def test_an_invalid_logit_bias_is_a_usage_error(text: str) -> None:
     done = CliRunner().invoke(cli, ["run", "bundle", "--prompt", "x", "--logit-bias", text])
     assert done.exit_code == 2
     assert "is not a token id and a number; expected one such as 42=-5" in " ".join(done.stderr.split())
 
 
-def test_a_token_id_has_one_bias() -> None:
+def test_two_biases_of_one_token_id_are_refused() -> None:
     biases = ("--logit-bias", "42=-5", "--logit-bias", "3=1", "--logit-bias", "42=3")
     done = CliRunner().invoke(cli, ["run", "bundle", "--prompt", "x", *biases])
     assert done.exit_code == 2
@@ -110,17 +110,17 @@ def test_validate_exits_with_1_and_names_the_phase_when_a_gate_fails(
 
 
 @pytest.mark.parametrize("command", list(cli.commands))
-def test_every_command_explains_itself_with_an_example(command: str) -> None:
+def test_the_help_of_every_command_has_an_example(command: str) -> None:
     done = _run(command, "--help")
     assert done.returncode == 0
     examples = done.stdout.partition("Example")[2].partition("Options:")[0].splitlines()[1:]
     assert [line for line in examples if line.strip()]
-    for line in filter(str.strip, examples):  # each on a line of its own
+    for line in filter(str.strip, examples):  # each example is on a separate line
         assert line.startswith(f"    molkv-export {command} ")
     assert set(cli.commands) >= {command}
 
 
-def test_user_errors_are_one_line(bundles: Callable[..., Path], tmp_path: Path) -> None:
+def test_user_errors_are_printed_in_one_line(bundles: Callable[..., Path], tmp_path: Path) -> None:
     bundle = bundles("molkv")
     assert "nowhere: is not a folder" in _error(_run("export", "nowhere", "out", cwd=tmp_path))
     assert "nowhere/manifest.json: cannot be read" in _error(_run("inspect", "nowhere", cwd=tmp_path))
@@ -132,7 +132,7 @@ def test_user_errors_are_one_line(bundles: Callable[..., Path], tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_names_and_bytes_that_make_no_sense_are_one_line(
+def test_too_long_names_and_invalid_values_are_errors_of_one_line(
     bundles: Callable[..., Path], checkpoints: Callable[[str], Path], stdlib_mini_bundle: Path, tmp_path: Path
 ) -> None:
     long_name = "x" * 300
@@ -147,7 +147,7 @@ def test_names_and_bytes_that_make_no_sense_are_one_line(
     assert done.stdout == ""
 
 
-def test_markup_in_names_is_shown_as_it_is(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+def test_markup_in_names_is_printed_unchanged(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
     bundle = tmp_path / "[bold]b[/x]"
     assert _run("export", checkpoints("molkv"), bundle).returncode == 0
     done = _run("inspect", bundle)
@@ -155,7 +155,7 @@ def test_markup_in_names_is_shown_as_it_is(checkpoints: Callable[[str], Path], t
     assert "[bold]b[/x]" in done.stdout.replace("\n", "")
 
 
-def test_prompts_that_are_empty_or_too_long_are_one_line(stdlib_mini_bundle: Path) -> None:
+def test_empty_and_too_long_prompts_are_errors_of_one_line(stdlib_mini_bundle: Path) -> None:
     assert "has 0 tokens, expected 1 to 512" in _error(_run("run", stdlib_mini_bundle, "--prompt", ""))
     assert "tokens, expected 1 to 512" in _error(_run("run", stdlib_mini_bundle, "--prompt", "def f(x):\n" * 500))
 
@@ -163,12 +163,12 @@ def test_prompts_that_are_empty_or_too_long_are_one_line(stdlib_mini_bundle: Pat
 @pytest.mark.parametrize(
     ("text", "size"), [("1048576", 2**20), ("1MiB", 2**20), ("1 GiB", 2**30), ("500MB", 500_000_000), ("2k", 2000)]
 )
-def test_sizes(text: str, size: int) -> None:
+def test_sizes_are_parsed(text: str, size: int) -> None:
     assert byte_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "1.5GiB", "-1", "1TB", "1b2", "1i"])
-def test_what_is_not_a_size_is_refused(text: str, tmp_path: Path) -> None:
+def test_an_invalid_size_is_refused(text: str, tmp_path: Path) -> None:
     done = _run("export", STDLIB_MINI, tmp_path / "out", "--shard-size", text)
     assert done.returncode == 2
     assert "is not a size; expected a number of bytes or one such as 500MB or 1GiB" in done.stderr

@@ -1,4 +1,4 @@
-"""What travels beside the weights: the ids that end a text are resolved, and a user is told what is missing."""
+"""Companion files: token ids that end a text are resolved, and missing files are reported."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def _companions(folder: Path) -> Companions:
         ({CONFIG: 4, TOKENS: "<end>"}, (4,)),
         ({CONFIG: None, TOKENS: "<end>"}, (7,)),
         ({TOKENS: {"content": "<end>", "lstrip": False, "__type": "AddedToken"}}, (7,)),
-        ({GENERATION: 0, TOKENS: "<unknown>"}, (0,)),  # what is not needed is not looked up
+        ({GENERATION: 0, TOKENS: "<unknown>"}, (0,)),  # fields that are not needed are not looked up
     ],
 )
-def test_the_first_file_that_names_an_end_decides(said: dict[str, Any], resolved: object, folder: Path) -> None:
+def test_end_ids_come_from_the_first_file_that_names_one(said: dict[str, Any], resolved: object, folder: Path) -> None:
     for name, value in said.items():
         _set(folder, name, **{"eos_token" if name == TOKENS else "eos_token_id": value})
     found = _companions(folder)
@@ -142,7 +142,7 @@ def test_a_chat_template_of_an_unknown_kind_is_refused(value: object, folder: Pa
     assert expected in str(caught.value)
 
 
-def test_of_named_chat_templates_one_is_the_default(folder: Path) -> None:
+def test_one_of_several_named_chat_templates_is_the_default(folder: Path) -> None:
     rag = {"name": "rag", "template": "{{ documents }}"}
     _set(folder, TOKENS, chat_template=[rag, NAMED])
     _set(folder, GENERATION, eos_token_id=7)
@@ -180,7 +180,7 @@ def test_the_chat_template_is_found_where_transformers_finds_it(folder: Path) ->
         (TOKENS, "eos_token", {"content": 7}, f"{TOKENS}: eos_token is 7, expected a string"),
     ],
 )
-def test_an_impossible_end_is_refused(name: str, field: str, value: object, message: str, folder: Path) -> None:
+def test_an_invalid_end_token_is_refused(name: str, field: str, value: object, message: str, folder: Path) -> None:
     _set(folder, name, **{field: value})
     with pytest.raises((CheckpointError, ValueError)) as caught:
         _companions(folder)
@@ -210,7 +210,7 @@ def _said(folder: Path) -> list[str]:
     return [line for line in out.getvalue().splitlines() if line.startswith("warning: ")]
 
 
-def test_what_is_missing_is_said_once_by_export_and_by_inspect(folder: Path) -> None:
+def test_export_and_inspect_name_a_missing_file_once(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer.json").symlink_to("blobs/nowhere")
     (folder / "tokenizer.model").write_bytes(b"sentencepiece")
@@ -233,9 +233,9 @@ def test_what_is_missing_is_said_once_by_export_and_by_inspect(folder: Path) -> 
     assert Generator(folder.parent / "bundle").bundle.manifest.generation.eos_token_ids == ()
 
 
-def test_nothing_is_said_where_nothing_is_missing(folder: Path) -> None:
+def test_no_note_is_printed_if_nothing_is_missing(folder: Path) -> None:
     (folder / TOKENS).write_text('{"eos_token": "<end>"}')
-    (folder / "vocab.json").write_text("{}")  # beside tokenizer.json it is not needed
+    (folder / "vocab.json").write_text("{}")  # not needed if there is a tokenizer.json
     assert _said(folder) == []
     assert inspect(folder.parent / "bundle").warnings == []
     assert Generator(folder.parent / "bundle").bundle.manifest.generation.eos_token_ids == (7,)

@@ -1,4 +1,4 @@
-"""What an export says it will take of disk and RAM."""
+"""The estimate of disk space and RAM that `export` prints before it starts."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def _estimate(source: Checkpoint, folder: Path, finished: set[str], out: Path = 
     return estimate_disk_and_ram(source, graphs, store, memory, finished=finished, folder=folder, out=out)
 
 
-def test_the_files_take_what_is_said_and_finished_shards_nothing(
+def test_the_estimate_of_disk_space_is_right_and_excludes_finished_shards(
     source: Checkpoint, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     whole = _estimate(source, tmp_path, set()).disk
     manifest = export(checkpoints("molkv"), tmp_path / "bundle", shard_size=20_000)
     sizes = {shard.file: manifest.files[shard.file].size for shard in manifest.experts.shards}
     dense = whole - sum(sizes.values())
-    # Small weights stand in the graph's own file.
+    # Small weights are stored in the graph's own file.
     assert dense == pytest.approx(manifest.files["model.onnx.data"].size, rel=0.02)
     first = manifest.experts.shards[0].file
     assert _estimate(source, tmp_path, {first}).disk == whole - sizes[first]
@@ -62,18 +62,18 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
         _estimate(source, tmp_path, set(), Path("here"))
 
 
-def test_it_is_printed_before_the_export_starts(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+def test_the_estimate_is_printed_before_the_export_starts(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
     shown = io.StringIO()
     export(checkpoints("molkv"), tmp_path / "bundle", console=Console(file=shown))
     assert [line.split()[0] for line in shown.getvalue().splitlines()[:2]] == ["warning:", "needs"]
 
 
-def test_it_is_said_in_one_line() -> None:
+def test_the_estimate_is_one_line() -> None:
     needs = DiskAndRam(disk=2**30, free=2**31, ram=2**20)
     assert str(needs) == "needs 1.0 GiB of disk (2.0 GiB free), 1.0 MiB of RAM beyond the libraries' own"
 
 
-def test_memory_that_is_said_is_within_what_was_allowed(source: Checkpoint) -> None:
+def test_the_estimate_of_memory_is_within_the_allowed_memory(source: Checkpoint) -> None:
     rows, store = _store(source)
     many = msgspec.structs.replace(store, shards=(msgspec.structs.replace(store.shards[0], count=10_000_000),))
     for allowed in (100_000_000, 300_000_000):

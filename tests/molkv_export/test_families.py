@@ -1,4 +1,4 @@
-"""Another family is a few files of its own and one entry in one dict of each package."""
+"""A new family needs only a few new files and one dict entry in each package."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SCOPE = Scope(sequences=2, continuations=1, new_tokens=4)
 
 @pytest.fixture(autouse=True)
 def family(monkeypatch: pytest.MonkeyPatch) -> None:
-    """List the toy family."""
+    """Register the toy family."""
     toy_reader: Reader = reader
     toy = molkv_export.families.Family((toy_reader,), ToyForCausalLM, build_toy_graph, build_static_toy_graph)
     monkeypatch.setitem(molkv_bundle.FAMILIES, "toy", ToyConfig)
@@ -77,7 +77,9 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8", "nf4"])
-def test_it_is_exported_and_computes_what_its_model_does(checkpoint: Path, tmp_path: Path, dtype: RowDtype) -> None:
+def test_the_toy_family_is_exported_and_computes_what_its_model_computes(
+    checkpoint: Path, tmp_path: Path, dtype: RowDtype
+) -> None:
     bundle = tmp_path / "bundle"
     export(checkpoint, bundle, experts_dtype=dtype)
     report = validate(bundle, checkpoint, scope=SCOPE, with_bisection=True)
@@ -88,16 +90,16 @@ def test_it_is_exported_and_computes_what_its_model_does(checkpoint: Path, tmp_p
         "layer 2, attention",
     }
     assert selftest(bundle).failures == []
-    assert inspect(bundle).sizes.ram_kv_cache == 24 * 4 * 2 * (2 * 16 + 2 * 32)  # and none for the layer that shares
+    assert inspect(bundle).sizes.ram_kv_cache == 24 * 4 * 2 * (2 * 16 + 2 * 32)  # the sharing layer has none
 
 
 @pytest.mark.parametrize("dense", ["int8", "int4"])
-def test_quantized_weights_go_with_it(checkpoint: Path, tmp_path: Path, dense: molkv_bundle.DenseDtype) -> None:
+def test_the_toy_family_has_quantized_weights(checkpoint: Path, tmp_path: Path, dense: molkv_bundle.DenseDtype) -> None:
     export(checkpoint, tmp_path / "bundle", graph=GraphOptions(dense_dtype=dense, block_size=16))
     assert validate(tmp_path / "bundle", checkpoint, scope=SCOPE, with_bisection=True).failures == []
 
 
-def test_sequences_of_a_batch_and_chunks_give_the_same_as_one_prompt(checkpoint: Path, tmp_path: Path) -> None:
+def test_batches_and_chunks_compute_the_same_as_one_prompt(checkpoint: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path / "bundle", experts_dtype="float32")
     generator = Generator(tmp_path / "bundle")
     ids = np.random.default_rng(1).integers(0, 97, 20)
@@ -127,7 +129,7 @@ def test_a_wrong_weight_is_named(checkpoint: Path, tmp_path: Path) -> None:
     assert selftest(bundle).failures
 
 
-def test_it_is_packaged_for_a_phone(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_toy_family_is_packaged_for_a_phone(checkpoint: Path, tmp_path: Path) -> None:
     bundle, out = tmp_path / "bundle", tmp_path / "app"
     export(checkpoint, bundle, experts_dtype="float16")
     add_profile(checkpoint, bundle, "nnapi")
@@ -144,7 +146,7 @@ def test_it_is_packaged_for_a_phone(checkpoint: Path, tmp_path: Path) -> None:
     assert "kotlin" not in text
 
 
-def test_profiles_that_it_does_not_have_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_profile_that_the_family_lacks_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="profile is 'coreml', expected cpu or nnapi for a model of type toy"):
         export(checkpoint, tmp_path / "bundle", profiles=["cpu", "coreml"])
     bundle = tmp_path / "bundle"
@@ -157,20 +159,22 @@ def test_profiles_that_it_does_not_have_are_refused(checkpoint: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("options", [{"dense_dtype": "qdq-int8"}, {"kv_dtype": "int8"}])
-def test_what_needs_calibration_is_refused(checkpoint: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_formats_that_need_calibration_are_refused(checkpoint: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     profile = "nnapi" if "dense_dtype" in options else "cpu"
     with pytest.raises(RequestError, match="expected another one for a model of type toy"):
         export(checkpoint, tmp_path / "bundle", profiles=[profile], graph=GraphOptions(**options))
 
 
-def test_tensors_that_are_not_ignored_by_name_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_unknown_tensors_are_refused_unless_their_prefix_is_ignored(checkpoint: Path, tmp_path: Path) -> None:
     path = checkpoint / "model.safetensors"
     save_file({**load(path.read_bytes()), "model.audio_tower.weight": torch.zeros(3)}, path)
     with pytest.raises(CheckpointError, match=r"tensor 'model\.audio_tower\.weight' is not part of the model"):
         export(checkpoint, tmp_path / "bundle")
 
 
-def test_without_its_entries_it_is_refused(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_family_that_is_not_registered_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = tmp_path / "bundle"
     export(checkpoint, bundle)
     monkeypatch.delitem(molkv_bundle.FAMILIES, "toy")

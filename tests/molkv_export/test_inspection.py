@@ -1,4 +1,4 @@
-"""What `inspect` says of graphs."""
+"""The information of `inspect` about graphs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def phone(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
     return folder
 
 
-def test_static_graphs_are_taken_whole_and_the_dynamic_one_is_not(phone: Path) -> None:
+def test_compilers_take_static_graphs_whole_and_reject_the_dynamic_graph(phone: Path) -> None:
     found = inspect(phone)
     assert found.checks is not None
     assert [check.length for check in found.checks["nnapi"]] == [1, 4]
@@ -37,7 +37,7 @@ def test_static_graphs_are_taken_whole_and_the_dynamic_one_is_not(phone: Path) -
     assert "int64" in dynamic.targets["coreml"].first_reason
 
 
-def test_bytes_of_a_call_are_those_of_its_buffers(phone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_of_a_call_equal_the_size_of_its_buffers(phone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: dict[int, tuple[int, ...]] = {}
     bind = BoundCall.__init__
 
@@ -64,7 +64,7 @@ def test_an_int8_window_is_shown(checkpoints: Callable[[str], Path], tmp_path: P
     assert "model.onnx, dense weights float32, expert window int8" in console.export_text()
 
 
-def test_it_is_printed_for_people(phone: Path) -> None:
+def test_inspect_prints_graphs_and_partitions(phone: Path) -> None:
     console = Console(width=200, record=True, file=StringIO())
     print_inspection(inspect(phone), console)
     text = console.export_text()

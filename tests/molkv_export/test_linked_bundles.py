@@ -1,4 +1,4 @@
-"""What the exporter does with a bundle in the cache of Hugging Face: it reads it, and leaves it as it is."""
+"""The exporter reads a bundle in the Hugging Face cache, whose files are links, and does not change it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_bundle_of_links_is_inspected(plain: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("graph_format", ["onnx", "ort"])
 @pytest.mark.parametrize("layout", [None, *LAYOUTS])
-def test_a_package_is_of_files_of_its_own(
+def test_a_package_holds_copies_not_links(
     layout: str | None, graph_format: GraphFormat, plain: Path, tmp_path: Path
 ) -> None:
     folder = linked(plain, tmp_path / "links", layout) if layout else plain
@@ -92,7 +92,7 @@ def test_a_file_with_other_names_is_copied_into_the_bundle_that_replaces_it(
 
 @pytest.mark.parametrize("way", ["call", "no call", "fails", "short"])
 @pytest.mark.parametrize("size", [0, 5, 3_000_000])
-def test_a_copy_is_whole_whatever_the_system_can_do(
+def test_a_copy_is_complete_without_special_system_calls(
     size: int, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = os.urandom(size)

@@ -1,4 +1,4 @@
-"""Exports that are cut short: killed at any moment, resumed, never seen incomplete."""
+"""Interrupted exports: they can be killed at any moment and resumed, and never leave an incomplete bundle."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def checkpoint(checkpoints: Callable[[str], Path]) -> Path:
 
 @pytest.fixture
 def whole(checkpoint: Path, tmp_path: Path) -> Path:
-    """The bundle as it is when nothing goes wrong."""
+    """The bundle of an export without interruption."""
     export(checkpoint, tmp_path / "whole", shard_size=SHARD_SIZE)
     return tmp_path / "whole"
 
@@ -46,19 +46,19 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def _export(checkpoint: Path, bundle: Path) -> None:
-    """What a child process runs: a top-level function, so that it can be named to it."""
+    """Run an export in a child process. A top-level function, so that multiprocessing can pickle it."""
     export(checkpoint, bundle, shard_size=SHARD_SIZE, force=True)
 
 
-def test_killed_a_hundred_times_it_is_never_incomplete_and_ends_with_the_same_bytes(
+def test_after_a_hundred_kills_no_bundle_is_incomplete_and_the_bytes_are_equal(
     checkpoint: Path, whole: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL at random moments; every second bundle replaces one that is there already."""
+    """Kill exports with SIGKILL at random moments. Every second export replaces an existing bundle."""
     context = multiprocessing.get_context("forkserver")  # imports once, then starts a child in milliseconds
     context.set_forkserver_preload(["molkv_export.exporter", "tests.molkv_export.test_resume"])
     expected, bundle = _contents(whole), tmp_path / "bundle"
     moments, kills, resumed = random.Random(0), 0, 0
-    duration = 600.0  # of a whole export: the first one shows it
+    duration = 600.0  # seconds of a whole export; measured by the first one
     while kills < KILLS:
         start = time.monotonic()
         child = context.Process(target=_export, args=(checkpoint, bundle))
@@ -77,9 +77,9 @@ def test_killed_a_hundred_times_it_is_never_incomplete_and_ends_with_the_same_by
             assert _contents(bundle) == expected
             if moments.random() < 0.5:
                 shutil.rmtree(bundle)
-        # Whoever looks at this moment sees a whole bundle or none; while one is replaced, none for an instant.
+        # At this moment there is a complete bundle or none. During a replacement there is none for an instant.
         assert not bundle.exists() or _contents(bundle) == expected
-    assert resumed > KILLS / 10  # else the kills came too early to show anything
+    assert resumed > KILLS / 10  # else all kills came too early to test anything
     _export(checkpoint, bundle)
     assert _contents(bundle) == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "whole"]
@@ -94,7 +94,7 @@ def _opens(folder: Path) -> bool:
 
 
 def _interrupt_in_call(number: int, patch: pytest.MonkeyPatch) -> list[int]:
-    """Let `fill` be interrupted in its n-th call; give the list of first ids that it was called with."""
+    """Interrupt `fill` in its n-th call; return the list of first ids that it was called with."""
     original, calls = table_writer.fill, []
 
     def fill(records: Any, source: Any, dtype: Any, start: int) -> None:
@@ -122,7 +122,7 @@ def _export_saying(checkpoint: Path, bundle: Path, **options: Any) -> str:
     return said.getvalue()
 
 
-def test_the_same_command_goes_on_with_what_is_finished(
+def test_the_same_command_resumes_after_the_finished_shards(
     checkpoint: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _cut_short(checkpoint, tmp_path / "bundle")
@@ -135,7 +135,7 @@ def test_the_same_command_goes_on_with_what_is_finished(
 
 
 @pytest.mark.parametrize("finished_shards", [False, True])
-def test_folders_that_a_killed_library_has_left_are_removed(
+def test_temporary_folders_of_a_killed_export_are_removed(
     finished_shards: bool, checkpoint: Path, whole: Path, tmp_path: Path
 ) -> None:
     if finished_shards:
@@ -158,14 +158,16 @@ def test_a_finished_shard_that_was_damaged_is_written_again(checkpoint: Path, wh
 
 
 @pytest.mark.parametrize("journal", [b"", b"{", b"[]", b'{"arguments": {}, "shards": {"../whole": {}}}'])
-def test_a_damaged_journal_means_starting_anew(journal: bytes, checkpoint: Path, whole: Path, tmp_path: Path) -> None:
+def test_with_a_damaged_journal_the_export_starts_again(
+    journal: bytes, checkpoint: Path, whole: Path, tmp_path: Path
+) -> None:
     _cut_short(checkpoint, tmp_path / "bundle")
     (tmp_path / PARTIAL / JOURNAL).write_bytes(journal)
     export(checkpoint, tmp_path / "bundle", shard_size=SHARD_SIZE)
     assert _contents(tmp_path / "bundle") == _contents(whole)
 
 
-def test_other_arguments_start_anew_and_say_so(checkpoint: Path, tmp_path: Path) -> None:
+def test_other_arguments_restart_the_export_with_a_note(checkpoint: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path / "whole", shard_size=SHARD_SIZE, experts_dtype="int8")
     _cut_short(checkpoint, tmp_path / "bundle")
     said = _export_saying(checkpoint, tmp_path / "bundle", experts_dtype="int8")
@@ -173,7 +175,7 @@ def test_other_arguments_start_anew_and_say_so(checkpoint: Path, tmp_path: Path)
     assert _contents(tmp_path / "bundle") == _contents(tmp_path / "whole")
 
 
-def test_a_changed_checkpoint_starts_anew_and_says_so(
+def test_a_changed_checkpoint_restarts_the_export_with_a_note(
     checkpoint: Path, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     export(checkpoints("molkv-gated"), tmp_path / "whole", shard_size=SHARD_SIZE)
@@ -183,16 +185,14 @@ def test_a_changed_checkpoint_starts_anew_and_says_so(
     assert _contents(tmp_path / "bundle") == _contents(tmp_path / "whole")
 
 
-def test_less_memory_goes_on_too_since_the_bytes_do_not_depend_on_it(
-    checkpoint: Path, whole: Path, tmp_path: Path
-) -> None:
+def test_an_export_resumes_with_less_memory_to_the_same_bytes(checkpoint: Path, whole: Path, tmp_path: Path) -> None:
     _cut_short(checkpoint, tmp_path / "bundle")
     assert "resuming" in _export_saying(checkpoint, tmp_path / "bundle", max_memory=40 * 2**20)
     assert _contents(tmp_path / "bundle") == _contents(whole)
 
 
-def test_two_exports_into_one_folder_do_not_meet(checkpoint: Path, whole: Path, tmp_path: Path) -> None:
-    """The second is told so at once; the first does not notice."""
+def test_two_exports_cannot_write_the_same_folder(checkpoint: Path, whole: Path, tmp_path: Path) -> None:
+    """The second export is refused at once, and the first one is not affected."""
     slow = (
         "import sys, time\n"
         "from pathlib import Path\n"
@@ -246,13 +246,13 @@ def test_a_kill_between_the_two_renames_of_a_replacement_loses_nothing(
             os._exit(1)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     assert not bundle.exists()
-    with pytest.raises(OutputError, match="exists already"):  # it is back
+    with pytest.raises(OutputError, match="exists already"):  # the old bundle is restored
         export(checkpoint, bundle)
     assert _contents(bundle) == old
 
 
 def test_a_read_only_folder_is_refused_in_one_line(checkpoint: Path, tmp_path: Path) -> None:
-    """Of a file system mounted read-only: even root cannot write there."""
+    """Use a file system that is mounted read-only, because root can write to read-only folders."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", disk]

@@ -1,4 +1,4 @@
-"""What commands print: names as they are, whatever the encoding, and one line where output cannot be written."""
+"""Output of the commands: names are printed unchanged in every encoding; a write error is one line."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tests.models import STDLIB_MINI
 
 ROOT = Path(__file__).parent.parent.parent
 FULL = Path("/dev/full")
-NAME = "b[/b] [red]é漢 :smile:[/"  # the slashes make folders of it
+NAME = "b[/b] [red]é漢 :smile:[/"  # the slash makes a folder and a file name
 
-# What each command is given after the paths that hold NAME.
+# Arguments of each command. {placeholders} stand for paths that contain NAME.
 COMMANDS = {
     "export": "CHECKPOINT NEW",
     "validate": "BUNDLE --checkpoint CHECKPOINT --sequences 1 --continuations 1 --new-tokens 2",
@@ -46,7 +46,7 @@ from molkv_export.training import loop
 from molkv_export.corpus import Corpus
 loop.standard_library = lambda: Corpus(["def f(x):\\n    return x\\n" * 20] * 2, ["def g(x): return x" * 20])
 main()
-"""  # on a text that takes no minute
+"""  # a short text, so that the test is fast
 ENVIRONMENTS = {
     "ascii": {"PYTHONIOENCODING": "ascii"},
     "cp1252": {"PYTHONIOENCODING": "cp1252"},
@@ -57,7 +57,7 @@ ENVIRONMENTS = {
 
 @pytest.fixture(scope="module")
 def checkpoint(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model with a tokenizer, under a name that is markup; the tests must not change it."""
+    """A small model with a tokenizer, in a folder whose name is markup. Tests must not change it."""
     folder = shutil.copytree(checkpoints("molkv"), tmp_path_factory.mktemp("named") / NAME / "x]")
     words = {"?": 0, **{chr(code): code - 31 for code in range(32, 127)}}
     tokenizer = Tokenizer(WordLevel(words, unk_token="?"))
@@ -68,7 +68,7 @@ def checkpoint(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="module")
 def bundle(checkpoint: Path) -> Path:
-    """The same as a bundle."""
+    """A bundle of the same model. Tests must not change it."""
     folder = checkpoint.with_suffix(".bundle")
     graph = GraphOptions(chunk_lengths=(1,))
     export(checkpoint, folder, profiles=["cpu", "coreml"], graph=graph, experts_dtype="float32")
@@ -93,7 +93,7 @@ def _environment(name: str) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": os.pathsep.join(sys.path), **ENVIRONMENTS[name]}
 
 
-def test_every_command_is_here() -> None:
+def test_this_file_covers_every_command() -> None:
     assert {command.split()[0] for command in COMMANDS} == set(cli.commands)
 
 
@@ -108,9 +108,9 @@ def test_names_are_printed_whatever_the_encoding(command: str, encoding: str, bu
     assert done.returncode == 0, stderr
     assert "Traceback" not in stderr
     shown = done.stdout.decode("utf-8" if b"\xc3\xa9" in done.stdout else encoding)
-    for form in ("é漢", "é\\u6f22", "\\xe9\\u6f22"):  # click writes UTF-8 where it finds ASCII
+    for form in ("é漢", "é\\u6f22", "\\xe9\\u6f22"):  # click writes UTF-8 if the encoding is ASCII
         shown = shown.replace(form, "é漢")
-    if command != "selftest --json":  # says nothing of the path
+    if command != "selftest --json":  # its output does not contain the path
         assert "b[/b] [red]é漢 :smile:[/" in shown
 
 
@@ -159,7 +159,7 @@ def test_a_report_that_cannot_be_written_is_one_line(
 @pytest.mark.parametrize(
     "rest", ["inspect BUNDLE | true", "run BUNDLE --prompt x | true", "inspect BUNDLE >&-", "inspect --help | true"]
 )
-def test_a_reader_that_is_gone_is_no_error(rest: str, bundle: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(rest: str, bundle: Path) -> None:
     line = f'"{sys.executable}" "{ROOT / "cli.py"}" {rest.replace("BUNDLE", "$0")}'
     done = subprocess.run(
         ["sh", "-c", line.replace("$0", '"$0"'), str(bundle)], capture_output=True, text=True, check=False
@@ -168,7 +168,7 @@ def test_a_reader_that_is_gone_is_no_error(rest: str, bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["[/b]", "[red]x", ":smile:", "[link=http://x]y", "x" * 300])
-def test_a_name_is_no_markup_on_any_console(name: str, bundles: Callable[..., Path], tmp_path: Path) -> None:
+def test_names_are_not_parsed_as_markup_on_any_console(name: str, bundles: Callable[..., Path], tmp_path: Path) -> None:
     folder = tmp_path / "[/b]"
     shutil.copytree(bundles("molkv"), folder)
     found = inspect(folder)
@@ -181,7 +181,7 @@ def test_a_name_is_no_markup_on_any_console(name: str, bundles: Callable[..., Pa
 
 
 @pytest.mark.parametrize("name", ["[/b]", "[red]x", ":smile:"])
-def test_the_commands_console_takes_strings_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_console_of_the_commands_prints_strings_unchanged(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     console().print(name)
     with byte_progress(Console(file=(bar := io.StringIO()), width=120)) as progress:
         progress.add_task(name, total=1)

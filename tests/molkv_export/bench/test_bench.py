@@ -1,4 +1,4 @@
-"""The bench measures what it says, and refuses what it cannot measure before it starts."""
+"""The benchmark measures time and bytes correctly, and refuses impossible measurements before it starts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["molkv", "mole", "dense"])
-def test_every_measurement_that_was_asked_for_is_there(name: str, bundles: Callable[..., Path]) -> None:
+def test_the_report_has_every_requested_measurement(name: str, bundles: Callable[..., Path]) -> None:
     report = bench(bundles(name), prompts=[3, 40], contexts=[20, 48], batches=[1, 3], steps=7, runs=2)
     assert [(one.storage, one.prompt) for one in report.prefill] == [
         (storage, prompt) for storage in ("warm", "cold") for prompt in (3, 40)
@@ -51,7 +51,9 @@ def _stride(report: BenchReport) -> int:
     return stride
 
 
-def test_time_is_put_down_to_where_it_is_spent(bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_is_assigned_to_the_part_that_spends_it(
+    bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def slowly(original: Callable[..., Any], seconds: float) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             time.sleep(seconds)
@@ -68,7 +70,7 @@ def test_time_is_put_down_to_where_it_is_spent(bundles: Callable[..., Path], mon
     assert report.decode[0].p50 >= 0.04
 
 
-def test_bytes_that_are_read_are_those_of_distinct_ids(bundles: Callable[..., Path]) -> None:
+def test_bytes_read_count_each_distinct_id_once(bundles: Callable[..., Path]) -> None:
     report = bench(bundles("molkv"), prompts=[45], contexts=[48], steps=5, runs=1, storage=["warm"])
     ids = np.random.default_rng(0).integers(0, 97, 45)
     assert report.prefill[0].bytes_read == len(np.unique(ids)) * _stride(report)
@@ -90,7 +92,7 @@ def test_bytes_that_are_read_are_those_of_distinct_ids(bundles: Callable[..., Pa
         ({"target": Target(threads=0)}, "threads is 0, expected 1 to"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_work_starts(
+def test_impossible_measurements_are_refused_before_work_starts(
     options: dict[str, Any], message: str, bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BoundCall, "run", lambda _self: pytest.fail("work has started"))
@@ -108,11 +110,11 @@ def test_the_command_prints_tables_and_writes_both_files(bundles: Callable[..., 
     assert (tmp_path / "b.md").read_text() == markdown(report)
     assert "| 16 | 1 |" in markdown(report)
     assert "decode, warm" in done.output
-    assert "…" not in done.output  # no column is cut
+    assert "…" not in done.output  # no column is truncated
 
 
 @pytest.mark.parametrize("wrong", ["", "a", "1,", "1;2", "-1", "1e3"])
-def test_lists_of_numbers_that_are_none_are_refused(wrong: str, tmp_path: Path) -> None:
+def test_an_invalid_list_of_numbers_is_refused(wrong: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["bench", str(tmp_path), f"--prompts={wrong}"])
     assert done.exit_code == 2
     assert "is not a list of numbers; expected one such as 64,256" in done.output
@@ -122,7 +124,7 @@ def test_the_memory_bandwidth_is_measured() -> None:
     assert memory_bandwidth(os.cpu_count() or 1) > 1e8
 
 
-def test_the_peak_of_memory_is_that_of_the_process_itself() -> None:
+def test_peak_memory_excludes_the_parent_process() -> None:
     script = """
 import numpy as np
 from molkv_export.bench.machine import peak_rss
@@ -130,7 +132,7 @@ before = peak_rss()
 np.ones(300_000_000, np.uint8)
 print(before, peak_rss())
 """
-    large = np.ones(600_000_000, np.uint8)  # of the process that starts the other one
+    large = np.ones(600_000_000, np.uint8)  # in the parent process
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
     assert before < large.nbytes / 2

@@ -1,4 +1,4 @@
-"""Writing small models as MoLE's authors publish theirs."""
+"""Write small models in the format of the published MoLE checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Tensors = dict[str, Tensor]
 
 
 def published_config(config: LookupExpertConfig, **others: Any) -> dict[str, Any]:
-    """Give the fields as transformers writes them for a class whose configuration is Llama's."""
+    """Return the config fields that transformers writes for a class derived from Llama."""
     return {
         "architectures": ["MoleForCausalLM"],
         "attention_bias": False,
@@ -49,7 +49,7 @@ def published_config(config: LookupExpertConfig, **others: Any) -> dict[str, Any
 
 
 def training_tensors(model: ReferenceModel) -> Tensors:
-    """Give the tensors of the training form."""
+    """Return the tensors of the training form."""
     tensors = {
         "model.embed_tokens.weight": model.model.embed_tokens.weight,
         "model.norm.weight": model.model.norm.weight,
@@ -73,7 +73,7 @@ def training_tensors(model: ReferenceModel) -> Tensors:
 
 
 def table_tensors(training: Tensors, config: LookupExpertConfig) -> Tensors:
-    """Re-parameterize: evaluate the experts for every id, all in one table, everything in float16."""
+    """Re-parameterize: evaluate the experts for every id into one table, with everything in float16."""
     x = training["model.embed_tokens.weight"]
     rows = []
     for index in range(config.num_hidden_layers):

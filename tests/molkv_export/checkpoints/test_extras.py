@@ -1,4 +1,4 @@
-"""Checkpoints that hold more than the model, or name it otherwise: what is harmless is taken, the rest is explained."""
+"""Checkpoints with extra tensors or other names: harmless ones are accepted, errors explain the others."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _two_files(folder: Path, tensors: Tensors) -> None:
 
 
 def _frequencies(dtype: torch.dtype, theta: float = 10000.0, half: int = 8) -> torch.Tensor:
-    """Compute what transformers puts into the buffer, in float32 as it does, and store it in a dtype."""
+    """Compute the buffer like transformers, in float32, and store it in a dtype."""
     return (1.0 / theta ** (torch.arange(0, 2 * half, 2).float() / (2 * half))).to(dtype)
 
 
@@ -70,7 +70,7 @@ def _buffers(frequencies: torch.Tensor) -> Tensors:
 @pytest.mark.parametrize("form", ["training", "lookup"])
 @pytest.mark.parametrize("family", [_native, _published])
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module."])
-def test_what_wrappers_and_old_llama_code_add_is_taken(
+def test_additions_of_wrappers_and_old_llama_code_are_accepted(
     prefix: str, family: Callable[..., Tensors], form: str, write: Callable[..., None], tmp_path: Path
 ) -> None:
     plain, wrapped = tmp_path / "plain", tmp_path / "wrapped"
@@ -92,7 +92,7 @@ def _opens(folder: Path) -> None:
 
 @pytest.mark.parametrize("theta", [500.0, 10000.0, 500000.0, 1e7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_frequencies_may_be_rounded_as_their_dtype_rounds(dtype: torch.dtype, theta: float, tmp_path: Path) -> None:
+def test_frequencies_may_be_rounded_to_their_dtype(dtype: torch.dtype, theta: float, tmp_path: Path) -> None:
     tensors = _native(tmp_path / "c", "training")
     config = tmp_path / "c" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "rope_theta": theta, "head_dim": 128}))
@@ -119,7 +119,7 @@ def test_frequencies_may_be_rounded_as_their_dtype_rounds(dtype: torch.dtype, th
         (_frequencies(torch.float32) * torch.nan, "inv_freq' holds NaN or infinite values"),
     ],
 )
-def test_frequencies_of_another_kind_are_refused(extra: torch.Tensor, message: str, tmp_path: Path) -> None:
+def test_different_frequencies_are_refused(extra: torch.Tensor, message: str, tmp_path: Path) -> None:
     tensors = _native(tmp_path / "c", "training")
     _one_file(tmp_path / "c", {**tensors, **_buffers(extra)})
     with pytest.raises(CheckpointError) as caught:
@@ -146,7 +146,7 @@ def _renamed(old: str, new: str) -> Callable[[str], str]:
 )
 @pytest.mark.parametrize("form", ["training", "lookup"])
 @pytest.mark.parametrize("family", [_native, _published])
-def test_names_that_begin_otherwise_are_explained(
+def test_the_error_explains_names_with_an_unknown_prefix(
     family: Callable[..., Tensors], form: str, rename: Callable[[str], str], message: str, tmp_path: Path
 ) -> None:
     tensors = family(tmp_path / "c", form)
@@ -156,7 +156,7 @@ def test_names_that_begin_otherwise_are_explained(
 
 
 @pytest.mark.parametrize("write", [_one_file, _torch_file])
-def test_float8_is_named_with_what_is_read(write: Callable[..., None], tmp_path: Path) -> None:
+def test_the_error_for_float8_lists_the_supported_dtypes(write: Callable[..., None], tmp_path: Path) -> None:
     tensors: dict[str, Any] = _native(tmp_path / "c", "training")
     tensors = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()}
     write(tmp_path / "c", {**tensors, "model.layers.0.mlp.up_proj.weight_scale_inv": torch.ones(1)})

@@ -1,4 +1,4 @@
-"""MoLE as published: its folders give the model that the equations define, and bundles like any other."""
+"""Published MoLE checkpoints compute the paper's equations and export like all other checkpoints."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _numpy_logits(ids: np.ndarray, fields: dict[str, Any], tensors: Tensors) -> 
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Path, dict[str, Any], Tensors]]:
-    """Give a published folder with what is in it, by variant and form; dense weights are the same in both forms."""
+    """Return a published folder and its contents, by variant and form. Dense weights are the same in both forms."""
     root = tmp_path_factory.mktemp("published")
 
     def make(variant: str, form: str) -> tuple[Path, dict[str, Any], Tensors]:
@@ -141,12 +141,12 @@ def test_a_published_folder_gives_the_same_bytes_as_our_own_format(
     assert found.model == expected.model
     same = [name for name, info in expected.files.items() if found.files[name].sha256 == info.sha256]
     shards = {shard.file for shard in expected.experts.shards}
-    assert {*found.files} - {*same} <= {"model.onnx", *shards}  # these name their source
+    assert {*found.files} - {*same} <= {"model.onnx", *shards}  # these files contain hashes of their source
     assert stored_values(tmp_path / "theirs.b") == stored_values(tmp_path / "ours.b")
 
 
 def _is_the_model(bundle: Path, source: Path) -> None:
-    """Random weights are the worst case for small formats: hold the bundle to the model rounded as it stores it."""
+    """Compare with the model as stored only, because random weights are the worst case for small formats."""
     failures = validate(bundle, source, scope=FEW).failures
     assert not [failure for failure in failures if f"({TRAINED})" not in failure]
     assert not selftest(bundle).failures
@@ -154,7 +154,7 @@ def _is_the_model(bundle: Path, source: Path) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("experts_dtype", ROW_FORMATS)
-def test_bundles_are_the_model_in_every_format_of_experts(
+def test_bundles_match_the_model_in_every_format_of_experts(
     experts_dtype: RowDtype, form: str, published: Published, tmp_path: Path
 ) -> None:
     folder, _, _ = published("grouped", form)
@@ -171,7 +171,7 @@ def test_bundles_are_the_model_in_every_format_of_experts(
         *(("nnapi", dtype) for dtype in ("float32", "qdq-int8")),
     ],
 )
-def test_bundles_are_the_model_in_every_profile(
+def test_bundles_match_the_model_in_every_profile(
     profile: str, dense_dtype: DenseDtype, form: str, published: Published, tmp_path: Path
 ) -> None:
     folder, _, _ = published("grouped", form)
@@ -183,7 +183,7 @@ def test_bundles_are_the_model_in_every_profile(
 
 
 def _check_mixers(path: Path) -> None:
-    """Every router's softmax is in float32; there is no window and no mask of experts."""
+    """Check that the softmax of every router is in float32, and that there is no expert window and no expert mask."""
     model = onnx.load(path, load_external_data=False)
     softmax = [node for node in model.graph.node if node.op_type == "Softmax" and "expert_mixer" in node.name]
     model.graph.output.extend(onnx.ValueInfoProto(name=node.output[0]) for node in softmax)
@@ -227,7 +227,7 @@ def _shards(folder: Path, tensors: Tensors, name: str, index: str, save: Callabl
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rewrite", [_as_one_file, _as_shards, _as_torch_shards])
-def test_weights_are_read_from_every_kind_of_file(
+def test_weights_are_read_from_every_file_format(
     rewrite: Callable[[Path, Tensors], None], form: str, published: Published, tmp_path: Path
 ) -> None:
     source, fields, tensors = published("plain", form)
@@ -243,7 +243,7 @@ def test_weights_are_read_from_every_kind_of_file(
     _is_the_model(tmp_path / "bundle", folder)
 
 
-def test_a_tied_head_may_be_there_twice(published: Published, tmp_path: Path) -> None:
+def test_a_tied_head_may_be_stored_twice(published: Published, tmp_path: Path) -> None:
     _, fields, tensors = published("tied", "training")
     embedding = tensors["model.embed_tokens.weight"]
     folder = write_folder(tmp_path / "folder", fields, {**tensors, "lm_head.weight": embedding.clone()})
@@ -261,9 +261,7 @@ def test_a_tied_head_may_be_there_twice(published: Published, tmp_path: Path) ->
         {"num_key_value_heads": None, "sliding_window": None},
     ],
 )
-def test_other_words_for_the_same_model_are_understood(
-    others: dict[str, Any], published: Published, tmp_path: Path
-) -> None:
+def test_equivalent_configurations_are_accepted(others: dict[str, Any], published: Published, tmp_path: Path) -> None:
     source, fields, tensors = published("plain", "training")
     with open_checkpoint(source) as expected:
         folder = write_folder(tmp_path / "folder", {**fields, **others}, tensors)
@@ -272,7 +270,7 @@ def test_other_words_for_the_same_model_are_understood(
 
 
 def _gpt_neox_tokenizer(path: Path) -> None:
-    """Train a small tokenizer put together as GPT-NeoX's: byte-level BPE, NFC, runs of spaces as added tokens."""
+    """Train a small tokenizer like that of GPT-NeoX: byte-level BPE, NFC, runs of spaces as added tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -284,7 +282,7 @@ def _gpt_neox_tokenizer(path: Path) -> None:
     tokenizer.save(str(path))
 
 
-def test_the_tokenizer_and_the_end_of_text_travel_along(published: Published, tmp_path: Path) -> None:
+def test_the_bundle_includes_tokenizer_and_end_of_text(published: Published, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     shutil.copytree(published("plain", "training")[0], folder)
     _gpt_neox_tokenizer(folder / "tokenizer.json")
@@ -297,7 +295,7 @@ def test_the_tokenizer_and_the_end_of_text_travel_along(published: Published, tm
     assert isinstance("".join(generator.text("def mean(", max_new_tokens=8)), str)
     assert generator.bundle.manifest.generation.eos_token_ids == (
         0,
-    )  # config.json's, where generation_config.json is missing
+    )  # from config.json, because generation_config.json is missing
     (folder / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
     export(folder, tmp_path / "second")
     assert Generator(tmp_path / "second").bundle.manifest.generation.eos_token_ids == (1, 2)

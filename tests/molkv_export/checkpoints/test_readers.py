@@ -1,4 +1,4 @@
-"""What a reader has to say for a checkpoint to be exported: names of tensors, and what config.json means."""
+"""A reader must provide the names of tensors and the meaning of config.json."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _read_folder(folder: Path, fields: Mapping[str, Any]) -> Contents:
     return contents._replace(source=lambda name, shape: ParameterSource(f"net.{name}", shape))
 
 
-def test_another_way_of_publishing_a_family_is_one_more_reader(
+def test_another_checkpoint_format_needs_only_one_more_reader(
     checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, folder = checkpoints("molkv"), tmp_path / "third"

@@ -1,4 +1,4 @@
-"""The dense graph has the operators and the interface it promises."""
+"""The dense graph has the expected operators, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def _graph(config: LookupExpertConfig, dense: DenseFormat = FLOAT32) -> BuiltGra
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_weight_but_the_expert_tables_goes_into_the_graph_once(name: str) -> None:
+def test_the_graph_holds_every_weight_except_expert_tables_once(name: str) -> None:
     config = CONFIGS[name]
     weights = [n for n, v in _graph(config).model.graph.initializers.items() if v.const_value is None]
     used = Counter(source for weight in weights for source in source_names(weight, config.tie_word_embeddings))
     dense = {n for n, _ in random_model(config).named_parameters() if ".experts." not in n}
     if not config.tie_word_embeddings:
-        dense.remove("model.embed_tokens.weight")  # it is in the records
+        dense.remove("model.embed_tokens.weight")  # the records hold the embeddings
     assert used == Counter(dense)
 
 
@@ -43,7 +43,7 @@ def test_the_graph_has_fused_attention_and_norms_and_no_copies_of_caches() -> No
     operators = Counter(node.op_type for node in graph)
     layers = config.num_hidden_layers
     assert operators["GroupQueryAttention"] == layers
-    # Two norms a layer and the last one; all but the first are fused with an addition. Queries have their own.
+    # Two norms in each layer and a final norm; all except the first are fused with an addition. Queries have their own.
     assert operators["SkipSimplifiedLayerNormalization"] == 2 * layers
     assert operators["SimplifiedLayerNormalization"] == 1 + layers
     assert operators["Add"] == 2 * layers  # scores + mask, feed-forward + experts
@@ -52,7 +52,7 @@ def test_the_graph_has_fused_attention_and_norms_and_no_copies_of_caches() -> No
             assert all(value.type == ir.TensorType(ir.DataType.INT64) for value in node.inputs)
 
 
-def test_inputs_and_outputs_are_those_of_the_manifest(bundles: Callable[..., Path]) -> None:
+def test_inputs_and_outputs_match_the_manifest(bundles: Callable[..., Path]) -> None:
     bundle = Bundle(bundles("molkv"))
     model = ir.load(bundle.path / "model.onnx")
     info = bundle.graph()
@@ -71,10 +71,10 @@ def test_weights_are_stored_outside_the_protobuf(bundles: Callable[..., Path]) -
 
 
 @pytest.mark.parametrize("dtype", DTYPES["cpu"])
-def test_every_large_product_is_in_the_format_asked_for(dtype: DenseDtype) -> None:
+def test_every_large_product_has_the_requested_format(dtype: DenseDtype) -> None:
     config = CONFIGS["molkv-gated"]
     operators = Counter(node.op_type for node in _graph(config, DenseFormat(dtype)).model.graph)
-    # A layer has the products qkv, o, gate, up, down and query. Scores, mixing and the gate of experts are float32.
+    # The products of a layer are qkv, o, gate, up, down and query. Scores, mixing and the expert gate stay in float32.
     products, plain = 6 * config.num_hidden_layers, 3 * config.num_hidden_layers
     expected = {
         "float32": {"MatMul": products + plain + 1},
@@ -86,7 +86,7 @@ def test_every_large_product_is_in_the_format_asked_for(dtype: DenseDtype) -> No
     assert {kind: operators[kind] for kind in kinds if operators[kind]} == expected
 
 
-def test_the_product_with_an_int8_window_is_one_of_codes() -> None:
+def test_the_product_with_an_int8_window_multiplies_codes() -> None:
     config = CONFIGS["molkv-gated"]
     graphs = [_graph(config, DenseFormat(window_dtype=dtype)).model.graph for dtype in config.window_dtypes]
     floats, codes = (Counter(node.op_type for node in graph if node.op_type != "Constant") for graph in graphs)
@@ -97,10 +97,10 @@ def test_the_product_with_an_int8_window_is_one_of_codes() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES["cpu"])
-def test_what_onnx_runtime_runs_copies_no_cache_and_no_window(
+def test_the_optimized_graph_copies_neither_cache_nor_window(
     dtype: DenseDtype, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Its optimizer may add operators; what it runs in the end is what counts."""
+    """Check the optimized graph, because ONNX Runtime's optimizer may add operators."""
     export(checkpoints("molkv"), tmp_path / "bundle", graph=GraphOptions(dtype))
     options = session_options()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
@@ -109,11 +109,11 @@ def test_what_onnx_runtime_runs_copies_no_cache_and_no_window(
     operators, layers = Counter(node.op_type for node in graph.node), CONFIGS["molkv"].num_hidden_layers
     assert operators["GroupQueryAttention"] == operators["Softmax"] == layers
     assert operators["SkipSimplifiedLayerNormalization"] == 2 * layers
-    assert operators["FusedMatMul"] == layers  # scores, with the keys' transposition inside
+    assert operators["FusedMatMul"] == layers  # scores, fused with the transposition of keys
     assert operators["Transpose"] == operators["Cast"] == operators["Expand"] == 0
     assert (operators["Concat"], operators["Shape"]) == (2, 3)  # once for all layers
     assert operators["Reshape"] == 2 * layers
-    assert operators["Slice"] == 2  # behind the last layer
+    assert operators["Slice"] == 2  # after the last layer
     for node in graph.node:
         if node.op_type == "Concat":
             assert not {*node.input} & {value.name for value in graph.input}

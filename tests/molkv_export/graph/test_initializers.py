@@ -1,4 +1,4 @@
-"""Weights go from the checkpoint into the graphs."""
+"""Weights are copied from the checkpoint into the graphs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from molkv_export.profiles import DTYPES, GraphOptions
 
 
 @pytest.mark.parametrize(("profile", "dtype"), [(profile, dtype) for profile in DTYPES for dtype in DTYPES[profile]])
-def test_every_weight_is_read_once_however_many_tensors_and_graphs_it_goes_into(
+def test_every_weight_is_read_once_for_all_tensors_and_graphs(
     profile: str, dtype: DenseDtype, checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: Counter[str] = Counter()
     weights: dict[str, int] = {}
 
     def save(plan: GraphPlan, source: Checkpoint, *arguments: Any, **options: Any) -> GraphInfo:
-        """Count the rows that are read while graphs are saved, and at no other time."""
+        """Count the rows that are read while graphs are saved."""
         original = source.tensor
 
         def tensor(name: str, start: int = 0, stop: int | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""Every way to store a weight multiplies as its definition says, to the rounding of float32."""
+"""Every storage format of weights multiplies as defined, up to float32 rounding."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _stored(weight: Floats, dense: DenseFormat, name: str = "up_proj.weight") ->
 
 
 def _rounded_activations(x: Floats, dense: DenseFormat) -> npt.NDArray[np.float64]:
-    """Round as the kernels do: to 127 steps of the largest of a row (int8), or of a block of it (int4)."""
+    """Round like the kernels: to 127 steps of the largest number of a row (int8) or of a block of a row (int4)."""
     size = {"int8": x.shape[1], "int4": dense.block_size}.get(dense.dtype)
     if size is None:
         return x.astype(np.float64)
@@ -86,19 +86,19 @@ def _rounded_activations(x: Floats, dense: DenseFormat) -> npt.NDArray[np.float6
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dense", FORMATS, ids=str)
 @pytest.mark.parametrize("rows", [1, 7])
-def test_a_product_is_that_of_rounded_weights_and_activations(
+def test_a_product_multiplies_rounded_weights_and_activations(
     dense: DenseFormat, size: tuple[int, int], rows: int
 ) -> None:
     weight, x = _random(*size), _random(rows, size[0], seed=1)
     found = _product(dense.linear(*size), weight, x)
     expected = _rounded_activations(x, dense) @ _stored(weight, dense)
-    # An activation that was rounded to another code would show as a thousand times more.
+    # An activation rounded to another code would give a thousand times this difference.
     assert np.abs(found - expected).max() < 2e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("dense", FORMATS, ids=str)
 def test_the_head_of_a_quantized_model_is_int8(dense: DenseFormat) -> None:
-    weight, x = _random(200, 2500), _random(3, 200, seed=1)  # more columns than are rounded at a time
+    weight, x = _random(200, 2500), _random(3, 200, seed=1)  # more columns than are rounded in one batch
     found = _product(dense.head(200, 2500), weight, x)
     rounding = DenseFormat("int8") if dense.dtype == "int4" else dense
     expected = _rounded_activations(x, rounding) @ _stored(weight, dense, "lm_head.weight")
@@ -114,8 +114,8 @@ def test_rows_do_not_depend_on_each_other(dense: DenseFormat) -> None:
     assert np.array_equal(together[2], np.zeros(64, np.float32))
 
 
-def test_a_row_of_zeros_is_not_divided_by_its_largest_number() -> None:
-    # ONNX Runtime would make some code of what is no number, and hide it; numpy warns, and warnings are errors here.
+def test_a_row_of_zeros_is_not_divided_by_zero() -> None:
+    # ONNX Runtime would silently convert NaN to a code. Numpy warns about NaN, and warnings are errors in these tests.
     model = onnx.load_from_string(_model(DenseFormat("int8").linear(32, 8), _random(32, 8)))
     evaluator = ReferenceEvaluator(model, new_ops=[MatMulIntegerToFloat])
     assert np.array_equal(evaluator.run(None, {"x": np.zeros((2, 32), np.float32)})[0], np.zeros((2, 8)))
@@ -131,7 +131,7 @@ def test_a_weight_of_zeros_gives_zeros(dense: DenseFormat) -> None:
 
 
 @pytest.mark.parametrize("dense", FORMATS, ids=str)
-def test_what_is_stored_is_what_the_definition_says(dense: DenseFormat) -> None:
+def test_stored_codes_and_scales_match_the_definition(dense: DenseFormat) -> None:
     weight = _random(200, 40)  # not a multiple of any block
     parts = dense.linear(200, 40).encode(weight)
     assert np.abs(_decoded(parts, dense, weight.shape) - _stored(weight, dense)).max() < 1e-6

@@ -1,4 +1,4 @@
-"""Graphs to lint: small ones in ONNX's own text form, and those of the exporter."""
+"""Graphs to lint: small graphs in ONNX's text format, and graphs of the exporter."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def zeros(*shape: int) -> npt.NDArray[np.float32]:
 
 
 def absent(*shape: int) -> TensorProto:
-    """A float32 tensor whose file does not exist."""
+    """Make a float32 tensor whose data file does not exist."""
     tensor = TensorProto(data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="not-there")
     return tensor
 
 
 def static_model(name: str, profile: Profile, length: int) -> onnx.ModelProto:
-    """A graph of the exporter, its weights all zeros."""
+    """Build a graph of the exporter with all weights zero."""
     config = CONFIGS[name]
     config = msgspec.structs.replace(config, max_position_embeddings=40, expert_window=min(config.expert_window, 40))
     kv_dtype: Literal["float16", "float32"] = "float16" if profile == "coreml-half" else "float32"
@@ -68,7 +68,7 @@ def static_model(name: str, profile: Profile, length: int) -> onnx.ModelProto:
 
 
 def broken(compiler: Compiler, text: str, *reasons: str, **constants: Constant) -> LintResult:
-    """Lint a graph whose findings are these, every one of them and no others."""
+    """Lint a graph and check that it has exactly these findings."""
     result = lint(small_model(text, **constants), compiler)
     found = [finding.reason for finding in result.findings]
     assert [reason for reason in reasons if not any(re.search(reason, text) for text in found)] == []

@@ -1,4 +1,4 @@
-"""The graphs that the exporter builds for phones, as they are and as a provider sees them; partitions."""
+"""Graphs that the exporter builds for phones, before and after ONNX Runtime's optimizer; partitions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ INPUT = "(float[2] x) => (float[2] y) "
 @pytest.mark.parametrize("length", [1, 8])
 @pytest.mark.parametrize("profile", MODULES)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_compiler_takes_its_graph_whole(name: str, profile: Profile, length: int, tmp_path: Path) -> None:
+def test_a_compiler_accepts_the_whole_graph_of_its_profile(
+    name: str, profile: Profile, length: int, tmp_path: Path
+) -> None:
     model = static_model(name, profile, length)
     onnx.save(model, tmp_path / "model.onnx")
     for graph in (model, optimized_graph(tmp_path / "model.onnx", PRODUCTS_STAY_PRODUCTS)):
@@ -32,14 +34,14 @@ def test_a_compiler_takes_its_graph_whole(name: str, profile: Profile, length: i
 
 
 @pytest.mark.parametrize("profile", MODULES)
-def test_a_product_that_became_a_layer_is_seen(profile: Profile, tmp_path: Path) -> None:
+def test_a_product_fused_into_gemm_is_found(profile: Profile, tmp_path: Path) -> None:
     onnx.save(static_model("molkv", profile, 1), tmp_path / "model.onnx")
     result = lint(optimized_graph(tmp_path / "model.onnx", []), COMPILERS[profile])
     assert {finding.operator for finding in result.findings} == {"Gemm"}
     assert result.partitions > 1
 
 
-def test_halves_stay_halves_and_weights_are_not_read(tmp_path: Path) -> None:
+def test_float16_stays_float16_and_weights_are_not_read(tmp_path: Path) -> None:
     model = static_model("molkv", "coreml-half", 1)
     path = tmp_path / "model.onnx"
     onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=2048)
@@ -69,7 +71,7 @@ def test_the_official_checker_agrees(profile: Profile, tmp_path: Path) -> None:
     assert official_check(tmp_path / "model.onnx", COMPILERS[profile]) == OfficialResult(nodes, nodes, 1, "YES")
 
 
-def test_the_official_checker_misses_what_the_lint_finds(tmp_path: Path) -> None:
+def test_the_lint_finds_faults_that_the_official_checker_misses(tmp_path: Path) -> None:
     model = small_model("(float[3, 4] x, float[4, 5] w) => (float[3, 5] y) { a = MatMul(x, w)  y = Sqrt(a) }")
     onnx.save(model, tmp_path / "model.onnx")
     assert official_check(tmp_path / "model.onnx", "nnapi").verdict == "YES"
@@ -82,24 +84,24 @@ def test_the_official_checker_misses_what_the_lint_finds(tmp_path: Path) -> None
         ("a = Sqrt(x)  b = Neg(a)  y = Sqrt(b)", 2),
         ("a = Sqrt(x)  y = Sqrt(a)", 1),
         ("y = Neg(x)", 0),
-        ("a = Neg(x)  b = Sqrt(x)  y = Add(a, b)", 1),  # the refused node needs nothing of the subgraph
-        ("a = Sqrt(x)  b = Neg(a)  y = Add(a, b)", 2),  # one subgraph would need itself
+        ("a = Neg(x)  b = Sqrt(x)  y = Add(a, b)", 1),  # the refused node does not depend on the subgraph
+        ("a = Sqrt(x)  b = Neg(a)  y = Add(a, b)", 2),  # one subgraph would depend on itself
         ("a = Sqrt(x)  b = Neg(a)  c = Neg(b)  y = Sqrt(c)", 2),
         ("a = Sqrt(x)  b = Neg(a)  c = Sqrt(b)  d = Neg(c)  e = Sqrt(x)  f = Add(d, e)  y = Sqrt(f)", 3),
     ],
 )
-def test_a_refused_node_in_between_makes_two(nodes: str, partitions: int) -> None:
+def test_a_refused_node_divides_a_partition_into_two(nodes: str, partitions: int) -> None:
     result = lint(small_model(f"{INPUT} {{ {nodes} }}"), "coreml")
     assert result.partitions == partitions
     assert result.accepted == nodes.count("Sqrt") + nodes.count("Add")
 
 
 @pytest.mark.parametrize("seed", range(15))
-def test_the_official_checker_counts_the_same(seed: int, tmp_path: Path) -> None:
+def test_the_official_checker_counts_the_same_partitions(seed: int, tmp_path: Path) -> None:
     choose = random.Random(seed)
     values, nodes = ["x"], []
     for index in range(25):
-        operator = choose.choice(["Add", "Add", "Mod<fmod = 1>"])  # CoreML does not take Mod
+        operator = choose.choice(["Add", "Add", "Mod<fmod = 1>"])  # CoreML does not support Mod
         nodes.append(f"v{index} = {operator}({choose.choice(values[-4:])}, {choose.choice(values)})")
         values.append(f"v{index}")
     model = small_model(f"{INPUT} {{ {'  '.join(nodes)}  y = Add({', '.join(values[-2:])}) }}")

@@ -1,4 +1,4 @@
-"""NNAPI's own rules, most of them for graphs of QuantizeLinear and DequantizeLinear."""
+"""Rules for NNAPI only, most of them for QuantizeLinear and DequantizeLinear."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ END = "y = DequantizeLinear(aq, s, z) }"
 
 
 def constants(**others: Constant) -> dict[str, Constant]:
-    """A product's parameters, all as they have to be, and changes to them."""
+    """Return valid parameters of a product, with some changes."""
     b, zero = np.zeros((4, 5), np.int8), np.array(0, np.int8)
     return {"s": SCALE, "z": MIDDLE, "b": b, "bz": zero, **others}
 
@@ -29,7 +29,7 @@ def test_a_quantized_product(dtype: type[np.generic]) -> None:
     clean("nnapi", PRODUCT + END, **constants(b=np.zeros((4, 5), dtype), bz=np.zeros((), dtype)))
 
 
-def test_parameters_that_are_not_loaded_are_not_looked_into() -> None:
+def test_parameters_without_loaded_data_are_not_checked() -> None:
     clean("nnapi", PRODUCT + END, **constants(s=absent()))
 
 
@@ -66,14 +66,14 @@ def test_quantizing_follows_the_same_rules_alone() -> None:
     assert [finding.operator for finding in result.findings] == ["output", "QuantizeLinear", "QuantizeLinear"]
 
 
-def test_halves_are_not_quantized() -> None:
+def test_float16_cannot_be_quantized() -> None:
     text = "(float16[5] x) => (float16[5] y) { q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z) }"
     result = broken("nnapi", text, "put [xy] is float16, expected float32", s=np.array(1, np.float16), z=MIDDLE)
     operators = ["input", "output", "QuantizeLinear", "DequantizeLinear"]
     assert [finding.operator for finding in result.findings] == operators
 
 
-def test_a_constant_of_int8_that_is_no_weight() -> None:
+def test_an_int8_constant_that_is_not_a_weight() -> None:
     text = "(float[4, 5] x) => (float[4, 5] y) { " + WEIGHT + "y = Add(x, bd) }"
     broken("nnapi", text, "activation b is int8, expected uint8", **constants())
 
@@ -88,7 +88,7 @@ def test_a_weight_of_another_type() -> None:
     broken("nnapi", PRODUCT + END, "weight b is int16, expected uint8 or int8", **constants(b=b, bz=zero))
 
 
-def test_integers_outside_of_a_pair() -> None:
+def test_integers_outside_of_a_quantize_dequantize_pair() -> None:
     reshaped = "q = QuantizeLinear(x, s, z)  r = Transpose(q)  y = DequantizeLinear(r, s, z) }"
     reasons = ("put [qr] is uint8, expected float32", "input r is uint8, expected a constant or the output of")
     broken("nnapi", "(float[3, 4] x) => (float[4, 3] y) { " + reshaped, *reasons, s=SCALE, z=MIDDLE)
@@ -116,7 +116,7 @@ def test_a_product_that_is_not_quantized_again() -> None:
     broken("nnapi", both, reason.format(r"\['Add', 'QuantizeLinear'\]"), **constants())
 
 
-def test_more_dimensions_are_for_products_of_floats() -> None:
+def test_only_float_products_may_have_more_dimensions() -> None:
     text = "(float[2, 3, 4] x, float[2, 4, 5] w) => (float[2, 3, 5] y) { " + PAIR.format("x") + PAIR.format("w")
     reason = r"[AB] has the shape \[2, ., .\], expected 2 dimensions"
     quantized = text + "a = MatMul(xd, wd)  aq = QuantizeLinear(a, s, z)  " + END
@@ -124,7 +124,7 @@ def test_more_dimensions_are_for_products_of_floats() -> None:
     clean("nnapi", text + "y = MatMul(xd, wd) }", s=SCALE, z=MIDDLE)
 
 
-def test_nnapi_takes_the_larger_of_two_only() -> None:
+def test_nnapi_max_has_two_inputs() -> None:
     clean("nnapi", UNARY + "{ y = Max(x, k) }", k=zeros(3))
     broken("nnapi", UNARY + "{ y = Max(x, x, k) }", "it has 3 inputs, expected 2", k=zeros(3))
 

@@ -1,4 +1,4 @@
-"""Every rule of the lint can fail, and fails with its own reason."""
+"""Every rule of the lint can fail, and its message names the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_an_operator_that_is_not_in_the_table(compiler: Compiler, operator: str)
     )
     assert result.operators == {operator: 1}
     assert result.findings[0].operator == operator
-    assert result.findings[0].node == "y"  # it has no name of its own
+    assert result.findings[0].node == "y"  # the node has no name, so its output names it
 
 
 def test_an_operator_that_coreml_gets_wrong() -> None:
@@ -83,13 +83,13 @@ def test_an_input_of_integers() -> None:
     assert [finding.operator for finding in result.findings] == ["input", "output", "Add", "Add", "Add"]
 
 
-def test_halves_are_for_coreml_only() -> None:
+def test_float16_is_for_coreml_only() -> None:
     text = "(float16[2, 3] x) => (float16[2, 3] y) { y = Sqrt(x) }"
     clean("coreml", text)
     broken("nnapi", text, "put [xy] is float16, expected float32")
 
 
-def test_a_constant_of_integers_that_is_no_parameter() -> None:
+def test_an_integer_constant_that_is_not_a_parameter() -> None:
     text = UNARY + "{ a = Cast<to = 1>(k)  y = Add(x, a) }"
     broken("nnapi", text, "input k is int32, expected float32", k=np.zeros((2, 3), np.int32))
 
@@ -115,7 +115,7 @@ def test_a_parameter_that_is_computed(text: str, what: str) -> None:
     broken("coreml", text, rf"^{what} is computed \(p\), expected a constant", "input p is int64", **constants)
 
 
-def test_a_constant_may_be_a_node_which_does_not_count() -> None:
+def test_a_constant_node_is_accepted_and_not_counted() -> None:
     model = small_model("(float[6] x) => (float[2, 3] y) { p = Constant<value_ints = [2, 3]>()  y = Reshape(x, p) }")
     result = lint(model, "coreml")
     assert (result.findings, result.nodes, result.operators) == ([], 1, {"Reshape": 1})
@@ -145,7 +145,7 @@ def test_coreml_products() -> None:
     broken("coreml", "(float[4] x) => (float[5] y) { y = MatMul(x, b) }", "have 1 and 2 dimensions", b=zeros(4, 5))
 
 
-def test_coreml_casts_nothing_but_what_a_node_computes() -> None:
+def test_coreml_casts_only_computed_values() -> None:
     clean("coreml", "(float[2] x) => (float16[2] y) { a = Sqrt(x)  y = Cast<to = 10>(a) }")
     broken("coreml", "(float[2] x) => (float16[2] y) { y = Cast<to = 10>(x) }", "input x is an input of the graph")
 

@@ -1,4 +1,4 @@
-"""The reference model against the papers' equations, written once more as plain loops in numpy (float64)."""
+"""The reference model agrees with the papers' equations, written again as plain numpy loops in float64."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def softmax(x: Array) -> Array:
 
 
 def turn(x: Array, position: int, theta: float) -> Array:
-    """Rotate the pairs (x[i], x[i + half]), written with complex numbers."""
+    """Rotate the pairs (x[i], x[i + half]), with complex numbers."""
     half = len(x) // 2
     z = (x[:half] + 1j * x[half:]) * np.exp(1j * position * theta ** (-np.arange(half) / half))
     return np.concatenate([z.real, z.imag])

@@ -1,4 +1,4 @@
-"""Training form and lookup form are the same model, and every expert in the window counts."""
+"""Training form and lookup form are the same model, and every expert in the window has an effect."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def test_both_forms_agree_to_float32_rounding(name: str) -> None:
     ids = torch.randint(0, model.config.vocab_size, (2, 40), generator=torch.Generator().manual_seed(1))
     trained, looked_up = model(ids), lookup_form(model)(ids)
     assert (trained - looked_up).abs().max() < 2e-5 * trained.abs().max()
-    assert trained.abs().max() > 1  # so that the bound above means something
+    assert trained.abs().max() > 1  # else the tolerance above would be too loose
 
 
 def _mixer_gradients(name: str, position: int) -> tuple[torch.Tensor, Rows, int]:
-    """Differentiate the first mixer's output at a position by the rows of every position (all tokens distinct)."""
+    """Differentiate the first mixer's output at a position by the rows of all positions. All tokens are distinct."""
     model = random_model(CONFIGS[name])
     mixer = model.model.layers[0].expert_mixer
     length = 12
@@ -45,7 +45,7 @@ def test_every_expert_and_key_inside_the_window_matters_and_nothing_outside_does
     for j in range(length):
         visible = position - window < j <= position
         for expert in range(CONFIGS[name].num_experts):
-            # A lone expert has weight 1 whatever its key; here there are always several.
+            # A single expert has weight 1 for every key, so there are always several experts here.
             assert bool(key[j, expert].abs().sum() > 0) == visible, (j, expert)
             assert bool(value[j, expert].abs().sum() > 0) == visible, (j, expert)
 
@@ -77,7 +77,7 @@ def test_layers_without_experts_have_none() -> None:
     assert [layer.experts is not None for layer in model.model.layers] == [True, False, True]
 
 
-def test_the_present_token_alone_does_not_depend_on_the_future() -> None:
+def test_the_logits_of_a_token_do_not_depend_on_later_tokens() -> None:
     model = random_model(CONFIGS["molkv"])
     ids = torch.arange(30)[None]
     changed = ids.clone()

@@ -1,4 +1,4 @@
-"""Bundles for phones."""
+"""Fixtures of bundles for phones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.models import STDLIB_MINI
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained model for Android; one file of 22 MB holds its experts."""
+    """The trained model as a bundle for Android. Its expert store is one file of 22 MB."""
     folder = tmp_path_factory.mktemp("phone") / "stdlib-mini.bundle"
     export(STDLIB_MINI, folder, profiles=["nnapi"])
     return folder
@@ -22,7 +22,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def phone(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Give a small bundle for phones by the name of its configuration. Tests must not change it."""
+    """Return a function that makes a small bundle for phones, by name of configuration. Tests must not change it."""
     root = tmp_path_factory.mktemp("phones")
 
     def bundle(name: str = "molkv", dense_dtype: Any = "float32") -> Path:

@@ -1,4 +1,4 @@
-"""What goes into an app."""
+"""The contents of a package."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SMALL = Limits(file=6_000_000, pack=12_000_000, upfront=25_000_000, later=20_000
 
 
 def assembled(packaged: Path, folder: Path) -> Path:
-    """Put the files of all asset packs into one folder, as they are in the app."""
+    """Copy the files of all asset packs into one folder, as in the app."""
     folder.mkdir()
     for path in packaged.glob("asset-packs/*/src/main/assets/molkv/*"):
         shutil.copyfile(path, folder / path.name)
@@ -66,9 +66,7 @@ def test_a_profile_can_be_chosen(phone: Callable[..., Path], tmp_path: Path) -> 
     assert package(phone(), tmp_path / "out", target="android", profile="coreml").profile == "coreml"
 
 
-def test_a_store_is_cut_into_packs_within_the_limits_and_its_records_stay_the_same(
-    trained: Path, tmp_path: Path
-) -> None:
+def test_a_store_is_divided_into_packs_within_the_limits_with_equal_records(trained: Path, tmp_path: Path) -> None:
     info = package(trained, tmp_path / "out", target="android", limits=SMALL)
     assert [part.delivery for part in info.parts] == ["install-time", "install-time", "fast-follow"]
     for part in info.parts:
@@ -116,7 +114,7 @@ def test_large_shards_fill_a_pack_evenly() -> None:
 
 
 def readme_tensors(readme: str) -> dict[str, list[tuple[str, str, list[int]]]]:
-    """Read the tables of a README: for each graph's file (direction, name, shape) of every tensor."""
+    """Read the tables of a README; return (direction, name, shape) of every tensor by graph file."""
     found: dict[str, list[tuple[str, str, list[int]]]] = {}
     for title, table in re.findall(r"^### .*position.*: `(.*)`\n\n((?:\|.*\n)+)", readme, re.MULTILINE):
         found[title] = []
@@ -146,7 +144,7 @@ def test_the_readme_names_every_input_and_output_with_its_shape(
     assert "has run on a device" in readme
 
 
-def test_the_readme_tells_offsets_and_tolerance(phone: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_readme_lists_offsets_and_tolerances(phone: Callable[..., Path], tmp_path: Path) -> None:
     package(phone(), tmp_path / "out", target="ios")
     readme = (tmp_path / "out" / "README.md").read_text()
     store = read_manifest(phone()).experts
@@ -171,7 +169,7 @@ def feeds(session: onnxruntime.InferenceSession) -> dict[str, Any]:
     return {tensor.name: generator.standard_normal(tensor.shape, np.float32) for tensor in session.get_inputs()}
 
 
-def test_graphs_in_onnx_runtimes_own_format_compute_the_same(trained: Path, tmp_path: Path) -> None:
+def test_graphs_in_ort_format_compute_the_same(trained: Path, tmp_path: Path) -> None:
     info = package(trained, tmp_path / "out", target="android", graph_format="ort")
     bundle = assembled(tmp_path / "out", tmp_path / "bundle")
     for file, graph in zip(Bundle(trained).graph().files, info.graphs, strict=True):
@@ -183,9 +181,7 @@ def test_graphs_in_onnx_runtimes_own_format_compute_the_same(trained: Path, tmp_
             np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_graphs_in_onnx_runtimes_own_format_stand_in_an_honest_manifest(
-    phone: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_package_in_ort_format_has_a_correct_manifest(phone: Callable[..., Path], tmp_path: Path) -> None:
     info = package(phone(), tmp_path / "out", target="ios", graph_format="ort")
     bundle = tmp_path / "out" / info.parts[0].folder
     assert verify(bundle).findings == []
@@ -196,7 +192,7 @@ def test_graphs_in_onnx_runtimes_own_format_stand_in_an_honest_manifest(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*info.others, bundle.name])
 
 
-def test_a_minimal_build_is_told_its_operators_and_needs_no_gemm(phone: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_operators_of_a_minimal_build_are_listed_without_gemm(phone: Callable[..., Path], tmp_path: Path) -> None:
     package(phone(), tmp_path / "out", target="ios", graph_format="ort")
     lines = (tmp_path / "out" / "required_operators.config").read_text().splitlines()
     assert all(re.fullmatch(r"[\w.]+;\d+;[\w,]+", line) for line in lines)
@@ -205,7 +201,7 @@ def test_a_minimal_build_is_told_its_operators_and_needs_no_gemm(phone: Callable
     assert "Gemm" not in operators
 
 
-def test_the_command_says_what_it_made(phone: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_command_lists_the_parts_of_the_package(phone: Callable[..., Path], tmp_path: Path) -> None:
     arguments = [str(phone()), str(tmp_path / "out"), "--target", "android", "--graph-format", "ort"]
     done = CliRunner().invoke(package_command, arguments, catch_exceptions=False)
     assert done.exit_code == 0

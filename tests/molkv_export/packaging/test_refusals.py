@@ -1,4 +1,4 @@
-"""What is not packaged, and why; a package that is there stays as it is."""
+"""Bundles that cannot be packaged are refused, and an existing package stays unchanged."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from tests.manifests import edit_manifest
 SMALL = Limits(file=6_000_000, pack=12_000_000, upfront=25_000_000, later=20_000_000)
 
 
-def test_a_package_is_replaced_only_when_asked_and_nothing_else_ever(
-    phone: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_force_replaces_a_package_and_nothing_else(phone: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     package(phone(), out, target="android")
     with pytest.raises(OutputError, match=r"out: exists already; pass --force to replace it"):
@@ -33,7 +31,7 @@ def test_a_package_is_replaced_only_when_asked_and_nothing_else_ever(
         package(phone(), phone(), target="ios", force=True)
 
 
-def test_a_profile_that_is_not_there_or_not_for_phones_is_refused(
+def test_a_missing_or_dynamic_profile_is_refused(
     phone: Callable[..., Path], bundles: Callable[..., Path], tmp_path: Path
 ) -> None:
     with pytest.raises(BundleError, match=r"has no graph for profile 'nnapi'; available: cpu.*--add-profile nnapi"):
@@ -43,7 +41,7 @@ def test_a_profile_that_is_not_there_or_not_for_phones_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_float16_is_refused_where_it_does_not_work(phone: Callable[..., Path], tmp_path: Path) -> None:
+def test_float16_is_refused_for_android_and_ort_format(phone: Callable[..., Path], tmp_path: Path) -> None:
     bundle = phone("molkv", "float16")
     with pytest.raises(RequestError, match=r"computes in float16, expected float32 for android"):
         package(bundle, tmp_path / "out", target="android", profile="coreml")
@@ -60,7 +58,7 @@ def test_float16_is_refused_where_it_does_not_work(phone: Callable[..., Path], t
         (Limits(10**9, 10**9, 1000, 1000), r"would have .*, expected at most 2.0 KiB, .*smaller --experts-dtype"),
     ],
 )
-def test_what_the_apps_store_does_not_take_is_refused(
+def test_a_package_above_the_limits_of_the_app_store_is_refused(
     limits: Limits, message: str, phone: Callable[..., Path], tmp_path: Path
 ) -> None:
     with pytest.raises(RequestError, match=message):
@@ -68,7 +66,7 @@ def test_what_the_apps_store_does_not_take_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_has_to_hold_a_record(phone: Callable[..., Path]) -> None:
+def test_a_shard_limit_below_one_record_is_refused(phone: Callable[..., Path]) -> None:
     with pytest.raises(RequestError, match=r"limits\.shard is 5000 bytes, expected at least"):
         plan_shards(read_manifest(phone()).experts, 5000, "limits.shard")
 
@@ -98,7 +96,7 @@ def test_a_damaged_record_is_not_repacked(trained: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ['a"); evil("', "${evil}", ".hidden", "a b", "a\n"])
-def test_names_that_would_become_program_text_are_refused(
+def test_file_names_that_are_unsafe_in_program_text_are_refused(
     name: str, phone: Callable[..., Path], tmp_path: Path
 ) -> None:
     bundle = tmp_path / "bundle"
@@ -110,7 +108,7 @@ def test_names_that_would_become_program_text_are_refused(
         package(bundle, tmp_path / "out", target="ios")
 
 
-def test_inputs_that_the_model_does_not_call_for_are_refused(phone: Callable[..., Path], tmp_path: Path) -> None:
+def test_inputs_that_differ_from_those_of_the_model_are_refused(phone: Callable[..., Path], tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(phone(), bundle)
     edit_manifest(bundle, lambda m: m["graphs"]["coreml"]["files"][1]["inputs"][0].update(name="| evil |"))

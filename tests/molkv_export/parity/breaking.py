@@ -1,4 +1,4 @@
-"""Ways to break a sound bundle of stdlib-mini, or the driver that runs it."""
+"""Functions that break a correct bundle of stdlib-mini, or the driver that runs it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.manifests import edit_manifest, replace_file
 
 Apply = Callable[[Path, pytest.MonkeyPatch], None]
 
-# --- in the graph
+# --- faults in the graph
 
 
 def graph(edit: Callable[[onnx.GraphProto], None]) -> Apply:
@@ -83,7 +83,7 @@ def attribute(layer: int, part: str, kind: str, **changes: float) -> Apply:
     apply = graph(change)
 
     def unchecked(bundle: Path, patch: pytest.MonkeyPatch) -> None:
-        """Let the driver load attributes that no graph of ours has; else it would find the fault before parity does."""
+        """Let the driver load unknown attributes. Otherwise it would refuse the graph before the comparison."""
         patch.setattr(molkv_bundle.bundle, "check_graph_file", lambda *_: None)
         apply(bundle, patch)
 
@@ -97,12 +97,12 @@ def final_eps(graph: onnx.GraphProto) -> None:
 
 def ignore_mask(graph: onnx.GraphProto) -> None:
     (node,) = nodes(1, "expert_mixer", "Add")(graph)
-    node.op_type = "Max"  # of scores and -inf: all experts are seen
+    node.op_type = "Max"  # maximum of scores and -inf: no expert is masked
 
 
 def double_feed_forward(graph: onnx.GraphProto) -> None:
     (node,) = [n for n in nodes(1, "", "Add")(graph) if "expert_mixer" not in n.name]
-    node.input[1] = node.input[0]  # and no experts
+    node.input[1] = node.input[0]  # adds the feed-forward twice and leaves out the experts
 
 
 def square_scale(graph: onnx.GraphProto) -> None:
@@ -127,11 +127,11 @@ def rounded_to(name: str) -> Callable[[np.ndarray], np.ndarray]:
     return lambda array: array.astype(dtype).astype(np.float32)
 
 
-# --- in the store
+# --- faults in the store
 
 
 def records(edit: Callable[[Any], None]) -> Apply:
-    """Change all records of the one shard, with sound checksums and hashes."""
+    """Change all records of the only shard, with correct checksums and hashes."""
 
     def apply(bundle: Path, _patch: pytest.MonkeyPatch) -> None:
         opened = Bundle(bundle)
@@ -179,7 +179,7 @@ def scale_embeddings(records: Any) -> None:
 
 
 def scale_some_embeddings(records: Any) -> None:
-    records["embedding"][:256] *= np.float16(1.01)  # bytes: in every text
+    records["embedding"][:256] *= np.float16(1.01)  # these ids are bytes, which occur in every text
 
 
 def coarse_keys(records: Any) -> None:
@@ -187,13 +187,13 @@ def coarse_keys(records: Any) -> None:
     keys[:, 3] = np.round(keys[:, 3] * 64) / 64
 
 
-# --- in what the driver is told, and in the driver
+# --- faults in the driver and in its configuration
 
 
 def told(**changes: Any) -> Apply:
     def edit(manifest: dict[str, Any]) -> None:
         manifest["model"].update(changes)
-        for name in changes.keys() & {"expert_window"}:  # graphs have a copy
+        for name in changes.keys() & {"expert_window"}:  # the graphs have a copy of this field
             manifest["graphs"]["cpu"][name] = changes[name]
 
     return lambda bundle, _patch: edit_manifest(bundle, edit)
@@ -223,7 +223,7 @@ def wrong_slot(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
     original = ExpertWindow.decode
 
     def broken(self: ExpertWindow, sequence: int, position: int, record: Any) -> None:
-        original(self, sequence, position - position % 2, record)  # every other one overwrites its neighbour
+        original(self, sequence, position - position % 2, record)  # every second record overwrites its neighbour
 
     patch.setattr(ExpertWindow, "decode", broken)
 
@@ -242,5 +242,5 @@ def rotated_too_far(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def values_not_entered(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
-    """What a prompt leaves behind in the ring is lost."""
+    """Lose the experts that a prompt should leave in the ring."""
     patch.setattr(ExpertWindow, "finish", lambda *_: None)

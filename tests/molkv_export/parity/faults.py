@@ -1,4 +1,4 @@
-"""Faults to put into a sound bundle of stdlib-mini, or into the driver, and where each of them has to be found.
+"""Faults in a bundle of stdlib-mini or in the driver, and the place where `validate --bisect` must find each one.
 
 `python -m tests.molkv_export.parity.faults` prints the table in docs/parity.md.
 """
@@ -21,30 +21,30 @@ from molkv_runtime import selftest
 from tests.models import STDLIB_MINI
 from tests.molkv_export.parity import breaking as b
 
-# Everything that stdlib-mini has is read by this text; it is as long as its context.
+# This text is as long as the context of stdlib-mini, so it exercises every part of the model.
 TEXT = STDLIB_MINI / "tokenizer.json"
 _SCOPE = Scope(sequences=1, continuations=1, new_tokens=16)
 
 
 class Fault(NamedTuple):
-    """Something broken on purpose."""
+    """A fault that is introduced on purpose."""
 
     what: str
-    layer: int | None  # where it is
+    layer: int | None  # layer with the fault; None: after the last layer
     branch: str
     apply: b.Apply
 
 
 class Outcome(NamedTuple):
-    """How a fault was found."""
+    """The checks that found a fault."""
 
     report: Report
-    found: TapError | None  # the first value that is wrong
+    found: TapError | None  # the first wrong value
     selftest_failed: bool
 
     @property
     def caught_by(self) -> list[str]:
-        """What failed, in few words."""
+        """Short names of the failed checks."""
         exact = [c for c in self.report.comparisons if c.reference == ROUNDED]
         caught = [f"max abs {c.metrics.max_abs:.0e}, {c.phase}" for c in exact if c.failure][:1]
         caught += ["weights"] if self.report.weights and self.report.weights.failure else []
@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
 
 
 def examine(fault: Fault, sound: Path, folder: Path) -> Outcome:
-    """Break a copy of a sound bundle and look for the fault."""
+    """Break a copy of a correct bundle and run all checks on it."""
     bundle = shutil.copytree(sound, folder / "bundle")
     with pytest.MonkeyPatch.context() as patch:
         fault.apply(bundle, patch)
@@ -230,7 +230,7 @@ FAULTS = [
 
 
 def main() -> None:
-    """Print a row for each fault."""
+    """Print the table, with a row for each fault."""
     print("| fault | caught by | named |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         sound = Path(name) / "sound"

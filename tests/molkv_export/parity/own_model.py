@@ -1,4 +1,4 @@
-"""A MoLKV of a person's own, in plain PyTorch, that shares no code with the project."""
+"""A MoLKV in plain PyTorch that shares no code with the project, like a user's own implementation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 class OwnModel:
     """A MoLKV in training form with gated feed-forwards and no gate on the experts.
 
-    `reading` changes what the paper leaves open: expert_window, qk_norm ("rms", "layer" or "none"), qk_eps and
+    `reading` sets choices that the paper leaves open: expert_window, qk_norm ("rms", "layer" or "none"), qk_eps and
     rotate_keys.
     """
 

@@ -1,4 +1,4 @@
-"""Faults to put into sound int8 and int4 bundles of stdlib-mini, and which of them golden vectors find.
+"""Faults in int8 and int4 bundles of stdlib-mini, and whether golden vectors find each one.
 
 `python -m tests.molkv_export.parity.quantized_faults` prints the table in docs/parity.md.
 """
@@ -34,7 +34,7 @@ _PRODUCTS = {
     "expert queries of layer 0": "model.layers.0.expert_mixer.query_proj",
     "LM head": "lm_head",
 }
-_MORE_PRODUCTS = {  # for the faults that are smallest
+_MORE_PRODUCTS = {  # for the smallest faults
     "query, key and value of layer 2": "model.layers.2.self_attn.qkv_proj",
     "gate of layer 1": "model.layers.1.mlp.gate_proj",
     "up of layer 2": "model.layers.2.mlp.up_proj",
@@ -42,23 +42,23 @@ _MORE_PRODUCTS = {  # for the faults that are smallest
 
 
 class QuantizedFault(NamedTuple):
-    """Something broken on purpose."""
+    """A fault that is introduced on purpose."""
 
     what: str
     dtype: DenseDtype
     apply: Apply
-    is_seen: bool | None  # by golden vectors: no is smaller than the rounding of activations, None is near the limits
+    is_seen: bool | None  # by golden vectors; False: smaller than activation rounding, None: near the limits
 
 
 class Outcome(NamedTuple):
-    """What found a fault."""
+    """The checks that found a fault."""
 
     selftest: SelfTest
-    weights: str  # how the weights differ, of `validate`
+    weights: str  # difference of the weights, from `validate`
 
 
 def faults(dtype: DenseDtype) -> Iterator[QuantizedFault]:
-    """Yield the faults of bundles with these dense weights."""
+    """Yield the faults for bundles with this dtype of dense weights."""
     for title, product in {**_PRODUCTS, **_MORE_PRODUCTS}.items():
         in_blocks = dtype == "int4" and product != "lm_head"
         edits = _smallest(product, in_blocks)
@@ -143,7 +143,7 @@ def _next_code_of_a_group(codes: Codes) -> Codes:
 
 
 def examine(fault: QuantizedFault, sound: Path, folder: Path) -> Outcome:
-    """Break a copy of a sound bundle, with all hashes made sound again, and look for the fault."""
+    """Break a copy of a correct bundle, correct all hashes, and run all checks on it."""
     path = shutil.copytree(sound, folder / "bundle")
     with pytest.MonkeyPatch.context() as patch:
         fault.apply(path, patch)
@@ -158,13 +158,13 @@ def weights_failure(path: Path) -> str:
 
 
 def ratios(result: SelfTest) -> tuple[float, float]:
-    """Return the largest difference and the relative L2, each as a part of its limit."""
+    """Return the largest difference and the relative L2, each divided by its limit."""
     max_abs = max(max(p.max_abs_logit, p.max_abs_projection) / p.limits.max_abs for p in result.phases)
     return max_abs, max(phase.relative_l2 / phase.limits.relative_l2 for phase in result.phases)
 
 
 def main() -> None:
-    """Print a row for each fault."""
+    """Print the table, with a row for each fault."""
     print("| dense | fault | max abs / limit | rel. L2 / limit | wrong tokens | self-test | validate |")
     print("|---|---|---|---|---|---|---|")
     for dtype, options in GRAPHS.items():

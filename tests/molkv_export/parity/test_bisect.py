@@ -1,4 +1,4 @@
-"""A fault anywhere fails validation and is named; a sound bundle is not accused."""
+"""Every fault fails validation and is named; a correct bundle has no finding."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_fault_is_caught_and_named(fault: Fault, stdlib_mini_bundle: Path, tmp
     bisection = outcome.report.bisection
     assert bisection is not None
     assert outcome.found.name in bisection.culprit
-    # Faults of the driver, too: it feeds both.
+    # Also for faults of the driver, because the same driver runs both evaluators.
     assert "the fault is in the graph or in the inputs from the host" in bisection.second_opinion
 
 
@@ -80,7 +80,7 @@ def _change_kernels(patch: pytest.MonkeyPatch, change: Callable[[Arrays], None])
     patch.setattr(bisecting, "BoundCall", Changed)
 
 
-def test_a_kernel_that_computes_wrongly_is_told_from_a_wrong_graph(
+def test_a_wrong_kernel_is_distinguished_from_a_wrong_graph(
     checkpoints: Callable[[str], Path], bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def scale(outputs: Arrays) -> None:
@@ -122,9 +122,9 @@ def test_a_graph_whose_values_have_no_names_is_refused(stdlib_mini_bundle: Path,
 
 
 def test_a_fault_in_the_last_step_of_the_context_is_found(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
-    """Attention that sees one token less than all is right up to the last position."""
+    """Attention to all tokens but one is wrong only at the last position of the context."""
     fault = Fault("", 3, "attention", attribute(3, "self_attn", "GroupQueryAttention", local_window_size=511))
     outcome = examine(fault, stdlib_mini_bundle, tmp_path)
     assert outcome.found is not None
     assert (outcome.found.layer, outcome.found.branch, outcome.found.position) == (3, "attention", 511)
-    assert not outcome.selftest_failed  # golden texts are shorter: docs/parity.md says so
+    assert not outcome.selftest_failed  # golden texts are shorter than the context, see docs/parity.md

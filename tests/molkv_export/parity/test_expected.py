@@ -1,4 +1,4 @@
-"""A bundle against logits that a person's own code wrote: the right ones pass, another reading of the paper fails."""
+"""A bundle is compared with logits from other code: right logits pass, a different reading of the paper fails."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_right_logits_pass_in_every_phase(
     assert [(c.phase, c.reference) for c in report.comparisons] == [(p, EXPECTED) for p in compare.EVERY_PHASE]
     assert [c.metrics.positions for c in report.comparisons] == [1024, 1024, 1024, 256, 1280, 17]
     assert (report.gate_applies, report.records, report.greedy) == (True, None, [])
-    if name == "float32":  # 0.001 for their arithmetic, and what ours may be off by
+    if name == "float32":  # 0.001 for the other code's arithmetic, plus the limit of the golden vectors
         assert report.rounding_limit is not None
         assert 1e-3 < report.rounding_limit < 1.1e-3
     else:
@@ -103,20 +103,20 @@ def test_the_right_logits_pass_in_every_phase(
 
 @pytest.mark.parametrize("form", ["all", "top"])
 @pytest.mark.parametrize("reading", READINGS)
-def test_another_reading_of_the_paper_fails_where_nothing_is_rounded(
+def test_a_different_reading_of_the_paper_fails_if_nothing_is_rounded(
     reading: str, form: str, trained: Callable[[str], Path], ids: Tensor, tmp_path: Path
 ) -> None:
     logits = OwnModel(STDLIB_MINI, **READINGS[reading])(ids[:, :96])
     held = {"logits": logits} if form == "all" else _tops(logits, 16)
     report = validate(trained("float32"), expected=_save(tmp_path, input_ids=ids[:, :96], **held))
-    # A text of three windows does not reach the context's end.
+    # A text of three windows is shorter than the context, so the phase "context end" is not compared.
     assert [c.phase for c in report.comparisons] == list(compare.EVERY_PHASE[:-1])
     for comparison, failure in zip(report.comparisons, report.failures, strict=True):
         assert failure.startswith(f"{comparison.phase} (your own code): max abs ")
         assert " is above 0.0010" in failure
 
 
-# The eps costs less than any rounding, a window that is one off about as much as dense weights in int8.
+# The wrong eps costs less than any rounding. A window that is one off costs about as much as int8 dense weights.
 COSTLY = [
     *((name, reading) for name in ("float16", "int8 experts") for reading in list(READINGS)[1:]),
     *(("int8 dense weights", reading) for reading in ("LayerNorm", "no norm", "keys not rotated")),
@@ -124,7 +124,7 @@ COSTLY = [
 
 
 @pytest.mark.parametrize(("name", "reading"), COSTLY)
-def test_another_reading_of_the_paper_costs_more_than_rounding(
+def test_a_different_reading_of_the_paper_costs_more_than_rounding(
     name: str, reading: str, trained: Callable[[str], Path], ids: Tensor, tmp_path: Path
 ) -> None:
     logits = OwnModel(STDLIB_MINI, **READINGS[reading])(ids[:1, :256])
@@ -132,17 +132,17 @@ def test_another_reading_of_the_paper_costs_more_than_rounding(
     assert re.match(r"one-shot prefill \(your own code\): (mean|p99 of) KL \S+ is above \S+$", failures[0])
 
 
-def test_a_reading_that_costs_less_than_rounding_passes_and_the_report_says_what_to_do(
+def test_a_mistake_smaller_than_rounding_passes_and_the_report_says_what_to_do(
     trained: Callable[[str], Path], ids: Tensor, tmp_path: Path
 ) -> None:
     logits = OwnModel(STDLIB_MINI, **READINGS["eps of the norm"])(ids)
     report = validate(trained("float16"), expected=_save(tmp_path, input_ids=ids, logits=logits))
     assert report.failures == []
-    assert "compare a bundle and logits in float32 once" in _printed(report)
-    assert "PASS the bundle computes what your own code computed, within what rounding may cost" in _printed(report)
+    assert "also compare a float32 bundle with float32 logits once" in _printed(report)
+    assert "PASS the bundle computes what your own code computed, within the limits for rounding" in _printed(report)
 
 
-def test_of_the_likeliest_logits_alone_what_can_be_known_is_compared(
+def test_a_file_of_the_likeliest_logits_is_compared_on_those_logits(
     trained: Callable[[str], Path], ids: Tensor, right: Tensor, tmp_path: Path
 ) -> None:
     report = validate(trained("float16"), expected=_save(tmp_path, input_ids=ids.int(), **_tops(right, 64)))
@@ -156,17 +156,17 @@ def test_of_the_likeliest_logits_alone_what_can_be_known_is_compared(
     assert sum(candidate.probability for candidate in report.worst[0].reference) <= 1
 
 
-def test_another_likeliest_token_fails_although_the_known_logits_agree(
+def test_a_missing_likeliest_token_fails_although_the_known_logits_agree(
     trained: Callable[[str], Path], ids: Tensor, right: Tensor, tmp_path: Path
 ) -> None:
-    top = right[:, :96].topk(17)  # the likeliest is left out
+    top = right[:, :96].topk(17)  # without the likeliest token
     held = {"top_ids": top.indices[..., 1:], "top_logits": top.values[..., 1:]}
     report = validate(trained("float32"), expected=_save(tmp_path, input_ids=ids[:, :96], **held))
     assert report.failures == ["one-shot prefill (your own code): top-1 agreement 0.00% is below 99.9%"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_what_the_dtype_of_the_file_costs_is_allowed_for(
+def test_the_gate_allows_for_the_dtype_of_the_file(
     dtype: torch.dtype, trained: Callable[[str], Path], ids: Tensor, right: Tensor, tmp_path: Path
 ) -> None:
     report = validate(trained("float32"), expected=_save(tmp_path, input_ids=ids, logits=right.to(dtype)))
@@ -228,7 +228,7 @@ def test_terminal_page_and_json_name_the_reference(
     note = f"logits that your own code wrote, F32, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
     printed = _printed(report)
     assert f"against {path}\nreference: {note}\n" in printed
-    assert "greedy text: not compared, there is no model to continue it" in printed
+    assert "greedy text: not compared, because there is no model to generate it" in printed
     assert "PASS the bundle computes what your own code computed\n" in printed
     assert note in html(report)
     assert str(path) in html(report)
@@ -265,7 +265,7 @@ def _run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False, cwd=cwd)
 
 
-def test_the_recipe_in_the_docs_writes_a_file_that_validate_takes(
+def test_the_recipe_in_the_docs_writes_a_valid_file(
     trained: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section = (ROOT / "docs" / "parity.md").read_text().partition("\n## Your own code\n")[2].partition("\n## ")[0]
@@ -289,7 +289,7 @@ def test_the_recipe_in_the_docs_writes_a_file_that_validate_takes(
 
 
 @pytest.mark.parametrize(("name", "says"), [("molkv", True), ("mole", False), ("dense", False)])
-def test_export_names_the_check_where_no_published_code_defines_the_model(
+def test_export_suggests_expected_logits_for_a_model_without_published_code(
     name: str, says: bool, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     done = _run(ROOT / "cli.py", "export", checkpoints(name), "out.bundle", cwd=tmp_path)

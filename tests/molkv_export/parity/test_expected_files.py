@@ -1,4 +1,4 @@
-"""Files of expected logits that do not fit the model, or are of another kind, are refused in one line."""
+"""Files of expected logits with wrong tensors or of another format are refused in one line."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ BAD: dict[str, tuple[dict[str, Tensor], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_that_does_not_fit_is_one_line(name: str, tmp_path: Path) -> None:
+def test_a_file_that_does_not_fit_the_model_is_an_error_of_one_line(name: str, tmp_path: Path) -> None:
     tensors, message = BAD[name]
     path = _save(tmp_path, **tensors)
     with pytest.raises(RequestError, match=message) as caught:
@@ -119,7 +119,7 @@ def test_a_file_that_does_not_fit_is_one_line(name: str, tmp_path: Path) -> None
         (b"\x02" + b"\0" * 7 + b"[]", "header is damaged"),
     ],
 )
-def test_a_file_of_another_kind_is_one_line(content: bytes | None, message: str, tmp_path: Path) -> None:
+def test_a_file_of_another_format_is_an_error_of_one_line(content: bytes | None, message: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "expected").write_bytes(content)
     with pytest.raises(RequestError, match=rf"expected: .*{message}"):
@@ -128,7 +128,7 @@ def test_a_file_of_another_kind_is_one_line(content: bytes | None, message: str,
         ExpectedLogits(tmp_path, CONFIGS["molkv"])
 
 
-def test_texts_come_from_the_file_alone(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
+def test_options_that_choose_texts_are_refused(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
     for arguments in ({"scope": QUICK}, {"text": tmp_path}):
         with pytest.raises(RequestError, match="--expected: the file has its own texts, and all of them are compared"):
             validate(stdlib_mini_bundle, expected=tmp_path, **arguments)  # type: ignore[arg-type]
@@ -140,7 +140,9 @@ def _run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False, cwd=cwd)
 
 
-def test_a_wrong_reference_exits_with_1_and_bad_input_is_one_line(bundles: Callable[..., Path], tmp_path: Path) -> None:
+def test_wrong_logits_exit_with_1_and_bad_input_is_an_error_of_one_line(
+    bundles: Callable[..., Path], tmp_path: Path
+) -> None:
     _save(tmp_path, **SMALL)
     command = (ROOT / "cli.py", "validate", bundles("molkv"), "--expected", "expected.safetensors")
     done = _run(*command, cwd=tmp_path)

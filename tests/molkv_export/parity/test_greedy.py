@@ -1,4 +1,4 @@
-"""Greedy text is compared token by token, and only a tie is excused."""
+"""Greedy text is compared token by token; only ties may differ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIE = 2e-4
 
 
 class Counting:
-    """Thinks that every token is followed by the next number; `second` comes `gap` behind it."""
+    """Runner that predicts the next number after each token. The logit of `second` is lower by `gap`."""
 
     def __init__(self, second: int = 0, gap: float = 5.0) -> None:
         self._second, self._gap = second, gap
@@ -30,7 +30,7 @@ def test_the_same_text_is_identical() -> None:
     assert (result.identical, result.mean_length, result.ties, result.first_difference) == (1, 4.0, 0, "")
 
 
-def test_the_first_difference_is_named_and_ends_the_identical_text() -> None:
+def test_the_first_difference_is_named_and_ends_the_comparison() -> None:
     written = [Continuation(PROMPT, np.array([5, 6, 7, 8])), Continuation(PROMPT, np.array([5, 6, 2, 3]))]
     result = greedy_agreement(written, "counting", Counting(), TIE)
     assert (result.identical, result.mean_length) == (1, 3.0)
@@ -39,7 +39,7 @@ def test_the_first_difference_is_named_and_ends_the_identical_text() -> None:
     )
 
 
-def test_a_tie_within_rounding_may_go_either_way() -> None:
+def test_both_tokens_of_a_tie_within_rounding_are_accepted() -> None:
     written = [Continuation(PROMPT, np.array([5, 6, 2, 3]))]
     tie = greedy_agreement(written, "counting", Counting(second=2, gap=TIE / 2), TIE)
     assert (tie.identical, tie.ties) == (1, 1)
@@ -47,7 +47,7 @@ def test_a_tie_within_rounding_may_go_either_way() -> None:
     assert (no_tie.identical, no_tie.mean_length) == (0, 2.0)
 
 
-def test_nan_is_no_tie() -> None:
+def test_nan_is_not_a_tie() -> None:
     class Broken(Counting):
         def logits(self, ids: Ids, last: int = 0) -> Floats:
             return super().logits(ids, last) * np.float32(np.nan)

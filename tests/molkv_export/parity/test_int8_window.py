@@ -1,4 +1,4 @@
-"""A bundle with an int8 window computes what its reference does, rounded values and probabilities included."""
+"""A bundle with an int8 window computes the same as its reference, which rounds values and probabilities, too."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_every_phase_computes_what_the_reference_does(
     report = validate(tmp_path / "bundle", checkpoints(name), scope=SMALL, with_bisection=True)
     assert report.failures == []
     assert selftest(tmp_path / "bundle").failures == []
-    # What is left is less than what rounding costs: a probability between two codes may become the other one.
+    # The difference is smaller than the cost of rounding. It comes from probabilities in the middle between two codes.
     rounding = next(c.metrics.max_abs for c in report.comparisons if c.reference == TRAINED)
     assert _worst(report) < rounding / 5
 
@@ -64,7 +64,7 @@ def test_the_trained_model_passes_every_gate(dense: Any, tmp_path: Path) -> None
     assert found.greedy_tokens > 0 or dense != "float32"
 
 
-def test_what_an_int8_store_holds_enters_as_it_is(trained: Path) -> None:
+def test_values_of_an_int8_store_enter_the_window_unchanged(trained: Path) -> None:
     generator = Generator(trained)
     ids = np.array([7, 7, 300, 41])
     layers = generator.store.gather(ids)["layers"]
@@ -99,7 +99,7 @@ def _broken(records: Records, what: str) -> Records:
 @pytest.mark.parametrize(
     "what", ["a scale is off", "scales of the neighbour", "codes of two experts swapped", "codes transposed"]
 )
-def test_a_window_that_is_filled_wrongly_fails(what: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrongly_filled_window_fails(what: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add, decode = ExpertWindow.add, ExpertWindow.decode
     monkeypatch.setattr(ExpertWindow, "add", lambda self, first, records: add(self, first, _broken(records, what)))
     monkeypatch.setattr(ExpertWindow, "decode", lambda self, *at: decode(self, *at[:2], _broken(at[2], what)))
@@ -109,7 +109,7 @@ def test_a_window_that_is_filled_wrongly_fails(what: str, trained: Path, monkeyp
     assert len(selftest(trained).failures) >= 3
 
 
-def test_a_reference_that_does_not_round_is_further_off(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reference_that_does_not_round_differs_more(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("molkv_export.modeling.molkv.MolkvForCausalLM.round_window", lambda _: None)
     report = validate(trained, STDLIB_MINI, scope=Scope(1, 2, 32))
     assert _worst(report) > 0.2
@@ -124,7 +124,7 @@ def test_a_reference_that_does_not_round_is_further_off(trained: Path, monkeypat
         ("molkv", "nnapi", "expected float32 in profile nnapi"),
     ],
 )
-def test_where_there_is_no_int8_window_it_is_refused(
+def test_an_int8_window_is_refused_for_models_without_one(
     name: str, profile: str, message: str, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     with pytest.raises(RequestError, match=f"window_dtype is 'int8', {message}$"):
@@ -132,7 +132,7 @@ def test_where_there_is_no_int8_window_it_is_refused(
 
 
 @pytest.mark.parametrize("name", ["mole", "molkv"])
-def test_a_manifest_that_lies_about_the_window_is_refused(
+def test_a_manifest_with_a_wrong_window_dtype_is_refused(
     name: str, bundles: Callable[..., Path], tmp_path: Path
 ) -> None:
     bundle = shutil.copytree(bundles(name), tmp_path / "bundle")

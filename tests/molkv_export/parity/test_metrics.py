@@ -1,4 +1,4 @@
-"""The metrics against their definitions, and the gates against what they must not let through."""
+"""Metrics match their definitions, and gates reject models that differ."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _metrics() -> Metrics:
     return accumulator.result()
 
 
-def test_metrics_are_what_their_names_say() -> None:
+def test_metrics_match_their_definitions() -> None:
     found = _metrics()
     p = [np.exp(row) / np.exp(row).sum() for row in REFERENCE.astype(float)]
     q = [np.exp(row) / np.exp(row).sum() for row in CANDIDATE.astype(float)]
@@ -42,7 +42,9 @@ def test_metrics_are_what_their_names_say() -> None:
     same = [x.argmax() == y.argmax() for x, y in zip(p, q, strict=True)]
     assert 0 < found.top1_agreement < 1
     assert found.top1_agreement == pytest.approx(np.mean(same))
-    assert found.kl_p99 == pytest.approx(sorted(kl)[147] * 0.49 + sorted(kl)[148] * 0.51)  # of 150, linear between
+    assert found.kl_p99 == pytest.approx(
+        sorted(kl)[147] * 0.49 + sorted(kl)[148] * 0.51
+    )  # of 150, linear interpolation
     five = [len(set(np.argsort(-x)[:5]) & set(np.argsort(-y)[:5])) / 5 for x, y in zip(p, q, strict=True)]
     assert 0 < found.top5_agreement < 1
     assert found.top5_agreement == pytest.approx(np.mean(five))
@@ -61,12 +63,12 @@ def test_perplexities_come_with_standard_errors() -> None:
         (found.ratio, found.ratio_error, logs[1] - logs[0]),
     ):
         assert value == pytest.approx(math.exp(-np.mean(values)))
-        # How far it would move if the mean moved by its standard error.
+        # The change of the perplexity if the mean changes by its standard error.
         assert error == pytest.approx(value * np.std(values) / math.sqrt(149))
     assert found.ratio_error / found.ratio < found.reference_error / found.reference
 
 
-def test_of_logits_that_are_known_in_part_only_those_are_compared() -> None:
+def test_only_known_logits_of_a_partial_reference_are_compared() -> None:
     known = np.argsort(-REFERENCE, axis=-1, kind="stable")[:, :6]
     partial = np.full_like(REFERENCE, -np.inf)
     np.put_along_axis(partial, known, np.take_along_axis(REFERENCE, known, axis=-1), axis=-1)
@@ -84,7 +86,7 @@ def test_of_logits_that_are_known_in_part_only_those_are_compared() -> None:
     assert found.relative_l2 == pytest.approx(
         np.linalg.norm(differences) / np.linalg.norm(np.take_along_axis(REFERENCE, known, axis=-1))
     )
-    # The likeliest tokens of the candidate may be others than those that are known.
+    # The candidate's likeliest tokens may be tokens that the reference does not know.
     assert (found.top1_agreement, found.top5_agreement) == (whole.top1_agreement, whole.top5_agreement)
     assert found.perplexity is None
 
@@ -96,7 +98,7 @@ def test_top_ids_are_the_likeliest_in_order() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_single_logit_that_is_not_finite_fails_both_gates(bad: float) -> None:
+def test_one_logit_that_is_not_finite_fails_both_gates(bad: float) -> None:
     candidate = REFERENCE.copy()
     candidate[100, 3] = bad
     accumulator = MetricsAccumulator()
@@ -105,7 +107,7 @@ def test_a_single_logit_that_is_not_finite_fails_both_gates(bad: float) -> None:
     assert quality_failure(accumulator.result(), FLOAT16)
 
 
-def test_gates_let_equal_models_pass_and_no_others() -> None:
+def test_gates_accept_equal_models_and_reject_others() -> None:
     accumulator = MetricsAccumulator()
     accumulator.add(REFERENCE, REFERENCE, NEXT)
     equal = accumulator.result()

@@ -1,4 +1,4 @@
-"""The dense graph in ONNX's own evaluator computes what PyTorch computes."""
+"""The dense graph in ONNX's evaluator computes the same as PyTorch."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def test_every_kind_of_model_runs_without_onnx_runtime(
         {"window_dtype": "int8"},
     ],
 )
-def test_quantized_kernels_compute_what_their_operators_say(options: dict[str, Any], tmp_path: Path) -> None:
+def test_quantized_kernels_match_the_definitions_of_their_operators(options: dict[str, Any], tmp_path: Path) -> None:
     export(STDLIB_MINI, tmp_path / "bundle", graph=GraphOptions(**options))
     bundle, ids = Bundle(tmp_path / "bundle"), np.random.default_rng(0).integers(0, 4096, 70)
     found = []
     for provider in ("cpu", ONNX_REFERENCE):
         generator = load_generator(bundle, Target(provider))
-        generator.sequences(1, 128, prefill_chunk=32).prefill(0, ids)  # no logits of the first chunks
+        generator.sequences(1, 128, prefill_chunk=32).prefill(0, ids)  # the first chunks have no logits
         state = generator.sequences(1, 128)
         prefill = state.prefill(0, ids, all_logits=True)
         found.append(np.concatenate([prefill, *(state.decode([token]).copy() for token in (5, 6, 7))]))
     worst = np.abs(found[0] - found[1]).max(axis=-1)
-    # A number between two codes can become either, and then a position and those behind it are a code's step apart.
+    # A number in the middle between two codes may become either. Then this and later positions differ by a step.
     assert np.median(worst) < 1e-3
     assert worst.max() < 0.5

@@ -1,4 +1,4 @@
-"""`validate` finds every fault in int8 and int4 graphs, golden vectors those that are larger than rounding."""
+"""`validate` finds every fault in int8 and int4 graphs; golden vectors find faults larger than rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report page: one file, whole, and safe to open."""
+"""The report page: one complete file that is safe to open."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def report(stdlib_mini_bundle: Path) -> Report:
 
 
 class _Balance(HTMLParser):
-    """Checks that elements are closed in order."""
+    """Parser that checks that elements are closed in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def test_the_page_needs_no_other_file_and_runs_no_code(report: Report) -> None:
     assert balance.open == []
 
 
-def test_it_says_the_verdict_first_then_everything_else(report: Report) -> None:
+def test_the_page_begins_with_the_verdict(report: Report) -> None:
     page = html(report)
     order = ["✓ PASS", "All phases", "Error by layer", "KL divergence of all positions", "Worst positions"]
     places = [page.index(part) for part in [*order, "Sizes", "Environment"]]
@@ -62,10 +62,10 @@ def test_it_says_the_verdict_first_then_everything_else(report: Report) -> None:
     assert page.count('<article class="position">') == len(report.worst) == 8
     assert page.count("<svg") == 3
     assert "var(--series-1)" in page
-    assert "#0102" not in page  # a colour that only stands for one of the page's
+    assert "#0102" not in page  # placeholder colours are replaced by the page's variables
 
 
-def test_a_failure_is_said_first_with_the_culprit(report: Report) -> None:
+def test_a_failed_page_begins_with_the_failures(report: Report) -> None:
     comparison = msgspec.structs.replace(report.comparisons[2], failure="max abs 3 is above 0.0001")
     assert report.bisection is not None
     bisection = msgspec.structs.replace(
@@ -77,7 +77,7 @@ def test_a_failure_is_said_first_with_the_culprit(report: Report) -> None:
         assert part in head
 
 
-def test_text_of_a_model_is_no_markup(report: Report) -> None:
+def test_markup_in_texts_is_escaped(report: Report) -> None:
     hostile = "<script>alert(1)</script>&\"'"
     worst = msgspec.structs.replace(
         report.worst[0], before=hostile, follows=hostile, reference=[Candidate(hostile, 0.5)], candidate=[]
@@ -99,7 +99,7 @@ def test_page_and_json_are_written_together_and_replaced(report: Report, tmp_pat
     assert json.loads((folder / "report.json").read_text())["worst"][0]["reference"][0]["probability"] > 0
 
 
-def test_a_folder_of_other_files_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_refused_before_the_validation(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(OutputError, match="holds files that molkv-export did not write"):
         check_report_folder(tmp_path)
@@ -115,7 +115,7 @@ def test_a_plot_is_drawn(suffix: str, report: Report, tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
 
 
-def test_plots_that_cannot_be_drawn_are_refused_before_the_work(tmp_path: Path) -> None:
+def test_an_invalid_plot_path_is_refused_before_the_validation(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"layers.doc: ends in .doc, expected .png or .svg"):
         check_plot(tmp_path / "layers.doc")
     with pytest.raises(OutputError, match="is not a folder"):
@@ -130,7 +130,7 @@ def test_a_comparison_of_two_bundles_has_a_page_too(bundles: Callable[..., Path]
     assert "there was no real text" in page
 
 
-def test_a_position_that_is_no_number_is_the_worst() -> None:
+def test_a_position_with_nan_is_the_worst() -> None:
     ids, logits = np.arange(30), np.zeros((30, 7), np.float32)
     kl = np.linspace(0.1, 0.2, 30)
     kl[20] = np.nan
@@ -140,7 +140,7 @@ def test_a_position_that_is_no_number_is_the_worst() -> None:
 
 
 @pytest.mark.parametrize("error", [float("inf"), 0.0])
-def test_errors_that_a_logarithm_does_not_know_are_drawn(error: float, report: Report, tmp_path: Path) -> None:
+def test_infinite_and_zero_errors_are_drawn(error: float, report: Report, tmp_path: Path) -> None:
     assert report.bisection is not None
     phases = [
         msgspec.structs.replace(phase, errors=[msgspec.structs.replace(e, error=error) for e in phase.errors])

@@ -1,4 +1,4 @@
-"""A sound bundle passes validation; every broken one fails."""
+"""A correct bundle passes validation; every broken bundle fails."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SMALL = Scope(sequences=2, continuations=3, new_tokens=20)
 def test_a_bundle_of_every_kind_of_model_passes(
     name: str, dtype: str, checkpoints: Callable[[str], Path], bundles: Callable[..., Path]
 ) -> None:
-    # Random records have no quality to lose, so only the exact comparison is asked of them.
+    # Random models have no quality to lose, so only the exact comparison is checked.
     report = validate(bundles(name, dtype), checkpoints(name), scope=SMALL)
     exact = [comparison for comparison in report.comparisons if comparison.reference == ROUNDED]
     assert len(exact) == 6
@@ -50,7 +50,7 @@ def test_the_trained_model_passes_every_gate(dtype: Any, tmp_path: Path) -> None
     assert report.failures == []
     assert (_greedy(report).identical, _greedy(report).tokens_each, _greedy(report).mean_length) == (20, 256, 256)
     by_reference = {c.reference: c.metrics for c in report.comparisons if c.phase == "one-shot prefill"}
-    if dtype != "float32":  # the rounding is seen against the trained model, and explained by the rounded one
+    if dtype != "float32":  # the cost of rounding shows against "as trained", not "as stored"
         assert by_reference[TRAINED].max_abs > 10 * by_reference[ROUNDED].max_abs
 
 
@@ -65,7 +65,7 @@ def test_a_bundle_of_every_kind_passes_with_rounded_weights(
     trained, stored = (
         next(c.metrics for c in report.comparisons if c.reference == reference) for reference in (TRAINED, ROUNDED)
     )
-    assert trained.relative_l2 > stored.relative_l2  # rounding weights costs more than what comes on top
+    assert trained.relative_l2 > stored.relative_l2  # rounding of weights costs more than rounding in arithmetic
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def _swap_values_of_two_experts(layers: Records) -> None:
 
 
 def _zero_one_rare_value(layers: Records) -> None:
-    """Of the last id of each slab, which the texts below do not contain."""
+    """Change the records of the last id of each slab, which the texts below do not contain."""
     layers["value"][-1, 2, 3, :5] = 0
 
 
@@ -141,7 +141,7 @@ def _zero_keys(layers: Records) -> None:
 
 
 def _edit_manifest(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
-    """The driver is told something else than the model was trained with."""
+    """Give the driver a configuration that differs from the trained model."""
 
     def fault(patch: pytest.MonkeyPatch) -> None:
         original = molkv_export.exporter.Manifest
@@ -157,9 +157,10 @@ def _edit_manifest(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def _shift_rotation(patch: pytest.MonkeyPatch) -> None:
-    """Rotate what the graph rotates one position further.
+    """Rotate everything in the graph by one position too far.
 
-    Attention turns queries and keys alike, so nothing changes there; the experts' keys are turned by the host.
+    Attention does not change, because queries and keys rotate alike. Expert queries become wrong, because the host
+    rotates expert keys.
     """
     original = molkv_export.graph.cpu.rotary_tables
 
@@ -212,7 +213,7 @@ def test_a_wrong_record_that_no_text_reads_fails_validation(tmp_path: Path, monk
     assert failures[0].startswith("records: expert_value.2 of token id ")
 
 
-def test_without_a_fault_the_same_check_passes(stdlib_mini_bundle: Path) -> None:
+def test_the_same_check_passes_without_a_fault(stdlib_mini_bundle: Path) -> None:
     assert _validate_quickly(stdlib_mini_bundle).failures == []
 
 
@@ -292,7 +293,7 @@ def test_bundles_of_different_models_are_refused(
         validate(stdlib_mini_bundle, against=other)
 
 
-def test_one_thing_to_compare_with_is_needed(stdlib_mini_bundle: Path) -> None:
+def test_exactly_one_reference_is_needed(stdlib_mini_bundle: Path) -> None:
     with pytest.raises(
         RequestError, match=r"nothing to compare .* expected one of --checkpoint, --against and --expected"
     ):
@@ -305,9 +306,7 @@ def test_one_thing_to_compare_with_is_needed(stdlib_mini_bundle: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_nan_fails_also_where_quality_is_not_judged(
-    bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_fails_even_if_quality_is_not_judged(bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from molkv_export.parity import runners
 
     def broken(generator: Any, ids: np.ndarray) -> np.ndarray:

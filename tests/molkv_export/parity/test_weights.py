@@ -1,4 +1,4 @@
-"""The dense weights of sound bundles are the source's; one wrong number is found and named."""
+"""Dense weights of correct bundles equal the source; one wrong element is found and named."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _agreement(path: Path, checkpoint: Path, profile: str = "cpu") -> WeightsRes
 
 
 def _dense_shapes(checkpoint: Path) -> list[tuple[int, ...]]:
-    """Return the shapes of what the dense graph has: not the records, but the LM head, also if it is tied."""
+    """Return the shapes of the parameters in the dense graph: all except records, including a tied LM head."""
     with open_checkpoint(checkpoint) as source:
         model = source.make_model(source.config, source.form)
         parameters = model.state_dict().items()
@@ -44,7 +44,7 @@ def _dense_shapes(checkpoint: Path) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize(("profile", "dtype"), FORMATS)
 @pytest.mark.parametrize("name", ["molkv", "molkv-plain", "molkv-gated", "mole"])
-def test_every_number_of_every_format_is_the_sources(
+def test_every_element_of_every_format_equals_the_source(
     name: str, profile: str, dtype: Any, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     checkpoint = checkpoints(name)
@@ -66,7 +66,7 @@ def _around_the_smallest(w: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     "graph", [GraphOptions("int8"), *(GraphOptions("int4", size) for size in BLOCK_SIZES)], ids=str
 )
-def test_ties_and_the_smallest_numbers_are_no_faults(graph: GraphOptions, change: Any, tmp_path: Path) -> None:
+def test_ties_and_tiny_scales_are_not_faults(graph: GraphOptions, change: Any, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "config.json").write_bytes((STDLIB_MINI / "config.json").read_bytes())
@@ -81,7 +81,7 @@ def test_ties_and_the_smallest_numbers_are_no_faults(graph: GraphOptions, change
 
 
 def _edit(bundle: Path, file: str, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Change an initializer of a graph, which is then in the graph's own file."""
+    """Change an initializer of a graph; the changed tensor is stored in the graph's own file."""
     model = onnx.load(bundle / file, load_external_data=False)
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
     array = numpy_helper.to_array(tensor, str(bundle)).copy()
@@ -121,7 +121,7 @@ LAYER = "model.layers.2."
         ("int4", "self_attn.qkv_proj.weight", lambda w: w[:, :, ::-1], "self_attn.q_proj.weight [0, "),
     ],
 )
-def test_one_wrong_number_is_found_and_named(
+def test_one_wrong_element_is_found_and_named(
     dtype: Any, initializer: str, change: Any, failure: str, tmp_path: Path
 ) -> None:
     export(STDLIB_MINI, tmp_path / "bundle", graph=GraphOptions(dtype, 32))
@@ -129,7 +129,7 @@ def test_one_wrong_number_is_found_and_named(
     assert _agreement(tmp_path / "bundle", STDLIB_MINI).failure.startswith(LAYER + failure)
 
 
-def test_what_was_found_is_said(tmp_path: Path) -> None:
+def test_the_failure_states_found_and_expected_values(tmp_path: Path) -> None:
     export(STDLIB_MINI, tmp_path / "bundle")
     name = "model.layers.1.input_layernorm.weight"
     with open_checkpoint(STDLIB_MINI) as source:
@@ -144,13 +144,13 @@ def test_what_was_found_is_said(tmp_path: Path) -> None:
     assert _agreement(tmp_path / "bundle", STDLIB_MINI).failure == failure
 
 
-def test_not_a_number_is_found(tmp_path: Path) -> None:
+def test_nan_is_found(tmp_path: Path) -> None:
     export(STDLIB_MINI, tmp_path / "bundle")
     _edit(tmp_path / "bundle", "model.onnx", "model.norm.weight", lambda weight: weight * np.float32(np.nan))
     assert _agreement(tmp_path / "bundle", STDLIB_MINI).failure.startswith("model.norm.weight [0] is nan")
 
 
-def test_a_copy_in_the_graph_of_another_length_is_compared(tmp_path: Path) -> None:
+def test_a_separate_copy_in_another_static_graph_is_compared(tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     export(STDLIB_MINI, bundle, profiles=["nnapi"], graph=GraphOptions("qdq-int8", chunk_lengths=(1, 8)))
     assert _agreement(bundle, STDLIB_MINI, "nnapi").failure == ""
@@ -170,7 +170,7 @@ def test_a_weight_that_no_graph_holds_is_found(tmp_path: Path) -> None:
 
 
 def _wrong_half(weight: np.ndarray) -> np.ndarray:
-    """Cut digits off instead of rounding to the nearest."""
+    """Truncate instead of rounding to the nearest."""
     return (weight.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
@@ -182,7 +182,7 @@ def _wrong_half(weight: np.ndarray) -> np.ndarray:
         ("int4", BlockwiseLinear, lambda weight: np.roll(weight, 1, axis=0)),
     ],
 )
-def test_an_encoder_that_is_wrong_is_found(
+def test_a_wrong_encoder_is_found(
     dtype: Any, linear: Any, change: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode = linear.encode

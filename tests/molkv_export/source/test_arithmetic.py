@@ -1,4 +1,4 @@
-"""Float64 and rough arithmetic of the source model, and the limits that follow."""
+"""Float64 and rough arithmetic of the source model, and the limits derived from them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_rough_arithmetic_ends_with_its_context(
     assert not np.array_equal(rough, again)
 
 
-def test_the_coarser_the_format_the_looser_the_limits(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+def test_coarser_formats_have_looser_limits(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
     found = {}
     for options in (GraphOptions(), GraphOptions("int8"), GraphOptions("int4", kv_dtype="int8")):
         folder = tmp_path / f"{options.dense_dtype}-{options.kv_dtype}"
@@ -73,15 +73,15 @@ def _text(logits: np.ndarray) -> GoldenText:
     return GoldenText(ids, top.astype(np.int32), kept, Projection(logits.shape[1]).of(logits), ids[:0])
 
 
-def test_errors_are_what_the_specification_says() -> None:
+def test_errors_match_the_specification() -> None:
     logits = np.random.default_rng(0).normal(size=(6, 97)).astype(np.float32)
     logits[:, 5] = [9, 9, 9, 9, 3.9, 9]
     logits[:, 6] = [3, 3, 3, 3, 3.8, 3]
     text, errors = _text(logits), GoldenErrors(97, GoldenLimits(1.0, 0.1))
     found = logits.copy()
     found[2, 5] -= 0.25
-    found[3, 7] = 20  # not among those that are kept
-    found[4, 6] = 4  # that either is the likeliest is no error where the two are so near
+    found[3, 7] = 20  # not a stored logit
+    found[4, 6] = 4  # the two largest logits are so close that either may be the likeliest
     errors.add(text, 0, found[:2])
     errors.add(text, 2, found[2:])
     assert (errors.positions, errors.certain_tokens, errors.right_tokens) == (6, 5, 4)

@@ -1,4 +1,4 @@
-"""The check of stored numbers accepts what the exporter writes, and nothing that is a step away from it."""
+"""The check of stored numbers accepts the values that the exporter writes, and refuses values a step away."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def _right(records: Records, dtype: RowDtype, exact: torch.Tensor) -> list[bool]
 
 
 @pytest.mark.parametrize("dtype", get_args(RowDtype))
-def test_what_the_exporter_writes_is_right(dtype: RowDtype) -> None:
+def test_values_that_the_exporter_writes_are_accepted(dtype: RowDtype) -> None:
     records, exact = _stored(dtype)
     assert _right(records, dtype, exact) == [True] * COUNT
 
 
 @pytest.mark.parametrize("dtype", QUANTIZED)
-def test_a_code_beside_the_right_one_is_wrong(dtype: RowDtype) -> None:
+def test_a_neighbouring_code_is_refused(dtype: RowDtype) -> None:
     records, exact = _stored(dtype)
     codes = records["layers"]["value"][5, 0].view(np.uint8).reshape(-1)
     codes[7] ^= 1
@@ -62,14 +62,14 @@ def test_a_code_beside_the_right_one_is_wrong(dtype: RowDtype) -> None:
 
 @pytest.mark.parametrize("factor", [0.5, 0.98, 1.02, 2, -1, 0])
 @pytest.mark.parametrize("dtype", QUANTIZED)
-def test_another_scale_is_wrong_even_if_all_codes_suit_it(dtype: RowDtype, factor: float) -> None:
+def test_another_scale_is_refused_even_with_matching_codes(dtype: RowDtype, factor: float) -> None:
     records, exact = _stored(dtype)
     records["layers"]["scale"][2, 0, 1] *= factor
     assert _right(records, dtype, exact) == [token != 2 for token in range(COUNT)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_the_next_number_but_one_is_wrong(dtype: RowDtype) -> None:
+def test_a_number_two_steps_away_is_refused(dtype: RowDtype) -> None:
     records, exact = _stored(dtype)
     value = records["layers"]["value"][6, 0]
     at = np.unravel_index(np.abs(value).argmax(), value.shape)
@@ -79,8 +79,8 @@ def test_the_next_number_but_one_is_wrong(dtype: RowDtype) -> None:
 
 
 @pytest.mark.parametrize(("hidden", "intermediate"), [(64, 24), (128, 256), (256, 2048)])
-def test_the_slack_covers_computing_rows_in_other_numbers(hidden: int, intermediate: int) -> None:
-    """As the exporter and the comparison do, which read in pieces of different size."""
+def test_the_slack_covers_rows_computed_in_other_batch_sizes(hidden: int, intermediate: int) -> None:
+    """The exporter and the comparison compute rows in batches of different sizes."""
     slack = rounding_slack(max(hidden, intermediate))
     torch.manual_seed(0)
     network = FeedForward(hidden, intermediate, "silu").requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Files written past the page cache: the bytes are those of a plain file, whatever the pieces and the file system."""
+"""Files written without the page cache hold the right bytes for all piece sizes and file systems."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def _aligned(size: int, seed: int) -> memoryview:
 @pytest.mark.parametrize(
     "sizes",
     [
-        [PAGE, 3 * PAGE, 2 * PAGE],  # all blocks
-        [PAGE, 3 * PAGE + 64, PAGE],  # a tail in the middle, so that the next block is in the wrong place
+        [PAGE, 3 * PAGE, 2 * PAGE],  # whole blocks only
+        [PAGE, 3 * PAGE + 64, PAGE],  # a partial block in the middle, so that the next block is not aligned
         [100, PAGE],
         [64 * 1024 + 1],
     ],
 )
-def test_bytes_are_those_given(tmp_path: Path, sizes: list[int]) -> None:
+def test_a_file_holds_the_given_bytes(tmp_path: Path, sizes: list[int]) -> None:
     pieces = [_aligned(size, seed) for seed, size in enumerate(sizes)]
     assert _write(tmp_path / "file", pieces) == b"".join(pieces)
 
@@ -53,12 +53,12 @@ def test_memory_need_not_be_aligned(tmp_path: Path) -> None:
     assert _write(tmp_path / "file", [data]) == bytes(data)
 
 
-def test_large_slabs_are_on_pages() -> None:
+def test_large_slabs_begin_at_a_page() -> None:
     assert aligned_zeros(100_000, np.dtype(np.float32)).ctypes.data % PAGE == 0
 
 
 class _Flags:
-    """File status flags that are kept here and not in the system, so that every file system seems to take O_DIRECT."""
+    """File status flags, kept here instead of in the system, so that every file system seems to accept O_DIRECT."""
 
     def __init__(self) -> None:
         self.direct = False
@@ -80,14 +80,14 @@ def flags(monkeypatch: pytest.MonkeyPatch) -> _Flags:
     return found
 
 
-def test_only_whole_blocks_at_their_place_pass_the_page_cache(tmp_path: Path, flags: _Flags) -> None:
+def test_only_whole_aligned_blocks_bypass_the_page_cache(tmp_path: Path, flags: _Flags) -> None:
     _write(tmp_path / "file", [_aligned(2 * PAGE, 0), _aligned(PAGE + 64, 1), _aligned(PAGE, 2)])
     # The tail of 64 bytes goes through the page cache, and so does the block behind it, which is in the wrong place.
     assert flags.switched == [(0, True), (3 * PAGE, False)]
 
 
-def test_a_file_system_that_takes_the_flag_and_refuses_the_write(tmp_path: Path, flags: _Flags) -> None:
-    """Some network file systems do this."""
+def test_a_file_system_without_direct_access_works(tmp_path: Path, flags: _Flags) -> None:
+    """Simulate a file system that accepts O_DIRECT and refuses the write, like some network file systems."""
     refused: list[int] = []
 
     class File(io.FileIO):

@@ -34,7 +34,7 @@ from tests.models import CONFIGS, random_model, save_checkpoint
 def test_a_record_read_by_hand_holds_embedding_keys_values_and_checksum(
     bundles: Callable[..., Path], dtype: str
 ) -> None:
-    """Everything here is written from the format's description, with nothing of our reader."""
+    """This test follows the description of the format and uses no code of our reader."""
     bundle = bundles("molkv", dtype)
     manifest = json.loads((bundle / "manifest.json").read_text())
     config, table = manifest["model"], manifest["tables"]["experts"]
@@ -65,7 +65,7 @@ def test_a_record_read_by_hand_holds_embedding_keys_values_and_checksum(
     assert np.array_equal(take(d), records.embedding[token].to(as_stored).numpy())
     for layer in config["expert_layers"]:
         key, value = records.layers[layer]["key"], records.layers[layer]["value"]
-        # Rows are computed in chunks of other sizes than here, so float32 rounding may differ.
+        # The exporter computes rows in other batch sizes than this test, so float32 rounding may differ.
         tolerance = 1e-5 if dtype == "float32" else 4e-3
         np.testing.assert_allclose(take(n, dk), key[token].to(as_stored).numpy(), atol=tolerance)
         np.testing.assert_allclose(take(n, d), value[token].to(as_stored).numpy(), atol=tolerance)
@@ -73,7 +73,7 @@ def test_a_record_read_by_hand_holds_embedding_keys_values_and_checksum(
 
 
 @pytest.mark.parametrize(("payload_floats", "stride"), [(15, 64), (16, 128), (4094, 16384 - 0), (4096, 20480)])
-def test_stride_is_padded_to_64_bytes_and_from_16_kib_on_to_a_page(payload_floats: int, stride: int) -> None:
+def test_the_stride_is_padded_to_64_bytes_or_to_a_page_from_16_kib_on(payload_floats: int, stride: int) -> None:
     config = MoleConfig(
         model_type="mole",
         vocab_size=1,
@@ -96,7 +96,7 @@ def test_any_safetensors_reader_opens_a_shard(bundles: Callable[..., Path]) -> N
     assert len(tensors["records"]) == 97
 
 
-def test_shards_stay_below_the_size_asked_for_and_hold_every_id_once(
+def test_shards_stay_below_the_given_size_and_hold_every_id_once(
     checkpoints: Callable[[str], Path], bundles: Callable[..., Path], tmp_path: Path
 ) -> None:
     limit = 40_000
@@ -123,7 +123,7 @@ def test_a_shard_size_below_one_record_and_an_unknown_dtype_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_lookup_form_gives_the_same_store_as_the_training_form(bundles: Callable[..., Path]) -> None:
+def test_lookup_form_and_training_form_give_the_same_store(bundles: Callable[..., Path]) -> None:
     ids = np.arange(97)
     for name in ("molkv", "mole"):
         with (
@@ -194,7 +194,7 @@ class _FailingHash:
 
 
 def _fail_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a function fail in its third call: of most stages, within the first shard."""
+    """Make a function fail in its third call, which for most stages is within the first shard."""
     calls = 0
 
     def failing(*arguments: Any) -> Any:
@@ -208,7 +208,7 @@ def _fail_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("stage", ["fill", "checksum", "write", "hash", "sync", "finish"])
-def test_an_error_of_any_thread_reaches_the_caller_and_closes_the_files(
+def test_an_error_in_any_thread_reaches_the_caller_and_closes_the_files(
     stage: str, checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished: dict[str, FileInfo] = {}
@@ -239,6 +239,6 @@ class _FailingDict(dict[str, FileInfo]):
 
 
 def _open_files() -> set[str]:
-    """Name the files that this process holds open; none where the system does not tell."""
+    """Return the files that this process has open; empty if the system does not report them."""
     folder = Path("/proc/self/fd")
     return {os.path.realpath(path) for path in folder.iterdir()} if folder.exists() else set()

@@ -1,1 +1,1 @@
-"""A family of models that only tests know: what another family has to bring, and where it is listed."""
+"""A family of models for tests. It shows which files a new family needs and where it is registered."""

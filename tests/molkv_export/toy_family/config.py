@@ -1,4 +1,4 @@
-"""The toy's configuration: of each layer a record holds one vector that is narrower than the residual stream."""
+"""Configuration of the toy family. A record holds one vector per layer, narrower than the residual stream."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 
 from molkv_bundle import KVCacheShape, ModelConfig, Rotation, TensorInfo, Vector
 
-SHARED = 2  # this layer has no keys and values: it attends to those of layer 0
+SHARED = 2  # this layer has no keys and values; it attends to those of layer 0
 
 
 class ToyConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Three layers; the second has wider heads than the others."""
+    """Configuration of a model with three layers, the second with wider heads than the others."""
 
     model_type: Literal["toy"]
     head_dim: int

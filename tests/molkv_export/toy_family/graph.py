@@ -1,4 +1,4 @@
-"""The toy's dense graphs: for calls of any length (profile cpu), and for one position (profile nnapi)."""
+"""Dense graphs of the toy family: for calls of any length (profile cpu) and for one position (profile nnapi)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.molkv_export.toy_family.config import SHARED, ToyConfig
 
 
 class _New(NamedTuple):
-    """What one layer's attention computes for others: packed keys and values, or static ones, and the cache's."""
+    """New keys and values of one layer, packed or static, and its cache, for layers that share them."""
 
     shared: Any
     present: tuple[Value, Value]
 
 
 class _Attention(nn.Module):
-    """The products of attention; a layer that shares has none for keys and values."""
+    """The products of attention. A layer that shares keys and values has no products for them."""
 
     def __init__(self, config: ToyConfig, layer: int, modules: Any) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class _Attention(nn.Module):
 
 
 class _CpuAttention(_Attention):
-    """GroupQueryAttention. Where keys and values are shared, it is given those of layer 0 once more."""
+    """Attention as GroupQueryAttention. A layer that shares keys and values gets those of layer 0 again."""
 
     def __init__(self, config: ToyConfig, layer: int, modules: Any) -> None:
         super().__init__(config, layer, modules)
@@ -72,7 +72,7 @@ class _CpuAttention(_Attention):
 
 
 class _StaticAttention(_Attention):
-    """Plain operators, for one position."""
+    """Attention in plain operators, for one position."""
 
     def forward(self, op: OpBuilder, x: Value, values: dict[str, Value], shared: Any) -> tuple[Value, _New]:
         name = "wide_rotary" if self.layer == 1 else "rotary"
@@ -102,7 +102,7 @@ class _StaticAttention(_Attention):
 
 
 class _Gate(nn.Module):
-    """up(silu(gate(b)) * p)."""
+    """The expert branch up(silu(gate(b)) * p)."""
 
     def __init__(self, config: ToyConfig, modules: Any) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class _Gate(nn.Module):
 
 
 class _Layer(nn.Module):
-    """One layer; its values have the names of the reference model's taps."""
+    """One layer. Its values have the names of the reference model's taps."""
 
     def __init__(self, config: ToyConfig, layer: int, modules: Any) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class _Decoder(nn.Module):
 
 
 class _Model(nn.Module):
-    """From embeddings and vectors to logits."""
+    """The whole graph, from embeddings and vectors to logits."""
 
     def __init__(self, config: ToyConfig, modules: Any) -> None:
         super().__init__()

@@ -1,4 +1,7 @@
-"""The toy's reference model: b = x + Attention(RMSNorm(x)); y = b + up(silu(gate(b)) * p), p the record's vector."""
+"""Reference model of the toy family.
+
+b = x + Attention(RMSNorm(x)); y = b + up(silu(gate(b)) * p), where p is the vector of the record.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tests.molkv_export.toy_family.config import SHARED, ToyConfig
 
 
 class ToyAttention(nn.Module):
-    """Grouped-query attention with the heads of its layer; a layer that shares gets keys and values."""
+    """Grouped-query attention with the head size of its layer. A sharing layer gets keys and values as input."""
 
     def __init__(self, config: ToyConfig, layer: int) -> None:
         super().__init__()
@@ -43,7 +46,7 @@ class ToyAttention(nn.Module):
 
 
 class ToyGate(nn.Module):
-    """up(silu(gate(b)) * p)."""
+    """The expert branch up(silu(gate(b)) * p)."""
 
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
@@ -68,7 +71,7 @@ class ToyLayer(nn.Module):
 
 
 class ToyForCausalLM(ReferenceModel):
-    """The whole model; there is a lookup form alone."""
+    """The whole model. It exists only in lookup form."""
 
     config: ToyConfig
 

@@ -1,4 +1,4 @@
-"""How the toy is published: its language model beside a tower for images, which is left out."""
+"""Reader of toy checkpoints. They also hold an image tower, whose tensors are ignored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LANGUAGE_MODEL = "model.language_model."
 
 
 def published_name(name: str) -> str:
-    """Name a parameter of the reference model as the files do."""
+    """Return the name that the files use for a parameter of the reference model."""
     return name.replace("model.", LANGUAGE_MODEL, 1) if name.startswith("model.") else name
 
 

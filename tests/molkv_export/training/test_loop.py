@@ -1,4 +1,4 @@
-"""Training: it learns, it resumes, and its text is what it says."""
+"""Training lowers the loss, can be resumed, and reads the expected text."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def test_training_lowers_the_loss_and_writes_a_sound_checkpoint(tmp_path: Path) 
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
 
 
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(CONFIG, tmp_path / "straight", OPTIONS, corpus=CORPUS)
     monkeypatch.setattr(loop, "SAVE_EVERY_STEPS", 10)
 
@@ -73,7 +71,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
-def test_a_damaged_state_is_said(tmp_path: Path) -> None:
+def test_a_damaged_state_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.training").mkdir()
     (tmp_path / "model.training" / "state.pt").write_bytes(b"nothing")
     with pytest.raises(OutputError, match=r"state.pt: is damaged; remove .*model.training to start again"):

@@ -1,4 +1,4 @@
-"""Mistakes in running static graphs do not pass the self-test."""
+"""The self-test finds mistakes in running static graphs."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _window_ends_with_the_padding(patch: pytest.MonkeyPatch) -> None:
     ],
     ids=lambda break_it: break_it.__name__.strip("_"),
 )
-def test_it_is_found(break_it: Break, bundle: Path) -> None:
+def test_the_selftest_finds_the_fault(break_it: Break, bundle: Path) -> None:
     assert selftest(bundle).failures == []
     with pytest.MonkeyPatch.context() as patch:
         break_it(patch)

@@ -1,4 +1,4 @@
-"""Each static module against its formula in float64."""
+"""Each static module agrees with its formula in float64."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _run(
 ) -> Array:
     """Run the nodes that `build(op, *values)` makes.
 
-    Those in float16 in onnx.reference: ONNX Runtime's CPU provider computes in float32 between two of them.
+    Float16 nodes run in onnx.reference, because ONNX Runtime's CPU provider computes in float32 between two nodes.
     """
     graph = ir.Graph((), (), nodes=(), opset_imports={"": OPSET}, name="module")
     builder = GraphBuilder(graph)
@@ -61,7 +61,7 @@ def _norm(x: Array, weight: Array, eps: float) -> Array:
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 3e4])
-def test_a_norm_is_exact_whatever_the_size(size: float) -> None:
+def test_a_norm_is_exact_for_numbers_of_any_size(size: float) -> None:
     random = np.random.default_rng(0)
     x = (size * random.standard_normal((5, 48))).astype(np.float32)
     weight = random.uniform(0.5, 1.5, 48).astype(np.float32)
@@ -71,17 +71,17 @@ def test_a_norm_is_exact_whatever_the_size(size: float) -> None:
 
 
 @pytest.mark.parametrize("size", [0.02, 1.0, 300.0, 2e4])
-def test_a_norm_in_float16_survives_numbers_whose_squares_do_not(size: float) -> None:
+def test_a_norm_in_float16_works_although_squares_overflow(size: float) -> None:
     random = np.random.default_rng(0)
     x = np.clip(size * random.standard_normal((5, 48)), -6e4, 6e4).astype(np.float16)
-    x[2] = 0  # a row of zeros stays one, also where eps is 0 in float16
+    x[2] = 0  # a row of zeros stays zero, even if eps rounds to 0 in float16
     weight = random.uniform(0.5, 1.5, 48).astype(np.float16)
     found = _run(lambda op, x: HalfRMSNorm(48, 1e-8, HALF)(op, x)[0], HALF, {"x": x}, {"weight": weight})
     np.testing.assert_allclose(found, _norm(x, weight, 1e-8), rtol=5e-3, atol=1e-3)
     with np.errstate(over="ignore"):
         plain = _run(lambda op, x: StaticRMSNorm(48, 1e-6, HALF)(op, x)[0], HALF, {"x": x}, {"weight": weight})
     survives = np.isfinite(plain).all() and np.abs(plain - found).max() < 0.1
-    assert survives == (size <= 1.0)  # what the other norm is there for
+    assert survives == (size <= 1.0)  # the reason for the other norm
 
 
 def test_gelu_without_erf_is_exact_to_float32() -> None:
@@ -89,10 +89,10 @@ def test_gelu_without_erf_is_exact_to_float32() -> None:
     found = _run(lambda op, x: gelu_by_exp(op, x, FLOAT), FLOAT, {"x": x}, {})
     exact = torch.nn.functional.gelu(torch.from_numpy(x).double()).numpy()
     assert np.abs(found - exact).max() < 1e-6
-    assert np.abs(found - exact).max() > 0  # an approximation, after all
+    assert np.abs(found - exact).max() > 0  # it is an approximation
 
 
-def test_cos_and_sin_of_the_host_rotate_as_the_model_does() -> None:
+def test_cos_and_sin_of_the_host_rotate_like_the_model() -> None:
     random = np.random.default_rng(0)
     x, positions = random.standard_normal((7, 3, 16)).astype(np.float32), np.arange(5, 12)
     angles = positions[:, None] * 500.0 ** (-np.arange(8) / 8)
@@ -107,7 +107,7 @@ def test_cos_and_sin_of_the_host_rotate_as_the_model_does() -> None:
     np.testing.assert_allclose(_run(build, FLOAT, inputs, {}), exact, atol=2e-6)
 
 
-def test_a_qdq_product_is_that_of_its_codes() -> None:
+def test_a_qdq_product_equals_the_product_of_its_codes() -> None:
     random = np.random.default_rng(0)
     x, weight = random.standard_normal((6, 32)).astype(np.float32), random.standard_normal((32, 20)).astype(np.float32)
     linear = QdqLinear(32, 20)
@@ -123,5 +123,5 @@ def test_a_qdq_product_is_that_of_its_codes() -> None:
     scale = np.abs(weight).max() / 127
     product = rounded(x, 0.03, 120) @ (np.rint(weight / scale) * scale)
     exact = rounded(product, 0.2, 130)
-    assert np.abs(found - exact).max() < 0.2 + 1e-4  # a number between two codes can become either
+    assert np.abs(found - exact).max() < 0.2 + 1e-4  # a number in the middle between two codes may become either
     assert np.mean(np.abs(found - exact) < 1e-4) > 0.95

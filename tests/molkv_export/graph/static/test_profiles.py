@@ -1,4 +1,4 @@
-"""Bundles with static graphs: they are the model, in every phase, on two evaluators, at every length of a prompt."""
+"""Static graphs compute the model in every phase, on two evaluators, for every length of a prompt."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def static(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPath
     + [("molkv-plain", "nnapi"), ("mole", "nnapi")]
     + [(name, variant) for name in ("molkv-gated", "mole") for variant in ("coreml-float16", "nnapi-qdq-int8")],
 )
-def test_every_phase_is_the_model(
+def test_every_phase_computes_what_the_model_computes(
     name: str, variant: str, static: Callable[..., Path], checkpoints: Callable[[str], Path]
 ) -> None:
     scope = Scope(sequences=1, continuations=2, new_tokens=8)
@@ -73,7 +73,7 @@ def test_every_phase_is_the_model(
     ids=["one layer", "the last", "all but the last", "none"],
 )
 @pytest.mark.parametrize("name", ["molkv", "mole"])
-def test_models_whose_longer_calls_need_few_inputs(
+def test_models_work_if_longer_calls_need_few_inputs(
     name: str, changes: dict[str, Any], variant: str, tmp_path: Path
 ) -> None:
     profile, dtype = VARIANTS[variant]
@@ -87,7 +87,7 @@ def test_models_whose_longer_calls_need_few_inputs(
 
 @pytest.mark.parametrize("variant", ["coreml", "nnapi"])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_onnx_reference_computes_the_model_with_operators_of_onnx_alone(
+def test_onnx_reference_computes_the_model_with_standard_operators_only(
     name: str,
     variant: str,
     static: Callable[..., Path],
@@ -103,7 +103,7 @@ def test_onnx_reference_computes_the_model_with_operators_of_onnx_alone(
     np.testing.assert_allclose(np.concatenate(found), exact, atol=5e-6)
 
 
-def test_float16_is_close_where_every_single_operator_rounds_to_it(
+def test_float16_is_close_if_every_operator_rounds_to_float16(
     static: Callable[..., Path], checkpoints: Callable[[str], Path], token_ids: np.ndarray[Any, Any]
 ) -> None:
     bundle = Bundle(static("molkv-gated", "coreml-float16"))
@@ -111,11 +111,11 @@ def test_float16_is_close_where_every_single_operator_rounds_to_it(
     found = [state.prefill(0, token_ids[:12], all_logits=True), state.decode(token_ids[12:13]).copy()]
     with open_checkpoint(checkpoints("molkv-gated")) as source:
         exact = SourceModel(source, bundle).logits(token_ids[:13])
-    np.testing.assert_allclose(np.concatenate(found), exact, atol=0.05)  # of logits with a spread of about 1
+    np.testing.assert_allclose(np.concatenate(found), exact, atol=0.05)  # the logits have a spread of about 1
 
 
 @pytest.mark.parametrize("name", ["molkv", "mole"])
-def test_a_prompt_of_any_length_ends_in_the_same_logits(
+def test_prompts_of_any_length_end_with_the_same_logits(
     name: str, static: Callable[..., Path], bundles: Callable[..., Path], token_ids: np.ndarray[Any, Any]
 ) -> None:
     fixed, dynamic = Generator(static(name, "coreml")), Generator(bundles(name))
@@ -123,17 +123,17 @@ def test_a_prompt_of_any_length_ends_in_the_same_logits(
     for length in range(1, 24):
         for state in states:
             state.lengths[:] = 0
-            state.prefill(1, token_ids[40:45])  # another sequence, which must not be seen
+            state.prefill(1, token_ids[40:45])  # another sequence, which must not affect this one
         first, second = (state.prefill(0, token_ids[:length]) for state in states)
         np.testing.assert_allclose(first, second, atol=2e-5)
-        # And on, over the end of the prompt: by a prompt again, and by a step.
+        # Continue after the end of the prompt, with another prompt and with a step.
         first, second = (state.prefill(0, token_ids[length : length + 9]) for state in states)
         np.testing.assert_allclose(first, second, atol=2e-5)
         first, second = (state.decode([3, 4]).copy() for state in states)
         np.testing.assert_allclose(first, second, atol=2e-5)
 
 
-def test_a_prompt_is_cut_into_the_longest_calls_that_it_fills(static: Callable[..., Path]) -> None:
+def test_a_prompt_is_divided_into_the_longest_calls_that_it_fills(static: Callable[..., Path]) -> None:
     generator = Generator(static("molkv", "coreml"))
     graph = generator.bundle.graph()
     calls = StaticCalls(generator.config, generator.graph, graph.kv_dtype, 1, graph.lengths, None)
@@ -172,7 +172,7 @@ def test_a_prompt_that_fails_leaves_its_sequence_as_it_was(
     np.testing.assert_array_equal(state.decode(token_ids[9:10]), whole.decode(token_ids[9:10]))
 
 
-def test_sequences_in_a_batch_are_as_if_alone(static: Callable[..., Path]) -> None:
+def test_sequences_in_a_batch_do_not_affect_each_other(static: Callable[..., Path]) -> None:
     generator = Generator(static("molkv", "coreml"))
     prompts = [[5, 17, 3], [42], list(range(20))]
     batch: list[list[int]] = [[], [], []]
@@ -183,7 +183,7 @@ def test_sequences_in_a_batch_are_as_if_alone(static: Callable[..., Path]) -> No
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", ["molkv", "mole"])
-def test_what_was_written_is_clean(name: str, variant: str, static: Callable[..., Path]) -> None:
+def test_exported_graphs_have_no_lint_findings(name: str, variant: str, static: Callable[..., Path]) -> None:
     bundle = Bundle(static(name, variant))
     target: Any = VARIANTS[variant][0]
     for file in bundle.graph().files:
@@ -204,7 +204,7 @@ def test_weights_are_stored_once(checkpoints: Callable[[str], Path], tmp_path: P
     assert sizes[0] == sizes[1]
 
 
-def test_a_shorter_context_and_window_make_the_model_that_has_them(
+def test_a_shorter_context_and_window_equal_a_model_with_that_configuration(
     checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     graph = GraphOptions(chunk_lengths=(4,), context_length=20, expert_window=3)
@@ -217,11 +217,11 @@ def test_a_shorter_context_and_window_make_the_model_that_has_them(
         generator.sequences(max_length=21)
 
 
-# --- every graph is held to the golden vectors
+# --- every graph is compared with the golden vectors
 
 
 class _Lengths:
-    """A graph that notes the lengths of calls that are run."""
+    """A graph that records the lengths of its calls."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph, self.seen = graph, set[int]()
@@ -241,13 +241,13 @@ def test_selftest_and_probe_run_every_graph(tmp_path: Path, monkeypatch: pytest.
     probe(generator.bundle, lambda length: generator.sequences(max_length=length), "cpu")
     assert sorted(graphs.seen) == lengths
     graphs.seen.clear()
-    # The package has a function of the module's name.
+    # The package exports a function with the same name as the module.
     monkeypatch.setattr(sys.modules["molkv_runtime.selftest"], "Generator", lambda *_, **__: generator)
     assert selftest(tmp_path / "bundle").failures == []
     assert sorted(graphs.seen) == lengths
 
 
-def test_a_mixed_up_batch_is_found_even_where_a_provider_may_be_off(
+def test_a_mixed_up_batch_is_found_even_with_a_loose_tolerance(
     static: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(PRESETS, "coarse", PRESETS["cpu"]._replace(max_abs=1e-3))  # type: ignore[arg-type]
@@ -277,7 +277,7 @@ def test_a_mixed_up_batch_is_found_even_where_a_provider_may_be_off(
         ({"context_length": 20}, "its inputs in the manifest differ from those that the model's configuration"),
     ],
 )
-def test_a_manifest_that_lies_about_static_graphs_is_refused(
+def test_a_manifest_with_wrong_static_graphs_is_refused(
     change: dict[str, Any], message: str, static: Callable[..., Path], tmp_path: Path
 ) -> None:
     bundle = shutil.copytree(static("molkv", "coreml"), tmp_path / "bundle")
@@ -295,7 +295,7 @@ def test_the_profile_says_whether_a_graph_is_static(static: Callable[..., Path],
 
 
 @pytest.mark.parametrize("content", [b"\xff" * 100, b"", b"\x3a\x0b\x0a\x09\x22\x06MatMul\x0a\x01x"])
-def test_a_graph_that_is_none_is_refused(content: bytes, static: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_invalid_graph_file_is_refused(content: bytes, static: Callable[..., Path], tmp_path: Path) -> None:
     bundle = shutil.copytree(static("molkv", "coreml"), tmp_path / "bundle")
     replace_file(bundle, "model.coreml.4.onnx", content)
     with pytest.raises(MolkvError, match=r"model.coreml.4.onnx"):
@@ -329,7 +329,7 @@ def test_a_graph_that_is_none_is_refused(content: bytes, static: Callable[..., P
         ("cpu", {"context_length": 20}, "context_length is 20, expected none for profile cpu"),
     ],
 )
-def test_what_cannot_be_had_is_said_before_anything_is_written(
+def test_impossible_options_are_refused_before_anything_is_written(
     profile: str, options: dict[str, Any], message: str, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     with pytest.raises(RequestError, match=message):
@@ -337,13 +337,13 @@ def test_what_cannot_be_had_is_said_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_profile_that_a_bundle_lacks_is_an_error_that_says_how_to_add_it(stdlib_mini_bundle: Path) -> None:
+def test_the_error_for_a_missing_profile_says_how_to_add_it(stdlib_mini_bundle: Path) -> None:
     message = r"has no graph for profile 'coreml'; available: cpu. Add it with: .* --add-profile coreml"
     with pytest.raises(BundleError, match=message):
         Generator(stdlib_mini_bundle, profile="coreml")
 
 
-def test_the_trained_model_speaks_from_int8_and_float16(tmp_path: Path) -> None:
+def test_the_trained_model_generates_text_in_int8_and_float16(tmp_path: Path) -> None:
     for profile, dtype in (("coreml", "float16"), ("nnapi", "qdq-int8")):
         graph = GraphOptions(dtype)  # type: ignore[arg-type]
         export(STDLIB_MINI, tmp_path / profile, profiles=[profile], graph=graph)
