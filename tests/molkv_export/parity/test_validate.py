@@ -132,7 +132,7 @@ def _swap_values_of_two_experts(layers: Records) -> None:
 
 
 def _zero_one_rare_value(layers: Records) -> None:
-    """Change the records of the last id of each slab, which the texts below do not contain."""
+    """Zero a few numbers of the last record of each slab. The texts below do not contain these token ids."""
     layers["value"][-1, 2, 3, :5] = 0
 
 
