@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -56,11 +57,12 @@ from molkv_export.tables.plan import Memory, plan_memory, plan_table, shard_byte
 from molkv_export.tables.resume import JOURNAL, Journal, resume_export
 from molkv_export.tables.rows import RowSource, row_source
 from molkv_export.tables.table_writer import write_table
-from molkv_export.terminal import byte_progress, print_line
+from molkv_export.terminal import byte_progress, print_line, timed
 
 DEFAULT_SHARD_SIZE = 1024**3
 DEFAULT_MAX_MEMORY = 1024**3
 DEFAULT_GRAPH = GraphOptions()
+_LOG = logging.getLogger(__name__)
 
 
 def export(
@@ -237,8 +239,9 @@ def _finish(
     """Write the golden vectors of some profiles, and then the manifest, which is returned."""
     if console is not None:
         print_line(console, "golden vectors: the source model runs in PyTorch")
-    for profile in profiles:
-        write_golden(source, Bundle(folder, manifest, profile=profile))
+    with timed(_LOG, "golden vectors"):
+        for profile in profiles:
+            write_golden(source, Bundle(folder, manifest, profile=profile))
     manifest = msgspec.structs.replace(manifest, files=_file_infos(folder, manifest.files))
     write_manifest(manifest, folder)
     return manifest
@@ -253,31 +256,34 @@ def _write_graphs(
     if plan.dense.dtype == "qdq-int8":
         scales |= activation_scales(source, plan.graphs[1], calibration_texts(source.config, folder))
     task = progress.add_task(f"dense graph, {plan.profile}", total=plan.nbytes)
-    info = save_graphs(
-        plan, source, folder, scales=scales, hashes=hashes, advance=lambda count: progress.advance(task, count)
-    )
+    with timed(_LOG, f"dense graph, {plan.profile}"):
+        info = save_graphs(
+            plan, source, folder, scales=scales, hashes=hashes, advance=lambda count: progress.advance(task, count)
+        )
     progress.update(task, completed=plan.nbytes)  # `save_graphs` does not report small tensors
     return info
 
 
 def _write_table(plan: _Plan, folder: Path, journal: Journal, check: Callable[[], None], progress: Progress) -> None:
     missing = [shard for shard in plan.table.shards if shard.file not in journal.shards]
-    task = progress.add_task("expert store", total=sum(shard_bytes(shard, plan.table) for shard in missing))
+    total = sum(shard_bytes(shard, plan.table) for shard in missing)
+    task = progress.add_task("expert store", total=total, visible=total > 0)
 
     def finish(name: str, info: FileInfo) -> None:
         check()  # before a shard enters the journal, the checkpoint must still be the one that was hashed
         journal.shards[name] = info
         journal.save(folder)
 
-    write_table(
-        plan.rows,
-        plan.table,
-        plan.memory.slab_ids,
-        folder,
-        finished=dict(journal.shards),
-        finish=finish,
-        advance=lambda count: progress.advance(task, count),
-    )
+    with timed(_LOG, "expert store"):
+        write_table(
+            plan.rows,
+            plan.table,
+            plan.memory.slab_ids,
+            folder,
+            finished=dict(journal.shards),
+            finish=finish,
+            advance=lambda count: progress.advance(task, count),
+        )
 
 
 def _file_infos(folder: Path, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
@@ -291,7 +297,8 @@ def _file_infos(folder: Path, known: dict[str, FileInfo]) -> dict[str, FileInfo]
 
 def _hash_checkpoint(source: Checkpoint, progress: Progress) -> HashedSource:
     task = progress.add_task("checkpoint's hash", total=sum(path.stat().st_size for path in source.files))
-    return HashedSource(source, lambda count: progress.advance(task, count))
+    with timed(_LOG, "checkpoint's hash"):
+        return HashedSource(source, lambda count: progress.advance(task, count))
 
 
 def _check_unchanged(hashed: HashedSource, companions: Companions, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from molkv_bundle import PROFILES, DenseDtype, KVDtype, ModelConfig, RequestError, WindowDtype
+from molkv_bundle import PROFILES, ArgumentError, DenseDtype, KVDtype, ModelConfig, WindowDtype
 from molkv_export.families import FAMILIES
 from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.choices import BLOCK_SIZES, CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BLOCK_SIZE, DTYPES
@@ -37,16 +37,14 @@ def plan_graphs(config: ModelConfig, profiles: Sequence[str], options: GraphOpti
     """Build the graphs of some profiles for a model.
 
     Raises:
-        RequestError: A profile is unknown, or does not support the model or the options.
+        ArgumentError: A profile is unknown, or does not support an option.
         ConfigError: A profile's operators do not support this model.
     """
     if set(profiles) == {"cpu"}:
         for name in ("chunk_lengths", "context_length", "expert_window"):
             if getattr(options, name) is not None:
-                raise RequestError(
-                    f"{name} is {getattr(options, name)}, expected none for profile cpu, whose graph has no fixed "
-                    "lengths; this option is for the static profiles coreml and nnapi"
-                )
+                wanted = "no value for profile cpu, whose graph takes any; only coreml and nnapi have fixed shapes"
+                raise ArgumentError(name, getattr(options, name), wanted)
     return [_plan(config, profile, options) for profile in dict.fromkeys(profiles)]
 
 
@@ -74,45 +72,37 @@ def _context(config: ModelConfig, options: GraphOptions) -> int:
 
 def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
     if profile not in PROFILES:
-        raise RequestError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}")
+        raise ArgumentError("profile", profile, f"one of {', '.join(PROFILES)}")
     if profile not in config.profiles:
-        raise RequestError(
-            f"profile is {profile!r}, expected {' or '.join(config.profiles)} for a model of type {config.model_type}"
-        )
+        wanted = f"{' or '.join(config.profiles)} for a model of type {config.model_type}"
+        raise ArgumentError("profile", profile, wanted)
     if options.dense_dtype not in DTYPES[profile]:
-        raise RequestError(
-            f"dense_dtype is {options.dense_dtype!r}, expected one of {', '.join(DTYPES[profile])} in profile "
-            f"{profile}; a profile with another dtype can be added with --add-profile"
-        )
+        wanted = f"one of {', '.join(DTYPES[profile])} in profile {profile}"
+        raise ArgumentError("dense_dtype", options.dense_dtype, f"{wanted}; add other profiles with --add-profile")
     if options.block_size not in BLOCK_SIZES:
-        sizes = ", ".join(map(str, BLOCK_SIZES))
-        raise RequestError(
-            f"block_size is {options.block_size}, expected one of {sizes}: ONNX Runtime's quantizer has no others"
-        )
+        sizes = f"one of {', '.join(map(str, BLOCK_SIZES))} (the sizes of ONNX Runtime's quantizer)"
+        raise ArgumentError("block_size", options.block_size, sizes)
     kv_dtypes = ("float32", "int8") if profile == "cpu" else ("float32",)
     if options.kv_dtype not in kv_dtypes:
-        raise RequestError(
-            f"kv_dtype is {options.kv_dtype!r}, expected {' or '.join(kv_dtypes)} in profile {profile}; the KV cache "
-            "of a static graph has the dtype in which the graph computes"
-        )
+        wanted = f"{' or '.join(kv_dtypes)} in profile {profile}"
+        reason = "the cache of a static graph has the dtype that the graph computes in"
+        raise ArgumentError("kv_dtype", options.kv_dtype, f"{wanted}; {reason}")
     window_dtypes = config.window_dtypes if profile == "cpu" else ("float32",)
     if options.window_dtype not in window_dtypes:
         has_choice = profile != "cpu" or "int8" in window_dtypes
         where = f"in profile {profile}" if has_choice else "for a model without an expert window"
-        raise RequestError(f"window_dtype is {options.window_dtype!r}, expected {' or '.join(window_dtypes)} {where}")
+        raise ArgumentError("window_dtype", options.window_dtype, f"{' or '.join(window_dtypes)} {where}")
     for name, dtype in (("dense_dtype", "qdq-int8"), ("kv_dtype", "int8")):
         if getattr(options, name) == dtype and not FAMILIES[config.model_type].can_be_calibrated:
-            raise RequestError(f"{name} is {dtype!r}, expected another one for a model of type {config.model_type}")
+            raise ArgumentError(name, dtype, f"another dtype for a model of type {config.model_type}")
     limits = {
         "context_length": (options.context_length, config.max_position_embeddings),
         "expert_window": (options.expert_window, config.attended_positions),
     }
     for name, (asked, limit) in limits.items():
         if asked is not None and not 0 < asked <= limit:
-            raise RequestError(f"{name} is {asked}, expected 1 to {limit}, the model's limit")
+            raise ArgumentError(name, asked, f"1 to {limit} (the model's)")
     for length in options.chunk_lengths or () if profile != "cpu" else ():
         if not 1 <= length <= _context(config, options):
-            raise RequestError(
-                f"chunk_lengths has {length}, expected lengths from 1 to the graph's context of "
-                f"{_context(config, options)}"
-            )
+            context = _context(config, options)
+            raise ArgumentError("chunk_lengths", length, f"lengths from 1 to {context} (the graph's context)")

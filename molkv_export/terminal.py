@@ -1,34 +1,91 @@
-"""How sizes and progress look in a terminal."""
+"""Texts, sizes, progress and log messages in a terminal."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
+_LOGGERS = ("molkv_bundle", "molkv_runtime", "molkv_export")
+_LOG = logging.getLogger(__name__)
 
-def console(*, stderr: bool = False) -> Console:
-    """Make the console of a command: strings are shown as they are, and lines are as long as they are."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+def console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """Return the console of a command. It prints strings without markup and does not wrap lines."""
+    return Console(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def print_line(console: Console, text: str, style: str = "") -> None:
-    """Print a line with names in it, on any console: nothing in it is markup, and it is not wrapped."""
+    """Print one line without markup and without wrapping, on any console."""
     console.print(Text(text, style=style), soft_wrap=True)
 
 
 @contextmanager
-def status(text: str) -> Iterator[Callable[[str], None]]:
-    """Show on standard error what is being done; the function that is given shows another text."""
-    with console(stderr=True).status(Text(text)) as shown:
-        yield lambda text: shown.update(Text(text))
+def log_to(console: Console, level: int) -> Iterator[None]:
+    """Print the log messages of this project on a console, from a level of `logging` on."""
+    handler = _ConsoleHandler(console)
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [(logger, logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, old_level, propagate in before:
+            logger.removeHandler(handler)
+            logger.setLevel(old_level)
+            logger.propagate = propagate
+
+
+class _ConsoleHandler(logging.Handler):
+    """A log handler that prints on a console, above its progress bars."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print_line(self._console, self.format(record))
+
+
+@contextmanager
+def timed(logger: logging.Logger, what: str) -> Iterator[None]:
+    """Log the seconds that a block takes, at level INFO."""
+    start = time.perf_counter()
+    yield
+    logger.info("%s: %.2f s", what, time.perf_counter() - start)
+
+
+@contextmanager
+def status(console: Console, text: str) -> Iterator[Callable[[str], None]]:
+    """Show the present step of a command; the function that this yields shows another step and logs it."""
+    with console.status(Text(text)) as shown:
+
+        def show(step: str) -> None:
+            _LOG.info("%s", step)
+            shown.update(Text(step))
+
+        yield show
 
 
 def human_bytes(count: int) -> str:
-    """Write a number of bytes with a binary unit."""
+    """Return a number of bytes as text with a binary unit."""
     size = float(count)
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
@@ -37,9 +94,26 @@ def human_bytes(count: int) -> str:
     return f"{size:.1f} GiB"
 
 
-def byte_progress(console: Console | None) -> Progress:
-    """Make a progress bar that counts bytes, with rate and remaining time; without a console it shows nothing."""
-    return Progress(
+class Bars(Progress):
+    """Progress bars that appear with the first task. Before it, nothing is printed, not even an empty line."""
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def add_task(self, description: str, *arguments: Any, **fields: Any) -> TaskID:
+        """Add a bar; arguments as in `Progress`."""
+        self.start()
+        return super().add_task(description, *arguments, **fields)
+
+    def stop(self) -> None:
+        """Stop the display if it was started."""
+        if self.live.is_started:
+            super().stop()
+
+
+def byte_progress(console: Console | None) -> Bars:
+    """Return bars that count bytes and show the rate and the remaining time. Without a console, nothing is shown."""
+    return Bars(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
@@ -50,6 +124,12 @@ def byte_progress(console: Console | None) -> Progress:
 
 
 def counter(progress: Progress, description: str) -> Callable[[int, int], None]:
-    """Make a function that moves a new bar on, told how many bytes were done since its last call, and of how many."""
-    task = progress.add_task(description, visible=False)  # until there is something to show
-    return lambda count, total: progress.update(task, total=total, advance=count, visible=True)
+    """Return a function that advances a new bar. Its arguments: the bytes since its last call, and all bytes."""
+    tasks: list[TaskID] = []
+
+    def advance(count: int, total: int) -> None:
+        if not tasks:
+            tasks.append(progress.add_task(description, total=total))
+        progress.update(tasks[0], advance=count)
+
+    return advance

@@ -16,6 +16,7 @@ import msgspec
 
 from molkv_bundle import read_config
 from molkv_export.corpus import standard_library, train_tokenizer
+from molkv_export.terminal import console
 from molkv_export.training.loop import TrainOptions, TrainResult, train
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -34,7 +35,7 @@ def main(runs: Path) -> None:
             out = runs / f"{name}-seed{seed}"
             if not out.exists():
                 tokenizer = tokenizer or train_tokenizer(corpus.train, config.vocab_size)
-                train(config, out, options, tokenizer=tokenizer, corpus=corpus)
+                train(config, out, options, tokenizer=tokenizer, corpus=corpus, console=console(stderr=True))
             log = msgspec.json.decode((out / "training.json").read_bytes())
             if log["options"] != asdict(options):
                 raise SystemExit(f"{out}: was trained with other options; remove the folder and run this program again")

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from molkv_bundle import Bundle, RequestError
+from molkv_bundle import ArgumentError, Bundle
 from molkv_export.bench.machine import drop_from_page_cache, memory_bandwidth, peak_rss
 from molkv_export.bench.report import BenchReport, Decode, Prefill, Shares, Storage
 from molkv_export.bench.stopwatch import Stopwatch, TimedGraph, TimedStore
@@ -62,14 +62,14 @@ def bench(
         report_progress: Called with the name of each step.
 
     Raises:
-        RequestError: A length is outside the model's context, a batch exceeds the RAM, or there are more threads than
-            cores.
+        ArgumentError: A length is outside the model's context, or there are more threads than cores.
+        RequestError: A batch exceeds the RAM.
         BundleError, ProviderError: The bundle cannot be run.
     """
     rss_before = peak_rss()
     opened = Bundle(bundle, profiles=resolve(target.provider).profiles, profile=profile)
-    prompts = _lengths(opened, "prompt", prompts, PROMPTS, least=1)
-    contexts = _lengths(opened, "context", contexts, CONTEXTS, least=2)
+    prompts = _lengths(opened, "prompts", prompts, PROMPTS, least=1)
+    contexts = _lengths(opened, "contexts", contexts, CONTEXTS, least=2)
     _check_request(batches, steps, runs, storage)
     threads = (os.cpu_count() or 1) if target.threads is None else target.threads
     report_progress("loading")
@@ -121,20 +121,18 @@ def _measure(
 
 
 def _check_request(batches: Sequence[int], steps: int, runs: int, storage: Sequence[Storage]) -> None:
-    for name, values in (("batch", batches), ("steps", [steps]), ("runs", [runs])):
+    for name, values in (("batches", batches), ("steps", [steps]), ("runs", [runs])):
         if min(values, default=0) < 1:
-            raise RequestError(f"{name} is {min(values, default='missing')}, expected 1 or more")
+            raise ArgumentError(name, min(values, default="none"), "1 or more")
     if "cold" in storage and not hasattr(os, "posix_fadvise"):
-        raise RequestError(
-            "storage: found cold, expected warm, because this system cannot drop files from its page cache"
-        )
+        raise ArgumentError("storage", "cold", "warm: this system cannot drop files from its page cache")
 
 
 def _lengths(bundle: Bundle, name: str, asked: Sequence[int] | None, usual: Sequence[int], least: int) -> Sequence[int]:
     context = bundle.config.max_position_embeddings
     for length in asked or ():
         if not least <= length <= context:
-            raise RequestError(f"{name} is {length}, expected {least} to {context} (the model's context)")
+            raise ArgumentError(name, length, f"{least} to {context} (the model's context)")
     return asked or [length for length in usual if length <= context] or [context]
 
 
@@ -143,7 +141,7 @@ class _Runner:
 
     def __init__(self, bundle: Bundle, target: Target, runs: int) -> None:
         self._stopwatch = Stopwatch()
-        self._shards = [bundle.file(shard.file) for shard in bundle.manifest.experts.shards]
+        self._shards = [bundle.path / shard.file for shard in bundle.manifest.experts.shards]
         sessions = DenseGraph(bundle, target)
         self.placements = sessions.placements
         graph = TimedGraph(sessions, self._stopwatch)

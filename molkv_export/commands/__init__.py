@@ -1,4 +1,16 @@
-"""The command line: one file per command, each thin over one public function."""
+"""The command line: one file for each command; each command calls one public function.
+
+Exit codes:
+    0: Done, and every check passed.
+    1: An error, or a check failed: a gate of `validate`, a difference in `selftest`, damage in `verify`.
+    2: The arguments are wrong: click refuses them, or a function raises ArgumentError for the value of an option. The
+        possible values may depend on the model. Errors about files and prompts exit with 1.
+    130: Interrupted by SIGINT, SIGTERM or SIGHUP.
+
+Standard output holds the result: text, or one JSON document with --json. Standard error holds progress, notes, details
+and errors. An error is one line that begins with "error: ". `common_options` in options.py adds --quiet and --verbose
+to every command, and turns an ArgumentError into an error of click that names the option.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +44,17 @@ _ERRORS = "backslashreplace"  # of encoding
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
-    """Put lookup-expert language models (MoLE, MoLKV) on devices.
+    """Run lookup-expert language models (MoLE, MoLKV) on devices.
 
-    Export a trained checkpoint to a bundle (dense graph plus expert store), prove that the bundle is the model that was
-    trained, look into it, and generate text with it.
+    Export a trained checkpoint to a bundle (dense graph and expert store), check that the bundle is the model that was
+    trained, inspect it, and generate text with it.
+
+    Exit codes: 0 done, and every check passed; 1 an error, or a check failed; 2 wrong arguments; 130 interrupted.
+
+    \b
+    Examples:
+      molkv-export export examples/stdlib-mini stdlib-mini.bundle
+      molkv-export run stdlib-mini.bundle --prompt "def "
     """
 
 
@@ -54,7 +73,7 @@ for _command in (
 
 
 def main() -> None:
-    """Run the command line; whatever a user can cause ends in one line and a non-zero exit status."""
+    """Run the command line. An error that a user can cause ends in one line and a non-zero exit code."""
     _set_up_stdout()
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
@@ -79,16 +98,18 @@ def main() -> None:
                 )
             )
         )
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _fail(_message(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
         _fail("; ".join(("interrupted", *getattr(error.__cause__ or error, "__notes__", ()))), _INTERRUPTED)
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has ended
         _discard(sys.stdout)
         _discard(sys.stderr)
         sys.exit(1)
-    except OSError as error:  # of a file of the user's, where nothing nearer has explained it
+    except OSError as error:  # about a user's file, if no other code has explained the error
         if error.filename is None:
             raise
         if error.filename == _STDOUT:
@@ -97,7 +118,7 @@ def main() -> None:
 
 
 class _Stdout(io.FileIO):
-    """Standard output whose errors have its name, as those of other files have."""
+    """Standard output whose errors name it, as the errors of other files name the file."""
 
     def write(self, data: Any) -> int:
         try:
@@ -108,9 +129,9 @@ class _Stdout(io.FileIO):
 
 
 def _set_up_stdout() -> None:
-    """Let standard output show what it cannot encode as standard error does, and name itself where it fails."""
+    """Replace characters that standard output cannot encode, as standard error does, and name it in its errors."""
     stdout = sys.stdout
-    if not isinstance(stdout, io.TextIOWrapper):  # it is closed
+    if not isinstance(stdout, io.TextIOWrapper):  # standard output is closed
         return
     if stdout.isatty():
         stdout.reconfigure(errors=_ERRORS)
@@ -121,9 +142,20 @@ def _set_up_stdout() -> None:
 
 
 def _discard(stream: TextIO | None) -> None:
-    """Let a stream write nowhere, so that what is left in it is no error when Python ends."""
+    """Redirect a stream to the null device, so that flushing it when Python ends raises no error."""
     if stream is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _message(error: click.ClickException) -> str:
+    """Return an error of click as one line that begins with the option."""
+    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param:
+        name = error.param.opts[-1] if isinstance(error.param, click.Option) else error.param.human_readable_name
+        return f"{name}: {error.message.rstrip('.')}"
+    message = " ".join(error.format_message().split())
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{message.rstrip('.')} (see {error.ctx.command_path} --help)"
+    return message
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

@@ -5,16 +5,30 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
+from rich.console import Console
 
 import molkv_export
-from molkv_bundle import PROFILES, ROW_FORMATS, DenseDtype, GraphInfo, KVDtype, Manifest, RowDtype, WindowDtype
-from molkv_export import terminal
-from molkv_export.commands.options import PATH, byte_size, counts
+from molkv_bundle import (
+    MANIFEST,
+    PROFILES,
+    ROW_FORMATS,
+    ArgumentError,
+    DenseDtype,
+    GraphInfo,
+    KVDtype,
+    Manifest,
+    RowDtype,
+    WindowDtype,
+)
+from molkv_export.commands.options import PATH, byte_size, common_options, counts, json_option, print_json
 from molkv_export.graph.choices import CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BLOCK_SIZE
+from molkv_export.terminal import human_bytes, print_line
+
+_TYPED = ParameterSource.COMMANDLINE
 
 
 @click.command("export")
@@ -26,67 +40,69 @@ from molkv_export.graph.choices import CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BL
     type=click.Choice(PROFILES),
     multiple=True,
     default=["cpu"],
-    help="Graphs to make; can be repeated. cpu: any batch and length. coreml, nnapi: fixed shapes, for phones. "
+    help="Graphs to make; can be repeated. cpu: any batch size and length. coreml, nnapi: fixed shapes, for phones. "
     "[default: cpu]",
 )
 @click.option(
     "--add-profile",
     type=click.Choice(PROFILES),
-    help="Add graphs to BUNDLE, which exists, instead of making it. The store stays as it is.",
+    help="Add the graphs of this profile to the existing BUNDLE. The expert store does not change.",
 )
 @click.option(
     "--dense-dtype",
     type=click.Choice(get_args(DenseDtype)),
     default="float32",
     show_default=True,
-    help="Of the dense graph's large weights. int8 is good at prefill and decode, int4 smaller and faster at decode. "
-    "coreml: float32 or float16; nnapi: float32 or qdq-int8.",
+    help="Dtype of the large weights in the dense graph. int8 is fast at prefill and decode; int4 is smaller, and "
+    "faster at decode. coreml: float32 or float16; nnapi: float32 or qdq-int8.",
 )
 @click.option(
     "--block-size",
     type=int,
     default=DEFAULT_BLOCK_SIZE,
     show_default=True,
-    help="Weights that share a scale in int4: 16, 32, 64, 128 or 256. Smaller is more precise and slower.",
+    help="Number of weights that share one int4 scale: 16, 32, 64, 128 or 256. A smaller block is more precise and "
+    "slower. Only with --dense-dtype int4.",
 )
 @click.option(
     "--kv-dtype",
     type=click.Choice(["float32", "int8"]),
     default="float32",
     show_default=True,
-    help="Of the KV cache. int8 takes a quarter of the memory and makes long contexts faster, but prefill slower.",
+    help="Dtype of the KV cache. int8 takes a quarter of the memory; long contexts are faster, but prefill is slower.",
 )
 @click.option(
     "--window-dtype",
     type=click.Choice(get_args(WindowDtype)),
     default="float32",
     show_default=True,
-    help="Of the values in the expert window, MoLKV and profile cpu only. int8 is faster and takes a quarter of the "
-    "memory; what it reads of an int8 store is exact, probabilities are rounded.",
+    help="Dtype of the values in the expert window, for MoLKV with profile cpu only. int8 is faster and takes a "
+    "quarter of the memory. Values of an int8 store stay exact; probabilities are rounded.",
 )
 @click.option(
     "--chunk-lengths",
     type=counts,
     metavar="NUMBERS",
-    help="Positions of a call, of static graphs: one graph each; 1 is always there. "
+    help="Positions in one call of a static graph; each length gets its own graph, and 1 is always included. "
     f"[default: {','.join(map(str, CHUNK_LENGTHS))}]",
 )
 @click.option(
     "--context-length",
     type=int,
-    help=f"Longest sequence, of static graphs. [default: the model's, at most {CONTEXT_LENGTH}]",
+    help=f"Longest sequence of static graphs. [default: the model's, at most {CONTEXT_LENGTH}]",
 )
 @click.option(
     "--expert-window",
     type=int,
-    help="W, of static graphs. A shorter one than the model's is another model. [default: the model's]",
+    help="Expert window W of static graphs. A shorter window than the model's makes another model. "
+    "[default: the model's]",
 )
 @click.option(
     "--experts-dtype",
     type=click.Choice(list(ROW_FORMATS)),
     default="float16",
     show_default=True,
-    help="Of the experts' values. Embeddings and keys are float16, unless this is float32.",
+    help="Dtype of the experts' values. Embeddings and keys are float16, or float32 if this is float32.",
 )
 @click.option(
     "--shard-size",
@@ -94,7 +110,7 @@ from molkv_export.graph.choices import CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BL
     metavar="SIZE",
     default="1GiB",
     show_default=True,
-    help="Largest size of one file of the store.",
+    help="Largest size of one file of the expert store.",
 )
 @click.option(
     "--max-memory",
@@ -102,12 +118,14 @@ from molkv_export.graph.choices import CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BL
     metavar="SIZE",
     default="1GiB",
     show_default=True,
-    help="RAM for writing the store, beyond the libraries. The bundle does not depend on it.",
+    help="RAM for writing the expert store, in addition to the libraries. It does not change the bundle.",
 )
-@click.option("--force", is_flag=True, help="Replace BUNDLE if it exists; the old one stays until the new is complete.")
-@click.pass_context
+@click.option(
+    "--force", is_flag=True, help="Replace BUNDLE if it exists. The old one stays until the new one is complete."
+)
+@json_option
+@common_options
 def export_command(
-    context: click.Context,
     checkpoint: Path,
     bundle: Path,
     profiles: tuple[str, ...],
@@ -123,13 +141,14 @@ def export_command(
     shard_size: int,
     max_memory: int,
     force: bool,
+    as_json: bool,
+    notes: Console,
 ) -> None:
     """Write a trained CHECKPOINT as a BUNDLE.
 
-    CHECKPOINT is a folder with config.json and weights (and tokenizer files, if it has them): ours, in training form or
-    lookup form, or a MoLE as published, in training form or re-parameterized. Weights are model.safetensors,
-    pytorch_model.bin, or several files with an index. BUNDLE appears when it is complete, or not at all. An export
-    that was cut short is resumed by the same command.
+    CHECKPOINT is a folder with config.json, weights and, if the model has one, a tokenizer. It is our own format or a
+    published MoLE, in training form or in lookup form. Weights are model.safetensors, pytorch_model.bin, or several
+    files with an index. If the command fails, BUNDLE does not change. The same command continues an interrupted export.
 
     \b
     Examples:
@@ -138,13 +157,13 @@ def export_command(
       molkv-export export MoLE-160M-4E mole.bundle
       molkv-export export my-model my-model.bundle --experts-dtype float32 --shard-size 512MiB
       molkv-export export my-model phone.bundle --profile coreml --dense-dtype float16 --context-length 512
-      molkv-export export my-model my-model.bundle --add-profile nnapi
+      molkv-export export my-model my-model.bundle --add-profile nnapi --json > export.json
     """
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    _refuse_options_without_effect(dense_dtype, is_new=add_profile is None)
     graph = molkv_export.GraphOptions(
         dense_dtype, block_size, kv_dtype, chunk_lengths, context_length, expert_window, window_dtype
     )
-    console = terminal.console(stderr=True)
     if add_profile is None:
         manifest = molkv_export.export(
             checkpoint,
@@ -156,39 +175,70 @@ def export_command(
             max_memory=max_memory,
             force=force,
             command=command,
-            console=console,
+            console=notes,
         )
+        _note_own_reading(bundle, manifest, notes)
     else:
-        _refuse_options_of_the_store(context)
-        manifest = molkv_export.add_profile(
-            checkpoint, bundle, add_profile, graph=graph, force=force, command=command, console=console
-        )
-    _print_result(bundle, manifest, is_new=add_profile is None)
+        try:
+            manifest = molkv_export.add_profile(
+                checkpoint, bundle, add_profile, graph=graph, force=force, command=command, console=notes
+            )
+        except ArgumentError as error:
+            argument = "add_profile" if error.argument == "profile" else error.argument
+            raise ArgumentError(argument, error.found, error.expected) from error
+    facts = _facts(bundle, manifest)
+    if as_json:
+        print_json(facts)
+        return
+    graphs = ", ".join(f"{name} ({_dtypes(info)})" for name, info in manifest.graphs.items())
+    click.echo(
+        f"{bundle}: {facts['files']} files, {human_bytes(facts['size'])}, graphs {graphs}, "
+        f"experts {facts['experts_dtype']}"
+    )
 
 
-def _refuse_options_of_the_store(context: click.Context) -> None:
-    """Refuse options that say nothing of a profile's graphs."""
-    for name in ("profiles", "experts_dtype", "shard_size"):
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name.removesuffix('s').replace('_', '-')} makes no sense with --add-profile")
+def _refuse_options_without_effect(dense_dtype: DenseDtype, *, is_new: bool) -> None:
+    """Refuse options on the command line that would change nothing.
+
+    Raises:
+        click.BadParameter: There is one.
+    """
+    context = click.get_current_context()
+    given = {p.name: p for p in context.command.params if context.get_parameter_source(p.name or "") is _TYPED}
+    if dense_dtype != "int4" and "block_size" in given:
+        message = f"found --dense-dtype {dense_dtype}, expected int4: only int4 weights have blocks"
+        raise click.BadParameter(message, param=given["block_size"])
+    for name in ("profiles", "experts_dtype", "shard_size", "max_memory"):
+        if not is_new and name in given:
+            message = "found with --add-profile, which adds graphs only; leave this option out"
+            raise click.BadParameter(message, param=given[name])
+
+
+def _facts(bundle: Path, manifest: Manifest) -> dict[str, Any]:
+    """Return the content of the printed summary, for JSON. The manifest counts as a file."""
+    return {
+        "bundle": str(bundle),
+        "files": len(manifest.files) + 1,
+        "size": sum(info.size for info in manifest.files.values()) + (bundle / MANIFEST).stat().st_size,
+        "graphs": {
+            name: {"dense_dtype": info.dense_dtype, "kv_dtype": info.kv_dtype, "window_dtype": info.window_dtype}
+            for name, info in manifest.graphs.items()
+        },
+        "experts_dtype": manifest.experts.dtype,
+    }
 
 
 def _dtypes(graph: GraphInfo) -> str:
-    """Name the dtypes of a graph that are not float32 beside that of its weights."""
+    """Return the dtype of the weights, and the dtypes of the KV cache and the expert window if not float32."""
     others = {"KV cache": graph.kv_dtype, "expert window": graph.window_dtype}
     return ", ".join([graph.dense_dtype, *(f"{name} {dtype}" for name, dtype in others.items() if dtype != "float32")])
 
 
-def _print_result(bundle: Path, manifest: Manifest, *, is_new: bool) -> None:
+def _note_own_reading(bundle: Path, manifest: Manifest, notes: Console) -> None:
+    """Name the check against a user's own code, for a family whose paper leaves choices open."""
     from molkv_export.families import FAMILIES  # needs PyTorch, which the help does not
 
     note = FAMILIES[manifest.model.model_type].note
-    total = sum(info.size for info in manifest.files.values())
-    graphs = ", ".join(f"{name} ({_dtypes(info)})" for name, info in manifest.graphs.items())
-    click.echo(
-        f"{bundle}: {len(manifest.files) + 1} files, {terminal.human_bytes(total)}, graphs {graphs}, "
-        f"experts {manifest.experts.dtype}"
-    )
-    if is_new and note and manifest.model.layers_with_experts:
+    if note and manifest.model.layers_with_experts:
         command = f"molkv-export validate {shlex.quote(str(bundle))} --expected FILE"
-        click.echo(f"{note}: {command} (docs/parity.md)", err=True)
+        print_line(notes, f"{note}: {command} (docs/parity.md)")

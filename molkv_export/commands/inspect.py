@@ -5,26 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
+from rich.console import Console
 
-from molkv_export.commands.options import PATH
+from molkv_export.commands.options import PATH, common_options, json_option, print_json
 from molkv_export.inspection import inspect, print_inspection
-from molkv_export.terminal import console
+from molkv_export.terminal import console, status
 
 
 @click.command("inspect")
 @click.argument("bundle", type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def inspect_command(bundle: Path, as_json: bool) -> None:
-    """Show what is in BUNDLE: sizes in RAM and on storage, graph inputs and outputs, dtypes, provenance.
+@json_option
+@common_options
+def inspect_command(bundle: Path, as_json: bool, notes: Console) -> None:
+    """Show the content of BUNDLE.
+
+    Sizes in RAM and on storage, the expert store, inputs and outputs of the graphs, dtypes, files and provenance.
 
     \b
     Examples:
       molkv-export inspect stdlib-mini.bundle
-      molkv-export inspect stdlib-mini.bundle --json
+      molkv-export inspect stdlib-mini.bundle --json > inspect.json
     """
-    found = inspect(bundle)
+    with status(notes, "reading"):
+        found = inspect(bundle)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1))
+        print_json(found)
     else:
         print_inspection(found, console())

@@ -1,17 +1,20 @@
-"""Option types that several commands share."""
+"""Options, types of values and ways of printing that several commands share."""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
+import msgspec
 
-from molkv_bundle import PROFILES, OutputError
+from molkv_bundle import PROFILES, ArgumentError
+from molkv_export.terminal import console, log_to
 from molkv_runtime import PRESETS, Sampling
 
 PATH = click.Path(path_type=Path)
@@ -23,11 +26,11 @@ def byte_size(text: str) -> int:
     """Read a size such as 500MB, 1GiB or 1048576.
 
     Raises:
-        click.BadParameter: It is none.
+        click.BadParameter: The text is not a size.
     """
     match = re.fullmatch(r"(\d+)\s*([kmg]?i?)b?", text.strip().lower())
     if not match or match[2] not in _UNITS:
-        raise click.BadParameter(f"{text!r} is not a size; expected a number of bytes or one such as 500MB or 1GiB")
+        raise click.BadParameter(f"found {text!r}, expected a size: a number of bytes, or text such as 500MB or 1GiB")
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -35,10 +38,10 @@ def counts(text: str) -> tuple[int, ...]:
     """Read numbers with commas between them, such as 64,256.
 
     Raises:
-        click.BadParameter: It is something else.
+        click.BadParameter: The text is not such a list.
     """
     if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text):
-        raise click.BadParameter(f"{text!r} is not a list of numbers; expected one such as 64,256")
+        raise click.BadParameter(f"found {text!r}, expected a list of numbers such as 64,256")
     return tuple(map(int, text.split(",")))
 
 
@@ -46,11 +49,11 @@ def assignment(text: str) -> tuple[str, str]:
     """Read a name and a value, such as MLComputeUnits=ALL.
 
     Raises:
-        click.BadParameter: It is something else.
+        click.BadParameter: The text has no name or no equals sign.
     """
     name, is_one, content = text.partition("=")
     if not name or not is_one:
-        raise click.BadParameter(f"{text!r} is not an option; expected one such as MLComputeUnits=ALL")
+        raise click.BadParameter(f"found {text!r}, expected NAME=VALUE such as MLComputeUnits=ALL")
     return name, content
 
 
@@ -58,71 +61,112 @@ def _bias(text: str) -> tuple[int, float]:
     """Read a token id and a number, such as 42=-5.
 
     Raises:
-        click.BadParameter: It is something else.
+        click.BadParameter: The text is something else.
     """
     token, _, number = text.partition("=")
     try:
         return int(token), float(number)
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a token id and a number; expected one such as 42=-5") from error
+        raise click.BadParameter(f"found {text!r}, expected a token id and a number such as 42=-5") from error
 
 
 def _one_each(
     _context: click.Context, _parameter: click.Parameter, biases: tuple[tuple[int, float], ...]
-) -> dict[int, float]:
-    """Return the biases by token id.
+) -> dict[int, float] | None:
+    """Return the biases by token id, or None if the option is not given.
 
     Raises:
-        click.BadParameter: An id has several.
+        click.BadParameter: A token id has several biases.
     """
     found = dict(biases)
     for token in found:
         if [other for other, _ in biases].count(token) > 1:
-            raise click.BadParameter(f"token id {token} has several numbers, expected one")
-    return found
+            raise click.BadParameter(f"found several numbers for token id {token}, expected one")
+    return found or None
 
 
-def write_out(file: BinaryIO, content: bytes) -> None:
-    """Write a file that an option has opened.
+def print_json(value: Any) -> None:
+    """Print a result as one JSON document on standard output."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=1))
 
-    Raises:
-        OutputError: The disk is full, or fails.
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON document, instead of text."
+)
+
+
+def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --quiet and --verbose, and raise an impossible value as an error of its option.
+
+    The command gets the argument `notes`: the console on standard error for progress and notes. Log messages are
+    printed there, too.
     """
-    try:
-        file.write(content)
-        file.flush()  # click passes over what goes wrong when it closes the file
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{file.name}: cannot be written ({error.strerror})") from error
+
+    @click.option("-q", "--quiet", is_flag=True, help="Show only errors on standard error: no progress and no notes.")
+    @click.option("-v", "--verbose", is_flag=True, help="Show details on standard error, such as seconds and threads.")
+    @wraps(command)
+    def prepared(quiet: bool, verbose: bool, **arguments: Any) -> Any:
+        if quiet and verbose:
+            raise click.UsageError("found --quiet and --verbose, expected at most one of them")
+        notes = console(stderr=True, quiet=quiet)
+        try:
+            with log_to(notes, logging.INFO if verbose else logging.WARNING):
+                return command(notes=notes, **arguments)
+        except ArgumentError as error:
+            if (parameter := _parameter(error.argument)) is None:
+                raise
+            raise click.BadParameter(f"found {error.found}, expected {error.expected}", param=parameter) from error
+
+    return prepared
 
 
-def provider_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say who computes: profile, provider, provider_options and require_provider."""
+def _parameter(argument: str) -> click.Parameter | None:
+    """Return the parameter of the running command that sets an argument of a function; None if there is none."""
+    option = "--" + argument.replace("_", "-")
+    parameters = click.get_current_context().command.params
+    return next((each for each in parameters if argument == each.name or option in each.opts), None)
+
+
+def provider_options(providers: Iterable[str] = tuple(PRESETS)) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds profile, provider, provider_options and require_provider.
+
+    Args:
+        providers: The names that --provider takes.
+    """
     options = [
         click.option(
             "--profile",
             type=click.Choice(PROFILES),
-            help="Which graph of BUNDLE. [default: what suits the provider best]",
+            help="Graph of BUNDLE to run. [default: the best for the provider]",
         ),
-        click.option("--provider", default="cpu", show_default=True, help=f"Execution provider: {', '.join(PRESETS)}."),
+        click.option(
+            "--provider",
+            type=click.Choice(list(providers)),
+            default="cpu",
+            show_default=True,
+            help="Execution provider of ONNX Runtime.",
+        ),
         click.option(
             "--provider-option",
             "provider_options",
             type=assignment,
             metavar="NAME=VALUE",
             multiple=True,
-            help="Of the provider, before the preset's: --provider-option MLComputeUnits=ALL. Can be repeated.",
+            help="Option of the provider, such as MLComputeUnits=ALL. It replaces our default. Can be repeated.",
         ),
-        click.option("--require-provider", is_flag=True, help="Fail if ONNX Runtime places any node elsewhere."),
+        click.option("--require-provider", is_flag=True, help="Fail if any node runs on another provider."),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how tokens are chosen; the command gets `sampling`, the given fields of `Sampling`."""
+    """Add the options of sampling; the command gets the argument `sampling`: the given fields of `Sampling`."""
     names = [each.name for each in fields(Sampling)]
 
     @wraps(command)
@@ -132,24 +176,33 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     unset = "[default: the bundle's]"
     options = [
-        click.option("--temperature", type=float, help=f"0 is greedy. {unset}"),
+        click.option("--temperature", type=float, help=f"0 takes the likeliest token (greedy). {unset}"),
         click.option("--top-k", type=int, help=f"Draw from the k likeliest tokens; 0 is off. {unset}"),
-        click.option("--top-p", type=float, help=f"Draw from the likeliest of this share; 1 is off. {unset}"),
-        click.option("--min-p", type=float, help=f"Drop tokens below this share of the likeliest; 0 is off. {unset}"),
-        click.option("--repetition-penalty", type=float, help=f"Of tokens in prompt or text; 1 is off. {unset}"),
+        click.option(
+            "--top-p",
+            type=float,
+            help=f"Draw from the likeliest tokens that together have this probability; 1 is off. {unset}",
+        ),
+        click.option(
+            "--min-p",
+            type=float,
+            help=f"Drop tokens whose probability is below this share of the largest one; 0 is off. {unset}",
+        ),
+        click.option(
+            "--repetition-penalty",
+            type=float,
+            help=f"Make tokens of the prompt and the text less likely by this factor; 1 is off. {unset}",
+        ),
         click.option(
             "--presence-penalty",
             type=float,
-            default=0.0,
-            show_default=True,
-            help="Subtracted from the logits of tokens in the generated text.",
+            help="Number to subtract from the logits of tokens in the generated text. [default: 0]",
         ),
         click.option(
             "--frequency-penalty",
             type=float,
-            default=0.0,
-            show_default=True,
-            help="Subtracted from the logit of a token for each time that it is in the generated text.",
+            help="Number to subtract from the logit of a token for each time that it is in the generated text. "
+            "[default: 0]",
         ),
         click.option(
             "--logit-bias",
@@ -157,9 +210,9 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
             callback=_one_each,
             metavar="ID=NUMBER",
             multiple=True,
-            help="Number to add to the logit of a token id: --logit-bias 42=-5. Can be repeated.",
+            help="Number to add to the logit of a token id, such as 42=-5. Can be repeated.",
         ),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of the random draws."),
+        click.option("--seed", type=int, help="Seed of the random draws. [default: 0]"),
     ]
     for option in reversed(options):
         gathered = option(gathered)

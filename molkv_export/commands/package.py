@@ -6,37 +6,50 @@ from pathlib import Path
 from typing import get_args
 
 import click
+from rich.console import Console
 
 from molkv_bundle import PROFILES
-from molkv_export.commands.options import PATH
+from molkv_export.commands.options import PATH, common_options, json_option, print_json
 from molkv_export.packaging.layout import README, GraphFormat, PackageInfo, Platform
-from molkv_export.terminal import console, human_bytes
+from molkv_export.terminal import human_bytes
 
 
 @click.command("package")
 @click.argument("bundle", type=PATH)
 @click.argument("out", type=PATH)
-@click.option("--target", type=click.Choice(get_args(Platform)), required=True, help="The kind of phone.")
+@click.option("--target", type=click.Choice(get_args(Platform)), required=True, help="Kind of phone.")
 @click.option(
     "--profile",
     type=click.Choice(PROFILES),
-    help="Which graphs of BUNDLE; they have to have fixed shapes. [default: nnapi for android, coreml for ios]",
+    help="Graphs of BUNDLE to take; they must have fixed shapes. [default: nnapi for android, coreml for ios]",
 )
 @click.option(
     "--graph-format",
     type=click.Choice(get_args(GraphFormat)),
     default="onnx",
     show_default=True,
-    help="ort is for minimal builds of ONNX Runtime; its files hold the weights once for each length of a call.",
+    help="Format of the graphs. ort is for minimal builds of ONNX Runtime; its files hold the weights once for each "
+    "length of a call.",
 )
-@click.option("--force", is_flag=True, help="Replace OUT if it is a package; the old one stays until then.")
+@click.option(
+    "--force", is_flag=True, help="Replace OUT if it is a package. The old one stays until the new is complete."
+)
+@json_option
+@common_options
 def package_command(
-    bundle: Path, out: Path, target: Platform, profile: str | None, graph_format: GraphFormat, force: bool
+    bundle: Path,
+    out: Path,
+    target: Platform,
+    profile: str | None,
+    graph_format: GraphFormat,
+    force: bool,
+    as_json: bool,
+    notes: Console,
 ) -> None:
-    """Lay out BUNDLE for an app in the folder OUT, within the limits of the app's store.
+    """Lay out BUNDLE for an app in the folder OUT.
 
-    OUT gets asset packs (android) or a folder for the app (ios), and a README with the calls that run this model. Needs
-    no PyTorch. OUT appears when it is complete, or not at all.
+    OUT gets asset packs (android) or one folder for the app (ios), within the size limits of the app store. Its README
+    has the calls that run this model. Needs no PyTorch. If the command fails, OUT does not change.
 
     \b
     Examples:
@@ -47,14 +60,11 @@ def package_command(
     from molkv_export import package
 
     info = package(
-        bundle,
-        out,
-        target=target,
-        profile=profile or "",
-        graph_format=graph_format,
-        force=force,
-        console=console(stderr=True),
+        bundle, out, target=target, profile=profile or "", graph_format=graph_format, force=force, console=notes
     )
+    if as_json:
+        print_json(info)
+        return
     click.echo(f"{out}: {human_bytes(info.size)} for {target}, profile {info.profile}; {README} says how to run it")
     for line in _lines(info):
         click.echo(f"  {line}")

@@ -6,27 +6,35 @@ import sys
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from molkv_bundle import verify
-from molkv_export.commands.options import PATH
-from molkv_export.terminal import byte_progress, console, counter, human_bytes
+from molkv_export.commands.options import PATH, common_options, json_option, print_json
+from molkv_export.terminal import byte_progress, counter, human_bytes
 
 
 @click.command("verify")
 @click.argument("bundle", type=PATH)
-def verify_command(bundle: Path) -> None:
-    """Check every byte of BUNDLE against its manifest: nothing lost, nothing changed. Needs no PyTorch.
+@json_option
+@common_options
+def verify_command(bundle: Path, as_json: bool, notes: Console) -> None:
+    """Check BUNDLE for damaged files.
 
-    Exits with 1 if something is damaged, and names the file, the record and the token id.
+    Compares every byte with the checksums in the manifest. Needs no PyTorch. If something is damaged, names the file,
+    the record and the token id, and exits with 1.
 
     \b
-    Example:
+    Examples:
       molkv-export verify stdlib-mini.bundle
+      molkv-export verify stdlib-mini.bundle --json > verify.json
     """
-    with byte_progress(console(stderr=True)) as progress:
+    with byte_progress(notes) as progress:
         result = verify(bundle, counter(progress, "checking"))
-    for finding in result.findings:
-        click.echo(f"DAMAGED {finding}")
-    if result.findings:
-        sys.exit(1)
-    click.echo(f"{bundle}: {result.files} files, {human_bytes(result.size)}, all as exported")
+    if as_json:
+        print_json(result._asdict())
+    else:
+        for finding in result.findings:
+            click.echo(f"DAMAGED {finding}")
+        if not result.findings:
+            click.echo(f"{bundle}: {result.files} files, {human_bytes(result.size)}, all as exported")
+    sys.exit(1 if result.findings else 0)

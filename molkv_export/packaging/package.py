@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 from pathlib import Path
@@ -31,11 +32,12 @@ from molkv_export.packaging.layout import (
 )
 from molkv_export.packaging.ort_format import OPERATORS
 from molkv_export.packaging.readme import build_file, readme
-from molkv_export.terminal import byte_progress
+from molkv_export.terminal import byte_progress, timed
 from molkv_runtime import ExpertStore
 
 _PROFILES: dict[Platform, str] = {"android": "nnapi", "ios": "coreml"}
 _DYNAMIC = "cpu"
+_LOG = logging.getLogger(__name__)
 _CONTENT = "content"  # temporary folder of the bundle, until its files are moved
 
 
@@ -170,7 +172,7 @@ def _write_content(
     console: Console | None,
 ) -> Manifest:
     total = total_bytes(bundle)
-    with byte_progress(console) as progress:
+    with byte_progress(console) as progress, timed(_LOG, "files of the package"):
         task = progress.add_task("files of the package", total=total)
         content = Content(bundle, folder, limits, lambda count: progress.advance(task, count))
         if graph_format == "onnx":

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from molkv_bundle import TOKENIZER, RequestError
+from molkv_bundle import TOKENIZER, ArgumentError, RequestError
 from molkv_export.corpus import standard_library
 from molkv_export.golden import Ids, window
 from molkv_runtime import Generator
@@ -26,7 +26,7 @@ class Scope(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         for name, least in (("sequences", 1), ("continuations", 1), ("new_tokens", 1), ("records", 0)):
             if getattr(self, name) < least:
-                raise RequestError(f"{name} is {getattr(self, name)}, expected {least} or more")
+                raise ArgumentError(name, getattr(self, name), f"{least} or more")
 
 
 QUICK = Scope(sequences=1, continuations=4, new_tokens=32, records=1024)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from molkv_export.parity.runners import CONTEXT_END
 
 EXPECTED = "your own code"
 
+_SHOWN_NAMES = 5
 _LEAST_TOP = 5  # the metrics need the five likeliest tokens
 _FLOATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _INTEGERS = {"I32": "<i4", "I64": "<i8"}
@@ -56,7 +57,7 @@ class ExpectedLogits:
         self._fields = _TOP_LOGITS if _TOP_LOGITS.keys() == entries.keys() else _ALL_LOGITS
         if self._fields.keys() != entries.keys():
             raise RequestError(
-                f"{path}: holds {', '.join(sorted(entries)) or 'no tensors'}, expected input_ids and logits, or "
+                f"{path}: holds {_names(entries)}, expected input_ids and logits, or "
                 "input_ids, top_ids and top_logits, and nothing else; docs/parity.md has a recipe"
             )
         for name, dtypes in self._fields.items():
@@ -175,6 +176,13 @@ def expected_measure(path: Path, bundle: Bundle, provider: str) -> Measure:
     phases = EVERY_PHASE if has_end else tuple(phase for phase in EVERY_PHASE if phase != CONTEXT_END)
     reference = Reference(EXPECTED, file, _judge(gate, limit, file.is_partial), phases, None, file.is_partial)
     return Measure(texts, [reference], gate, _note(file), limit)
+
+
+def _names(entries: Iterable[str]) -> str:
+    """Return the names of a file's tensors, cut short after the first few."""
+    names = sorted(entries)
+    more = f" and {len(names) - _SHOWN_NAMES} more tensors" if len(names) > _SHOWN_NAMES else ""
+    return (", ".join(names[:_SHOWN_NAMES]) or "no tensors") + more
 
 
 def _is_exact(bundle: Bundle, file: ExpectedLogits) -> bool:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from molkv_bundle import OutputError, RequestError, contents
+from molkv_bundle import ArgumentError, OutputError, contents
 from molkv_export.atomic_folder import atomic_folder, check_output
 from molkv_export.parity.expected import EXPECTED
 from molkv_export.parity.figures import bisection_svg, draw_bisection, kl_svg
@@ -72,7 +72,7 @@ def facts(report: Report) -> list[str]:
         how_many = f"all {records.of}" if records.records == records.of else f"{records.records} of {records.of}"
         found.append(f"records: {how_many} compared, {records.failure or 'equal to the source'}")
     for greedy in report.greedy:
-        ties = f", {greedy.ties} ties" if greedy.ties else ""
+        ties = f", {greedy.ties} {'tie' if greedy.ties == 1 else 'ties'}" if greedy.ties else ""
         found.append(
             f"greedy text, {greedy.reference}: {greedy.identical} of {greedy.continuations} identical, "
             f"{greedy.mean_length:.1f} of {greedy.tokens_each} tokens on average{ties}"
@@ -133,11 +133,11 @@ def check_plot(path: Path) -> None:
     """Check, before any other work, that a figure can be written to a path.
 
     Raises:
-        RequestError: The file name does not end in .png or .svg.
+        ArgumentError: The file name does not end in .png or .svg.
         OutputError: The path is a folder, or its parent folder does not exist.
     """
     if path.suffix not in _PLOT_FORMATS:
-        raise RequestError(f"{path}: ends in {path.suffix or 'nothing'}, expected {' or '.join(_PLOT_FORMATS)}")
+        raise ArgumentError("plot", path, f"a file name that ends in {' or '.join(_PLOT_FORMATS)}")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder, expected a file name for the figure")
     if not path.parent.is_dir():

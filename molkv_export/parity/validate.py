@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 import torch
 
-from molkv_bundle import TOKENIZER, Bundle, RequestError
+from molkv_bundle import TOKENIZER, ArgumentError, Bundle, RequestError
 from molkv_export import __version__
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.families import open_checkpoint
@@ -136,7 +136,8 @@ def validate(
     Raises:
         CheckpointError: The checkpoint is not the source of the bundle, or changes while it is read.
         RequestError: The text is too short, the bundles are of different models, the file of logits does not fit the
-            model, or the number of references is not one.
+            model.
+        ArgumentError: The number of references is not one, or an option does not apply to the given reference.
     """
     text = None if text is None else Path(text)
     references = {"--checkpoint": checkpoint, "--against": against, "--expected": expected}
@@ -214,17 +215,13 @@ def _report(bundle: Bundle, reference: str, provider: str, found: _Found) -> Rep
 
 def _check_arguments(given: list[str], text: Path | None, scope: Scope | None, with_bisection: bool) -> None:
     if len(given) != 1:
-        raise RequestError(
-            f"references to compare with: found {' and '.join(given) or 'none'}, expected exactly one of --checkpoint, "
-            "--against and --expected"
-        )
+        wanted = "exactly one of --checkpoint, --against and --expected"
+        raise ArgumentError("checkpoint", " and ".join(given) or "no reference", wanted)
     if given != ["--checkpoint"] and with_bisection:
-        raise RequestError(f"--bisect needs the source model: give --checkpoint instead of {given[0]}")
+        raise ArgumentError("with_bisection", given[0], "--checkpoint: bisection needs the source model")
     if given == ["--expected"] and (text is not None or scope is not None):
-        raise RequestError(
-            "--expected: the file has its own texts, and all of them are compared; leave out --text, --quick, "
-            "--sequences, --continuations and --new-tokens"
-        )
+        wanted = "none of --text, --quick, --sequences, --continuations and --new-tokens: the file has its own texts"
+        raise ArgumentError("expected", "an option that chooses texts", wanted)
 
 
 def _source_measure(

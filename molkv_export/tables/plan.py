@@ -10,6 +10,7 @@ import msgspec
 
 from molkv_bundle import (
     ROW_FORMATS,
+    ArgumentError,
     ModelConfig,
     RequestError,
     RowDtype,
@@ -36,10 +37,11 @@ def plan_table(config: ModelConfig, dtype: RowDtype, shard_size: int) -> Table:
         shard_size: Largest size of a shard, in bytes.
 
     Raises:
-        RequestError: shard_size is too small for one record, the dtype is unknown, or it cannot hold these rows.
+        ArgumentError: shard_size is too small for one record, or the dtype is unknown.
+        RequestError: The dtype cannot hold these rows.
     """
     if dtype not in ROW_FORMATS:
-        raise RequestError(f"experts_dtype is {dtype!r}, expected one of {', '.join(ROW_FORMATS)}")
+        raise ArgumentError("experts_dtype", dtype, f"one of {', '.join(ROW_FORMATS)}")
     try:
         stride = record_dtype(config, dtype).itemsize
     except ValueError as error:
@@ -78,14 +80,13 @@ def plan_shards(table: Table, largest: int, name: str) -> Table:
         name: The name of `largest` for an error message.
 
     Raises:
-        RequestError: A file of this size cannot hold one record.
+        ArgumentError: A file of this size cannot hold one record.
     """
     longest_header = _data_offset(table, table.rows, table.rows)
     per_shard = (largest - longest_header) // table.stride
     if per_shard < 1:
-        raise RequestError(
-            f"{name} is {largest} bytes, expected at least {table.stride + longest_header} (a record and a header)"
-        )
+        least = table.stride + longest_header
+        raise ArgumentError(name, f"{largest} bytes", f"at least {least} bytes (a record and a header)")
     firsts = range(0, table.rows, per_shard)
     counts = [min(per_shard, table.rows - first) for first in firsts]
     shards = tuple(
@@ -124,13 +125,13 @@ def plan_memory(source: RowSource, table: Table, max_memory: int) -> Memory:
     they are as small as possible.
 
     Raises:
-        RequestError: max_memory is too small for the smallest slab.
+        ArgumentError: max_memory is too small for the smallest slab.
     """
     step = source.ids_at_once
     largest = max(shard.count for shard in table.shards)
     least = source.working_bytes + SLABS * min(step, largest) * table.stride
     if max_memory < least:
-        raise RequestError(f"max_memory is {max_memory} bytes, expected at least {least} for this model")
+        raise ArgumentError("max_memory", f"{max_memory} bytes", f"at least {least} bytes for this model")
     steps = 1
     if source.loads_networks:
         steps = (max_memory - source.working_bytes) // (SLABS * table.stride * step)

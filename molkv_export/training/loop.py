@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
-from molkv_bundle import ModelConfig, OutputError, RequestError, contents
+from molkv_bundle import ArgumentError, ModelConfig, OutputError, RequestError, contents
 from molkv_export.atomic_folder import atomic_folder, check_output
 from molkv_export.checkpoints.checkpoint import CONFIG
 from molkv_export.checkpoints.native import tensors_to_save
@@ -29,38 +29,13 @@ from molkv_export.checkpoints.weights import WEIGHTS
 from molkv_export.corpus import END_OF_TEXT, Corpus, encode, standard_library, train_tokenizer
 from molkv_export.families import reference_model
 from molkv_export.modeling import ReferenceModel
-from molkv_export.terminal import console
+from molkv_export.terminal import status
+from molkv_export.training.interrupts import hold_interrupts
+from molkv_export.training.losses import validation_losses
 
 SAVE_EVERY_STEPS = 100
 _FILES = (CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "generation_config.json", "training.json")
-_VALIDATION_WINDOWS = 128
-
-
-@torch.no_grad()
-def mean_loss(model: ReferenceModel, ids: npt.NDArray[np.int64], sequence_length: int, max_windows: int) -> float:
-    """Return the mean negative log-likelihood, in nats per token, over windows spread evenly over token ids [n]."""
-    available = (len(ids) - 1) // sequence_length
-    starts = np.unique(np.linspace(0, available - 1, min(max_windows, available)).astype(int)) * sequence_length
-    losses = []
-    for start in starts:
-        window = torch.from_numpy(ids[start : start + sequence_length + 1])
-        losses.append(cross_entropy(model(window[None, :-1])[0], window[1:]).item())
-    return float(np.mean(losses))
-
-
-@contextmanager
-def experts_silenced(model: ReferenceModel) -> Iterator[None]:
-    """Replace the output of every expert branch by zeros, to measure how much the experts contribute."""
-    handles = [
-        tap.module.register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
-        for tap in model.taps()
-        if tap.branch == "experts"
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,10 +53,10 @@ class TrainOptions:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "sequence_length", "learning_rate"):
             if not 0 < getattr(self, name) < 2**63:
-                raise RequestError(f"{name} is {getattr(self, name)}, expected more than 0")
+                raise ArgumentError(name, getattr(self, name), "more than 0")
         for name in ("warmup_steps", "weight_decay", "seed"):
             if not 0 <= getattr(self, name) < 2**63:
-                raise RequestError(f"{name} is {getattr(self, name)}, expected 0 or more")
+                raise ArgumentError(name, getattr(self, name), "0 or more")
 
 
 @dataclass(frozen=True)
@@ -109,10 +84,12 @@ def train(
     tokenizer: Tokenizer | None = None,
     corpus: Corpus | None = None,
     force: bool = False,
+    console: Console | None = None,
 ) -> TrainResult:
     """Train a model on Python's standard library and write a checkpoint folder in training form.
 
-    The state is saved in `OUT.training` every 100 steps. After an interrupt, the same call resumes from it.
+    The state is saved in `OUT.training` every 100 steps, after the last step, and when SIGINT, SIGTERM or SIGHUP
+    interrupts the training. The same call then resumes from the saved step.
 
     Args:
         config: Configuration of the model.
@@ -121,26 +98,28 @@ def train(
         tokenizer: Tokenizer to use; by default, a new one is trained on the text.
         corpus: Texts to use; by default, the modules of the standard library.
         force: Replace `out` if it exists and is a checkpoint.
+        console: Console that shows the progress; None shows nothing.
 
     Raises:
+        KeyboardInterrupt: A signal interrupted the training; the state is saved.
         OutputError: `out` exists, or the state in `OUT.training` belongs to a different run.
         RequestError: The text is too short, sequence_length exceeds the model's context, or the tokenizer has more
             tokens than the model.
     """
     check_output(out, is_ours=_is_checkpoint, force=force)
     if options.sequence_length > config.max_position_embeddings:
-        raise RequestError(
-            f"sequence_length is {options.sequence_length}, expected at most the model's "
-            f"max_position_embeddings ({config.max_position_embeddings})"
-        )
-    corpus = corpus or standard_library()
-    tokenizer = tokenizer or train_tokenizer(corpus.train, config.vocab_size)
+        limit = f"at most {config.max_position_embeddings} (the model's max_position_embeddings)"
+        raise ArgumentError("sequence_length", options.sequence_length, limit)
+    console = console or Console(quiet=True)
+    with status(console, "reading the standard library and training the tokenizer"):
+        corpus = corpus or standard_library()
+        tokenizer = tokenizer or train_tokenizer(corpus.train, config.vocab_size)
+        train_ids, validation_ids = encode(tokenizer, corpus.train), encode(tokenizer, corpus.validation)
     if tokenizer.get_vocab_size() > config.vocab_size:
         raise RequestError(
             f"tokenizer: has {tokenizer.get_vocab_size()} tokens, expected at most the model's vocab_size "
             f"({config.vocab_size})"
         )
-    train_ids, validation_ids = encode(tokenizer, corpus.train), encode(tokenizer, corpus.validation)
     if min(len(train_ids), len(validation_ids)) <= options.sequence_length:
         raise RequestError(
             f"sequence_length is {options.sequence_length}, expected less than the tokens of the training text "
@@ -149,10 +128,13 @@ def train(
 
     model = reference_model(config)
     model.initialize(options.seed)
-    train_loss = _run_steps(model, train_ids, options, _State(out, config, options, train_ids))
-    loss = mean_loss(model, validation_ids, options.sequence_length, _VALIDATION_WINDOWS)
-    with experts_silenced(model):
-        silenced = mean_loss(model, validation_ids, options.sequence_length, _VALIDATION_WINDOWS)
+    state = _State(out, config, options, train_ids)
+    train_loss = _run_steps(model, train_ids, options, state, console)
+    try:
+        loss, silenced = validation_losses(model, validation_ids, options.sequence_length, console)
+    except KeyboardInterrupt as error:
+        error.add_note(state.saved(options.steps))
+        raise
     result = TrainResult(train_loss, loss, silenced)
     _write_checkpoint(out, model, tokenizer, options, result, force)
     return result
@@ -163,7 +145,9 @@ def _is_checkpoint(folder: Path) -> bool:
     return {CONFIG, WEIGHTS, "training.json"} <= names <= set(_FILES)
 
 
-def _run_steps(model: ReferenceModel, ids: npt.NDArray[np.int64], options: TrainOptions, state: _State) -> float:
+def _run_steps(
+    model: ReferenceModel, ids: npt.NDArray[np.int64], options: TrainOptions, state: _State, console: Console
+) -> float:
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -171,7 +155,7 @@ def _run_steps(model: ReferenceModel, ids: npt.NDArray[np.int64], options: Train
     first = state.load(model, optimizer)
     losses: list[float] = []
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
-    with Progress(TextColumn("training"), *columns, console=console(stderr=True)) as progress:
+    with Progress(TextColumn("training"), *columns, console=console) as progress, hold_interrupts() as interrupts:
         task = progress.add_task("", total=options.steps, completed=first, loss=float("nan"))
         for step in range(first, options.steps):
             for group in optimizer.param_groups:
@@ -184,8 +168,14 @@ def _run_steps(model: ReferenceModel, ids: npt.NDArray[np.int64], options: Train
             optimizer.zero_grad()
             losses.append(loss.item())
             progress.update(task, advance=1, loss=float(np.mean(losses[-50:])))
-            if (step + 1) % SAVE_EVERY_STEPS == 0:
-                state.save(model, optimizer, step + 1)
+            done = step + 1
+            if done % SAVE_EVERY_STEPS == 0 or done == options.steps or interrupts.came:
+                state.save(model, optimizer, done)
+                _LOG.info("step %d: loss %.4f", done, float(np.mean(losses[-50:])))
+            if interrupts.came:
+                error = KeyboardInterrupt()
+                error.add_note(state.saved(done))
+                raise error
     return float(np.mean(losses[-50:])) if losses else float("nan")
 
 
@@ -227,6 +217,10 @@ class _State:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return int(state["step"])
+
+    def saved(self, step: int) -> str:
+        """Say that the state after a number of steps is saved."""
+        return f"the state after step {step} is saved in {self.folder}; the same command continues from there"
 
     def save(self, model: ReferenceModel, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Save the state after a number of steps; replace the old state in one atomic rename."""

@@ -147,7 +147,7 @@ def test_the_toy_family_is_packaged_for_a_phone(checkpoint: Path, tmp_path: Path
 
 
 def test_a_profile_that_the_family_lacks_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="profile is 'coreml', expected cpu or nnapi for a model of type toy"):
+    with pytest.raises(RequestError, match="profile: found coreml, expected cpu or nnapi for a model of type toy"):
         export(checkpoint, tmp_path / "bundle", profiles=["cpu", "coreml"])
     bundle = tmp_path / "bundle"
     export(checkpoint, bundle, profiles=["nnapi"])
@@ -161,7 +161,7 @@ def test_a_profile_that_the_family_lacks_is_refused(checkpoint: Path, tmp_path: 
 @pytest.mark.parametrize("options", [{"dense_dtype": "qdq-int8"}, {"kv_dtype": "int8"}])
 def test_formats_that_need_calibration_are_refused(checkpoint: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     profile = "nnapi" if "dense_dtype" in options else "cpu"
-    with pytest.raises(RequestError, match="expected another one for a model of type toy"):
+    with pytest.raises(RequestError, match="expected another dtype for a model of type toy"):
         export(checkpoint, tmp_path / "bundle", profiles=[profile], graph=GraphOptions(**options))
 
 

@@ -99,7 +99,7 @@ def test_a_draw_depends_on_the_prompt_and_the_generated_tokens(generator: Genera
             logits = state.decode(written[-1:])
         expected.append(written)
     assert _written(generator, prompts, max_new_tokens=20, sampling=sampling) == expected
-    with pytest.raises(RequestError, match="logit_bias has the token id 97, expected 0 to 96"):
+    with pytest.raises(RequestError, match="logit_bias: found token id 97, expected 0 to 96"):
         generator.stream([[1]], sampling=Sampling(logit_bias={97: 1.0}))
 
 
@@ -131,7 +131,7 @@ def test_stop_tokens_come_from_the_bundle(stdlib_mini_bundle: Path) -> None:
     ("prompts", "message"),
     [
         ([], "prompts is empty, expected a list of prompts, at least one"),
-        ([[1], []], "the prompt has 0 tokens, expected 1 to 48"),
+        ([[1], []], "prompt 2 of 2 has 0 tokens, expected 1 to 48"),
         ([list(range(49))], "the prompt has 49 tokens, expected 1 to 48"),
         ([[1, 97]], "token id 97 is outside the vocabulary, expected 0 to 96"),
         ([[-1]], "token id -1 is outside the vocabulary, expected 0 to 96"),
@@ -177,8 +177,8 @@ def test_arrays_are_prompts(generator: Generator) -> None:
     [
         ("def ", "prompts is a str, expected a list of texts"),
         ([], "prompts is empty, expected a list of texts"),
-        ([[1, 2]], "a prompt is a list, expected a text; `stream` takes token ids"),
-        ([b"def "], "a prompt is a bytes, expected a text"),
+        ([[1, 2]], "prompts: found an item of type list, expected str; `stream` takes token ids"),
+        ([b"def "], "prompts: found an item of type bytes, expected str"),
         (["\ud800"], "contains bytes that are not text, expected UTF-8"),
     ],
 )
@@ -210,17 +210,17 @@ def test_the_error_for_nan_or_infinite_logits_names_the_position(
 
 def test_impossible_options_are_refused(generator: Generator) -> None:
     for count in (None, 1.5, "3", True):
-        with pytest.raises(RequestError, match=f"max_new_tokens is {count!r}, expected 1 or more"):
+        with pytest.raises(RequestError, match=f"max_new_tokens: found {count!r}, expected 1 or more"):
             generator.stream([[1]], max_new_tokens=count)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="stop_ids is int, expected a list of token ids"):
         generator.stream([[1]], stop_ids=1)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="sampling is a str, expected a Sampling"):
         generator.stream([[1]], sampling="greedy")  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match="max_new_tokens is 0, expected 1 or more"):
+    with pytest.raises(RequestError, match="max_new_tokens: found 0, expected 1 or more"):
         generator.stream([[1]], max_new_tokens=0)
     with pytest.raises(RequestError, match="max_length is 49, expected 1 to the model's context of 48"):
         generator.sequences(max_length=49)
-    with pytest.raises(RequestError, match="batch_size is 0"):
+    with pytest.raises(RequestError, match="batch_size: found 0"):
         generator.sequences(batch_size=0)
 
 
@@ -275,7 +275,7 @@ def test_wrong_arguments_change_nothing(generator: Generator) -> None:
 
 def test_threads_beyond_the_cores_are_refused(bundles: Callable[..., Path]) -> None:
     for threads in (0, -1, 10**9):
-        with pytest.raises(RequestError, match=rf"threads is {threads}, expected 1 to \d+ \(the cores"):
+        with pytest.raises(RequestError, match=rf"threads: found {threads}, expected 1 to \d+ \(the cores"):
             Generator(bundles("molkv"), target=Target(threads=threads))
     assert Generator(bundles("molkv"), target=Target(threads=1))
 

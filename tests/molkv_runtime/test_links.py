@@ -65,7 +65,7 @@ def test_damage_behind_a_link_is_found(bundle: Path, tmp_path: Path) -> None:
         target.write_bytes(sound[:-100] + bytes([sound[-100] ^ 1]) + sound[-99:])
         with pytest.raises(BundleError, match=message):
             list(Generator(folder).stream([[94, 95, 96]], max_new_tokens=1))
-        assert verify(folder).findings[0].startswith(f"{folder / name}: has sha256 ")
+        assert message in verify(folder).findings[0].replace(str(folder) + "/", "")
         target.write_bytes(sound)
 
 

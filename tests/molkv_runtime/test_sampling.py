@@ -283,7 +283,7 @@ def test_logits_that_move_by_more_than_the_margin_often_give_another_token() -> 
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(RequestError, match=f"{next(iter(options))} is .* expected"):
+    with pytest.raises(RequestError, match=f"{next(iter(options))}: found .* expected"):
         Sampling(**options)
 
 
@@ -298,25 +298,25 @@ def test_options_are_taken_as_numbers_of_binary64() -> None:
 
 def test_an_invalid_bias_is_refused() -> None:
     for token in (1.5, -1, True):
-        with pytest.raises(RequestError, match=f"a token id of logit_bias is {token}, expected 0 to 2147483647"):
+        with pytest.raises(RequestError, match=f"logit_bias: found token id {token}, expected 0 to 2147483647"):
             Sampling(logit_bias={token: 1.0})  # type: ignore[dict-item]
-    with pytest.raises(RequestError, match="logit_bias of token id 3 is True, expected"):
+    with pytest.raises(RequestError, match="logit_bias: found token id 3 with True, expected"):
         Sampling(logit_bias={3: True})
-    with pytest.raises(RequestError, match=r"logit_bias of token id 3 is nan, expected -1e\+06 to 1e\+06"):
+    with pytest.raises(RequestError, match=r"logit_bias: found token id 3 with nan, expected -1e\+06 to 1e\+06"):
         Sampling(logit_bias={3: math.nan})
-    with pytest.raises(RequestError, match=r"seed is 18446744073709551616, expected 0 to 18446744073709551615"):
+    with pytest.raises(RequestError, match=r"seed: found 18446744073709551616, expected 0 to 18446744073709551615"):
         Sampling(seed=2**64)
 
 
 def test_ids_outside_the_vocabulary_are_refused() -> None:
     penalized = Sampling(repetition_penalty=2.0)
-    with pytest.raises(RequestError, match=r"prompt has the token id 5, expected 0 to 4 \(the vocabulary\)"):
+    with pytest.raises(RequestError, match=r"prompt: found token id 5, expected 0 to 4 \(the vocabulary\)"):
         penalized.choose(LOGITS, [5])
-    with pytest.raises(RequestError, match="generated has the token id -1, expected 0 to 4"):
+    with pytest.raises(RequestError, match="generated: found token id -1, expected 0 to 4"):
         penalized.choose(LOGITS, [0], [-1])
     with pytest.raises(RequestError, match="prompt has dtype float64, expected token ids"):
         penalized.choose(LOGITS, [0.5])
-    with pytest.raises(RequestError, match="logit_bias has the token id 7, expected 0 to 4"):
+    with pytest.raises(RequestError, match="logit_bias: found token id 7, expected 0 to 4"):
         Sampling(logit_bias={7: 1.0}).choose(LOGITS)
 
 

@@ -3,6 +3,7 @@
 from molkv_bundle.bundle import TOKENIZER, Bundle
 from molkv_bundle.config import KVCacheShape, ModelConfig, Rotation, TensorInfo, Vector, WindowDtype
 from molkv_bundle.errors import (
+    ArgumentError,
     BundleError,
     CheckpointError,
     ConfigError,
@@ -15,7 +16,7 @@ from molkv_bundle.errors import (
 )
 from molkv_bundle.families import FAMILIES, model_config, read_config
 from molkv_bundle.files import contents, decode_json, file_sha256, is_system_file, read_bytes, shown
-from molkv_bundle.generation import ChatTemplate, Generation, SamplingDefaults, sampling_number
+from molkv_bundle.generation import ChatTemplate, Generation, SamplingDefaults, sampling_number, sampling_range
 from molkv_bundle.golden import (
     GOLDEN,
     LIMITS,
@@ -80,6 +81,7 @@ __all__ = [
     "VERSION",
     "VERSION_KEY",
     "Access",
+    "ArgumentError",
     "Arrays",
     "Bundle",
     "BundleError",
@@ -144,6 +146,7 @@ __all__ = [
     "record_fields",
     "rotary_tables",
     "sampling_number",
+    "sampling_range",
     "shard_header",
     "shown",
     "verify",

@@ -7,10 +7,12 @@
     ├── OutputError       an output file or folder cannot be written
     ├── ProviderError     an execution provider is not available or cannot run the graph
     ├── RequestError      the model or the command does not support a prompt or an option
+    │   └── ArgumentError the value of an argument is impossible
     └── MissingExtraError a command needs packages that are not installed
 
 Every message is one line that names the file, the field, what was found, what was expected and what to do about it.
-The command line prints that line and exits with status 1. Any other exception is a bug in this project.
+The command line prints that line and exits with status 1, or 2 for an ArgumentError of an option. Any other exception
+is a bug in this project.
 """
 
 from __future__ import annotations
@@ -46,6 +48,23 @@ class ProviderError(MolkvError):
 
 class RequestError(MolkvError):
     """The model or the command does not support a prompt or an option."""
+
+
+class ArgumentError(RequestError):
+    """An argument of a function has an impossible value.
+
+    Args:
+        argument: Name of the argument.
+        found: The value, as text.
+        expected: The possible values, in words.
+    """
+
+    def __init__(self, argument: str, found: object, expected: str) -> None:
+        super().__init__(f"{argument}: found {found}, expected {expected}")
+        self.argument, self.found, self.expected = argument, str(found), expected
+
+    def __reduce__(self) -> tuple[type[ArgumentError], tuple[str, str, str]]:
+        return type(self), (self.argument, self.found, self.expected)
 
 
 class MissingExtraError(MolkvError):

@@ -37,7 +37,9 @@ def decode_json(data: bytes, kind: type[T], path: Path, error: type[MolkvError])
     try:
         plain = json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
         return msgspec.convert(plain, kind)
-    except ValueError as cause:  # JSON's, Unicode's and msgspec's errors are ValueErrors
+    except (json.JSONDecodeError, UnicodeDecodeError) as cause:
+        raise error(f"{path}: is not JSON ({cause})") from cause
+    except ValueError as cause:  # msgspec's errors and ours are ValueErrors
         raise error(f"{path}: {cause}") from cause
     except RecursionError as cause:
         raise error(f"{path}: is nested too deeply") from cause

@@ -32,6 +32,11 @@ _RANGES = {
 }
 
 
+def sampling_range(name: str) -> str:
+    """Return the possible values of a parameter of sampling, in words."""
+    return _RANGES[name].words
+
+
 def sampling_number(name: str, value: object, found: str = "") -> float:
     """Check a sampling parameter, and return it as a Python float, or as an int if the parameter is an integer.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +14,13 @@ from molkv_bundle.manifest import MANIFEST, Shard
 from molkv_bundle.shard import OpenShard
 
 _NAMED_RECORDS = 10
+_LOG = logging.getLogger(__name__)
 
 
 class Verification(NamedTuple):
     """The result of checking a bundle."""
 
-    files: int  # number of checked files
+    files: int  # number of checked files, the manifest included
     size: int  # of these files, in bytes
     findings: list[str]  # one for each error; empty: the bundle is unchanged since its export
 
@@ -45,10 +47,12 @@ def verify(path: Path, advance: Callable[[int, int], object] = lambda _done, _to
         except OSError as error:
             findings.append(f"{path / name}: cannot be read ({error.strerror})")
             continue
+        _LOG.info("%s: sha256 %s, %s", path / name, digest, "as exported" if digest == info.sha256 else "damaged")
         if digest != info.sha256:
-            findings.append(f"{path / name}: has sha256 {digest[:12]}..., the manifest says {info.sha256[:12]}...")
-            findings += _damage(bundle, shards[name]) if name in shards else []
-    return Verification(len(files), total, findings)
+            damage = _damage(bundle, shards[name]) if name in shards else []
+            whole = f"{path / name}: has sha256 {digest[:12]}..., the manifest says {info.sha256[:12]}..."
+            findings += damage or [whole]
+    return Verification(1 + len(files), (path / MANIFEST).stat().st_size + total, findings)
 
 
 def _damage(bundle: Bundle, shard: Shard) -> list[str]:

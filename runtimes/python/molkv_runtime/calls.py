@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -25,10 +27,20 @@ from molkv_bundle import (
 from molkv_runtime.checks import InOneProcess
 from molkv_runtime.experts import ExpertState, InputFormat, Part
 from molkv_runtime.families import expert_state
-from molkv_runtime.session import CPU, Placement, Target, check_version, open_session, placements, session_options
+from molkv_runtime.session import (
+    CPU,
+    Placement,
+    Target,
+    check_version,
+    describe_placements,
+    open_session,
+    placements,
+    session_options,
+)
 
 _TYPES = {"float32": "float", "float16": "float16", "int64": "int64", "int32": "int32", "int8": "int8"}
 PREFILL_CHUNK = 128
+_LOG = logging.getLogger(__name__)
 
 
 class Call(Protocol):
@@ -84,7 +96,7 @@ class DenseGraph(InOneProcess):
             ProviderError: The provider is not available, refuses a graph, or leaves nodes to others although
                 `target.required` is set; or ONNX Runtime is older than the graphs require.
             BundleError: A graph does not have the inputs and outputs that the model's configuration requires.
-            RequestError: There are more threads than cores, or the provider does not know an option.
+            ArgumentError: There are more threads than cores, or the provider does not know an option.
         """
         super().__init__()
         check_version(bundle.graph().min_onnxruntime)
@@ -95,6 +107,16 @@ class DenseGraph(InOneProcess):
             session = open_session(path, options, target)
             _check_interface(files[length], session, path)
             self._sessions[length] = session
+        if _LOG.isEnabledFor(logging.INFO):
+            cores = f"one per core of {os.cpu_count()}"
+            _LOG.info(
+                "%s: profile %s, provider %s, threads %s",
+                bundle.path,
+                bundle.profile,
+                target.provider,
+                target.threads or cores,
+            )
+            _LOG.info("%s: %s", bundle.path, describe_placements(self.placements))
 
     def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> BoundCall:
         """Bind buffers to all inputs and outputs of the graph for `length` positions (0: any number)."""

@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from molkv_bundle import Ids, RequestError
+from molkv_bundle import ArgumentError, Ids, RequestError
 
 
-def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+def whole_number(name: str, value: Any, least: int, *, most: int | None = None, what: str = "") -> int:
     """Return `value` as an int after checking that it is an integer, of Python or numpy, from `least` to `most`.
 
     Args:
@@ -20,9 +20,10 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
         value: The value to check, of any type.
         least: The smallest allowed value.
         most: The largest allowed value; None: no limit.
+        what: Text before the value in the message.
 
     Raises:
-        RequestError: The value is not an integer, or is outside of this range.
+        ArgumentError: The value is not an integer, or is outside of this range.
     """
     try:
         number = least - 1 if isinstance(value, bool) else operator.index(value)
@@ -30,7 +31,7 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
         number = least - 1
     if number < least or (most is not None and number > most):
         upwards = "or more" if most is None else f"to {most}"
-        raise RequestError(f"{name} is {value!r}, expected {least} {upwards}")
+        raise ArgumentError(name, f"{what}{value!r}", f"{least} {upwards}")
     return number
 
 
@@ -54,13 +55,14 @@ def inside_vocabulary(name: str, ids: npt.NDArray[Any], vocab_size: int) -> Ids:
     """Return token ids [n] as int64, after checking that they are in the vocabulary.
 
     Raises:
-        RequestError: An id is not an integer, or is outside the vocabulary.
+        RequestError: An id is not an integer.
+        ArgumentError: An id is outside the vocabulary.
     """
     if ids.size and ids.dtype.kind not in "iu":
         raise RequestError(f"{name} has dtype {ids.dtype}, expected token ids, which are integers")
     wrong = ids[(ids < 0) | (ids >= vocab_size)]
     if wrong.size:
-        raise RequestError(f"{name} has the token id {wrong[0]}, expected 0 to {vocab_size - 1} (the vocabulary)")
+        raise ArgumentError(name, f"token id {wrong[0]}", f"0 to {vocab_size - 1} (the vocabulary)")
     return ids.astype(np.int64, copy=False)
 
 

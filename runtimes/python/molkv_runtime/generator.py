@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,6 +22,8 @@ from molkv_runtime.sequences import Sequences
 from molkv_runtime.session import CPU, Placement, Target
 from molkv_runtime.store import ExpertStore, Store
 from molkv_runtime.tokenizer import TextStream, bundle_tokenizer, encode
+
+_LOG = logging.getLogger(__name__)
 
 
 class Token(NamedTuple):
@@ -137,11 +141,10 @@ class Generator(InOneProcess):
             raise RequestError(f"sampling is a {type(sampling).__name__}, expected a Sampling")
         ids = [token_ids("a prompt", prompt) for prompt in list_of("prompts", "prompts", prompts)]
         context = self.config.max_position_embeddings
-        for prompt in ids:
+        for number, prompt in enumerate(ids, start=1):
             if not 0 < len(prompt) <= context:
-                raise RequestError(
-                    f"the prompt has {len(prompt)} tokens, expected 1 to {context} (the model's context)"
-                )
+                which = "the prompt" if len(ids) == 1 else f"prompt {number} of {len(ids)}"
+                raise RequestError(f"{which} has {len(prompt)} tokens, expected 1 to {context} (the model's context)")
             self.store.check_ids(prompt)
         stops = frozenset(self.bundle.manifest.generation.eos_token_ids)
         if stop_ids is not None:
@@ -164,7 +167,11 @@ class Generator(InOneProcess):
         texts = np.zeros((len(prompts), state.max_length + 1), np.int64)
         for index, prompt in enumerate(prompts):
             texts[index, : len(prompt)] = prompt
+        start_time = time.perf_counter()
         logits = np.concatenate([state.prefill(index, prompt) for index, prompt in enumerate(prompts)])
+        prefilled = time.perf_counter()
+        _log_speed("prefill", sum(map(len, prompts)), prefilled - start_time)
+        written = 0
         active = np.ones(len(prompts), bool)
         tokens = np.zeros(len(prompts), np.int64)
         for count in range(1, max_new_tokens + 1):
@@ -178,8 +185,10 @@ class Generator(InOneProcess):
                 if int(tokens[index]) in stops:
                     finish = "stop"
                 active[index] = finish is None
+                written += 1
                 yield Token(index, int(tokens[index]), finish)
             if not active.any():
+                _log_speed("decode", written, time.perf_counter() - prefilled)
                 return
             logits = state.decode(tokens, active)
 
@@ -199,7 +208,8 @@ class Generator(InOneProcess):
         texts = list_of("texts", "prompts", prompts)
         for prompt in texts:
             if not isinstance(prompt, str):
-                raise RequestError(f"a prompt is a {type(prompt).__name__}, expected a text; `stream` takes token ids")
+                kind = type(prompt).__name__
+                raise RequestError(f"prompts: found an item of type {kind}, expected str; `stream` takes token ids")
             if not prompt.isascii() and prompt.encode(errors="ignore").decode() != prompt:
                 raise RequestError(f"the prompt {prompt[:20]!r} contains bytes that are not text, expected UTF-8")
         ids = encode(self.tokenizer, texts, self.bundle.path / TOKENIZER, BundleError)
@@ -210,6 +220,10 @@ class Generator(InOneProcess):
         """Continue one text. Return an iterator over the pieces of the continuation; see `stream_text`."""
         pieces = self.stream_text([prompt], max_new_tokens=max_new_tokens, sampling=sampling)
         return (piece for _, piece in pieces)
+
+
+def _log_speed(phase: str, tokens: int, seconds: float) -> None:
+    _LOG.info("%s: %d tokens in %.3f s, %.1f tokens/s", phase, tokens, seconds, tokens / seconds)
 
 
 def _choose(sampling: Sampling, logits: Floats, prompt: Ids, generated: Ids, sequence: int) -> int:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import onnxruntime
 
-from molkv_bundle import ProviderError, RequestError
+from molkv_bundle import ArgumentError, ProviderError
 
 Options = Mapping[str, str]
 
@@ -148,15 +148,15 @@ def check_options(preset: str, given: Options) -> None:
     """Check provider options that the user gave.
 
     Raises:
-        RequestError: The provider does not have such an option, or the option does not have such a value.
+        ArgumentError: The provider does not have such an option, or the option does not have such a value.
     """
     known = PRESETS[preset].known
     for name, value in given.items():
         if name not in known:
-            names = ", ".join(known) or "none"
-            raise RequestError(f"provider {preset!r} has no option {name!r}; it has: {names}")
+            names = f"one of {', '.join(known)}" if known else "none"
+            raise ArgumentError("provider_options", name, f"{names} (the options of provider {preset})")
         if known[name] and value not in known[name]:
-            raise RequestError(f"option {name} of provider {preset!r} is {value!r}, expected {', '.join(known[name])}")
+            raise ArgumentError("provider_options", f"{name}={value}", f"{name} to be one of {', '.join(known[name])}")
 
 
 def add_provider(session_options: onnxruntime.SessionOptions, preset: Preset, options: Options) -> None:

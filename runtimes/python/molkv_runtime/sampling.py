@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from molkv_bundle import Floats, Ids, ProviderError, RequestError, sampling_number
+from molkv_bundle import ArgumentError, Floats, Ids, ProviderError, sampling_number, sampling_range
 from molkv_runtime.checks import inside_vocabulary, token_ids, whole_number
 
 Doubles = npt.NDArray[np.float64]
@@ -40,6 +40,14 @@ _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 _WORD = 2**32 - 1
 
 
+def _checked(name: str, value: object, what: str) -> float:
+    """Return a parameter as Python's number; `what` comes before the value in the message."""
+    try:
+        return sampling_number(name, value)
+    except ValueError as error:
+        raise ArgumentError(name, f"{what}{value!r:.80}", sampling_range(name)) from error
+
+
 class Margin(NamedTuple):
     """The margin of a choice: how much must change before another token is chosen."""
 
@@ -63,7 +71,7 @@ class Sampling:
         seed: Seed of the random numbers.
 
     Raises:
-        RequestError: A parameter has an invalid value.
+        ArgumentError: A parameter has an invalid value.
     """
 
     temperature: float = 0.0
@@ -80,17 +88,14 @@ class Sampling:
         given: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
         biases = given.pop("logit_bias")
         if not isinstance(biases, Mapping):
-            raise RequestError(f"logit_bias is {biases!r}, expected token ids with a number each")
-        tokens = [whole_number("a token id of logit_bias", token, 0, most=2**31 - 1) for token in biases]
-        try:
-            checked: dict[str, Any] = {name: sampling_number(name, value) for name, value in given.items()}
-            checked["logit_bias"] = {
-                token: sampling_number("logit_bias", bias, f"logit_bias of token id {token} is {bias!r:.80}")
-                for token, bias in zip(tokens, biases.values(), strict=True)
-            }
-        except ValueError as error:
-            raise RequestError(str(error)) from error
-        for name, value in checked.items():  # plain Python numbers, and a dict that the caller cannot change
+            raise ArgumentError("logit_bias", repr(biases), "a dict of token ids and numbers")
+        tokens = [whole_number("logit_bias", token, 0, most=2**31 - 1, what="token id ") for token in biases]
+        checked: dict[str, Any] = {name: _checked(name, value, "") for name, value in given.items()}
+        checked["logit_bias"] = {
+            token: _checked("logit_bias", bias, f"token id {token} with ")
+            for token, bias in zip(tokens, biases.values(), strict=True)
+        }
+        for name, value in checked.items():  # numbers of Python, and a dict that is no one else's to change
             object.__setattr__(self, name, value)
 
     def choose(

@@ -96,7 +96,8 @@ def selftest(
         phases = [_run_phase(name, run, generator, texts, limits) for name, run in _PHASES.items()]
         phases.append(_run_batch(generator, texts, limits))
     except BundleError as error:
-        return SelfTest(opened.profile, len(texts), [], 0, 0, {}, [*failures, str(error)])
+        new = [] if str(error) in failures else [str(error)]
+        return SelfTest(opened.profile, len(texts), [], 0, 0, {}, failures + new)
     failures += [phase.failure for phase in phases if phase.failure]
     same, total = 0, sum(len(text.greedy_ids) for text in texts)
     try:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import onnxruntime
 
-from molkv_bundle import ProviderError, RequestError, one_line
+from molkv_bundle import ArgumentError, ProviderError, one_line
 from molkv_runtime import providers
 
 _CPU = "CPUExecutionProvider"
@@ -61,12 +61,12 @@ def session_options(target: Target = CPU, model: str = "") -> onnxruntime.Sessio
 
     Raises:
         ProviderError: The provider is not available, or the folder for compiled models cannot be created.
-        RequestError: The provider does not know an option, or there are more threads than cores.
+        ArgumentError: The provider does not know an option, or there are more threads than cores.
     """
     cores = os.cpu_count() or 1
     threads = target.threads
     if threads is not None and not 0 < threads <= cores:
-        raise RequestError(f"threads is {threads}, expected 1 to {cores} (the cores of this machine)")
+        raise ArgumentError("threads", threads, f"1 to {cores} (the cores of this machine)")
     preset = providers.resolve(target.provider)
     providers.check_options(target.provider, target.options)
     options = onnxruntime.SessionOptions()

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from molkv_bundle import OpenShard, RequestError
 from molkv_export.bench.machine import memory_bandwidth
 from molkv_export.bench.measure import bench
-from molkv_export.bench.report import BenchReport, markdown
+from molkv_export.bench.report import BenchReport
 from molkv_export.commands import cli
 from molkv_runtime import BoundCall, Target
 
@@ -80,16 +80,16 @@ def test_bytes_read_count_each_distinct_id_once(bundles: Callable[..., Path]) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompts": [49]}, "prompt is 49, expected 1 to 48"),
-        ({"prompts": [0]}, "prompt is 0, expected 1 to 48"),
-        ({"contexts": [20, 1000]}, "context is 1000, expected 2 to 48"),
-        ({"contexts": [1]}, "context is 1, expected 2 to 48"),
-        ({"batches": [0]}, "batch is 0, expected 1 or more"),
+        ({"prompts": [49]}, "prompts: found 49, expected 1 to 48"),
+        ({"prompts": [0]}, "prompts: found 0, expected 1 to 48"),
+        ({"contexts": [20, 1000]}, "contexts: found 1000, expected 2 to 48"),
+        ({"contexts": [1]}, "contexts: found 1, expected 2 to 48"),
+        ({"batches": [0]}, "batches: found 0, expected 1 or more"),
         ({"batches": [10**9]}, r"1000000000 sequences of 48 tokens need [\d,]+ MiB of RAM"),
-        ({"steps": 0}, "steps is 0, expected 1 or more"),
-        ({"runs": 0}, "runs is 0, expected 1 or more"),
-        ({"target": Target(threads=10_000)}, "threads is 10000, expected 1 to"),
-        ({"target": Target(threads=0)}, "threads is 0, expected 1 to"),
+        ({"steps": 0}, "steps: found 0, expected 1 or more"),
+        ({"runs": 0}, "runs: found 0, expected 1 or more"),
+        ({"target": Target(threads=10_000)}, "threads: found 10000, expected 1 to"),
+        ({"target": Target(threads=0)}, "threads: found 0, expected 1 to"),
     ],
 )
 def test_impossible_measurements_are_refused_before_work_starts(
@@ -100,24 +100,33 @@ def test_impossible_measurements_are_refused_before_work_starts(
         bench(bundles("molkv"), **options)
 
 
-def test_the_command_prints_tables_and_writes_both_files(bundles: Callable[..., Path], tmp_path: Path) -> None:
-    files = ["--json", str(tmp_path / "b.json"), "--markdown", str(tmp_path / "b.md")]
+def test_the_command_prints_tables_or_json_or_markdown(bundles: Callable[..., Path]) -> None:
     options = ["--prompts", "8,16", "--contexts", "16", "--steps", "3", "--runs", "1", "--storage", "warm"]
-    done = CliRunner().invoke(cli, ["bench", str(bundles("molkv")), *options, *files], terminal_width=80)
-    assert done.exit_code == 0, done.output
-    report = msgspec.json.decode((tmp_path / "b.json").read_bytes(), type=BenchReport)
+    shown = {}
+    for form in ("--quiet", "--json", "--markdown"):
+        done = CliRunner().invoke(cli, ["bench", str(bundles("molkv")), *options, form], terminal_width=80)
+        assert done.exit_code == 0, done.output
+        shown[form] = done.stdout
+    assert "decode, warm" in shown["--quiet"]
+    assert "…" not in shown["--quiet"]  # no column is cut
+    report = msgspec.json.decode(shown["--json"].encode(), type=BenchReport)
     assert [one.prompt for one in report.prefill] == [8, 16]
-    assert (tmp_path / "b.md").read_text() == markdown(report)
-    assert "| 16 | 1 |" in markdown(report)
-    assert "decode, warm" in done.output
-    assert "…" not in done.output  # no column is truncated
+    assert "**decode, warm**" in shown["--markdown"]
+    assert "| 16 | 1 |" in shown["--markdown"]
+    assert {line.count("|") for line in shown["--markdown"].splitlines() if line.startswith("| 16 | 1 |")} == {13}
+
+
+def test_json_and_markdown_together_are_a_usage_error(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["bench", str(tmp_path), "--json", "--markdown"])
+    assert done.exit_code == 2
+    assert "found --json and --markdown, expected at most one of them" in done.stderr
 
 
 @pytest.mark.parametrize("wrong", ["", "a", "1,", "1;2", "-1", "1e3"])
 def test_an_invalid_list_of_numbers_is_refused(wrong: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["bench", str(tmp_path), f"--prompts={wrong}"])
     assert done.exit_code == 2
-    assert "is not a list of numbers; expected one such as 64,256" in done.output
+    assert "expected a list of numbers such as 64,256" in done.output
 
 
 def test_the_memory_bandwidth_is_measured() -> None:

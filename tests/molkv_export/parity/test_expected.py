@@ -281,10 +281,11 @@ def test_the_recipe_in_the_docs_writes_a_valid_file(
         file = ExpectedLogits(tmp_path / "expected.safetensors", Bundle(trained("float16")).config)
         assert (file.is_partial, file.ids.shape) == (is_partial, (8, 512))
     command = ("validate", trained("float16"), "--expected", "expected.safetensors")
-    done = _run(ROOT / "cli.py", *command, "--json", "report.json", "--report", "page", cwd=tmp_path)
+    done = _run(ROOT / "cli.py", *command, "--json", "--report", "page", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "text: expected.safetensors: 8 texts of 512 tokens" in done.stdout
-    assert json.loads((tmp_path / "report.json").read_text())["reference"] == "expected.safetensors"
+    found = json.loads(done.stdout)
+    assert found["text"] == "expected.safetensors: 8 texts of 512 tokens"
+    assert found == json.loads((tmp_path / "page" / "report.json").read_text())
     assert "your own code wrote" in (tmp_path / "page" / "index.html").read_text()
 
 

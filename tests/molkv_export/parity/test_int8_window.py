@@ -127,7 +127,7 @@ def test_a_reference_that_does_not_round_differs_more(trained: Path, monkeypatch
 def test_an_int8_window_is_refused_for_models_without_one(
     name: str, profile: str, message: str, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(RequestError, match=f"window_dtype is 'int8', {message}$"):
+    with pytest.raises(RequestError, match=f"window_dtype: found int8, {message}$"):
         export(checkpoints(name), tmp_path / "bundle", profiles=[profile], graph=INT8)
 
 

@@ -116,7 +116,7 @@ def test_a_plot_is_drawn(suffix: str, report: Report, tmp_path: Path) -> None:
 
 
 def test_an_invalid_plot_path_is_refused_before_the_validation(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"layers.doc: ends in .doc, expected .png or .svg"):
+    with pytest.raises(RequestError, match=r"plot: found .*layers.doc, expected a file name that ends in .png or .svg"):
         check_plot(tmp_path / "layers.doc")
     with pytest.raises(OutputError, match="is not a folder"):
         check_plot(tmp_path / "none" / "layers.png")

@@ -295,13 +295,13 @@ def test_bundles_of_different_models_are_refused(
 
 def test_exactly_one_reference_is_needed(stdlib_mini_bundle: Path) -> None:
     with pytest.raises(
-        RequestError, match=r"nothing to compare .* expected one of --checkpoint, --against and --expected"
+        RequestError, match=r"found no reference, expected exactly one of --checkpoint, --against and --expected"
     ):
         validate(stdlib_mini_bundle)
     for other in ("against", "expected"):
         with pytest.raises(RequestError, match=f"found --checkpoint and --{other}, expected exactly one"):
             validate(stdlib_mini_bundle, STDLIB_MINI, **{other: stdlib_mini_bundle})  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match="give --checkpoint instead of --against"):
+    with pytest.raises(RequestError, match="with_bisection: found --against, expected --checkpoint"):
         validate(stdlib_mini_bundle, against=stdlib_mini_bundle, with_bisection=True)
 
 

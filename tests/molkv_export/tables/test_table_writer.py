@@ -114,10 +114,10 @@ def test_shards_stay_below_the_given_size_and_hold_every_id_once(
 def test_a_shard_size_below_one_record_and_an_unknown_dtype_are_refused(
     checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(RequestError, match=r"shard_size is 4200 bytes, expected at least \d+"):
+    with pytest.raises(RequestError, match=r"shard_size: found 4200 bytes, expected at least \d+"):
         export(checkpoints("molkv"), tmp_path / "bundle", shard_size=4200)
     with pytest.raises(
-        RequestError, match="experts_dtype is 'int7', expected one of float32, float16, int8, int4, nf4"
+        RequestError, match="experts_dtype: found int7, expected one of float32, float16, int8, int4, nf4"
     ):
         export(checkpoints("molkv"), tmp_path / "bundle", experts_dtype="int7")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from molkv_bundle import MolkvConfig, OutputError, RequestError
 from molkv_export.corpus import Corpus, encode, standard_library, train_tokenizer
 from molkv_export.families import open_checkpoint
 from molkv_export.training import loop
+from molkv_export.training.interrupts import hold_interrupts
 from molkv_export.training.loop import TrainOptions, learning_rate_at, train
 
 CONFIG = MolkvConfig(
@@ -71,6 +77,70 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypa
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_step_and_saves_its_state(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(CONFIG, tmp_path / "straight", OPTIONS, corpus=CORPUS)
+    original, steps = loop._batch, []
+
+    def signalled(ids: np.ndarray, options: TrainOptions, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        steps.append(step)
+        if step == 17:
+            os.kill(os.getpid(), number)
+        return original(ids, options, step)
+
+    monkeypatch.setattr(loop, "_batch", signalled)
+    handler = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            train(CONFIG, tmp_path / "resumed", OPTIONS, corpus=CORPUS)
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, handler)
+    folder = tmp_path / "resumed.training"
+    assert caught.value.__notes__ == [
+        f"the state after step 18 is saved in {folder}; the same command continues from there"
+    ]
+    train(CONFIG, tmp_path / "resumed", OPTIONS, corpus=CORPUS)
+    assert steps == list(range(30))
+    straight, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "resumed"))
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    with hold_interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.came
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupt_in_the_validation_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_arguments: object) -> tuple[float, float]:
+        raise KeyboardInterrupt
+
+    original, steps = loop._batch, []
+    monkeypatch.setattr(loop, "_batch", lambda ids, options, step: steps.append(step) or original(ids, options, step))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validation_losses", interrupted)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            train(CONFIG, tmp_path / "model", OPTIONS, corpus=CORPUS)
+    assert "after step 30 is saved" in caught.value.__notes__[0]
+    train(CONFIG, tmp_path / "model", OPTIONS, corpus=CORPUS)
+    assert steps == list(range(30))
+
+
+def test_progress_is_shown_until_the_end(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, width=120)
+    train(CONFIG, tmp_path / "model", OPTIONS, corpus=CORPUS, console=console)
+    windows = re.findall(r"validation .* (\d+)/(\d+)", shown.getvalue())
+    assert re.search(r"training .* 30/30", shown.getvalue())
+    assert windows
+    assert windows[-1][0] == windows[-1][1]
+
+
 def test_a_damaged_state_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.training").mkdir()
     (tmp_path / "model.training" / "state.pt").write_bytes(b"nothing")
@@ -114,10 +184,10 @@ def test_texts_are_encoded_without_loss_and_end_with_the_end_token() -> None:
 
 
 def test_impossible_runs_are_refused_before_they_start(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"sequence_length is 64, expected at most .* \(32\)"):
+    with pytest.raises(RequestError, match="sequence_length: found 64, expected at most 32 "):
         train(CONFIG, tmp_path / "model", TrainOptions(sequence_length=64), corpus=CORPUS)
     for name, value in (("steps", 0), ("learning_rate", float("nan")), ("seed", -1), ("weight_decay", -0.1)):
-        with pytest.raises(RequestError, match=f"{name} is {value}, expected"):
+        with pytest.raises(RequestError, match=f"{name}: found {value}, expected"):
             TrainOptions(**{name: value})
     with pytest.raises(RequestError, match="sequence_length is 16, expected less than the tokens of the training text"):
         train(CONFIG, tmp_path / "model", OPTIONS, corpus=Corpus([TEXT], ["a"]))

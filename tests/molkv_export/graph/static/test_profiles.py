@@ -309,24 +309,24 @@ def test_an_invalid_graph_file_is_refused(content: bytes, static: Callable[..., 
 @pytest.mark.parametrize(
     ("profile", "options", "message"),
     [
-        ("coreml", {"context_length": 49}, "context_length is 49, expected 1 to 48, the model's"),
-        ("coreml", {"context_length": 0}, "context_length is 0, expected 1 to 48, the model's"),
-        ("nnapi", {"expert_window": 6}, "expert_window is 6, expected 1 to 5, the model's"),
+        ("coreml", {"context_length": 49}, r"context_length: found 49, expected 1 to 48 \(the model's\)"),
+        ("coreml", {"context_length": 0}, "context_length: found 0, expected 1 to 48"),
+        ("nnapi", {"expert_window": 6}, "expert_window: found 6, expected 1 to 5"),
         (
             "coreml",
             {"chunk_lengths": (0,)},
-            "chunk_lengths has 0, expected lengths from 1 to the graph's context",
+            "chunk_lengths: found 0, expected lengths from 1 to 48",
         ),
-        ("coreml", {"chunk_lengths": (1, 49)}, "chunk_lengths has 49, expected lengths from 1 to the graph's context"),
+        ("coreml", {"chunk_lengths": (1, 49)}, "chunk_lengths: found 49, expected lengths from 1 to 48"),
         (
             "coreml",
             {"dense_dtype": "int4"},
-            "'int4', expected one of float32, float16 in profile coreml",
+            "dense_dtype: found int4, expected one of float32, float16 in profile coreml",
         ),
         ("nnapi", {"dense_dtype": "float16"}, "expected one of float32, qdq-int8 in profile nnapi"),
-        ("coreml", {"kv_dtype": "int8"}, "kv_dtype is 'int8', expected float32 in profile coreml"),
-        ("tpu", {}, "profile is 'tpu', expected one of cpu, coreml, nnapi"),
-        ("cpu", {"context_length": 20}, "context_length is 20, expected none for profile cpu"),
+        ("coreml", {"kv_dtype": "int8"}, "kv_dtype: found int8, expected float32 in profile coreml"),
+        ("tpu", {}, "profile: found tpu, expected one of cpu, coreml, nnapi"),
+        ("cpu", {"context_length": 20}, "context_length: found 20, expected no value for profile cpu"),
     ],
 )
 def test_impossible_options_are_refused_before_anything_is_written(
