@@ -160,7 +160,7 @@ def _run_steps(
         for step in range(first, options.steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, options)
-            inputs, targets = _batch(ids, options, step)
+            inputs, targets = training_batch(ids, options, step)
             loss = cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -179,7 +179,7 @@ def _run_steps(
     return float(np.mean(losses[-50:])) if losses else float("nan")
 
 
-def _batch(ids: npt.NDArray[np.int64], options: TrainOptions, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+def training_batch(ids: npt.NDArray[np.int64], options: TrainOptions, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw the batch of a step. It depends only on seed and step, so a resumed run sees the same batches."""
     starts = np.random.default_rng([options.seed, step]).integers(
         0, len(ids) - options.sequence_length, options.batch_size

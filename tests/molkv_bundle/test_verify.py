@@ -68,7 +68,7 @@ def test_a_long_list_of_damaged_records_is_shortened(bundle: Path) -> None:
     _flip(shard, *range(4096, shard.stat().st_size, 1440))
     findings = verify(bundle).findings
     assert len(findings) == 11
-    assert findings[-1].endswith("and 87 more records")
+    assert findings[-1].endswith("87 more records are damaged")
 
 
 def test_a_damaged_header_is_named(bundle: Path) -> None:

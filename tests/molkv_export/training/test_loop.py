@@ -82,7 +82,7 @@ def test_a_signal_waits_for_the_step_and_saves_its_state(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(CONFIG, tmp_path / "straight", OPTIONS, corpus=CORPUS)
-    original, steps = loop._batch, []
+    original, steps = loop.training_batch, []
 
     def signalled(ids: np.ndarray, options: TrainOptions, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         steps.append(step)
@@ -90,7 +90,7 @@ def test_a_signal_waits_for_the_step_and_saves_its_state(
             os.kill(os.getpid(), number)
         return original(ids, options, step)
 
-    monkeypatch.setattr(loop, "_batch", signalled)
+    monkeypatch.setattr(loop, "training_batch", signalled)
     handler = signal.signal(number, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt) as caught:
@@ -120,8 +120,8 @@ def test_an_interrupt_in_the_validation_loses_no_step(tmp_path: Path, monkeypatc
     def interrupted(*_arguments: object) -> tuple[float, float]:
         raise KeyboardInterrupt
 
-    original, steps = loop._batch, []
-    monkeypatch.setattr(loop, "_batch", lambda ids, options, step: steps.append(step) or original(ids, options, step))
+    original, steps = loop.training_batch, []
+    monkeypatch.setattr(loop, "training_batch", lambda ids, options, step: steps.append(step) or original(ids, options, step))
     with monkeypatch.context() as patch:
         patch.setattr(loop, "validation_losses", interrupted)
         with pytest.raises(KeyboardInterrupt) as caught:
