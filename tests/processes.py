@@ -23,7 +23,7 @@ _PATIENCE_SECONDS = 240
 # Tests that fork by themselves use this context, too, since a process has one fork server.
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
-    ["onnxruntime", "rich.progress", "molkv_export.exporter", "molkv_export.parity.validate", "molkv_export.commands"]
+    ["pytest", "rich.progress", "molkv_export.exporter", "molkv_export.parity.validate", "molkv_export.commands"]
 )
 
 

@@ -22,6 +22,7 @@ from molkv_bundle import Bundle, BundleError, OutputError
 from molkv_export import __version__, export
 from molkv_export.tables.direct_file import DirectFile, aligned_zeros
 from molkv_runtime import ExpertStore, Generator, selftest
+from tests.processes import run_cli, run_script
 
 ROOT = Path(__file__).parent.parent.parent
 UNLOCKED = "bundle: folders cannot be locked here, so do not write to this one from two processes at once"
@@ -79,7 +80,7 @@ def test_the_driver_runs_on_a_bare_system_without_warnings(command: list[str], s
     assert done.stdout
     assert "cannot" not in done.stderr
     if command[0] == "run":
-        assert done.stdout == _python("cli.py", "run", stdlib_mini_bundle, *command[1:], cwd=ROOT).stdout
+        assert done.stdout == run_cli("run", stdlib_mini_bundle, *command[1:]).stdout
 
 
 def test_seeking_reads_from_many_threads_return_the_right_bytes(
@@ -283,7 +284,9 @@ main()
 @pytest.mark.parametrize("with_nohup", [True, False])
 def test_a_hangup_ends_an_export_unless_nohup_started_it(with_nohup: bool, checkpoint: Path, tmp_path: Path) -> None:
     start = "nohup" if with_nohup else "plain"
-    done = _python("-c", _SIGNALLED, start, "export", checkpoint, tmp_path / "bundle")
+    script = tmp_path / "export.py"
+    script.write_text(_SIGNALLED)
+    done = run_script(script, start, "export", checkpoint, tmp_path / "bundle")
     if with_nohup:
         assert done.returncode == 0, done.stderr
         assert selftest(tmp_path / "bundle").failures == []

@@ -20,7 +20,8 @@ from molkv_export import GraphOptions, export
 from molkv_export.commands import cli
 from molkv_export.corpus import Corpus
 from molkv_export.training import loop
-from tests.conftest import STDLIB_MINI
+from tests.models import STDLIB_MINI
+from tests.processes import run_cli
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = STDLIB_MINI / "configs" / "molkv.json"
@@ -71,8 +72,7 @@ def _molkv(*arguments: str | Path) -> tuple[int, str, str]:
 
 def _process(*arguments: str | Path) -> tuple[int, str, str]:
     """Run a command as a process, with `main`, which prints errors; return the same."""
-    command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_cli(*arguments)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout, done.stderr
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,16 +15,10 @@ from molkv_export.commands.options import byte_size
 from molkv_runtime import Generator, Sampling
 from tests.manifests import edit_manifest
 from tests.models import STDLIB_MINI
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-def _run(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+from tests.processes import Done, run_cli
 
 
-def _error(done: subprocess.CompletedProcess[str], status: int = 1) -> str:
+def _error(done: Done, status: int = 1) -> str:
     """Check that a command failed with an error of one line, and return the line."""
     assert done.returncode == status
     assert "Traceback" not in done.stderr
@@ -37,33 +29,33 @@ def _error(done: subprocess.CompletedProcess[str], status: int = 1) -> str:
 
 def test_export_validate_inspect_and_run(tmp_path: Path) -> None:
     bundle = tmp_path / "stdlib-mini.bundle"
-    done = _run("export", STDLIB_MINI, bundle, "--shard-size", "8MiB")
+    done = run_cli("export", STDLIB_MINI, bundle, "--shard-size", "8MiB")
     assert done.returncode == 0, done.stderr
     assert "experts float16" in done.stdout
 
     quick = ("--sequences", "1", "--continuations", "2", "--new-tokens", "16")
-    done = _run("validate", bundle, "--checkpoint", STDLIB_MINI, *quick, "--json")
+    done = run_cli("validate", bundle, "--checkpoint", STDLIB_MINI, *quick, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["greedy"][0]["identical"] == 2
-    done = _run("validate", bundle, "--checkpoint", STDLIB_MINI, *quick)
+    done = run_cli("validate", bundle, "--checkpoint", STDLIB_MINI, *quick)
     assert done.returncode == 0, done.stderr
     assert "PASS the bundle matches the trained model" in done.stdout
     assert "…" not in done.stdout  # the table fits 80 columns
 
-    done = _run("inspect", bundle, "--json")
+    done = run_cli("inspect", bundle, "--json")
     found = json.loads(done.stdout)
     assert found["sizes"]["bytes_per_token"] == found["tables"]["experts"]["stride"]
     assert len(found["tables"]["experts"]["shards"]) > 1
     assert found["provenance"]["command"].startswith("cli.py export ")
-    assert "expert_key.{l}" in _run("inspect", bundle).stdout
+    assert "expert_key.{l}" in run_cli("inspect", bundle).stdout
 
-    done = _run("run", bundle, "--prompt", "def ", "--max-new-tokens", "12")
+    done = run_cli("run", bundle, "--prompt", "def ", "--max-new-tokens", "12")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("def ")
-    both = _run("run", bundle, "--prompt", "def ", "--prompt", "import ", "--max-new-tokens", "12")
+    both = run_cli("run", bundle, "--prompt", "def ", "--prompt", "import ", "--max-new-tokens", "12")
     assert both.stdout == (
         f"--- prompt 1\n{done.stdout}--- prompt 2\n"
-        + _run("run", bundle, "--prompt", "import ", "--max-new-tokens", "12").stdout
+        + run_cli("run", bundle, "--prompt", "import ", "--max-new-tokens", "12").stdout
     )
 
 
@@ -103,7 +95,7 @@ def test_validate_exits_with_1_and_names_the_phase_when_a_gate_fails(
 ) -> None:
     bundle = shutil.copytree(bundles("molkv"), tmp_path / "bundle")
     edit_manifest(bundle, lambda m: (m["model"].update(expert_window=6), m["graphs"]["cpu"].update(expert_window=6)))
-    done = _run("validate", bundle, "--checkpoint", checkpoints("molkv"), "--sequences", "1", "--new-tokens", "4")
+    done = run_cli("validate", bundle, "--checkpoint", checkpoints("molkv"), "--sequences", "1", "--new-tokens", "4")
     assert done.returncode == 1
     assert "FAIL step-by-step decode (as stored): max abs" in done.stdout
     assert "PASS" not in done.stdout
@@ -112,7 +104,7 @@ def test_validate_exits_with_1_and_names_the_phase_when_a_gate_fails(
 
 @pytest.mark.parametrize("command", list(cli.commands))
 def test_the_help_of_every_command_has_an_example(command: str) -> None:
-    done = _run(command, "--help")
+    done = run_cli(command, "--help")
     assert done.returncode == 0
     examples = done.stdout.partition("Example")[2].partition("Options:")[0].splitlines()[1:]
     assert [line for line in examples if line.strip()]
@@ -123,35 +115,35 @@ def test_the_help_of_every_command_has_an_example(command: str) -> None:
 
 def test_user_errors_are_printed_in_one_line(bundles: Callable[..., Path], tmp_path: Path) -> None:
     bundle = bundles("molkv")
-    assert "nowhere: is not a folder" in _error(_run("export", "nowhere", "out", cwd=tmp_path))
-    assert "nowhere/manifest.json: cannot be read" in _error(_run("inspect", "nowhere", cwd=tmp_path))
-    assert "has no tokenizer.json" in _error(_run("run", bundle, "--prompt", "x"))
-    assert "provider 'coreml'" in _error(_run("run", bundle, "--prompt", "x", "--provider", "coreml"))
-    assert "is not a folder" in _error(_run("validate", bundle, "--checkpoint", tmp_path / "none"))
-    assert "cannot be read" in _error(_run("train", tmp_path / "none.json", tmp_path / "out"))
+    assert "nowhere: is not a folder" in _error(run_cli("export", "nowhere", "out", cwd=tmp_path))
+    assert "nowhere/manifest.json: cannot be read" in _error(run_cli("inspect", "nowhere", cwd=tmp_path))
+    assert "has no tokenizer.json" in _error(run_cli("run", bundle, "--prompt", "x"))
+    assert "provider 'coreml'" in _error(run_cli("run", bundle, "--prompt", "x", "--provider", "coreml"))
+    assert "is not a folder" in _error(run_cli("validate", bundle, "--checkpoint", tmp_path / "none"))
+    assert "cannot be read" in _error(run_cli("train", tmp_path / "none.json", tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_long_names_and_invalid_text_are_errors_of_one_line(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
     long_name = "x" * 300
-    assert "cannot be written (File name too long)" in _error(_run("export", STDLIB_MINI, long_name, cwd=tmp_path))
-    assert "File name too long" in _error(_run("inspect", long_name, cwd=tmp_path))
-    assert "contains bytes that are not text" in _error(_run("run", stdlib_mini_bundle, "--prompt", "abc\udcff"))
+    assert "cannot be written (File name too long)" in _error(run_cli("export", STDLIB_MINI, long_name, cwd=tmp_path))
+    assert "File name too long" in _error(run_cli("inspect", long_name, cwd=tmp_path))
+    assert "contains bytes that are not text" in _error(run_cli("run", stdlib_mini_bundle, "--prompt", "abc\udcff"))
 
 
 def test_markup_in_names_is_printed_unchanged(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
     bundle = tmp_path / "[bold]b[/x]"
-    assert _run("export", checkpoints("molkv"), bundle).returncode == 0
-    done = _run("inspect", bundle)
+    assert run_cli("export", checkpoints("molkv"), bundle).returncode == 0
+    done = run_cli("inspect", bundle)
     assert done.returncode == 0, done.stderr
     assert "[bold]b[/x]" in done.stdout.replace("\n", "")
 
 
 def test_empty_and_too_long_prompts_are_errors_of_one_line(stdlib_mini_bundle: Path) -> None:
-    assert "has 0 tokens, expected 1 to 512" in _error(_run("run", stdlib_mini_bundle, "--prompt", ""))
-    assert "tokens, expected 1 to 512" in _error(_run("run", stdlib_mini_bundle, "--prompt", "def f(x):\n" * 500))
+    assert "has 0 tokens, expected 1 to 512" in _error(run_cli("run", stdlib_mini_bundle, "--prompt", ""))
+    assert "tokens, expected 1 to 512" in _error(run_cli("run", stdlib_mini_bundle, "--prompt", "def f(x):\n" * 500))
     several = ("--prompt", "a", "--prompt", "", "--prompt", "b")
-    assert "prompt 2 of 3 has 0 tokens" in _error(_run("run", stdlib_mini_bundle, *several))
+    assert "prompt 2 of 3 has 0 tokens" in _error(run_cli("run", stdlib_mini_bundle, *several))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +155,7 @@ def test_sizes_are_parsed(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "GiB", "1.5GiB", "-1", "1TB", "1b2", "1i"])
 def test_an_invalid_size_is_refused(text: str, tmp_path: Path) -> None:
-    done = _run("export", STDLIB_MINI, tmp_path / "out", "--shard-size", text)
+    done = run_cli("export", STDLIB_MINI, tmp_path / "out", "--shard-size", text)
     assert _error(done, 2) == (
         f"error: --shard-size: found {text!r}, expected a size: a number of bytes, or text such as 500MB or 1GiB"
     )

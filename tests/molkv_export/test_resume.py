@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import random
 import shutil
@@ -23,6 +22,7 @@ from molkv_export import export
 from molkv_export.atomic_folder import atomic_folder
 from molkv_export.tables import table_writer
 from molkv_export.tables.resume import JOURNAL
+from tests.processes import FORKSERVER
 
 SHARD_SIZE = 9_000
 KILLS = 100
@@ -54,14 +54,12 @@ def test_after_a_hundred_kills_no_bundle_is_incomplete_and_the_bytes_are_equal(
     checkpoint: Path, whole: Path, tmp_path: Path
 ) -> None:
     """Kill exports with SIGKILL at random moments. Every second export replaces an existing bundle."""
-    context = multiprocessing.get_context("forkserver")  # imports once, then starts a child in milliseconds
-    context.set_forkserver_preload(["molkv_export.exporter", "tests.molkv_export.test_resume"])
     expected, bundle = _contents(whole), tmp_path / "bundle"
     moments, kills, resumed = random.Random(0), 0, 0
     duration = 600.0  # seconds of a whole export; measured by the first one
     while kills < KILLS:
         start = time.monotonic()
-        child = context.Process(target=_export, args=(checkpoint, bundle))
+        child = FORKSERVER.Process(target=_export, args=(checkpoint, bundle))
         child.start()
         child.join(moments.uniform(0, duration))
         if child.is_alive():

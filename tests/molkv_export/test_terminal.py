@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -21,8 +20,8 @@ from molkv_export.commands import cli
 from molkv_export.inspection import print_inspection
 from molkv_export.terminal import byte_progress, console, print_line
 from tests.models import STDLIB_MINI
+from tests.processes import CLI, Done, run_script
 
-ROOT = Path(__file__).parent.parent.parent
 FULL = Path("/dev/full")
 NAME = "b[/b] [red]é漢 :smile:[/"  # the slash makes a folder and a file name
 
@@ -76,22 +75,21 @@ def bundle(checkpoint: Path) -> Path:
     return folder
 
 
-def _command(command: str, bundle: Path, tmp_path: Path) -> list[str]:
+def _run(command: str, bundle: Path, folder: Path, environment: str, stdout: Path | None = None) -> Done:
     places = {
         "BUNDLE": str(bundle),
         "NAME": NAME,
         "CHECKPOINT": str(bundle.with_suffix("")),
         "CONFIG": str(STDLIB_MINI / "configs" / "molkv.json"),
-        "NEW": str(tmp_path / NAME / "y].new"),
+        "NEW": str(folder / NAME / "y].new"),
     }
     words = f"{command} {COMMANDS[command]}".split()
-    program = ["-c", TRAIN] if command == "train" else [str(ROOT / "cli.py")]
-    return [sys.executable, *program, *(places.get(word, word) for word in words)]
-
-
-def _environment(name: str) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
-    return {**inherited, "PYTHONPATH": os.pathsep.join(sys.path), **ENVIRONMENTS[name]}
+    program = CLI
+    if command == "train":
+        program = folder / "train.py"
+        program.write_text(TRAIN)
+    arguments = [places.get(word, word) for word in words]
+    return run_script(program, *arguments, environment=ENVIRONMENTS[environment], stdout=stdout)
 
 
 def test_this_file_covers_every_command() -> None:
@@ -102,13 +100,10 @@ def test_this_file_covers_every_command() -> None:
     ("command", "encoding"), [*((command, "cp1252") for command in COMMANDS), ("inspect", "ascii"), ("run", "ascii")]
 )
 def test_names_are_printed_whatever_the_encoding(command: str, encoding: str, bundle: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        _command(command, bundle, tmp_path), capture_output=True, check=False, env=_environment(encoding)
-    )
-    stderr = done.stderr.decode(errors="replace")
-    assert done.returncode == 0, stderr
-    assert "Traceback" not in stderr
-    shown = done.stdout.decode("utf-8" if b"\xc3\xa9" in done.stdout else encoding)
+    done = _run(command, bundle, tmp_path, encoding)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    shown = done.stdout_bytes.decode("utf-8" if b"\xc3\xa9" in done.stdout_bytes else encoding)
     for form in ("é漢", "é\\u6f22", "\\xe9\\u6f22"):  # click writes UTF-8 if the encoding is ASCII
         shown = shown.replace(form, "é漢")
     assert "b[/b] [red]é漢 :smile:[/" in shown
@@ -119,20 +114,12 @@ def test_names_are_printed_whatever_the_encoding(command: str, encoding: str, bu
     ("command", "buffering"), [*((command, "utf-8") for command in COMMANDS), ("verify", "unbuffered")]
 )
 def test_output_that_cannot_be_written_is_one_line(command: str, buffering: str, bundle: Path, tmp_path: Path) -> None:
-    with FULL.open("w") as full:
-        done = subprocess.run(
-            _command(command, bundle, tmp_path),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            check=False,
-            env=_environment(buffering),
-        )
-    stderr = done.stderr.decode()
-    assert done.returncode == 1, stderr
-    assert stderr.splitlines()[-1] == "error: standard output: No space left on device"
-    assert stderr.count("error: ") == 1
-    assert "Traceback" not in stderr
-    assert "Exception" not in stderr
+    done = _run(command, bundle, tmp_path, buffering, FULL)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1] == "error: standard output: No space left on device"
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
 
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="there is no shell")
@@ -140,7 +127,7 @@ def test_output_that_cannot_be_written_is_one_line(command: str, buffering: str,
     "rest", ["inspect BUNDLE | true", "run BUNDLE --prompt x | true", "inspect BUNDLE >&-", "inspect --help | true"]
 )
 def test_a_closed_pipe_is_not_an_error(rest: str, bundle: Path) -> None:
-    line = f'"{sys.executable}" "{ROOT / "cli.py"}" {rest.replace("BUNDLE", "$0")}'
+    line = f'"{sys.executable}" "{CLI}" {rest.replace("BUNDLE", "$0")}'
     done = subprocess.run(
         ["sh", "-c", line.replace("$0", '"$0"'), str(bundle)], capture_output=True, text=True, check=False
     )

@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from molkv_export.parity.report import html, print_report
 from tests.models import CONFIGS, STDLIB_MINI, random_model
 from tests.molkv_export.modeling.test_equations import logits as equations
 from tests.molkv_export.parity.own_model import OwnModel
+from tests.processes import run_cli, run_script
 
 ROOT = Path(__file__).parents[3]
 FORMATS: dict[str, dict[str, Any]] = {
@@ -261,27 +260,20 @@ tokenizer = SimpleNamespace(encode=lambda text: _tokenizer.encode(text).ids)
 """
 
 
-def _run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False, cwd=cwd)
-
-
-def test_the_recipe_in_the_docs_writes_a_valid_file(
-    trained: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_recipe_in_the_docs_writes_a_valid_file(trained: Callable[[str], Path], tmp_path: Path) -> None:
     section = (ROOT / "docs" / "parity.md").read_text().partition("\n## Your own code\n")[2].partition("\n## ")[0]
     recipe, likeliest = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     assert len(recipe.splitlines()) <= 10
     (tmp_path / "my_code.py").write_text(MY_CODE)
     (tmp_path / "novel.txt").write_text("\n".join(standard_library().validation), encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=":")
     for code, is_partial in ((recipe + likeliest, True), (recipe, False)):
         (tmp_path / "recipe.py").write_text(code)
-        done = _run("recipe.py", cwd=tmp_path)
+        done = run_script(Path("recipe.py"), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         file = ExpectedLogits(tmp_path / "expected.safetensors", Bundle(trained("float16")).config)
         assert (file.is_partial, file.ids.shape) == (is_partial, (8, 512))
     command = ("validate", trained("float16"), "--expected", "expected.safetensors")
-    done = _run(ROOT / "cli.py", *command, "--json", "--report", "page", cwd=tmp_path)
+    done = run_cli(*command, "--json", "--report", "page", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert found["text"] == "expected.safetensors: 8 texts of 512 tokens"
@@ -293,6 +285,6 @@ def test_the_recipe_in_the_docs_writes_a_valid_file(
 def test_export_suggests_expected_logits_for_a_model_without_published_code(
     name: str, says: bool, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    done = _run(ROOT / "cli.py", "export", checkpoints(name), "out.bundle", cwd=tmp_path)
+    done = run_cli("export", checkpoints(name), "out.bundle", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert ("molkv-export validate out.bundle --expected FILE" in done.stderr) == says

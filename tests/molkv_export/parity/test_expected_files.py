@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from molkv_export import validate
 from molkv_export.parity.compared_texts import QUICK
 from molkv_export.parity.expected import ExpectedLogits
 from tests.models import CONFIGS
+from tests.processes import run_cli
 
 ROOT = Path(__file__).parents[3]
 
@@ -136,23 +135,19 @@ def test_options_that_choose_texts_are_refused(stdlib_mini_bundle: Path, tmp_pat
         validate(stdlib_mini_bundle, expected=tmp_path, with_bisection=True)
 
 
-def _run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False, cwd=cwd)
-
-
 def test_wrong_logits_exit_with_1_and_bad_input_is_an_error_of_one_line(
     bundles: Callable[..., Path], tmp_path: Path
 ) -> None:
     _save(tmp_path, **SMALL)
-    command = (ROOT / "cli.py", "validate", bundles("molkv"), "--expected", "expected.safetensors")
-    done = _run(*command, cwd=tmp_path)
+    command = ("validate", bundles("molkv"), "--expected", "expected.safetensors")
+    done = run_cli(*command, cwd=tmp_path)
     assert done.returncode == 1
     assert "FAIL one-shot prefill (your own code): max abs" in done.stdout
     _save(tmp_path, **_with(SMALL, logits=None))
-    done = _run(*command, cwd=tmp_path)
+    done = run_cli(*command, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: expected.safetensors: holds input_ids, expected input_ids and logits")
     assert done.stderr.count("\n") == 1
-    done = _run(*command, "--quick", cwd=tmp_path)
+    done = run_cli(*command, "--quick", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: --expected: found an option that chooses texts, expected none of --text")

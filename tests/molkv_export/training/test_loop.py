@@ -121,7 +121,9 @@ def test_an_interrupt_in_the_validation_loses_no_step(tmp_path: Path, monkeypatc
         raise KeyboardInterrupt
 
     original, steps = loop.training_batch, []
-    monkeypatch.setattr(loop, "training_batch", lambda ids, options, step: steps.append(step) or original(ids, options, step))
+    monkeypatch.setattr(
+        loop, "training_batch", lambda ids, options, step: steps.append(step) or original(ids, options, step)
+    )
     with monkeypatch.context() as patch:
         patch.setattr(loop, "validation_losses", interrupted)
         with pytest.raises(KeyboardInterrupt) as caught:
