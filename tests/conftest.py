@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,12 @@ def bundles(
         )
 
     return bundle
+
+
+@pytest.fixture
+def copied(bundles: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that copies one of `bundles` to `tmp_path / "bundle"`, for tests that change it."""
+    return lambda *arguments, **options: shutil.copytree(bundles(*arguments, **options), tmp_path / "bundle")
 
 
 @pytest.fixture(scope="session")

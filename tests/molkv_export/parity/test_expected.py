@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from molkv_bundle import Bundle
-from molkv_export import GraphOptions, Report, export, validate
+from molkv_export import GraphOptions, Report, validate
 from molkv_export.corpus import standard_library
 from molkv_export.parity import compare, runners
 from molkv_export.parity.expected import EXPECTED, ExpectedLogits
@@ -32,10 +32,10 @@ from tests.processes import run_cli, run_script
 
 ROOT = Path(__file__).parents[3]
 FORMATS: dict[str, dict[str, Any]] = {
-    "float32": {"experts_dtype": "float32"},
-    "float16": {},
-    "int8 experts": {"experts_dtype": "int8"},
-    "int8 dense weights": {"graph": GraphOptions("int8")},
+    "float32": {"dtype": "float32"},
+    "float16": {"dtype": "float16"},
+    "int8 experts": {"dtype": "int8"},
+    "int8 dense weights": {"dtype": "float16", "graph": GraphOptions("int8")},
 }
 READINGS: dict[str, dict[str, Any]] = {
     "eps of the norm": {"qk_eps": 1e-3},
@@ -47,17 +47,10 @@ READINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return stdlib-mini as a bundle in one of FORMATS."""
-    root = tmp_path_factory.mktemp("trained")
-
-    def bundle(name: str) -> Path:
-        if not (root / name).exists():
-            export(STDLIB_MINI, root / name, **FORMATS[name])
-        return root / name
-
-    return bundle
+@pytest.fixture
+def trained(bundles: Callable[..., Path]) -> Callable[[str], Path]:
+    """Return a function that exports stdlib-mini in one of FORMATS."""
+    return lambda name: bundles("stdlib-mini", **FORMATS[name])
 
 
 @pytest.fixture(scope="module")

@@ -25,11 +25,9 @@ SMALL = Scope(sequences=2, continuations=3, new_tokens=20)
 WINDOWED = [name for name, config in CONFIGS.items() if config.window_dtypes == ("float32", "int8")]
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("window") / "bundle"
-    export(STDLIB_MINI, folder, graph=INT8, experts_dtype="int8")
-    return folder
+@pytest.fixture
+def trained(bundles: Callable[..., Path]) -> Path:
+    return bundles("stdlib-mini", "int8", graph=INT8)
 
 
 def _worst(report: Report) -> float:
@@ -41,25 +39,24 @@ def _worst(report: Report) -> float:
     [*((name, "int8") for name in WINDOWED), *(("molkv", store) for store in ("float32", "float16", "int4"))],
 )
 def test_every_phase_computes_what_the_reference_does(
-    name: str, store: Any, checkpoints: Callable[[str], Path], tmp_path: Path
+    name: str, store: Any, checkpoints: Callable[[str], Path], bundles: Callable[..., Path]
 ) -> None:
-    export(checkpoints(name), tmp_path / "bundle", graph=INT8, experts_dtype=store)
-    report = validate(tmp_path / "bundle", checkpoints(name), scope=SMALL, with_bisection=True)
+    bundle = bundles(name, store, graph=INT8)
+    report = validate(bundle, checkpoints(name), scope=SMALL, with_bisection=True)
     assert report.failures == []
-    assert selftest(tmp_path / "bundle").failures == []
+    assert selftest(bundle).failures == []
     # The difference is smaller than the cost of rounding. It comes from probabilities in the middle between two codes.
     rounding = next(c.metrics.max_abs for c in report.comparisons if c.reference == TRAINED)
     assert _worst(report) < rounding / 5
 
 
 @pytest.mark.parametrize("dense", ["float32", "int8", "int4"])
-def test_the_trained_model_passes_every_gate(dense: Any, tmp_path: Path) -> None:
-    graph = GraphOptions(dense, window_dtype="int8")
-    export(STDLIB_MINI, tmp_path / "bundle", graph=graph, experts_dtype="int8")
-    report = validate(tmp_path / "bundle", STDLIB_MINI, scope=Scope(2, 4, 64), with_bisection=True)
+def test_the_trained_model_passes_every_gate(dense: Any, bundles: Callable[..., Path]) -> None:
+    bundle = bundles("stdlib-mini", "int8", graph=GraphOptions(dense, window_dtype="int8"))
+    report = validate(bundle, STDLIB_MINI, scope=Scope(2, 4, 64), with_bisection=True)
     assert report.failures == []
     assert report.quality.metrics.kl_mean < report.gate.kl_mean / 2
-    found = selftest(tmp_path / "bundle")
+    found = selftest(bundle)
     assert found.failures == []
     assert found.greedy_tokens > 0 or dense != "float32"
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from molkv_bundle import Bundle
-from molkv_export import GraphOptions, export, validate
+from molkv_export import GraphOptions, validate
 from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.runners import ONNX_REFERENCE, load_generator
 from molkv_export.parity.validate import ROUNDED
 from molkv_runtime import BoundCall, Target
-from tests.models import CONFIGS, STDLIB_MINI
+from tests.models import CONFIGS
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -43,9 +43,13 @@ def test_every_kind_of_model_runs_without_onnx_runtime(
         {"window_dtype": "int8"},
     ],
 )
-def test_quantized_kernels_match_the_definitions_of_their_operators(options: dict[str, Any], tmp_path: Path) -> None:
-    export(STDLIB_MINI, tmp_path / "bundle", graph=GraphOptions(**options))
-    bundle, ids = Bundle(tmp_path / "bundle"), np.random.default_rng(0).integers(0, 4096, 70)
+def test_quantized_kernels_match_the_definitions_of_their_operators(
+    options: dict[str, Any], bundles: Callable[..., Path]
+) -> None:
+    bundle, ids = (
+        Bundle(bundles("stdlib-mini", "float16", graph=GraphOptions(**options))),
+        np.random.default_rng(0).integers(0, 4096, 70),
+    )
     found = []
     for provider in ("cpu", ONNX_REFERENCE):
         generator = load_generator(bundle, Target(provider))

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from molkv_export import export
 from molkv_runtime import selftest
-from tests.models import STDLIB_MINI
 from tests.molkv_export.parity.quantized_faults import (
     GRAPHS,
     QuantizedFault,
@@ -20,16 +18,9 @@ from tests.molkv_export.parity.quantized_faults import (
 )
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    root = tmp_path_factory.mktemp("sound")
-
-    def bundle(dtype: str) -> Path:
-        if not (root / dtype).exists():
-            export(STDLIB_MINI, root / dtype, graph=GRAPHS[dtype])  # type: ignore[index]
-        return root / dtype
-
-    return bundle
+@pytest.fixture
+def sound(bundles: Callable[..., Path]) -> Callable[[str], Path]:
+    return lambda dtype: bundles("stdlib-mini", "float16", graph=GRAPHS[dtype])  # type: ignore[index]
 
 
 @pytest.mark.parametrize("dtype", GRAPHS)

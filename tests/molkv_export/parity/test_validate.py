@@ -44,9 +44,8 @@ def test_a_bundle_of_every_kind_of_model_passes(
 
 
 @pytest.mark.parametrize("dtype", get_args(RowDtype))
-def test_the_trained_model_passes_every_gate(dtype: Any, tmp_path: Path) -> None:
-    export(STDLIB_MINI, tmp_path / "bundle", experts_dtype=dtype)
-    report = validate(tmp_path / "bundle", STDLIB_MINI, scope=Scope(2, 20, 256))
+def test_the_trained_model_passes_every_gate(dtype: Any, bundles: Callable[..., Path]) -> None:
+    report = validate(bundles("stdlib-mini", dtype), STDLIB_MINI, scope=Scope(2, 20, 256))
     assert report.failures == []
     assert (_greedy(report).identical, _greedy(report).tokens_each, _greedy(report).mean_length) == (20, 256, 256)
     by_reference = {c.reference: c.metrics for c in report.comparisons if c.phase == "one-shot prefill"}
@@ -57,10 +56,11 @@ def test_the_trained_model_passes_every_gate(dtype: Any, tmp_path: Path) -> None
 @pytest.mark.parametrize("dtype", ["float16", "int8", "int4"])
 @pytest.mark.parametrize("name", ["molkv", "molkv-gated", "mole", "dense"])
 def test_a_bundle_of_every_kind_passes_with_rounded_weights(
-    name: str, dtype: Any, checkpoints: Callable[[str], Path], tmp_path: Path
+    name: str, dtype: Any, checkpoints: Callable[[str], Path], bundles: Callable[..., Path]
 ) -> None:
-    export(checkpoints(name), tmp_path / "bundle", graph=GraphOptions(dtype))
-    report = validate(tmp_path / "bundle", checkpoints(name), scope=SMALL, with_bisection=True)
+    report = validate(
+        bundles(name, "float16", graph=GraphOptions(dtype)), checkpoints(name), scope=SMALL, with_bisection=True
+    )
     assert report.failures == []
     trained, stored = (
         next(c.metrics for c in report.comparisons if c.reference == reference) for reference in (TRAINED, ROUNDED)
@@ -71,12 +71,14 @@ def test_a_bundle_of_every_kind_passes_with_rounded_weights(
 @pytest.mark.parametrize(
     ("dtype", "kv_dtype"), [("float16", "float32"), ("int8", "float32"), ("int4", "float32"), ("float32", "int8")]
 )
-def test_the_trained_model_passes_every_gate_with_rounded_weights(dtype: Any, kv_dtype: Any, tmp_path: Path) -> None:
-    export(STDLIB_MINI, tmp_path / "bundle", graph=GraphOptions(dtype, kv_dtype=kv_dtype), experts_dtype="int8")
-    report = validate(tmp_path / "bundle", STDLIB_MINI, scope=Scope(2, 4, 64), with_bisection=True)
+def test_the_trained_model_passes_every_gate_with_rounded_weights(
+    dtype: Any, kv_dtype: Any, bundles: Callable[..., Path]
+) -> None:
+    bundle = bundles("stdlib-mini", "int8", graph=GraphOptions(dtype, kv_dtype=kv_dtype))
+    report = validate(bundle, STDLIB_MINI, scope=Scope(2, 4, 64), with_bisection=True)
     assert report.failures == []
     assert report.quality.metrics.kl_mean < report.gate.kl_mean / 2
-    assert selftest(tmp_path / "bundle").failures == []
+    assert selftest(bundle).failures == []
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])

@@ -122,15 +122,15 @@ LAYER = "model.layers.2."
     ],
 )
 def test_one_wrong_element_is_found_and_named(
-    dtype: Any, initializer: str, change: Any, failure: str, tmp_path: Path
+    dtype: Any, initializer: str, change: Any, failure: str, copied: Callable[..., Path]
 ) -> None:
-    export(STDLIB_MINI, tmp_path / "bundle", graph=GraphOptions(dtype, 32))
-    _edit(tmp_path / "bundle", "model.onnx", LAYER + initializer, change)
-    assert _agreement(tmp_path / "bundle", STDLIB_MINI).failure.startswith(LAYER + failure)
+    bundle = copied("stdlib-mini", "float16", graph=GraphOptions(dtype, 32))
+    _edit(bundle, "model.onnx", LAYER + initializer, change)
+    assert _agreement(bundle, STDLIB_MINI).failure.startswith(LAYER + failure)
 
 
-def test_the_failure_states_found_and_expected_values(tmp_path: Path) -> None:
-    export(STDLIB_MINI, tmp_path / "bundle")
+def test_the_failure_states_found_and_expected_values(copied: Callable[..., Path]) -> None:
+    bundle = copied("stdlib-mini", "float16")
     name = "model.layers.1.input_layernorm.weight"
     with open_checkpoint(STDLIB_MINI) as source:
         right = float(source.tensor(name)[7])
@@ -139,34 +139,34 @@ def test_the_failure_states_found_and_expected_values(tmp_path: Path) -> None:
         weight[7] = 0.5
         return weight
 
-    _edit(tmp_path / "bundle", "model.onnx", name, change)
+    _edit(bundle, "model.onnx", name, change)
     failure = f"{name} [7] is 0.5, expected {right:.9g} (1 of 128 numbers differ)"
-    assert _agreement(tmp_path / "bundle", STDLIB_MINI).failure == failure
+    assert _agreement(bundle, STDLIB_MINI).failure == failure
 
 
-def test_nan_is_found(tmp_path: Path) -> None:
-    export(STDLIB_MINI, tmp_path / "bundle")
-    _edit(tmp_path / "bundle", "model.onnx", "model.norm.weight", lambda weight: weight * np.float32(np.nan))
-    assert _agreement(tmp_path / "bundle", STDLIB_MINI).failure.startswith("model.norm.weight [0] is nan")
+def test_nan_is_found(copied: Callable[..., Path]) -> None:
+    bundle = copied("stdlib-mini", "float16")
+    _edit(bundle, "model.onnx", "model.norm.weight", lambda weight: weight * np.float32(np.nan))
+    assert _agreement(bundle, STDLIB_MINI).failure.startswith("model.norm.weight [0] is nan")
 
 
-def test_a_separate_copy_in_another_static_graph_is_compared(tmp_path: Path) -> None:
-    bundle = tmp_path / "bundle"
-    export(STDLIB_MINI, bundle, profiles=["nnapi"], graph=GraphOptions("qdq-int8", chunk_lengths=(1, 8)))
+def test_a_separate_copy_in_another_static_graph_is_compared(copied: Callable[..., Path]) -> None:
+    graph = GraphOptions("qdq-int8", chunk_lengths=(1, 8))
+    bundle = copied("stdlib-mini", "float16", profiles=["nnapi"], graph=graph)
     assert _agreement(bundle, STDLIB_MINI, "nnapi").failure == ""
     _edit(bundle, "model.nnapi.8.onnx", "model.layers.0.mlp.up_proj.weight_scale", lambda scale: scale * 2)
     assert _agreement(bundle, STDLIB_MINI, "nnapi").failure.startswith("model.layers.0.mlp.up_proj.weight [0, 0]")
 
 
-def test_a_weight_that_no_graph_holds_is_found(tmp_path: Path) -> None:
-    export(STDLIB_MINI, tmp_path / "bundle")
-    model = onnx.load(tmp_path / "bundle" / "model.onnx", load_external_data=False)
+def test_a_weight_that_no_graph_holds_is_found(copied: Callable[..., Path]) -> None:
+    bundle = copied("stdlib-mini", "float16")
+    model = onnx.load(bundle / "model.onnx", load_external_data=False)
     name, other = "model.norm.weight", "model.other.weight"
     next(tensor for tensor in model.graph.initializer if tensor.name == name).name = other
     for node in model.graph.node:
         node.input[:] = [other if value == name else value for value in node.input]
-    replace_file(tmp_path / "bundle", "model.onnx", model.SerializeToString())
-    assert _agreement(tmp_path / "bundle", STDLIB_MINI).failure == "model.norm.weight is in no graph"
+    replace_file(bundle, "model.onnx", model.SerializeToString())
+    assert _agreement(bundle, STDLIB_MINI).failure == "model.norm.weight is in no graph"
 
 
 def _wrong_half(weight: np.ndarray) -> np.ndarray:
