@@ -48,17 +48,17 @@ _DRAWN: dict[str, str] = {
 
 def error_by_layer(axes: Axes, phase: PhaseErrors, limit: float, palette: Palette) -> None:
     """Draw the relative error of each branch over the layers of one phase."""
-    behind = 1 + max((error.layer for error in phase.errors if error.layer is not None), default=0)
+    after_last = 1 + max((error.layer for error in phase.errors if error.layer is not None), default=0)
     for (branch, marker), colour in zip(_DRAWN.items(), palette.series, strict=True):
         points = [error for error in phase.errors if error.branch == branch and error.error > 0]  # the axis has no 0
         if points:
-            layers = [behind if error.layer is None else error.layer for error in points]
+            layers = [after_last if error.layer is None else error.layer for error in points]
             errors = [min(error.error, _TOP) for error in points]
             label = branch.replace("_", " ")
             axes.plot(layers, errors, marker=marker, markersize=4, linewidth=1.3, color=colour, label=label)
     axes.axhline(limit, color=palette.limit, linewidth=1, linestyle="--", label="limit")
     axes.set_yscale("log")
-    axes.set_xticks(range(behind + 1), [*map(str, range(behind)), "end"])
+    axes.set_xticks(range(after_last + 1), [*map(str, range(after_last)), "end"])
     axes.set_xlabel("layer")
     axes.set_title(phase.phase, loc="left", fontsize=10, color=palette.ink)
     _quiet(axes, palette)
