@@ -67,7 +67,7 @@ def test_a_package_above_the_limits_of_the_app_store_is_refused(
 
 
 def test_a_shard_limit_below_one_record_is_refused(phone: Callable[..., Path]) -> None:
-    with pytest.raises(RequestError, match=r"limits\.shard is 5000 bytes, expected at least"):
+    with pytest.raises(RequestError, match=r"limits\.shard: found 5000 bytes, expected at least"):
         plan_shards(read_manifest(phone()).experts, 5000, "limits.shard")
 
 
