@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from molkv_bundle import ArgumentError, BundleError, ConfigError
+from molkv_bundle import BundleError
 from molkv_export import GraphOptions, export
 from molkv_export.commands import cli
 from molkv_export.corpus import Corpus
@@ -219,13 +218,6 @@ def test_a_usage_error_is_one_line_that_begins_with_the_option(stdlib_mini_bundl
         assert errors.count("\n") == 1
 
 
-def test_an_argument_error_names_what_was_found_and_survives_a_process() -> None:
-    error = ArgumentError("top_k", -3, "0 or more")
-    copy = pickle.loads(pickle.dumps(error))
-    assert str(copy) == str(error) == "top_k: found -3, expected 0 or more"
-    assert (copy.argument, copy.found, copy.expected) == ("top_k", "-3", "0 or more")
-
-
 @pytest.mark.parametrize("command", ["verify", "selftest"])
 def test_an_error_before_the_progress_is_the_only_line(command: str, tmp_path: Path) -> None:
     status, out, errors = _process(command, tmp_path)
@@ -269,12 +261,6 @@ def test_verbose_run_says_where_each_value_comes_from_after_the_text(run: Callab
     for value in ("temperature 0.5 (command line)", "logit_bias 5=1 (command line)", "seed 0 (default)"):
         assert value in errors
     assert errors.splitlines()[-1].startswith("decode: 2 tokens in ")
-
-
-def test_a_config_that_is_not_json_is_said(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{x")
-    with pytest.raises(ConfigError, match=r"config.json: is not JSON \("):
-        _molkv("train", tmp_path / "config.json", tmp_path / "out")
 
 
 def _complete(words: str, cwd: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from molkv_bundle import ArgumentError
 from molkv_export.commands import cli
 from molkv_export.commands.options import byte_size
 from molkv_runtime import Generator, Sampling
@@ -159,3 +161,15 @@ def test_an_invalid_size_is_refused(text: str, tmp_path: Path) -> None:
     assert _error(done, 2) == (
         f"error: --shard-size: found {text!r}, expected a size: a number of bytes, or text such as 500MB or 1GiB"
     )
+
+
+def test_a_config_that_is_not_json_is_said(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{x")
+    assert "config.json: is not JSON (" in _error(_run("train", tmp_path / "config.json", tmp_path / "out"))
+
+
+def test_an_argument_error_names_what_was_found_and_survives_a_process() -> None:
+    error = ArgumentError("top_k", -3, "0 or more")
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error) == "top_k: found -3, expected 0 or more"
+    assert (copy.argument, copy.found, copy.expected) == ("top_k", "-3", "0 or more")
