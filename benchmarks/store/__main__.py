@@ -1,4 +1,4 @@
-"""`make bench-store`: print the tables about the expert store in docs/performance.md."""
+"""`make bench-store`: print the tables about the expert store in docs/store-performance.md."""
 
 from __future__ import annotations
 

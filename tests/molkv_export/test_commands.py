@@ -165,7 +165,7 @@ def test_an_invalid_size_is_refused(text: str, tmp_path: Path) -> None:
 
 def test_a_config_that_is_not_json_is_said(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{x")
-    assert "config.json: is not JSON (" in _error(_run("train", tmp_path / "config.json", tmp_path / "out"))
+    assert "config.json: is not JSON (" in _error(run_cli("train", tmp_path / "config.json", tmp_path / "out"))
 
 
 def test_an_argument_error_names_what_was_found_and_survives_a_process() -> None:

@@ -25,7 +25,7 @@ from molkv_bundle import (
 )
 from molkv_runtime.checks import InOneProcess
 
-# Flash serves many requests in parallel. More than 16 threads made no measured disk faster (docs/performance.md).
+# Flash serves many requests in parallel. More than 16 threads made no measured disk faster (docs/store-performance.md).
 READ_THREADS = 16
 _READS_PER_THREAD = 8  # with fewer reads, starting a thread costs more than it saves
 _LONGEST_READ = 1024 * 1024  # bytes; longer runs of consecutive records are split, so that threads can share them

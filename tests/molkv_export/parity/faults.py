@@ -1,6 +1,6 @@
 """Faults in a bundle of stdlib-mini or in the driver, and the place where `validate --bisect` must find each one.
 
-`python -m tests.molkv_export.parity.faults` prints the table in docs/parity.md.
+`python -m tests.molkv_export.parity.faults` prints the table in docs/faults.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Faults in int8 and int4 bundles of stdlib-mini, and whether golden vectors find each one.
 
-`python -m tests.molkv_export.parity.quantized_faults` prints the table in docs/parity.md.
+`python -m tests.molkv_export.parity.quantized_faults` prints the table in docs/faults.md.
 """
 
 from __future__ import annotations
