@@ -1,4 +1,4 @@
-"""Writing large files without the page cache, which costs a tenth of the processor's time (docs/store-performance.md)."""
+"""Write large files without the page cache, which takes a tenth of the CPU time (docs/store-performance.md)."""
 
 from __future__ import annotations
 
