@@ -1,4 +1,4 @@
-# make demo | test | test-lowest | lint | format | bench-store | bench-speed | bench-mobile | bench-mole | test-openvino | test-qnn
+# make demo | test-fast | test | test-all | test-lowest | lint | format | bench-store | bench-speed | bench-mobile | bench-mole | test-openvino | test-qnn
 # Each target sets up the environment that it needs. The only requirements are make and Python 3.11, 3.12 or 3.13.
 
 PYTHON ?= python3
@@ -8,7 +8,11 @@ READY := $(VENV)/.ready
 CHECKPOINT := examples/stdlib-mini
 BUNDLE := demo/stdlib-mini.bundle
 
-.PHONY: setup demo test test-lowest lint format bench-store bench-speed bench-mobile bench-mole test-openvino test-qnn
+# One worker for each core. Each has one thread for PyTorch, because more are slower for the small models of the tests.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+
+.PHONY: setup demo test test-fast test-all test-lowest lint format bench-store bench-speed bench-mobile bench-mole
+.PHONY: test-openvino test-qnn
 
 setup: $(READY)
 
@@ -40,8 +44,13 @@ bench-mobile: $(READY)  # writes 8 GiB to demo/ and keeps them; first run test-o
 bench-mole: $(READY)  # writes 21 GiB to demo/ and keeps them
 	$(BIN)/python -m benchmarks.mole --folder demo/bench-mole
 
-test: $(READY)  # one thread for PyTorch, because more threads are slower for such small models
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+test: $(READY)  # all Python tests
+	$(PYTEST)
+
+test-fast: $(READY)  # those that are not marked as slow
+	$(PYTEST) -m "not slow"
+
+test-all: lint test test-lowest  # what CI runs
 
 # Test the host driver with each dependency at its lower bound. The command line runs in an environment with only these
 # dependencies. The driver's tests also need pytest and the exporter (for their bundles), which they import from .venv.
@@ -59,7 +68,7 @@ test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/python cli.py verify $(LOWEST)/bundle
 	$(LOWEST)/bin/python cli.py inspect $(LOWEST)/bundle > $(LOWEST)/inspect.txt
 	$(LOWEST)/bin/python cli.py run $(LOWEST)/bundle --prompt "def " --max-new-tokens 16
-	PYTHONPATH=$$(echo $(CURDIR)/$(LOWEST)/lib/python*/site-packages) OMP_NUM_THREADS=1 $(BIN)/pytest tests/molkv_bundle tests/molkv_runtime
+	PYTHONPATH=$$(echo $(CURDIR)/$(LOWEST)/lib/python*/site-packages) $(PYTEST) tests/molkv_bundle tests/molkv_runtime
 
 # Compilers of other vendors. Each one is installed in a separate environment, because it includes its own ONNX Runtime.
 DRIVER := numpy tokenizers msgspec zlib-ng click rich

@@ -11,19 +11,16 @@ import numpy as np
 import pytest
 
 from molkv_bundle import HIDDEN, Arrays, rotary_tables
-from molkv_export import GraphOptions, export
+from molkv_export import GraphOptions
 from molkv_runtime import Call, DenseGraph, selftest, static_calls
 from molkv_runtime.window import ExpertWindow
-from tests.models import STDLIB_MINI
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("static") / "bundle"
-    export(STDLIB_MINI, folder, profiles=["coreml"], graph=GraphOptions(chunk_lengths=(1, 32)))
-    return folder
+@pytest.fixture
+def bundle(bundles: Callable[..., Path]) -> Path:
+    return bundles("stdlib-mini", "float16", profiles=["coreml"], graph=GraphOptions(chunk_lengths=(1, 32)))
 
 
 def _change_inputs(patch: pytest.MonkeyPatch, change: Callable[[Arrays], Arrays]) -> None:

@@ -36,17 +36,11 @@ VARIANTS: dict[str, tuple[str, DenseDtype]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def static(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    root = tmp_path_factory.mktemp("static")
-
+@pytest.fixture
+def static(bundles: Callable[..., Path]) -> Callable[[str, str], Path]:
     def bundle(name: str, variant: str) -> Path:
-        folder = root / f"{name}-{variant}"
-        if not folder.exists():
-            profile, dtype = VARIANTS[variant]
-            graph = GraphOptions(dtype, chunk_lengths=LENGTHS)
-            export(checkpoints(name), folder, profiles=[profile], graph=graph, experts_dtype="float32")
-        return folder
+        profile, dtype = VARIANTS[variant]
+        return bundles(name, profiles=[profile], graph=GraphOptions(dtype, chunk_lengths=LENGTHS))
 
     return bundle
 
@@ -232,18 +226,17 @@ class _Lengths:
         return cast(Call, SimpleNamespace(run=lambda: (run(length), call.run())))
 
 
-def test_selftest_and_probe_run_every_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selftest_and_probe_run_every_graph(bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [1, 32, 64, 128]
-    graph = GraphOptions(chunk_lengths=lengths)
-    export(STDLIB_MINI, tmp_path / "bundle", profiles=["coreml"], graph=graph)
-    generator = Generator(tmp_path / "bundle")
+    bundle = bundles("stdlib-mini", "float16", profiles=["coreml"], graph=GraphOptions(chunk_lengths=lengths))
+    generator = Generator(bundle)
     generator.graph = graphs = _Lengths(generator.graph)
     probe(generator.bundle, lambda length: generator.sequences(max_length=length), "cpu")
     assert sorted(graphs.seen) == lengths
     graphs.seen.clear()
     # The package exports a function with the same name as the module.
     monkeypatch.setattr(sys.modules["molkv_runtime.selftest"], "Generator", lambda *_, **__: generator)
-    assert selftest(tmp_path / "bundle").failures == []
+    assert selftest(bundle).failures == []
     assert sorted(graphs.seen) == lengths
 
 
@@ -343,9 +336,9 @@ def test_the_error_for_a_missing_profile_says_how_to_add_it(stdlib_mini_bundle: 
         Generator(stdlib_mini_bundle, profile="coreml")
 
 
-def test_the_trained_model_generates_text_in_int8_and_float16(tmp_path: Path) -> None:
-    for profile, dtype in (("coreml", "float16"), ("nnapi", "qdq-int8")):
-        graph = GraphOptions(dtype)  # type: ignore[arg-type]
-        export(STDLIB_MINI, tmp_path / profile, profiles=[profile], graph=graph)
-        scope = Scope(sequences=2, continuations=2, new_tokens=32)
-        assert validate(tmp_path / profile, STDLIB_MINI, scope=scope).failures == []
+@pytest.mark.parametrize(("profile", "dtype"), [("coreml", "float16"), ("nnapi", "qdq-int8")])
+def test_the_trained_model_generates_text_in_int8_and_float16(
+    profile: str, dtype: DenseDtype, bundles: Callable[..., Path]
+) -> None:
+    bundle = bundles("stdlib-mini", "float16", profiles=[profile], graph=GraphOptions(dtype))
+    assert validate(bundle, STDLIB_MINI, scope=Scope(sequences=1, continuations=2, new_tokens=32)).failures == []
