@@ -156,6 +156,11 @@ def test_reading_a_bundle_needs_no_runtime() -> None:
     assert _run(code) == "set()\n"
 
 
+def test_importing_the_exporter_leaves_the_logging_of_the_program_alone() -> None:
+    code = "import logging; from molkv_export import export, validate, package, inspect; root = logging.getLogger()"
+    assert _run(f"{code}; print(root.level == logging.WARNING, root.handlers)") == "True []\n"
+
+
 def test_the_exporter_imports_pytorch_when_it_is_first_used() -> None:
     heavy = "print(sorted({'torch', 'onnx', 'onnx_ir', 'jinja2'} & set(sys.modules)))"
     assert _run(f"import sys, molkv_export; {heavy}") == "[]\n"

@@ -6,6 +6,9 @@ computes their contents from a weight (`encode`), and multiplies.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +16,30 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx import TensorProto
 from onnx_ir import Value
-from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
 from onnxruntime.quantization.quant_utils import quantize_nparray
 from onnxscript import OpBuilder, nn
 
 from molkv_bundle import DenseDtype, Floats, KVDtype, RequestError, WindowDtype
 from molkv_export.graph.choices import DEFAULT_BLOCK_SIZE
+
+
+@contextmanager
+def _unchanged_root_logger() -> Iterator[None]:
+    """Restore the root logger, which belongs to the program that uses this package."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
+with _unchanged_root_logger():  # this module calls logging.basicConfig when it is imported
+    from onnxruntime.quantization.matmul_nbits_quantizer import (
+        DefaultWeightOnlyQuantConfig,
+        DefaultWeightOnlyQuantizer,
+    )
 
 Parameters = dict[str, npt.NDArray[Any]]
 

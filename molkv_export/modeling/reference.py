@@ -149,4 +149,4 @@ class ExpertTables(nn.Module):
 
     def forward(self, ids: Tensor, embedding: Tensor) -> Rows:  # noqa: ARG002
         """Look up the rows of the token ids [U]."""
-        return {name: self.get_parameter(f"{name}s")[ids] for name in self._names}
+        return {name: getattr(self, f"{name}s")[ids] for name in self._names}
