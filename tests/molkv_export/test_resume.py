@@ -35,10 +35,9 @@ def checkpoint(checkpoints: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture
-def whole(checkpoint: Path, tmp_path: Path) -> Path:
+def whole(bundles: Callable[..., Path]) -> Path:
     """The bundle of an export without interruption."""
-    export(checkpoint, tmp_path / "whole", shard_size=SHARD_SIZE)
-    return tmp_path / "whole"
+    return bundles("molkv", "float16", shard_size=SHARD_SIZE)
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -80,7 +79,7 @@ def test_after_a_hundred_kills_no_bundle_is_incomplete_and_the_bytes_are_equal(
     assert resumed > KILLS / 10  # else all kills came too early to test anything
     _export(checkpoint, bundle)
     assert _contents(bundle) == expected
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
 
 
 def _opens(folder: Path) -> bool:

@@ -45,9 +45,12 @@ def test_a_bundle_of_every_kind_of_model_passes(
 
 @pytest.mark.parametrize("dtype", get_args(RowDtype))
 def test_the_trained_model_passes_every_gate(dtype: Any, bundles: Callable[..., Path]) -> None:
-    report = validate(bundles("stdlib-mini", dtype), STDLIB_MINI, scope=Scope(2, 20, 256))
+    scope = Scope(2, 20, 256) if dtype == "float16" else Scope(1, 4, 128)
+    report = validate(bundles("stdlib-mini", dtype), STDLIB_MINI, scope=scope)
     assert report.failures == []
-    assert (_greedy(report).identical, _greedy(report).tokens_each, _greedy(report).mean_length) == (20, 256, 256)
+    found = _greedy(report)
+    assert (found.identical, found.mean_length) == (found.continuations, found.tokens_each)
+    assert (found.continuations, found.tokens_each) == (scope.continuations, scope.new_tokens)
     by_reference = {c.reference: c.metrics for c in report.comparisons if c.phase == "one-shot prefill"}
     if dtype != "float32":  # the cost of rounding shows against "as trained", not "as stored"
         assert by_reference[TRAINED].max_abs > 10 * by_reference[ROUNDED].max_abs
@@ -75,7 +78,7 @@ def test_the_trained_model_passes_every_gate_with_rounded_weights(
     dtype: Any, kv_dtype: Any, bundles: Callable[..., Path]
 ) -> None:
     bundle = bundles("stdlib-mini", "int8", graph=GraphOptions(dtype, kv_dtype=kv_dtype))
-    report = validate(bundle, STDLIB_MINI, scope=Scope(2, 4, 64), with_bisection=True)
+    report = validate(bundle, STDLIB_MINI, scope=Scope(1, 2, 64), with_bisection=True)
     assert report.failures == []
     assert report.quality.metrics.kl_mean < report.gate.kl_mean / 2
     assert selftest(bundle).failures == []
