@@ -13,7 +13,7 @@ from molkv_export.graph.decoder import Modules
 
 
 class MoleMixer(nn.Module):
-    """The mixer sum_n softmax_n(n . r_n) v[i,n]. As published, the softmax is in float32 in every graph."""
+    """The mixer sum_n softmax_n(u . r_n) v[i,n]. As published, the softmax is in float32 in every graph."""
 
     def __init__(self, config: MoleConfig, modules: Modules) -> None:
         super().__init__()

@@ -12,9 +12,9 @@ from molkv_export.modeling.reference import Form, Rows
 
 
 class MoleMixer(nn.Module):
-    """The weighted sum of a token's experts, sum_n s_n v[i,n] with s = softmax_n(n . r_n).
+    """The weighted sum of a token's experts, sum_n s_n v[i,n] with s = softmax_n(u . r_n).
 
-    Source: MoLE, arXiv 2503.15798, section 3.
+    u is the normed residual stream. Source: MoLE, arXiv 2503.15798, section 3.
     """
 
     def __init__(self, config: MoleConfig) -> None:
@@ -22,7 +22,7 @@ class MoleMixer(nn.Module):
         self.router = nn.Linear(config.hidden_size, config.num_experts, bias=False)  # rows are the r_n
 
     def scores(self, x: Tensor, rows: Rows, inverse: Tensor) -> Tensor:  # noqa: ARG002
-        """Return the scores n . r_n, [B, T, N]; arguments as in `forward`."""
+        """Return the scores u . r_n, [B, T, N]; arguments as in `forward`."""
         scores: Tensor = self.router(x)
         return scores
 

@@ -55,7 +55,7 @@ class KeyValueNetworks(ExpertNetworks):
 class MolkvMixer(nn.Module):
     """Attention from a query of the current position to the cached experts (MoLKV 2512.09723).
 
-    q_t = RoPE_t(RMSNorm_q(Wq n_t));  kk_{j,n} = RoPE_j(k[i_j,n])
+    q_t = RoPE_t(RMSNorm_q(Wq u_t));  kk_{j,n} = RoPE_j(k[i_j,n])
     a = softmax over all (j in window(t), n) of (q_t . kk_{j,n}) / sqrt(dk)
     out_t = g_t * sum_{j,n} a_{j,n} v[i_j,n]
 

@@ -318,7 +318,7 @@ def test_the_next_chunk_is_read_before_the_graph_runs_on_the_current_one(
 
 
 def test_generation_runs_the_files_that_the_architecture_lists(stdlib_mini_bundle: Path) -> None:
-    """Compare the files that run after the state is made with `docs/architecture.md`, "A token's way"."""
+    """Compare the files that run after the state is made with `docs/architecture.md`, "From a prompt to text"."""
     pieces = Generator(stdlib_mini_bundle).text("def ", max_new_tokens=8)
     passed: set[str] = set()
 
@@ -334,7 +334,7 @@ def test_generation_runs_the_files_that_the_architecture_lists(stdlib_mini_bundl
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    way = ROOT.joinpath("docs", "architecture.md").read_text().split("## A token's way")[1].split("##")[0]
+    way = ROOT.joinpath("docs", "architecture.md").read_text().split("## From a prompt to text")[1].split("##")[0]
     listed = set(re.findall(r"^    (?:commands/)?(\w+\.py) ", way, re.MULTILINE))
     assert passed - {"checks.py"} == listed - {"run.py"}
     assert len(listed) <= 10
