@@ -49,7 +49,7 @@ FIELDS = {  # of the JSON document: some that a script needs
     "train": {"checkpoint", "train_loss", "validation_loss", "validation_loss_experts_silenced"},
 }
 DETAILS = {  # with --verbose, on standard error
-    "export": "golden vectors: 0.",
+    "export": "checkpoint's hash: ",
     "validate": "profile cpu, provider cpu, threads",
     "verify": "model.onnx: sha256",
     "selftest": "profile cpu, provider cpu, threads",

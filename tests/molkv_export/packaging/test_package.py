@@ -55,8 +55,8 @@ def test_the_folder_for_ios_is_a_bundle_of_one_profile_that_passes_its_selftest(
     phone: Callable[..., Path], tmp_path: Path
 ) -> None:
     info = package(phone(), tmp_path / "out", target="ios")
-    assert [part.name for part in info.parts] == ["molkv-float32.bundle"]
-    bundle = tmp_path / "out" / "molkv-float32.bundle"
+    assert [part.name for part in info.parts] == [phone().name]
+    bundle = tmp_path / "out" / phone().name
     assert list(read_manifest(bundle).graphs) == ["coreml"]
     assert verify(bundle).findings == []
     assert selftest(bundle).failures == []
