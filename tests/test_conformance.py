@@ -209,6 +209,7 @@ def test_a_bundle_of_another_model_fails(tmp_path: Path) -> None:
     assert not any("golden" in line for line in failed)  # the bundle agrees with its own model
 
 
+@pytest.mark.slow
 def test_a_new_suite_equals_the_old_one_within_tolerance(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "runtimes.conformance.make", str(tmp_path)],

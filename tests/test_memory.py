@@ -17,6 +17,8 @@ from molkv_export.families import reference_model
 from molkv_export.modeling import Form
 from tests.molkv_export.checkpoints.published import published_config, training_tensors, write_folder
 
+pytestmark = pytest.mark.slow
+
 FEW, MANY = 2_000, 200_000
 HIDDEN = 64
 MIB = 1024**2

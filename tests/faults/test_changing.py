@@ -21,6 +21,8 @@ from molkv_export.parity import validate as validating
 from molkv_export.parity.compared_texts import QUICK
 from molkv_export.tables import table_writer
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TORCH = "pytorch_model.bin"

@@ -21,6 +21,8 @@ from molkv_export import export
 from molkv_runtime import ExpertStore, Generator
 from tests.manifests import edit_manifest, replace_file
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_SECONDS = 60
 
 

@@ -54,6 +54,7 @@ def _all_graphs() -> Iterator[BuiltGraph]:
                     yield from plan.graphs.values()
 
 
+@pytest.mark.slow
 def test_the_list_of_operators_is_exactly_what_the_exporter_uses() -> None:
     kinds: defaultdict[tuple[str, str], tuple[set[str], set[str], dict[str, str]]] = defaultdict(
         lambda: (set(), set(), {})
@@ -194,6 +195,7 @@ def test_parts_that_no_dense_graph_has_are_refused(what: str, bundle: Path) -> N
 # --- random changes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "profile", "options"),
     [

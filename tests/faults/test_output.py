@@ -21,6 +21,8 @@ from molkv_export import export
 from molkv_export.tables import table_writer
 from tests.manifests import edit_manifest
 
+pytestmark = pytest.mark.slow
+
 
 def _contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

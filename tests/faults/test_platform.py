@@ -52,6 +52,7 @@ def _bare(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.slow
 def test_an_export_on_a_bare_system_gives_the_same_bytes_and_one_warning(
     checkpoint: Path, bundles: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -64,6 +65,7 @@ def test_an_export_on_a_bare_system_gives_the_same_bytes_and_one_warning(
     assert "experts float16" in again.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -247,6 +249,7 @@ runpy.run_path(root + "/cli.py", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_checkout_needs_no_package_metadata(checkpoint: Path, tmp_path: Path) -> None:
     def run(*arguments: str | Path) -> str:
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

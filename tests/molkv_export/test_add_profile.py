@@ -17,6 +17,8 @@ from molkv_export.source.hashes import check_source
 from molkv_export.tables.resume import JOURNAL
 from molkv_runtime import selftest
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_profile_is_added_and_nothing_else_changes(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
     export(checkpoints("molkv"), tmp_path / "one")

@@ -18,6 +18,8 @@ from molkv_export.parity.runners import ONNX_REFERENCE
 from molkv_runtime import Target, selftest
 from tests.linked import LAYOUTS, hugging_face_cache, linked
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def plain(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:

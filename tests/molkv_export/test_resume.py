@@ -24,6 +24,8 @@ from molkv_export.tables import table_writer
 from molkv_export.tables.resume import JOURNAL
 from tests.processes import FORKSERVER
 
+pytestmark = pytest.mark.slow
+
 SHARD_SIZE = 9_000
 KILLS = 100
 PARTIAL = ".bundle.partial"

@@ -44,6 +44,8 @@ TRAIN = """
 from molkv_export.commands import main
 from molkv_export.training import loop
 from molkv_export.corpus import Corpus
+
+pytestmark = pytest.mark.slow
 loop.standard_library = lambda: Corpus(["def f(x):\\n    return x\\n" * 20] * 2, ["def g(x): return x" * 20])
 main()
 """  # a short text, so that the test is fast

@@ -30,6 +30,7 @@ def bundle(stdlib_mini_bundle: Path, tmp_path: Path) -> Path:
     return shutil.copytree(stdlib_mini_bundle, tmp_path / "bundle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "int4", "nf4"])
 @pytest.mark.parametrize("name", [*CONFIGS, "molkv/lookup"])
 def test_a_sound_bundle_passes_in_every_format(name: str, dtype: str, bundles: Callable[..., Path]) -> None:

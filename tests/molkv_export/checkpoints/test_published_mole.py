@@ -35,6 +35,8 @@ from tests.molkv_export.checkpoints.published import (
 )
 from tests.molkv_export.checkpoints.stored import stored_values
 
+pytestmark = pytest.mark.slow
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"num_key_value_heads": 4},
     "grouped": {"num_key_value_heads": 2},

@@ -18,6 +18,7 @@ PRODUCTS_STAY_PRODUCTS = ["MatMulAddFusion"]
 INPUT = "(float[2] x) => (float[2] y) "
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 8])
 @pytest.mark.parametrize("profile", MODULES)
 @pytest.mark.parametrize("name", CONFIGS)

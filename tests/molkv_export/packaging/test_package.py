@@ -25,6 +25,8 @@ from molkv_export.packaging import content as packing
 from molkv_export.tables.plan import plan_shards
 from molkv_runtime import ExpertStore, selftest
 
+pytestmark = pytest.mark.slow
+
 SMALL = Limits(file=6_000_000, pack=12_000_000, upfront=25_000_000, later=20_000_000)
 
 

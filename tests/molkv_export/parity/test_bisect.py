@@ -23,6 +23,7 @@ from tests.molkv_export.parity.breaking import attribute
 from tests.molkv_export.parity.faults import FAULTS, Fault, examine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
 def test_a_fault_is_caught_and_named(fault: Fault, stdlib_mini_bundle: Path, tmp_path: Path) -> None:
     outcome = examine(fault, stdlib_mini_bundle, tmp_path)
@@ -121,6 +122,7 @@ def test_a_graph_whose_values_have_no_names_is_refused(stdlib_mini_bundle: Path,
         bisecting.TappedGraph(Bundle(bundle), CPU, reference_model(Bundle(bundle).config).taps())
 
 
+@pytest.mark.slow
 def test_a_fault_in_the_last_step_of_the_context_is_found(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
     """Attention to all tokens but one is wrong only at the last position of the context."""
     fault = Fault("", 3, "attention", attribute(3, "self_attn", "GroupQueryAttention", local_window_size=511))

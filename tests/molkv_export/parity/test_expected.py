@@ -30,6 +30,8 @@ from tests.molkv_export.modeling.test_equations import logits as equations
 from tests.molkv_export.parity.own_model import OwnModel
 from tests.processes import run_cli, run_script
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 FORMATS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},

@@ -20,6 +20,8 @@ from tests.manifests import edit_manifest
 from tests.models import CONFIGS, STDLIB_MINI
 from tests.recording import record
 
+pytestmark = pytest.mark.slow
+
 INT8 = GraphOptions(window_dtype="int8")
 SMALL = Scope(sequences=2, continuations=3, new_tokens=20)
 WINDOWED = [name for name, config in CONFIGS.items() if config.window_dtypes == ("float32", "int8")]

@@ -17,6 +17,8 @@ from molkv_export.parity.validate import ROUNDED
 from molkv_runtime import BoundCall, Target
 from tests.models import CONFIGS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_kind_of_model_runs_without_onnx_runtime(

@@ -36,6 +36,7 @@ def test_a_sound_bundle_passes(dtype: str, sound: Callable[[str], Path]) -> None
 FAULTS = [fault for dtype in GRAPHS for fault in faults(dtype)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.dtype}-{fault.what}")
 def test_a_fault_is_found(fault: QuantizedFault, sound: Callable[[str], Path], tmp_path: Path) -> None:
     found = examine(fault, sound(fault.dtype), tmp_path)

@@ -19,6 +19,8 @@ from molkv_export.parity.metrics import Candidate, WorstPositions
 from molkv_export.parity.report import check_plot, check_report_folder, html, write_plot, write_report
 from tests.models import STDLIB_MINI
 
+pytestmark = pytest.mark.slow
+
 _SCOPE = Scope(sequences=1, continuations=2, new_tokens=8)
 
 

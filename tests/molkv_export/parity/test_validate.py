@@ -43,6 +43,7 @@ def test_a_bundle_of_every_kind_of_model_passes(
     assert all(comparison.metrics.positions >= 4 for comparison in exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", get_args(RowDtype))
 def test_the_trained_model_passes_every_gate(dtype: Any, bundles: Callable[..., Path]) -> None:
     scope = Scope(2, 20, 256) if dtype == "float16" else Scope(1, 4, 128)
@@ -56,6 +57,7 @@ def test_the_trained_model_passes_every_gate(dtype: Any, bundles: Callable[..., 
         assert by_reference[TRAINED].max_abs > 10 * by_reference[ROUNDED].max_abs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "int8", "int4"])
 @pytest.mark.parametrize("name", ["molkv", "molkv-gated", "mole", "dense"])
 def test_a_bundle_of_every_kind_passes_with_rounded_weights(
@@ -71,6 +73,7 @@ def test_a_bundle_of_every_kind_passes_with_rounded_weights(
     assert trained.relative_l2 > stored.relative_l2  # rounding of weights costs more than rounding in arithmetic
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "kv_dtype"), [("float16", "float32"), ("int8", "float32"), ("int4", "float32"), ("float32", "int8")]
 )
@@ -84,6 +87,7 @@ def test_the_trained_model_passes_every_gate_with_rounded_weights(
     assert selftest(bundle).failures == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
 def test_a_weight_that_was_rounded_wrongly_fails(dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encode = (RowwiseInt8Linear if dtype == "int8" else BlockwiseLinear).encode
@@ -99,6 +103,7 @@ def test_a_weight_that_was_rounded_wrongly_fails(dtype: Any, tmp_path: Path, mon
     assert selftest(tmp_path / "bundle").failures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
 def test_a_scale_that_is_one_step_off_fails(dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encode = (RowwiseInt8Linear if dtype == "int8" else BlockwiseLinear).encode
@@ -195,6 +200,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_broken_export_fails_validation(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
@@ -206,6 +212,7 @@ def test_a_broken_export_fails_validation(name: str, tmp_path: Path, monkeypatch
     assert all(comparison.failure for comparison in exact)
 
 
+@pytest.mark.slow
 def test_a_wrong_record_that_no_text_reads_fails_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         _edit_records(_zero_one_rare_value)(patch)
@@ -263,6 +270,7 @@ def test_a_text_for_a_bundle_without_a_tokenizer_is_refused(
 # --- two bundles
 
 
+@pytest.mark.slow
 def test_int4_is_compared_with_float32(tmp_path: Path) -> None:
     for dtype in ("int4", "float32"):
         export(STDLIB_MINI, tmp_path / dtype, experts_dtype=dtype)  # type: ignore[arg-type]
@@ -278,6 +286,7 @@ def test_int4_is_compared_with_float32(tmp_path: Path) -> None:
     assert same.greedy[0].identical == 4
 
 
+@pytest.mark.slow
 def test_two_bundles_that_are_too_far_apart_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         _edit_records(_swap_values_of_two_experts)(patch)

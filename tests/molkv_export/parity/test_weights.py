@@ -42,6 +42,7 @@ def _dense_shapes(checkpoint: Path) -> list[tuple[int, ...]]:
     return [tuple(p.shape) for name, p in parameters if ".experts." not in name and "embed_tokens" not in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("profile", "dtype"), FORMATS)
 @pytest.mark.parametrize("name", ["molkv", "molkv-plain", "molkv-gated", "mole"])
 def test_every_element_of_every_format_equals_the_source(
@@ -62,6 +63,7 @@ def _around_the_smallest(w: torch.Tensor) -> torch.Tensor:
     return w * torch.logspace(-45, 0, w.shape[0])[:, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [_rounded_to_bfloat16, _around_the_smallest])
 @pytest.mark.parametrize(
     "graph", [GraphOptions("int8"), *(GraphOptions("int4", size) for size in BLOCK_SIZES)], ids=str
@@ -107,6 +109,7 @@ def _next_nibble(array: np.ndarray) -> np.ndarray:
 LAYER = "model.layers.2."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "initializer", "change", "failure"),
     [
@@ -174,6 +177,7 @@ def _wrong_half(weight: np.ndarray) -> np.ndarray:
     return (weight.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "linear", "change"),
     [

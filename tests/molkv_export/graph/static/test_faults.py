@@ -15,6 +15,8 @@ from molkv_export import GraphOptions
 from molkv_runtime import Call, DenseGraph, selftest, static_calls
 from molkv_runtime.window import ExpertWindow
 
+pytestmark = pytest.mark.slow
+
 Break = Callable[[pytest.MonkeyPatch], None]
 
 
