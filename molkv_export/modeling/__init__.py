@@ -1,7 +1,7 @@
 """The reference models in PyTorch, which define the equations.
 
-`reference.py` has the interface of every family's model. `decoder.py` has the decoder that MoLE and MoLKV share: read
-it first.
+`reference.py` has the interface that the models of all families implement. Read `decoder.py` first: it has the decoder
+that MoLE and MoLKV share.
 """
 
 from molkv_export.modeling.mole import MoleForCausalLM

@@ -28,7 +28,13 @@ class DecoderLayer(nn.Module):
         self.expert_mixer: nn.Module | None = None
 
     def forward(self, x: Tensor, rows: Rows | None, inverse: Tensor) -> Tensor:
-        """Return the residual stream [B, T, d] after this layer; the mixer gets `rows` and `inverse`."""
+        """Return the residual stream [B, T, d] after this layer.
+
+        Args:
+            x: The residual stream [B, T, d] before this layer.
+            rows: Experts of U distinct token ids, for the mixer.
+            inverse: For each position, the index of its token id among these ids, [B, T].
+        """
         h = x + self.self_attn(self.input_layernorm(x))
         n = self.post_attention_layernorm(h)
         y: Tensor = h + self.mlp(n)
@@ -67,10 +73,10 @@ class LookupExpertForCausalLM(ReferenceModel):
         Args:
             config: The model's configuration.
             form: Whether the experts are networks ("training") or tables ("lookup").
-            networks: Creates the expert networks of one layer, for training form.
-            mixer: Creates the mixer of one layer. A mixer is called with the normed residual stream [B, T, d], the
-                `Rows` of U distinct token ids, and the index of each position's token id among them, [B, T]. It has a
-                method `scores` with the same arguments.
+            networks: Creates the expert networks of one layer; called in training form only.
+            mixer: Creates the mixer of one layer. A mixer takes three arguments: the normed residual stream [B, T, d],
+                the `Rows` of U distinct token ids, and, for each position, the index of its token id among these ids,
+                [B, T]. The mixer's method `scores` takes the same arguments.
         """
         super().__init__()
         self.config = config
@@ -81,7 +87,7 @@ class LookupExpertForCausalLM(ReferenceModel):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def hidden(self, records: ExactRecords, inverse: Tensor) -> Tensor:
-        """Compute the input of the LM head, [B, T, d]; arguments as in `ReferenceModel.hidden`."""
+        """Return the input of the LM head, [B, T, d]; the arguments are those of `ReferenceModel.hidden`."""
         x = records.embedding[inverse]
         for index, layer in enumerate(self.model.layers):
             x = layer(x, records.layers.get(index), inverse)
@@ -89,18 +95,18 @@ class LookupExpertForCausalLM(ReferenceModel):
         return normed
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Compute logits [..., vocab_size] from the output of `hidden`, [..., d]."""
+        """Return the logits [..., vocab_size] for outputs of `hidden`, [..., d]."""
         logits: Tensor = self.lm_head(hidden)
         return logits
 
     def score_size(self) -> tuple[int | str, int]:
-        """Return the fields `size` and `kept` for the `Tap` of a layer's expert scores."""
+        """Return the fields `size` and `kept` of the `Tap` for a layer's expert scores."""
         raise NotImplementedError
 
     def taps(self) -> list[Tap]:
-        """Return taps of the input, norms and branches of each layer, then of the final norm and the logits."""
+        """Return the taps of every layer, then those after the last layer: residual stream, final norm and logits."""
         found, d = [], self.config.hidden_size
-        layer: Any  # torch's type hints do not know the attributes of the modules in a ModuleList
+        layer: Any  # torch's type hints do not include the attributes of the modules in a ModuleList
         for index, layer in enumerate(self.model.layers):
             found += [
                 Tap(index, "residual", layer, given, d),
@@ -120,7 +126,7 @@ class LookupExpertForCausalLM(ReferenceModel):
         ]
 
     def cached(self, layer: int) -> tuple[nn.Module, nn.Module]:
-        """Return the projections that compute a layer's keys (not yet rotated) and values."""
+        """Return the modules that compute a layer's keys (before rotation) and its values."""
         attention: Any = self.model.layers[layer].self_attn
         return attention.k_proj, attention.v_proj
 

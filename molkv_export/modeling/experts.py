@@ -1,4 +1,4 @@
-"""Experts in training form: networks that compute a token's rows from its input embedding."""
+"""Experts in training form: networks that compute a token's rows (its expert vectors) from its input embedding."""
 
 from __future__ import annotations
 
@@ -14,26 +14,32 @@ from molkv_export.modeling.reference import Rows
 
 
 class ExpertPart(NamedTuple):
-    """A part of a layer's rows that can be computed while the layer's other networks are not in RAM."""
+    """A part of a layer's rows, the vectors that the layer stores for each token id.
 
-    vector: str  # its name in records
-    experts: slice  # range of this part in the vector's first dimension
+    Only the networks of this part must be in RAM while the part is computed.
+    """
+
+    vector: str  # the vector's name in records
+    experts: slice  # this part's range in the vector's first dimension
     parameters: tuple[str, ...]  # prefixes of the names of the parameters that this part needs
     rows: Callable[[Any, Tensor], Tensor]  # computes this part from the layer's networks and embeddings [U, d]
 
 
 class Networks(Protocol):
-    """The interface of one layer's expert networks, as the exporter uses it."""
+    """The methods and attributes of one layer's expert networks that the exporter uses."""
 
     activation_size: int
-    """Count of numbers in RAM, for each token id, while a part is computed."""
+    """Number of values, for each token id, that are in RAM while a part is computed."""
 
     def parts(self) -> Iterator[ExpertPart]:
         """Yield parts that together make up the rows of the layer."""
 
 
 class ExpertNetworks(nn.Module):
-    """Expert networks v[i,n] = FFN_n(RMSNorm_l(e_i)) of the input embedding e_i (MoLE 2503.15798, section 3)."""
+    """The expert networks of one layer: v[i,n] = FFN_n(RMSNorm(e_i)), where e_i is the input embedding of token id i.
+
+    Source: MoLE, arXiv 2503.15798, section 3.
+    """
 
     def __init__(self, config: LookupExpertConfig) -> None:
         super().__init__()
@@ -46,7 +52,7 @@ class ExpertNetworks(nn.Module):
         )
 
     def forward(self, ids: Tensor, embedding: Tensor) -> Rows:  # noqa: ARG002
-        """Compute the rows of the token ids [U] whose embeddings are [U, d]."""
+        """Return the rows of token ids [U], computed from their embeddings [U, d]."""
         x = self.norm(embedding)
         return {"value": torch.stack([network(x) for network in self.networks], dim=-2)}
 

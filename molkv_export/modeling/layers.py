@@ -11,7 +11,7 @@ from molkv_bundle import LookupExpertConfig
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm, x / sqrt(mean(x²) + eps) * weight over the last dimension (arXiv 1910.07467, eq. 4)."""
+    """RMSNorm over the last dimension: x / sqrt(mean(x²) + eps) * weight (arXiv 1910.07467, eq. 4)."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
     """Rotate x [..., T, ..., size] by its positions (arXiv 2104.09864, eq. 34).
 
     As in Llama, each number of the first half is paired with the number at the same place in the second half. Angles
-    are computed in float64. In float32 they would be off by 1e-4 radians at position 1,000, and each runtime would
-    have another error.
+    are computed in float64. In float32, an angle would be wrong by 1e-4 radians at position 1,000, and by a different
+    amount in every runtime.
 
     Args:
         x: Vectors of an even size, any float dtype.
-        positions: Integer positions, broadcastable to x's shape without the last dimension.
+        positions: Integer positions. Their shape can be broadcast to the shape of x without its last dimension.
         theta: Base of the geometric series of wavelengths (`rope_theta`).
     """
     half = x.shape[-1] // 2

@@ -12,34 +12,34 @@ from molkv_export.modeling.reference import Form, Rows
 
 
 class MoleMixer(nn.Module):
-    """The weighted sum of a token's experts, sum_n s_n v[i,n] with s = softmax_n(u . r_n).
+    """The weighted sum of a token's experts: sum_n s_n v[i,n], with s = softmax_n(x . r_n).
 
-    u is the normed residual stream. Source: MoLE, arXiv 2503.15798, section 3.
+    x is the normed residual stream. Source: MoLE, arXiv 2503.15798, section 3.
     """
 
     def __init__(self, config: MoleConfig) -> None:
         super().__init__()
-        self.router = nn.Linear(config.hidden_size, config.num_experts, bias=False)  # rows are the r_n
+        self.router = nn.Linear(config.hidden_size, config.num_experts, bias=False)  # row n of the weight is r_n
 
     def scores(self, x: Tensor, rows: Rows, inverse: Tensor) -> Tensor:  # noqa: ARG002
-        """Return the scores u . r_n, [B, T, N]; arguments as in `forward`."""
+        """Return the scores x . r_n, [B, T, N]; the arguments are those of `forward`."""
         scores: Tensor = self.router(x)
         return scores
 
     def forward(self, x: Tensor, rows: Rows, inverse: Tensor) -> Tensor:
-        """Mix the experts of each position's token, [B, T, d].
+        """Return the weighted sum of the experts of each position's token, [B, T, d].
 
         Args:
             x: The normed residual stream [B, T, d].
             rows: Experts of U distinct token ids.
-            inverse: Index of each position's token id among those, [B, T].
+            inverse: For each position, the index of its token id among these ids, [B, T].
         """
         scores = torch.softmax(self.scores(x, rows, inverse).float(), dim=-1).to(x.dtype)
         return torch.einsum("btn,btnd->btd", scores, rows["value"][inverse])
 
 
 class MoleForCausalLM(LookupExpertForCausalLM):
-    """A MoLE language model; with `num_experts` 0, a dense language model."""
+    """A MoLE language model. If `num_experts` is 0, it is a dense model without experts."""
 
     plain_parameters = (".router.weight",)
 
@@ -47,5 +47,5 @@ class MoleForCausalLM(LookupExpertForCausalLM):
         super().__init__(config, form, lambda: ExpertNetworks(config), lambda: MoleMixer(config))
 
     def score_size(self) -> tuple[int | str, int]:
-        """Return N, and 0: the dense graph has the scores in the same order."""
+        """Return N and 0. The 0 means that the dense graph has the scores in the same order as this model."""
         return self.config.num_experts, 0

@@ -15,16 +15,16 @@ from molkv_export.modeling.reference import ExactRecords, Form, Rows
 
 
 def window_mask(length: int, window: int, device: torch.device | None = None) -> Tensor:
-    """Return whether position t (row) sees position j (column): t - window < j <= t. Bool [length, length]."""
+    """Return a bool mask [length, length]: position t (row) sees position j (column) if t - window < j <= t."""
     positions = torch.arange(length, device=device)
     distance = positions[:, None] - positions[None, :]
     return (distance >= 0) & (distance < window)
 
 
 class KeyValueNetworks(ExpertNetworks):
-    """Expert networks of MoLE's values, and of keys k[i,n] = RMSNorm_k(K_n RMSNorm_l(e_i)).
+    """Expert networks that compute MoLE's values, and keys k[i,n] = RMSNorm_k(K_n RMSNorm(e_i)).
 
-    The form of the keys is our choice: the paper says only that experts are key-value pairs.
+    The paper says only that experts are key-value pairs. The form of the keys is our choice.
     """
 
     def __init__(self, config: MolkvConfig) -> None:
@@ -34,11 +34,11 @@ class KeyValueNetworks(ExpertNetworks):
         self.key_norm = RMSNorm(config.expert_key_size, config.rms_norm_eps) if config.expert_qk_norm else None
 
     def forward(self, ids: Tensor, embedding: Tensor) -> Rows:
-        """Compute the rows of the token ids [U] whose embeddings are [U, d]; keys are not rotated."""
+        """Return the rows of token ids [U], computed from their embeddings [U, d]; keys are not rotated."""
         return {"key": self.key(self.norm(embedding)), **super().forward(ids, embedding)}
 
     def key(self, x: Tensor) -> Tensor:
-        """Compute the keys [U, N, dk] of normed embeddings [U, d]."""
+        """Return the keys [U, N, dk] for normed embeddings [U, d]."""
         key: Tensor = self.key_proj(x).unflatten(-1, (self.num_experts, -1))
         return key if self.key_norm is None else self.key_norm(key)
 
@@ -53,14 +53,17 @@ class KeyValueNetworks(ExpertNetworks):
 
 
 class MolkvMixer(nn.Module):
-    """Attention from a query of the current position to the cached experts (MoLKV 2512.09723).
+    """Attention from the query of each position to the experts in its window (MoLKV, arXiv 2512.09723).
 
-    q_t = RoPE_t(RMSNorm_q(Wq u_t));  kk_{j,n} = RoPE_j(k[i_j,n])
+    x_t is the normed residual stream at position t, and i_j the token id at position j:
+
+    q_t = RoPE_t(RMSNorm_q(Wq x_t));  kk_{j,n} = RoPE_j(k[i_j,n])
     a = softmax over all (j in window(t), n) of (q_t . kk_{j,n}) / sqrt(dk)
     out_t = g_t * sum_{j,n} a_{j,n} v[i_j,n]
 
-    The paper says that the query is computed from the input and meets the experts cached from the sequence. Norms,
-    rotation, the form of the window and the gate are our choice (`docs/architecture.md` has the reasons).
+    The paper says that the query is computed from the input, and that it interacts with the experts that are cached for
+    the sequence. Norms, rotation, the form of the window and the gate are our choice; `docs/architecture.md` has the
+    reasons.
     """
 
     def __init__(self, config: MolkvConfig) -> None:
@@ -73,12 +76,12 @@ class MolkvMixer(nn.Module):
         self.gate = nn.Linear(config.hidden_size, 1, bias=False) if config.expert_gate == "sigmoid" else None
 
     def forward(self, x: Tensor, rows: Rows, inverse: Tensor) -> Tensor:
-        """Attend from every position to the experts in its window, [B, T, d].
+        """Attend from every position to the experts in its window, and return the output [B, T, d].
 
         Args:
             x: The normed residual stream [B, T, d].
             rows: Experts of U distinct token ids.
-            inverse: Index of each position's token id among those, [B, T].
+            inverse: For each position, the index of its token id among these ids, [B, T].
         """
         query, key, visible = self._query_and_keys(x, rows, inverse)
         value = rows["value"][inverse].flatten(1, 2)
@@ -89,7 +92,7 @@ class MolkvMixer(nn.Module):
         return out if self.gate is None else torch.sigmoid(self.gate(x)) * out
 
     def scores(self, x: Tensor, rows: Rows, inverse: Tensor) -> Tensor:
-        """Return the scores q_t . kk_{j,n} / sqrt(dk), [B, T, T*N]; arguments as in `forward`.
+        """Return the scores q_t . kk_{j,n} / sqrt(dk), [B, T, T*N]; the arguments are those of `forward`.
 
         A score is -inf where position t does not see position j.
         """
@@ -115,10 +118,11 @@ def _scores(query: Tensor, key: Tensor, visible: Tensor) -> Tensor:
 
 
 def _mixed_in_int8(weights: Tensor, value: Tensor) -> Tensor:
-    """Mix values [B, T*N, d] with weights [B, T, T*N], both rounded to int8 (docs/bundle-format.md, "Int8 window").
+    """Return the weighted sum of values [B, T*N, d] with weights [B, T, T*N], computed in int8.
 
-    Each value is rounded to codes from -127 to 127 with a scale of its own. The weights of a position are multiplied by
-    these scales; the products are then rounded to 127 steps of the largest of them.
+    Each value is rounded to codes from -127 to 127 with its own scale. The weights of a position are multiplied by the
+    scales of the values. The products are then rounded with a step of 1/127 of the position's largest product
+    (docs/bundle-format.md, "Int8 window").
     """
     codes, scale = _codes(value)
     scaled = weights * scale.mT
@@ -150,7 +154,7 @@ class MolkvForCausalLM(LookupExpertForCausalLM):
                 module.rounds_window = True
 
     def in_window(self, records: ExactRecords) -> ExactRecords:
-        """Return records whose values are rounded to int8 codes times their scale."""
+        """Return the records, with values rounded to int8 and decoded again."""
         layers = {}
         for layer, rows in records.layers.items():
             codes, scale = _codes(rows["value"])
@@ -158,8 +162,8 @@ class MolkvForCausalLM(LookupExpertForCausalLM):
         return records._replace(layers=layers)
 
     def score_size(self) -> tuple[int | str, int]:
-        """Return the name of the graph input with the scores' shape, and the number of experts in a full window.
+        """Return the name of the graph input that has the scores' shape, and the number of experts in a full window.
 
-        The host may keep experts in any order, so the graph has the scores in any order.
+        The host may keep the experts of a window in any order, and the graph has the scores in the host's order.
         """
         return "expert_mask", self.config.expert_window * self.config.num_experts

@@ -18,18 +18,19 @@ class ExactRecords(NamedTuple):
     """The records of U token ids, before rounding."""
 
     embedding: Tensor  # [U, d]
-    layers: dict[int, Rows]  # by layer index
+    layers: dict[int, Rows]  # by the index of the layer
 
 
 class Tap(NamedTuple):
-    """A value inside the model; the dense graph has a value with the same name."""
+    """A named value [B, T, ...] inside the model, to be compared with the value of this name in the dense graph."""
 
     layer: int | None  # None: after the last layer
-    branch: str
+    branch: str  # the kind of value, such as "attention" or "expert_scores"
     module: nn.Module
-    value: Callable[[tuple[Any, ...], Tensor], Tensor]  # computes it [B, T, ...] from the module's inputs and output
-    size: int | str  # of its last dimension; or the name of a graph input that has the same shape
-    kept: int = 0  # not 0: the graph has scores in any order, and a position sees at most this many of them
+    value: Callable[[tuple[Any, ...], Tensor], Tensor]  # computes the value from the module's inputs and output
+    size: int | str  # size of the value's last dimension, or the name of a graph input that has the value's shape
+    kept: int = 0
+    """If not 0, the value holds scores that the graph has in another order; a position sees at most `kept` of them."""
 
     @property
     def name(self) -> str:
@@ -38,7 +39,7 @@ class Tap(NamedTuple):
 
 
 def tap_name(branch: str, layer: int | None = None) -> str:
-    """Return the name of a value in a layer, or, without `layer`, of a value after the last layer."""
+    """Return the name of a value in the graph; `layer` is None for a value after the last layer."""
     return branch if layer is None else f"layers.{layer}.{branch}"
 
 
@@ -54,10 +55,10 @@ def computed(_inputs: tuple[Any, ...], output: Tensor) -> Tensor:
 
 
 class ReferenceModel(nn.Module):
-    """A causal language model whose only data about a token id are those that `records` returns.
+    """A causal language model. `records` returns all its data that belong to single token ids.
 
-    The parameters `model.embed_tokens.weight` and those of `experts` become records. All others go into the dense
-    graph under the same names.
+    The parameter `model.embed_tokens.weight` and the parameters of `experts` become records. All other parameters go
+    into the dense graph under the same names.
     """
 
     config: ModelConfig
@@ -69,7 +70,8 @@ class ReferenceModel(nn.Module):
         """Return the module `model.layers.{layer}.experts`.
 
         The module is called with token ids [U] and their embeddings [U, d], and returns `Rows`. In lookup form its
-        parameters are tables [vocab_size, *shape], one for each vector. A table's name is the vector's with an "s".
+        parameters are tables [vocab_size, *shape], one for each vector. The name of a table is the name of its vector
+        with an "s" at the end.
         """
         return self.get_submodule(f"model.layers.{layer}.experts")
 
@@ -81,20 +83,20 @@ class ReferenceModel(nn.Module):
         )
 
     def hidden(self, records: ExactRecords, inverse: Tensor) -> Tensor:
-        """Compute the input of the LM head, [B, T, d].
+        """Return the input of the LM head, [B, T, d].
 
         Args:
             records: Records of U distinct token ids.
-            inverse: Index of each position's token id among those, [B, T].
+            inverse: For each position, the index of its token id among these ids, [B, T].
         """
         raise NotImplementedError
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Compute logits [..., vocab_size] from the output of `hidden`, [..., d]."""
+        """Return the logits [..., vocab_size] for outputs of `hidden`, [..., d]."""
         raise NotImplementedError
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Compute logits [B, T, vocab_size] for token ids [B, T] at positions 0 to T-1."""
+        """Return the logits [B, T, vocab_size] for token ids [B, T] at positions 0 to T-1."""
         # Rows depend on the token id alone, so they are computed once for each distinct id.
         ids, inverse = torch.unique(input_ids, return_inverse=True)
         return self.head(self.hidden(self.records(ids), inverse))
@@ -102,12 +104,12 @@ class ReferenceModel(nn.Module):
     def taps(self) -> list[Tap]:
         """Return the values that parity compares layer by layer, in the order of their computation.
 
-        The first is the input of layer 0. The last is the logits.
+        The first tap is the input of layer 0. The last tap is the logits.
         """
         raise NotImplementedError
 
     def cached(self, layer: int) -> tuple[nn.Module, nn.Module]:
-        """Return the modules that compute the keys (not yet rotated) and the values of a layer's KV cache."""
+        """Return the modules that compute the keys (before rotation) and the values of a layer's KV cache."""
         raise NotImplementedError
 
     def round_window(self) -> None:
@@ -118,15 +120,16 @@ class ReferenceModel(nn.Module):
         raise NotImplementedError
 
     def in_window(self, records: ExactRecords) -> ExactRecords:
-        """Return records whose vectors are rounded as on entry into an int8 expert window."""
+        """Return the records, with vectors rounded as the host rounds them for an int8 expert window."""
         raise NotImplementedError
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
-        """Set norm weights to 1, and all others to random numbers of a normal distribution with std 0.02.
+        """Set norm weights to 1, and all other parameters to normally distributed numbers of standard deviation 0.02.
 
-        As in GPT-2, the std of the last matrix of a branch is divided by sqrt(2 * layers). That of experts is not (our
-        choice): a mixer averages many experts, so the output of its branch is small already.
+        As in GPT-2, the standard deviation is divided by sqrt(2 * layers) for the last matrix of attention and of the
+        feed-forward network. It is not divided for experts (our choice): a mixer averages many experts, so its output
+        is already small.
         """
         generator = torch.Generator().manual_seed(seed)
         branch_ends = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
@@ -148,5 +151,5 @@ class ExpertTables(nn.Module):
             self.register_parameter(f"{vector.name}s", nn.Parameter(torch.zeros(vocab_size, *vector.shape)))
 
     def forward(self, ids: Tensor, embedding: Tensor) -> Rows:  # noqa: ARG002
-        """Look up the rows of the token ids [U]."""
+        """Return the rows of token ids [U]."""
         return {name: getattr(self, f"{name}s")[ids] for name in self._names}

@@ -1,8 +1,8 @@
 """Running the source model with two precisions: in float64, and with the rounding errors that a bundle allows a driver.
 
-The difference between the two gives the limits for a correct driver, for this model and these texts. It has to be
-measured: the rounding of weights is the same everywhere, but the effect of inexact arithmetic depends on how well
-conditioned the model is.
+The limits for a correct driver follow from the difference between the two results. They must be measured for each model
+and each set of texts, since the effect of rounding errors depends on how well conditioned the model is. The rounding of
+weights needs no limits, since it is the same in every driver.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from molkv_export.graph.files import load_graphs, weights_file
 from molkv_export.modeling import ReferenceModel
 
 DRAWS = 4  # number of runs with random errors, each with another seed
-_ROWS = 4096  # rows of a weight that are in float64 at a time
+_ROWS = 4096  # rows of a weight that are converted to float64 at a time
 _STEPS = 127  # codes of activations on each side of zero
-# With an int8 window or qdq-int8, the reference rounds to codes as the graph does. A driver then makes a large but rare
-# error: a number that lies close to the middle between two codes becomes the other code. A few runs could miss it, so
-# their random errors are larger by this factor.
+# With an int8 window or qdq-int8, the reference rounds to codes as the graph does. A correct driver then makes rare but
+# large errors: if a number is near the middle between two codes, the driver may choose another code than the reference.
+# A few runs may contain no such error, so the random errors of these runs are larger by this factor.
 _MORE_ROUGH = 16
-# Other kernels make other errors of the same size. The root mean square of these is about the same; the largest of them
-# is a matter of chance, so its limit is wider.
+# Other kernels make other errors of the same size. The root mean square of their errors is about the same. The largest
+# error depends on chance, so its limit is wider.
 _MAX_ABS_FACTOR, _RELATIVE_L2_FACTOR = 2.0, 1.5
 
 
 class Float64(TorchFunctionMode):
-    """A context in which PyTorch computes with float32 tensors in float64."""
+    """A context in which PyTorch converts float32 tensors to float64 before it computes with them."""
 
     def __torch_function__(
         self, func: Callable[..., Any], _types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -49,7 +49,7 @@ class Float64(TorchFunctionMode):
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply in float64; only some rows of the weight are in float64 at a time, since the LM head is large."""
+    """Multiply in float64. The weight is converted in pieces, since the LM head is large."""
     rows = torch.empty(min(_ROWS, len(weight)), weight.shape[1], dtype=torch.float64)
     x, found = x.double(), torch.empty(*x.shape[:-1], len(weight), dtype=torch.float64)
     for start in range(0, len(weight), _ROWS):
@@ -67,19 +67,20 @@ def _in_float64(value: Any) -> Any:
 def rough_arithmetic(model: ReferenceModel, bundle: Bundle, draw: int) -> Iterator[None]:
     """Add to a model, within this context, the rounding errors that the format of a bundle's graph allows.
 
-    - The output of every module, experts excepted, gets a random error of a few roundings of the graph's dtype.
-    - The input of a product with an int8 or int4 weight is rounded to 127 steps of the largest number of a position.
-      No kernel rounds more coarsely.
-    - With an int8 KV cache, keys and values are rounded by its scales.
+    - The output of every module except the experts gets a random error, as large as a few roundings in the graph's
+      dtype.
+    - The input of a product with an int8 or int4 weight is rounded. The step is 1/127 of the largest number of a
+      position; no kernel has a larger step.
+    - With an int8 KV cache, keys and values are rounded with the scales of the cache.
 
     Args:
         model: The model; its products with weights are `nn.Linear`.
         bundle: The bundle.
-        draw: Seed of the random errors. Draw 0 rounds with the steps of the format. Other draws have slightly finer
-            steps, so that their errors are independent and have nearly the same size.
+        draw: Seed of the random errors. Draw 0 rounds with the steps of the format. Other draws round with slightly
+            smaller steps, so that the errors of different draws are independent but have nearly the same size.
     """
     graph = bundle.graph()
-    finer = 1 + draw / 32  # divides the steps: this gives other codes within the range of the calibrated scales
+    finer = 1 + draw / 32  # divides the steps; results of smaller steps stay in the range of the calibrated scales
     generator = torch.Generator().manual_seed(draw)
     hooks: list[RemovableHandle] = []
     for name, module in model.named_modules():
@@ -98,7 +99,7 @@ def rough_arithmetic(model: ReferenceModel, bundle: Bundle, draw: int) -> Iterat
 
 
 def limits_of(max_abs: float, relative_l2: float) -> GoldenLimits:
-    """Return the limits for a driver's errors, from the largest errors of the runs with `rough_arithmetic`."""
+    """Return the limits for a driver's errors, given the largest errors of the runs with `rough_arithmetic`."""
     return GoldenLimits(_MAX_ABS_FACTOR * max_abs, _RELATIVE_L2_FACTOR * relative_l2)
 
 
@@ -127,10 +128,10 @@ def _rounded_rows(x: Tensor, finer: float) -> Tensor:
 
 
 def _round_caches(model: ReferenceModel, bundle: Bundle, finer: float) -> Iterator[RemovableHandle]:
-    """Round keys and values by the scales in the graph.
+    """Make a model round keys and values with the scales in the graph, and yield the hooks that do this.
 
-    Keys are rounded before rotation, but in the graph after it. The errors have the same size, since both channels of a
-    rotated pair have the same scale.
+    These hooks round keys before rotation; the graph rounds keys after rotation. The errors have the same size, since
+    both channels of a rotated pair have the same scale.
     """
     graph, folder = next(iter(load_graphs(bundle).values())), str(weights_file(bundle).parent)
     tensors = {tensor.name: tensor for tensor in graph.graph.initializer}

@@ -1,4 +1,4 @@
-"""Checks that a checkpoint is the source of a bundle, and that it does not change while it is read."""
+"""Checks that a checkpoint is the source of a bundle, and that its files do not change while they are read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class HashedSource:
     """An open checkpoint with the hashes of its files."""
 
     def __init__(self, checkpoint: Checkpoint, advance: Callable[[int], object] = lambda _: None) -> None:
-        """Hash the files of an open checkpoint; `advance` is called with the number of bytes after each piece."""
+        """Hash the files of an open checkpoint; `advance` is called with the size in bytes of each hashed piece."""
         self._checkpoint = checkpoint
         self._states = dict(checkpoint.states)
         self._error: CheckpointError | None = None
@@ -24,8 +24,8 @@ class HashedSource:
     def check(self) -> None:
         """Check that no file has changed since the checkpoint was opened.
 
-        If the state of a file is different, the checkpoint is opened and hashed again. A file that was only touched, or
-        replaced by one with the same bytes, passes the check.
+        If the state of a file (such as its modification time) is different, the checkpoint is opened and hashed again.
+        The check passes if the bytes of all files are the same.
 
         Raises:
             CheckpointError: A file has changed, so the data that were read may be a mix of old and new.
@@ -49,7 +49,7 @@ class HashedSource:
 
 
 def check_source(bundle: Bundle, checkpoint: Checkpoint, hashes: dict[str, str]) -> None:
-    """Check that a checkpoint's hashes, by name of the file, are those in a bundle's manifest.
+    """Check that a checkpoint's files have the hashes in a bundle's manifest; `hashes` has one for each file name.
 
     Raises:
         CheckpointError: The bundle was made from another checkpoint.

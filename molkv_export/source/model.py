@@ -22,28 +22,28 @@ _CACHE_BYTES = 256 * 1024 * 1024
 
 
 class SourceModel:
-    """A checkpoint's reference model that keeps only dense weights in RAM, not embeddings and experts.
+    """A checkpoint's reference model. It keeps dense weights in RAM, but not embeddings and experts.
 
     Records are read (lookup form), or computed by networks that are loaded one layer at a time (training form). Recent
     records are cached.
     """
 
     def __init__(self, checkpoint: Checkpoint, bundle: Bundle | None = None) -> None:
-        """Load the dense weights of a checkpoint, which must stay open as long as the model is used.
+        """Load the dense weights of a checkpoint.
 
         Args:
-            checkpoint: The checkpoint.
-            bundle: The bundle whose rounding (of weights, activations and expert window), context length and window
-                the model gets; None for the model as trained.
+            checkpoint: The checkpoint. It must stay open as long as the model is used.
+            bundle: A bundle of the checkpoint. The model rounds weights, activations and the expert window as this
+                bundle does, and has its context length and window. None: the model stays as trained.
         """
         graph = None if bundle is None else bundle.graph()
-        # A manifest is untrusted. It may change context and window only for static graphs, whose shapes confirm them.
+        # A manifest is untrusted. Its context and window are used only for static graphs, whose shapes confirm both.
         self.config = graph.restrict(checkpoint.config) if graph is not None and graph.is_static else checkpoint.config
         with torch.device("meta"):
             self.model: ReferenceModel = checkpoint.make_model(self.config, checkpoint.form)
         self._checkpoint, self._slack = checkpoint, rounding_slack(_longest_sum(checkpoint))
         self._kept_ids = torch.empty(0, dtype=torch.long)
-        self._kept: ExactRecords | None = None  # the records of these ids
+        self._kept: ExactRecords | None = None  # the records of `_kept_ids`
         names = [name for name in checkpoint.parameters if ".experts." not in name and name != EMBEDDING]
         self._sources = {name: name for name in names}
         if self.config.tie_word_embeddings:
@@ -69,14 +69,15 @@ class SourceModel:
         return self._checkpoint.tensor(self._sources[name])
 
     def stored_rows(self, store: Store, ids: npt.NDArray[np.int64]) -> StoredRows:
-        """Read the records of token ids from a store, to be compared with exact records."""
+        """Read the records of token ids from a store, for a comparison with exact records."""
         return StoredRows(store.gather(ids), self.config, store.value_dtype, self._slack)
 
     def _rounded(self, exact: ExactRecords, store: Store, ids: Tensor) -> ExactRecords:
-        """Return records with the rounding of a store.
+        """Return the records, rounded as in a store.
 
-        A row of the store is used where it is a correct rounding of the source's row. Elsewhere the source's row is
-        used, rounded to the nearest floating-point numbers. So a wrong row in the store cannot hide an error.
+        If a row of the store is a correct rounding of the source's row, the store's row is returned. Otherwise the
+        source's row is returned, rounded to the nearest floating-point numbers, so that a wrong row in the store cannot
+        hide an error.
         """
         stored = self.stored_rows(store, ids.numpy())
         layers = {}
@@ -108,7 +109,7 @@ class SourceModel:
         )
 
     def _layer_rows(self, layer: int, ids: Tensor, embedding: Tensor) -> Rows:
-        """Load the experts of one layer (of tables, only the rows of these ids), and compute the rows of the ids."""
+        """Return the rows of token ids in one layer. If the experts are tables, only these rows are read."""
         prefix = f"model.layers.{layer}.experts."
         names = [name for name in self._checkpoint.parameters if name.startswith(prefix)]
         if self._checkpoint.form == "lookup":
@@ -127,11 +128,11 @@ class SourceModel:
         return torch.cat([self._checkpoint.tensor(name, int(run[0]), int(run[-1]) + 1) for run in runs])
 
     def logits(self, ids: npt.NDArray[np.int64], store: Store | None = None, last: int = 0) -> Floats:
-        """Compute logits of token ids [T] in one pass, without a KV cache.
+        """Return the logits of token ids [T], computed in one pass without a KV cache.
 
         Args:
             ids: The token ids.
-            store: The store whose rounding the records get; None for records as trained.
+            store: Records are rounded as in this store; None: records stay as trained.
             last: Number of final positions whose logits are returned; 0 for all positions.
 
         Returns:
@@ -143,7 +144,7 @@ class SourceModel:
     def logits_in_pieces(
         self, ids: npt.NDArray[np.int64], store: Store | None, last: int, rows: int, *, in_float64: bool = False
     ) -> Iterator[Floats]:
-        """Compute the same as `logits`, but yield the logits of `rows` positions at a time, to save memory.
+        """Yield the result of `logits` in pieces of `rows` positions, to save memory.
 
         With `in_float64`, the model is computed in float64, and the logits are then rounded to float32.
         """
@@ -157,13 +158,13 @@ class SourceModel:
         with arithmetic():
             hidden = self.model.hidden(records, inverse)[0, -last:]
         for start in range(0, len(hidden), rows):
-            with arithmetic():  # left before each yield, so that the caller's code is not affected
+            with arithmetic():  # ends before each yield, so that the caller's code is not affected
                 logits = self.model.head(hidden[start : start + rows])
             yield logits.float().numpy()
 
 
 def _longest_sum(checkpoint: Checkpoint) -> int:
-    """Return the most terms of a sum in the expert networks: a matrix [out, in] has sums of `in` terms."""
+    """Return the number of terms of the longest sum in the expert networks: `in`, for a matrix [out, in]."""
     if checkpoint.form == "lookup":
         return 0
     shapes = [checkpoint.shape(name) for name in checkpoint.parameters if ".experts." in name]

@@ -1,7 +1,7 @@
 """Rounding of the source's weights and activations as in a bundle, and checks of the rounding of a store's records.
 
-This module follows the definitions of the formats and does not use the exporter's quantizer, so it finds the
-quantizer's mistakes.
+This module follows the definitions of the formats and does not use the exporter's quantizer. So the checks detect
+mistakes of the quantizer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from molkv_bundle import (
 from molkv_export.checkpoints import LM_HEAD
 from molkv_export.graph.files import load_graphs
 
-_STEPS = 8  # float32 epsilons allowed for the few operations that are not sums, including those of the checks here
+# Allowed error, in float32 epsilons, of the few operations that are not sums, including those of the checks below.
+_STEPS = 8
 
 _LEVELS = {
     "int8": torch.arange(-127.0, 128.0),
@@ -41,8 +42,8 @@ def rounding_slack(terms: int) -> float:
     """Return the allowed difference of two float32 computations of a row, relative to the row's largest number.
 
     The last bits of a float32 sum depend on the order of its terms, which depends on how many rows are computed at
-    once. So a number in the middle between two numbers of a format may be rounded to either. The difference grows with
-    the square root of the number of terms; docs/parity.md, "Records", has measurements.
+    once. So a number near the middle between two numbers of a format may be rounded to either of them. The difference
+    grows with the square root of the number of terms; docs/parity.md, "Records", has measurements.
 
     Args:
         terms: Number of terms of the longest sum; 0 if rows are read, not computed.
@@ -54,24 +55,24 @@ class StoredRows:
     """The records [n] of a store, decoded to float32 and compared with the source's rows."""
 
     def __init__(self, records: Records, config: ModelConfig, dtype: RowDtype, slack: float) -> None:
-        """Keep the records of a store with this dtype; `slack` is from `rounding_slack`."""
+        """Keep the records of a store whose dtype is `dtype`. `slack` is a result of `rounding_slack`."""
         self._records, self._dtype, self._slack = records, dtype, slack
         self._decoder = ValueDecoder(dtype)
         rows = ROW_FORMATS[dtype]
         self._scales = {vector.name: vector.scale for vector in config.record_vectors() if rows.scale}
-        self.plain: torch.dtype = getattr(torch, rows.plain)  # of vectors that are not quantized
+        self.plain: torch.dtype = getattr(torch, rows.plain)  # dtype of the vectors that are not quantized
 
     def dtype(self, vector: str) -> torch.dtype:
         """Return the floating-point dtype of a vector in the store; float32 if the vector is quantized."""
         return torch.float32 if self._scales.get(vector) else self.plain
 
     def embedding(self, exact: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the stored embeddings [n, d], and which of them are correct roundings of `exact`, bool [n]."""
+        """Return the stored embeddings [n, d], and whether each is a correct rounding of `exact`, bool [n]."""
         found = torch.from_numpy(self._records["embedding"].astype(np.float32))
         return found, _is_rounded(found, exact, self.plain, self._slack)
 
     def vector(self, layer: int, name: str, exact: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a stored vector [n, *shape], and which rows of it are correct roundings of `exact`, bool [n].
+        """Return the stored rows of a vector, [n, *shape], and whether each is a correct rounding of `exact`, bool [n].
 
         `layer` is the layer's index among the layers with experts.
         """
@@ -87,23 +88,23 @@ class StoredRows:
 
 
 def _is_rounded(found: Tensor, exact: Tensor, dtype: torch.dtype, relative_slack: float) -> Tensor:
-    """Return which rows of `found` are `exact` rounded to the nearest numbers of a floating-point dtype."""
+    """Return, for each row, whether `found` is `exact` rounded to the nearest numbers of a floating-point dtype."""
     nearest = exact.to(dtype).float()
     slack = relative_slack * exact.abs().amax(-1, keepdim=True)
     return _all_rows((found - exact).abs() <= (nearest - exact).abs() + slack)
 
 
 def _is_quantized(found: Tensor, exact: Tensor, scale: Tensor, dtype: RowDtype, relative_slack: float) -> Tensor:
-    """Return which rows of `found` are correct quantizations of `exact`.
+    """Return, for each row, whether `found` is a correct quantization of `exact`.
 
-    In each group (the numbers that share a scale) the number of largest magnitude must be kept, and every number must
-    be the nearest one that the scale allows.
+    A group is the numbers that share a scale. The number with the largest magnitude in a group may have only the error
+    that the rounding of the scale causes. Every number must be the nearest one that the scale allows.
     """
     groups = exact.reshape(*scale.shape, -1)
     kept = found.reshape(*scale.shape, -1)
     largest = groups.abs().amax(-1, keepdim=True)
     slack = relative_slack * largest
-    # A float16 scale is off by 2^-11 of itself, or by 2^-25 where it is subnormal; the largest level is at most 8.
+    # A float16 scale has an error of at most 2^-11 of the scale, or 2^-25 if it is subnormal. Levels are at most 8.
     rounding = largest * 2**-11 + 8 * 2**-25 if ROW_FORMATS[dtype].scale == "float16" else 0.0
     is_largest = groups.abs() >= largest - slack
     largest_kept = (is_largest & ((kept - groups).abs() <= rounding + slack)).any(-1)
@@ -119,7 +120,7 @@ def _all_rows(agrees: Tensor) -> Tensor:
 
 
 def stored_weight(name: str, weight: Tensor, graph: GraphInfo, plain: tuple[str, ...]) -> Tensor:
-    """Return a weight of the checkpoint with the rounding of a bundle's graph, as float32.
+    """Return a weight of the checkpoint, rounded as in a bundle's graph, in float32.
 
     Args:
         name: The tensor's name.
@@ -143,10 +144,10 @@ def stored_weight(name: str, weight: Tensor, graph: GraphInfo, plain: tuple[str,
 
 
 def _in_blocks(weight: Tensor, block: int) -> Tensor:
-    """Round to 16 multiples (-8 to 7) of a scale, one scale for each block of a row.
+    """Round each number of a weight to the nearest of 16 multiples (-8 to 7) of its block's scale.
 
-    The scale is such that the number of largest magnitude in a block becomes -8. If two numbers of different sign have
-    this magnitude, it is the negative one.
+    A block is part of a row. Its scale is such that the number with the largest magnitude in the block becomes -8. If
+    two numbers of different sign have this magnitude, the negative one becomes -8.
     """
     rows, columns = weight.shape
     blocks = torch.nn.functional.pad(weight, (0, -columns % block)).reshape(rows, -1, block)
@@ -171,7 +172,7 @@ class Rounding(NamedTuple):
 
 
 def round_activations(model: nn.Module, bundle: Bundle) -> None:
-    """Make a model round the inputs and outputs of the same products as a bundle's qdq-int8 graph."""
+    """Make a model round the inputs and outputs of its products as a bundle's qdq-int8 graph does."""
     for name, rounding in _roundings(load_graphs(bundle)[1]).items():
         place, _, side = name.rpartition(".")
         product = model.get_submodule(place.replace(".qkv_proj.", "."))
