@@ -1,4 +1,4 @@
-"""An open checkpoint: it has the reference model's parameter names, whatever names the files use."""
+"""An open checkpoint. Its tensors have the names of the reference model's parameters, not those in the files."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class ParameterSource(NamedTuple):
     """The place of one parameter of the reference model in a checkpoint's files."""
 
     tensor: str  # the tensor's name in the files
-    shape: tuple[int, ...]  # of that tensor
-    first: int = 0  # index in each row of the tensor at which the parameter's row begins
+    shape: tuple[int, ...]  # the tensor's shape in the files
+    first: int = 0  # the index, in each row of the tensor, at which the parameter's row begins
 
 
 class Contents(NamedTuple):
-    """The content of a checkpoint folder, as a reader found it."""
+    """The content of a checkpoint folder, as a `Reader` returns it."""
 
     config: ModelConfig
     form: Form
     weights: Weights
     source: Callable[[str, tuple[int, ...]], ParameterSource]
-    """Returns the place of a parameter, given its name and shape."""
+    """A function from a parameter's name and shape to the parameter's place."""
     ignores: Callable[[str], bool]
-    """Tells whether a tensor, given its name, may be ignored although it holds no parameter."""
+    """A function from the name of a tensor that is no parameter to whether this tensor may be ignored."""
     generation: Mapping[str, Any]
     """Fields of config.json about text generation, named as in generation_config.json."""
 
@@ -47,7 +47,7 @@ class Reader(Protocol):
     """The reader of one published format: a module of this folder, listed in `molkv_export.families.FAMILIES`."""
 
     EXPECTED: str
-    """Words for an error message: the fields of config.json by which the format is recognized."""
+    """Text for an error message that names the fields of config.json by which the format is recognized."""
 
     def matches(self, fields: Mapping[str, Any]) -> bool:
         """Return whether a checkpoint whose config.json has these fields is in this format."""
@@ -65,11 +65,11 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
     """An open checkpoint. Names and shapes of tensors are checked on opening, their values when they are read."""
 
     def __init__(self, folder: Path, contents: Contents, make_model: Callable[[Any, Form], ReferenceModel]) -> None:
-        """Find every parameter of the reference model in the files.
+        """Find every parameter of the reference model in the checkpoint's files.
 
         Args:
             folder: The checkpoint's folder.
-            contents: Its content, from a `Reader`.
+            contents: The folder's content, from a `Reader`.
             make_model: Creates the reference model, without trained values, from a configuration and a form.
 
         Raises:
@@ -92,7 +92,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             with torch.device("meta"):
                 state = self.make_model(self.config, self.form).state_dict()
         except RuntimeError as error:
-            raise CheckpointError(f"{self.folder / CONFIG}: no memory could hold such a model") from error
+            raise CheckpointError(f"{self.folder / CONFIG}: such a model is too large for any memory") from error
         tied = self.config.tie_word_embeddings
         return {name: tuple(tensor.shape) for name, tensor in state.items() if not (tied and name == LM_HEAD)}
 
@@ -106,8 +106,8 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             embedding = self._sources[EMBEDDING].tensor
             why = f"{CONFIG}, where tie_word_embeddings is false" if missing[0] == LM_HEAD else CONFIG
             raise CheckpointError(
-                f"{path}: tensor {missing[0]!r} is missing ({len(missing)} in all), "
-                f"expected {list(expected[missing[0]])} by {why}"
+                f"{path}: tensor {missing[0]!r} is missing (total: {len(missing)}), "
+                f"expected shape {list(expected[missing[0]])} by {why}"
                 + (_other_prefix(embedding, found) if embedding in missing else "")
             )
         extra = sorted(found - expected.keys())
@@ -117,7 +117,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         extra = [name for name in extra if not ignores(name)]
         if extra:
             raise CheckpointError(
-                f"{path}: tensor {extra[0]!r} is not part of the model that {CONFIG} describes ({len(extra)} in all)"
+                f"{path}: tensor {extra[0]!r} is not part of the model that {CONFIG} describes (total: {len(extra)})"
             )
         for name, shape in expected.items():
             self._weights.check(name, shape, CONFIG)
@@ -163,7 +163,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
     def stored_together(self, names: Sequence[str], start: int, stop: int) -> Iterator[torch.Tensor]:
         """Read the same rows of several parameters, as `stored` does.
 
-        If one tensor holds consecutive ones of these parameters, it is read once for all of them.
+        If one tensor holds several parameters that follow each other in `names`, it is read once for all of them.
         """
         held, held_rows = "", torch.empty(0)
         for name in names:
@@ -177,7 +177,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             yield held_rows[:, source.first : source.first + row_width(shape)].reshape(-1, *shape[1:])
 
     def row_bytes(self, name: str) -> int:
-        """Return the bytes of a row of the tensor that holds a parameter; the tensor may hold other parameters, too."""
+        """Return the size in bytes of a row of the tensor that holds a parameter, and possibly other parameters."""
         return self._weights.entry(self._sources[name].tensor).row_bytes
 
     def reads_as(self, other: Checkpoint) -> bool:
@@ -204,7 +204,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
     def sha256(self, advance: Callable[[int], object] = lambda _: None) -> dict[str, str]:
         """Return the SHA-256, by name, of each file that determines the model.
 
-        `advance` is called with the number of bytes after each piece.
+        `advance` is called with the size in bytes of each hashed piece.
         """
         config = self.folder / CONFIG
         try:
@@ -225,7 +225,7 @@ def check_count(weights: Weights, field: str, least: int) -> None:
     """Refuse an impossible count in config.json before a model of that size is created.
 
     Raises:
-        CheckpointError: There are fewer tensors than `least`, the number that the field requires.
+        CheckpointError: There are fewer than `least` tensors, the number that `field` requires.
     """
     if least > len(weights.names):
         raise CheckpointError(
@@ -237,7 +237,7 @@ def generation_fields(fields: Mapping[str, Any], vocab_size: int, path: Path) ->
     """Return the fields of a config.json about text generation, named as in generation_config.json.
 
     Raises:
-        ConfigError: A value of the file `path` is not a token id.
+        ConfigError: A value is not a token id; the message names the file `path`.
     """
     found = {name: fields[name] for name in _GENERATION if fields.get(name) is not None}
     for name, value in found.items():
@@ -246,7 +246,7 @@ def generation_fields(fields: Mapping[str, Any], vocab_size: int, path: Path) ->
 
 
 def without_generation(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a config.json that are about the model."""
+    """Return the fields of a config.json without those about text generation."""
     return {name: value for name, value in fields.items() if name not in _GENERATION}
 
 
@@ -262,10 +262,10 @@ def check_token_ids(name: str, value: object, least: int, vocab_size: int, path:
 
 
 def _other_prefix(expected: str, found: Collection[str]) -> str:
-    """Return a part of an error message, which says that tensors have another prefix than expected; else "".
+    """Return text for an error message if tensors have another prefix than expected, else "".
 
     Args:
-        expected: The name, of at least three parts, of a tensor that every model has and this checkpoint lacks.
+        expected: The name of a tensor that every model has, but not this checkpoint. It has at least three parts.
         found: The names of all tensors.
     """
     for tail in _tails(expected):
@@ -281,6 +281,6 @@ def _other_prefix(expected: str, found: Collection[str]) -> str:
 
 
 def _tails(name: str) -> Iterable[str]:
-    """Return the endings of a dotted name, longest first, each of at least two parts."""
+    """Return the endings of a dotted name that have at least two parts, longest first."""
     parts = name.split(".")
     return (".".join(parts[start:]) for start in range(len(parts) - 1))

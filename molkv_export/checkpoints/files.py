@@ -1,4 +1,4 @@
-"""Checks of a checkpoint's files: is the format supported, and does the content stay unchanged?"""
+"""Checks of a checkpoint's files: whether their format is supported, and whether they change while they are read."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ _PICKLE = (
 _FORMATS = (
     (
         "adapter_model.*",
-        "is a LoRA adapter, not a model; merge it into its base model first (PEFT: merge_and_unload), then save that "
-        "with save_pretrained",
+        "is a LoRA adapter, not a model; merge it into its base model (PEFT: merge_and_unload), then save the "
+        "merged model with save_pretrained",
     ),
     (
         "consolidated.*",
-        "is in the format of the model's authors (Meta, Mistral), expected Hugging Face's; convert it with the model's "
-        "conversion script in transformers",
+        "is in the format of the model's authors (Meta, Mistral), expected Hugging Face's format; convert it with the "
+        "model's conversion script in transformers",
     ),
-    ("*.gguf", "is in llama.cpp's format, which is usually quantized; pass the checkpoint that it was made from"),
-    ("*.onnx", "is an ONNX graph, expected a checkpoint; pass the checkpoint that it was made from"),
+    ("*.gguf", "is in llama.cpp's format, which is usually quantized; pass the checkpoint it was converted from"),
+    ("*.onnx", "is an ONNX graph, expected a checkpoint; pass the checkpoint it was exported from"),
     ("tf_model.h5", f"holds TensorFlow's weights; load them with from_tf=True in transformers and {_AS_SAFETENSORS}"),
     (
         "flax_model.msgpack",
         f"holds Flax's weights; load them with from_flax=True in transformers and {_AS_SAFETENSORS}",
     ),
     ("zero_to_fp32.py", "belongs to a DeepSpeed checkpoint; run this script, which writes pytorch_model.bin"),
-    ("*.distcp", f"is a part of a distributed PyTorch checkpoint; load that in PyTorch and {_AS_SAFETENSORS}"),
+    ("*.distcp", f"is a part of a distributed PyTorch checkpoint; load all of it in PyTorch and {_AS_SAFETENSORS}"),
     (
         "*.safetensors",
-        "has a name that is not read; rename it to model.safetensors if it holds the whole model; if it holds a part, "
-        "add model.safetensors.index.json",
+        "has a name that the exporter does not read; rename it to model.safetensors if it holds the whole model; if it "
+        "holds a part of the model, add model.safetensors.index.json",
     ),
     *((name, _PICKLE) for name in ("model.bin", "*.pt", "*.pth", "*.ckpt")),
 )
 
 
 class FileState(NamedTuple):
-    """Properties of a file, at least one of which changes when its content changes or another file takes its name."""
+    """Properties of a file. At least one changes if the file's content changes or if another file takes its name."""
 
     device: int
     inode: int
     size: int  # bytes
     modified_ns: int
-    changed_ns: int  # changes even if a copy keeps the modification time
+    changed_ns: int  # changes even if a program restores the modification time
 
 
 def file_state(path: Path) -> FileState | None:
@@ -66,15 +66,15 @@ def file_state(path: Path) -> FileState | None:
 def changed(path: Path) -> CheckpointError:
     """Return the error for a file that has changed since it was first read."""
     return CheckpointError(
-        f"{path}: was changed while it was being read; stop what writes to the checkpoint and run the command again"
+        f"{path}: was changed while it was being read; stop the program that writes to it and run the command again"
     )
 
 
 def refuse_pointer(path: Path) -> None:
-    """Refuse a Git LFS pointer, which stands in the place of a large file until that is downloaded.
+    """Refuse a Git LFS pointer: a small text file in the place of a large file that is not downloaded yet.
 
     Raises:
-        CheckpointError: The file is a pointer of Git LFS.
+        CheckpointError: The file is a Git LFS pointer.
     """
     try:
         if not path.is_file():  # pipes and folders are refused later, when they are read
@@ -85,12 +85,13 @@ def refuse_pointer(path: Path) -> None:
         return
     if start == _POINTER:
         raise CheckpointError(
-            f"{path}: is a Git LFS pointer, expected the file itself; run `git lfs pull` in its folder, or download it"
+            f"{path}: is a Git LFS pointer, expected the file itself; run `git lfs pull` in its folder, or download "
+            "the file itself"
         )
 
 
 def foreign_format(folder: Path) -> CheckpointError | None:
-    """Return an error that names the known other format in a folder without weights; None if there is none."""
+    """Return an error for the first file in another known format; None if the folder has no such file."""
     for pattern, meaning in _FORMATS:
         for path in sorted(folder.glob(pattern)):
             return CheckpointError(f"{path}: {meaning}")

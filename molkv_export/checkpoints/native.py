@@ -1,7 +1,7 @@
 """This project's own checkpoint format for MoLE and MoLKV.
 
-config.json is a `ModelConfig`, and tensors have the reference model's names. As in Hugging Face's format, config.json
-may also have the token ids of generation_config.json.
+config.json has the fields of a `ModelConfig`, and tensors have the reference model's names. As in Hugging Face's
+format, config.json may also have the token ids of generation_config.json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from molkv_export.modeling import Form, ReferenceModel
 EXPECTED = 'model_type "molkv" or "mole" without architectures (this project\'s own format)'
 
 _FREQUENCIES = re.compile(r"(.+\.)?rotary_emb\.inv_freq")
-_FLOAT32_STEPS = 32  # libraries compute powers in float32; with bases up to 1e7 they are off by up to 10 steps
+# Allowed error, in float32 epsilons. Libraries compute powers in float32; for bases up to 1e7 the error is up to 10.
+_FLOAT32_STEPS = 32
 
 
 def tensors_to_save(model: ReferenceModel) -> dict[str, torch.Tensor]:
@@ -39,12 +40,12 @@ def tensors_to_save(model: ReferenceModel) -> dict[str, torch.Tensor]:
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
-    """See `Reader`."""
+    """Return whether a checkpoint is in this format; see `Reader`."""
     return fields.get("architectures") is None and fields.get("model_type") in (None, "molkv", "mole")
 
 
 def read_folder(folder: Path, fields: Mapping[str, Any]) -> Contents:
-    """See `Reader`."""
+    """Open a checkpoint in this format; see `Reader`."""
     path = folder / CONFIG
     config = lookup_expert_config(without_generation(fields), path)
     generation = generation_fields(fields, config.vocab_size, path)
@@ -59,13 +60,13 @@ def read_folder(folder: Path, fields: Mapping[str, Any]) -> Contents:
 
 
 def lookup_expert_config(fields: Mapping[str, Any], path: Path) -> LookupExpertConfig:
-    """Return the configuration of a MoLE or MoLKV model, checked; `path` is for messages.
+    """Return the checked configuration of a MoLE or MoLKV model; messages name the file `path`.
 
     Raises:
         ConfigError: A field is missing, unknown or has an impossible value.
     """
     config = model_config(fields, path)
-    assert isinstance(config, LookupExpertConfig)  # `model_type` is of one of these two families
+    assert isinstance(config, LookupExpertConfig)  # other values of `model_type` are not read here
     return config
 
 
@@ -73,7 +74,7 @@ def check_expert_count(weights: Weights, config: LookupExpertConfig, form: Form)
     """Refuse an impossible number of layers or expert networks before a model of that size is created.
 
     Raises:
-        CheckpointError: There are fewer tensors than layers or expert networks.
+        CheckpointError: There are fewer tensors than layers, or fewer than expert networks.
     """
     check_count(weights, "num_hidden_layers", config.num_hidden_layers)
     if form == "training":
@@ -83,7 +84,7 @@ def check_expert_count(weights: Weights, config: LookupExpertConfig, form: Form)
 def follows_from_config(name: str, weights: Weights, config: LookupExpertConfig, source: str) -> bool:
     """Return whether a tensor can be ignored because it holds the RoPE frequencies, which follow from `rope_theta`.
 
-    Old Llama code saves them in checkpoints.
+    Old versions of Llama's code save these frequencies in checkpoints.
 
     Args:
         name: The tensor's name.
@@ -106,7 +107,7 @@ def follows_from_config(name: str, weights: Weights, config: LookupExpertConfig,
     if wrong.any():
         index = int(wrong.nonzero()[0])
         raise CheckpointError(
-            f"{weights.path_of(name)}: tensor {name!r} holds {found[index].item():.6g} at {index}, expected "
+            f"{weights.path_of(name)}: tensor {name!r} holds {found[index].item():.6g} at index {index}, expected "
             f"{exact[index].item():.6g} by rope_theta {config.rope_theta:g} of {source}; a model with a scaled RoPE "
             "cannot be exported"
         )

@@ -25,7 +25,7 @@ from molkv_export.modeling import Form
 
 EXPECTED = 'architectures ["MoleForCausalLM"] (published MoLE)'
 
-_TABLE = "model.moe_table.weight"  # [V, L*N*d]: a row holds layer after layer, and in each layer expert after expert
+_TABLE = "model.moe_table.weight"  # [V, L*N*d]: a row holds all layers in order, each with its experts in order
 _RENAMED = (
     (".experts.norm.", ".expert_layernorm."),
     (".experts.networks.", ".experts."),
@@ -51,7 +51,7 @@ _SILENT = {
     "use_cache",
 }
 
-# Fields that our configuration has under the same name, with Llama's default if there is one.
+# Fields that our configuration has under the same names, with the same defaults as Llama.
 _TAKEN = {
     "vocab_size",
     "hidden_size",
@@ -82,12 +82,12 @@ _ROPE = {
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
-    """See `Reader`."""
+    """Return whether a checkpoint is in this format; see `Reader`."""
     return fields.get("architectures") == ["MoleForCausalLM"]
 
 
 def read_folder(folder: Path, fields: Mapping[str, Any]) -> Contents:
-    """See `Reader`."""
+    """Open a checkpoint in this format; see `Reader`."""
     path = folder / CONFIG
     # In Hugging Face's files, null means that a field is not set.
     said = {name: value for name, value in fields.items() if value is not None}
@@ -114,8 +114,8 @@ def _config(fields: dict[str, Any], path: Path) -> LookupExpertConfig:
             _check_supported(name, value, _SUPPORTED[name], path)
         elif name not in _TAKEN | _SILENT:
             raise ConfigError(
-                f"{path}: {name} is {shown(value)}, but MoLE has no such field, and it may change the computation; "
-                "remove it if it does not"
+                f"{path}: {name} is {shown(value)}, but MoLE has no such field; if the field does not change the "
+                "computation, remove it"
             )
     taken = {name: value for name, value in fields.items() if name in _TAKEN}
     for name in ("num_experts", "num_key_value_heads", "head_dim"):
@@ -136,7 +136,7 @@ def _check_supported(name: str, value: Any, supported: tuple[Any, ...], path: Pa
 def _rope_theta(fields: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return `rope_theta` if it is set, after a check of `rope_scaling` and `rope_parameters`.
 
-    transformers writes `rope_parameters` since version 5. It may hold `rope_theta`.
+    Version 5 and later of transformers write `rope_parameters`, which may hold `rope_theta`.
     """
     said = {"rope_theta": fields["rope_theta"]} if "rope_theta" in fields else {}
     for name in ("rope_scaling", "rope_parameters"):

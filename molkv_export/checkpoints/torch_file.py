@@ -1,8 +1,8 @@
 """Positioned reads from files that `torch.save` has written.
 
-Such a file is a zip archive. It holds a pickle, which names the tensors, and the bytes of the tensors, uncompressed.
-The pickle is read with `weights_only` on the device "meta", so that only names, shapes and places are in RAM. The bytes
-are read like those of a safetensors file. The file is untrusted input: it is checked before PyTorch opens it.
+Such a file is a zip archive. It holds a pickle with the names of the tensors, and the uncompressed bytes of the
+tensors. The pickle is read with `weights_only` on the device "meta", so that only names, shapes and places are in RAM.
+The bytes are read like those of a safetensors file. The file is untrusted input: it is checked before PyTorch opens it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import torch
 from molkv_bundle import MAX_HEADER_BYTES, CheckpointError, TensorEntry, TensorFile
 
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-# The only names that a pickle of plain tensors loads. `weights_only` allows more, some of which can take all memory.
+# The only names that a pickle of plain tensors loads. `weights_only` allows more names; some can use up all memory.
 _GLOBALS = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch [A-Za-z0-9]+Storage|torch device"
 )
 _OTHER_DTYPE = "torch._utils _rebuild_tensor_v3"  # tensors of float8 and other recent dtypes
-_LOCAL_HEADER = 30  # bytes of a part's header in a zip archive, before its name
-_SMALL = 16  # bytes; a part that holds a single value is smaller
+_LOCAL_HEADER = 30  # bytes of a part's header in a zip archive; the part's name follows
+_SMALL = 16  # bytes; parts that hold a single value are smaller
 _WRITE_AGAIN = "write it again with torch.save, or as safetensors"
 
 
@@ -52,7 +52,7 @@ class TorchFile(TensorFile):
         except Exception as cause:  # zipfile and PyTorch do not document what they raise for a damaged archive
             reason = (str(cause).splitlines() or [type(cause).__name__])[0]
             raise CheckpointError(
-                f"{self.path}: is truncated, or is not in the format of torch.save since PyTorch 1.6 ({reason}); "
+                f"{self.path}: is truncated, or is not in the format that torch.save has since PyTorch 1.6 ({reason}); "
                 f"{_WRITE_AGAIN}"
             ) from cause
         if not isinstance(found, dict) or not found:
@@ -63,7 +63,7 @@ class TorchFile(TensorFile):
         return {name: self._entry_of(name, tensor) for name, tensor in found.items()}
 
     def _check_archive(self) -> None:
-        """Refuse an archive that PyTorch would read differently than by offset, or that is unsafe to open."""
+        """Refuse an archive that is unsafe to open, or in which PyTorch would read other bytes than this class."""
         with zipfile.ZipFile(self.path) as archive, self.path.open("rb") as file:
             parts = sorted(archive.infolist(), key=lambda part: part.header_offset)
             keys = [part.filename.rpartition("/data/")[2] for part in parts if "/data/" in part.filename]

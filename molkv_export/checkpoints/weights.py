@@ -26,7 +26,7 @@ _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class _Index(msgspec.Struct):
-    """Hugging Face's index of a checkpoint in several files; its other field, `metadata`, is not needed."""
+    """Hugging Face's index of a checkpoint that has several files. Its other field, `metadata`, is not needed."""
 
     weight_map: dict[str, str]
 
@@ -35,7 +35,7 @@ class Weights:
     """The tensors of a checkpoint. Opening reads headers only; rows are read on demand."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the weights in a folder: the first existing file of those that Hugging Face looks for.
+        """Open the first existing file of weights in a folder; names and order of the files are Hugging Face's.
 
         Raises:
             CheckpointError: There are no weights, they are damaged or unsafe, or an index does not fit its files.
@@ -69,7 +69,7 @@ class Weights:
 
     @property
     def names(self) -> list[str]:
-        """Names of all tensors, without a prefix that a wrapper of the model has added to all of them."""
+        """Names of all tensors, without the prefix that torch.compile or DistributedDataParallel adds to every name."""
         return list(self._files)
 
     def path_of(self, name: str) -> Path:
@@ -77,7 +77,7 @@ class Weights:
         return self._files[name][0].path
 
     def entry(self, name: str) -> TensorEntry:
-        """Return dtype, shape and place of a tensor in its file."""
+        """Return the dtype and shape of a tensor, and its place in the file."""
         return self._files[name][1]
 
     def check_dtype(self, name: str) -> None:
@@ -93,10 +93,10 @@ class Weights:
             )
 
     def check(self, name: str, shape: tuple[int, ...], why: str) -> None:
-        """Check shape and dtype of a tensor; `why` is the source of the expected shape, for the message.
+        """Check the shape and dtype of a tensor; in the message, `why` names the source of the expected shape.
 
         Raises:
-            CheckpointError: The shape is another one, or the dtype is not supported.
+            CheckpointError: The shape is not the expected one, or the dtype is not supported.
         """
         path, entry = self.path_of(name), self.entry(name)
         if entry.shape != shape:
@@ -106,7 +106,7 @@ class Weights:
         self.check_dtype(name)
 
     def read(self, name: str, start: int, stop: int, first: int, width: int) -> torch.Tensor:
-        """Read a part of rows start to stop of a tensor: of each row, `width` numbers from index `first` on.
+        """Read rows start to stop of a tensor; from each row, read only `width` numbers from index `first` on.
 
         Returns:
             [(stop - start) * width], in the file's dtype.
@@ -125,16 +125,17 @@ class Weights:
         else:
             for row in range(stop - start):
                 file.read_into([buffer[row * size : (row + 1) * size]], offset + row * entry.row_bytes)
-        # The smallest and largest number show NaN and infinity, too, and need no copy of the tensor.
+        # If any number is NaN or infinite, the smallest or the largest is, too. Finding these two needs no copy of the
+        # tensor.
         if not torch.isfinite(torch.stack(torch.aminmax(out))).all():
             raise CheckpointError(
-                f"{file.path}: tensor {name!r} holds NaN or infinite values, expected finite ones; this model cannot "
-                "be exported"
+                f"{file.path}: tensor {name!r} holds NaN or infinite values, expected finite values; this model "
+                "cannot be exported"
             )
         return out
 
     def sha256(self, advance: Callable[[int], object]) -> dict[Path, str]:
-        """Return the SHA-256 of each file; `advance` is called with the number of bytes after each piece.
+        """Return the SHA-256 of each file; `advance` is called with the size in bytes of each hashed piece.
 
         Files with tensors are hashed through their open descriptors, even if other files have taken their names.
 
@@ -153,18 +154,18 @@ class Weights:
 
 
 def row_width(shape: tuple[int, ...]) -> int:
-    """Return how many numbers one row (an index of the first dimension) has."""
+    """Return the number of values in one row; a row is one index of the first dimension."""
     return math.prod(shape[1:])
 
 
 def find_weights(folder: Path) -> Path | None:
-    """Return the first existing file of those that Hugging Face looks for, or None."""
-    # A broken link counts as existing: opening it is an error, and no other file is taken instead.
+    """Return the first existing file of weights in a folder, in Hugging Face's order of names, or None."""
+    # A broken link counts as existing. So opening it raises an error, and no other file is read in its place.
     return next((folder / name for name in _NAMES if os.path.lexists(folder / name)), None)
 
 
 def _wrapping(names: list[str]) -> str:
-    """Return the prefix that wrappers have added to all names, or ""."""
+    """Return the prefix that wrappers of the model have added to all names, or ""."""
     prefix = ""
     while names and (wrapper := next((w for w in _WRAPPERS if all(n.startswith(prefix + w) for n in names)), "")):
         prefix += wrapper
@@ -178,7 +179,7 @@ def _open(path: Path) -> TensorFile:
     if path.is_file() and os.access(path, os.R_OK):
         with path.open("rb") as file:
             start = file.read(9)
-        # A safetensors file begins with a length (8 bytes of any value) and a brace. A pickle does not.
+        # A safetensors file begins with a length (8 bytes of any value), followed by a brace. A pickle does not.
         if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):
             raise CheckpointError(
                 f"{path}: is a pickle, which can run code when it is opened, expected a safetensors file; "
@@ -196,20 +197,22 @@ def _read_index(path: Path) -> dict[str, str]:
     for tensor, name in places.items():
         if not _FILE_NAME.fullmatch(name) or not name.endswith(suffix):
             raise CheckpointError(
-                f"{path}: weight_map says that {tensor!r} is in {name[:80]!r}, expected the name of a {suffix} file in "
-                "the same folder, made of letters, digits, '.', '_' and '-'"
+                f"{path}: 'weight_map' names {name[:80]!r} for tensor {tensor!r}, expected the name of a "
+                f"{suffix} file in the same folder, made of letters, digits, '.', '_' and '-'"
             )
     if not places:
-        raise CheckpointError(f"{path}: weight_map is empty, expected the name of a file for every tensor")
+        raise CheckpointError(f"{path}: 'weight_map' is empty, expected the name of a file for every tensor")
     return places
 
 
 def _check_index(path: Path, places: dict[str, str], files: dict[str, TensorFile]) -> None:
     for tensor, name in places.items():
         if tensor not in files[name].entries:
-            raise CheckpointError(f"{path}: weight_map says that {tensor!r} is in {name}, which does not hold it")
+            raise CheckpointError(
+                f"{path}: 'weight_map' names the file {name} for tensor {tensor!r}, but that file has no such tensor"
+            )
     for name, file in files.items():
         for tensor in file.entries:
             if places.get(tensor) != name:
                 said = places.get(tensor, "no file")
-                raise CheckpointError(f"{file.path}: holds tensor {tensor!r}, which {path.name} says is in {said}")
+                raise CheckpointError(f"{file.path}: holds tensor {tensor!r}, but {path.name} names {said} for it")

@@ -1,4 +1,7 @@
-"""Write large files without the page cache, which takes a tenth of the CPU time (docs/store-performance.md)."""
+"""Writing large files with direct access to the disk.
+
+Copying into the page cache takes most of a CPU core; direct writes take a tenth of a core (docs/store-performance.md).
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_DIRECT = getattr(os, "O_DIRECT", 0) if fcntl else 0  # 0: the system (not Linux) has no direct access
-_BLOCK = 4096  # no disk asks for a larger alignment
+_DIRECT = getattr(os, "O_DIRECT", 0) if fcntl else 0  # 0: the system has no direct access
+_BLOCK = 4096  # bytes; no disk requires a larger alignment
 
 
 def aligned_zeros(count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -27,13 +30,13 @@ def aligned_zeros(count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
 
 
 class DirectFile:
-    """A new file that is written from start to end; whole blocks bypass the page cache if the system supports it."""
+    """A new file that is written from start to end. Whole blocks bypass the page cache if the system supports this."""
 
     def __init__(self, path: Path) -> None:
         """Create the file.
 
         Raises:
-            OSError: It cannot be created.
+            OSError: The file cannot be created.
         """
         self._file = path.open("wb", buffering=0)
         self._possible = _DIRECT != 0
@@ -43,7 +46,7 @@ class DirectFile:
         """Write the first bytes of the data, at least one, and return their number.
 
         Raises:
-            OSError: The disk is full, or fails.
+            OSError: The disk is full or fails.
         """
         blocks = len(data) // _BLOCK * _BLOCK
         address = np.frombuffer(data, np.uint8).ctypes.data
@@ -52,7 +55,9 @@ class DirectFile:
                 self._switch(True)
                 return self._file.write(data[:blocks])
             except OSError:
-                self._possible = False  # not on this file system; if the disk is full, the write below raises, too
+                self._possible = (
+                    False  # no direct access here; if the disk is full, the write below raises the error again
+                )
         self._switch(False)
         return self._file.write(data)
 

@@ -1,4 +1,4 @@
-"""Planning a table before it is written: layout of records, shards, and use of memory."""
+"""Planning a table before it is written: the layout of records, the shards, and the use of memory."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from molkv_bundle import (
 )
 
 if TYPE_CHECKING:
-    from molkv_export.tables.rows import RowSource  # needs PyTorch, which `plan_shards` must not need
+    from molkv_export.tables.rows import RowSource  # needs PyTorch, but `plan_shards` must work without it
 
 _NO_ID = "0" * 16  # the id of a table before `with_id`
-SLABS = 4  # of records: one is filled, one gets its checksums, one is written, one is hashed
+# Number of slabs (buffers of records): one is filled, one gets its checksums, one is written, and one is hashed.
+SLABS = 4
 
 
 def plan_table(config: ModelConfig, dtype: RowDtype, shard_size: int) -> Table:
-    """Decide on the layout of records and the ranges of shards.
+    """Choose the layout of records and the range of rows of each shard.
 
     Args:
         config: The model's configuration.
@@ -77,7 +78,7 @@ def plan_shards(table: Table, largest: int, name: str) -> Table:
     Args:
         table: A table with the layout of records; its shards are ignored.
         largest: Largest size of a shard's file, header included, in bytes.
-        name: The name of `largest` for an error message.
+        name: The argument's name for `largest` in an error message.
 
     Raises:
         ArgumentError: A file of this size cannot hold one record.
@@ -102,7 +103,7 @@ def plan_shards(table: Table, largest: int, name: str) -> Table:
 
 
 def _data_offset(table: Table, first_row: int, count: int) -> int:
-    """Return the size in bytes of a shard's header, after which its records begin."""
+    """Return the size of a shard's header in bytes; the records follow the header."""
     return len(shard_header(Shard(file="", first_row=first_row, count=count, data_offset=0), table))
 
 
@@ -114,15 +115,15 @@ def shard_bytes(shard: Shard, table: Table) -> int:
 class Memory(NamedTuple):
     """A plan for the memory that writing a table uses."""
 
-    slab_ids: int  # records in a slab; all layers of a slab are filled before it is written
-    total: int  # most bytes in use
+    slab_ids: int  # number of records in a slab; a slab is written when all layers of its records are filled
+    total: int  # largest number of bytes in use
 
 
 def plan_memory(source: RowSource, table: Table, max_memory: int) -> Memory:
-    """Choose the size of slabs, within `max_memory` bytes.
+    """Choose the size of slabs such that writing a table takes at most `max_memory` bytes of RAM.
 
-    In training form each slab loads every expert network once, so slabs are as large as memory allows. In lookup form
-    they are as small as possible.
+    In training form, every expert network is loaded once for each slab, so slabs are as large as memory allows. In
+    lookup form, slabs are as small as possible.
 
     Raises:
         ArgumentError: max_memory is too small for the smallest slab.

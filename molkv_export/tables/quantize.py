@@ -1,4 +1,4 @@
-"""Quantizing float32 rows for a store (`docs/bundle-format.md`, "Numbers"); `ValueDecoder` decodes them."""
+"""Quantizing float32 rows for a store (`docs/bundle-format.md`, "Numbers"). `ValueDecoder` decodes the result."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class Quantized(NamedTuple):
 def quantize(rows: Tensor, dtype: RowDtype) -> Quantized:
     """Round rows [..., d] to the nearest codes of int8, int4 or nf4.
 
-    A scale becomes infinite where float16 cannot hold it; the caller has to check that.
+    A scale that is too large for float16 becomes infinite; the caller must check that scales are finite.
     """
     return {"int8": _int8, "int4": _int4, "nf4": _nf4}[dtype](rows.float())
 
 
 def _int8(rows: Tensor) -> Quantized:
-    """Quantize with one scale for a row; its number of largest magnitude becomes 127 or -127."""
+    """Quantize with one scale for each row; the row's number with the largest magnitude becomes 127 or -127."""
     scale = rows.abs().amax(-1, keepdim=True) / 127
     return Quantized((rows / _divisor(scale)).round().clamp(-127, 127).to(torch.int8), scale)
 
 
 def _int4(rows: Tensor) -> Quantized:
-    """Quantize as llama.cpp's Q4_0, one signed scale for a group; its number of largest magnitude becomes -8."""
+    """Quantize as in llama.cpp's Q4_0: a group has a signed scale; its number with the largest magnitude becomes -8."""
     groups = _grouped(rows, ROW_FORMATS["int4"].group)
     largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
     scale = (largest / -8).half()
@@ -41,7 +41,7 @@ def _int4(rows: Tensor) -> Quantized:
 
 
 def _nf4(rows: Tensor) -> Quantized:
-    """Quantize as QLoRA's NF4, one scale for a group; its number of largest magnitude becomes 1 or -1."""
+    """Quantize as in QLoRA's NF4: a group has one scale; its number with the largest magnitude becomes 1 or -1."""
     groups = _grouped(rows, ROW_FORMATS["nf4"].group)
     scale = groups.abs().amax(-1, keepdim=True).half()
     levels = torch.from_numpy(NF4_LEVELS)
@@ -55,7 +55,7 @@ def _grouped(rows: Tensor, size: int) -> Tensor:
 
 
 def _divisor(scale: Tensor) -> Tensor:
-    """Return the scale, but 1 where it is 0: the numbers there are 0 or nearly 0, and are stored as 0."""
+    """Return the scales, with 1 in place of 0. Where a scale is 0, all numbers are (nearly) 0, and are stored as 0."""
     return torch.where(scale == 0, torch.ones_like(scale), scale)
 
 

@@ -16,10 +16,10 @@ class Journal(msgspec.Struct):
     """The content of the file JOURNAL: the arguments of an export and its finished shards."""
 
     arguments: dict[str, str]  # everything that determines the bytes of the store
-    shards: dict[str, FileInfo] = {}  # by name of the file
+    shards: dict[str, FileInfo] = {}  # by the name of the file
 
     def save(self, folder: Path) -> None:
-        """Write the journal in one step, so that a crash leaves the old one or the new one."""
+        """Write the journal with an atomic rename, so that a crash leaves either the old or the new journal."""
         new = folder / f"{JOURNAL}.new"
         with new.open("wb") as file:
             file.write(msgspec.json.encode(self))
@@ -33,10 +33,11 @@ def resume_export(folder: Path, arguments: dict[str, str]) -> tuple[Journal, str
 
     Args:
         folder: A folder in which an earlier export may have been interrupted.
-        arguments: Everything that determines the bytes of the store, by names that the user knows.
+        arguments: Everything that determines the bytes of the store; the keys are names that the user knows.
 
     Returns:
-        The journal of the undamaged shards that were found, and a message for the user about them, or "".
+        The journal with the undamaged shards that were found. A message for the user if the folder held an
+        unfinished export, else "".
     """
     unfinished = _read_journal(folder)
     journal, message = Journal(arguments), ""
@@ -58,7 +59,7 @@ def resume_export(folder: Path, arguments: dict[str, str]) -> tuple[Journal, str
 
 
 def _read_journal(folder: Path) -> Journal | None:
-    """Return the journal of a folder; None if it is missing or damaged."""
+    """Return the journal of a folder; None if the journal is missing or damaged."""
     path = folder / JOURNAL
     try:
         return decode_json(path.read_bytes(), Journal, path, BundleError)

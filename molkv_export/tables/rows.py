@@ -1,4 +1,7 @@
-"""The rows of a checkpoint's experts in small pieces: computed (training form) or read (lookup form)."""
+"""The rows of a checkpoint's experts (their vectors for each token id), in small pieces.
+
+The rows are computed by networks (training form) or read from tables (lookup form).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ from molkv_bundle import ModelConfig
 from molkv_export.checkpoints import EMBEDDING, Checkpoint
 from molkv_export.modeling.experts import ExpertPart, Networks
 
-_TABLE_BYTES = 8 * 1024 * 1024  # most bytes of a table's piece, as float32
-_READ_BYTES = 16 * 1024 * 1024  # most bytes of a piece of a tensor that holds the tables of several layers
-_ACTIVATION_BYTES = 16 * 1024 * 1024  # most bytes of a network's activations for a piece
-_MOST_IDS = 4096
+_TABLE_BYTES = 8 * 1024 * 1024  # largest size of a piece of a table in float32, in bytes
+_READ_BYTES = 16 * 1024 * 1024  # the same for a tensor that holds the tables of several layers, as read
+_ACTIVATION_BYTES = 16 * 1024 * 1024  # largest size of a network's activations for a piece, in bytes
+_MOST_IDS = 4096  # largest number of token ids in a piece
 
 
 class SomeRows(NamedTuple):
@@ -26,22 +29,22 @@ class SomeRows(NamedTuple):
 
     layer: int
     first_id: int
-    vector: str  # its name in records
-    experts: slice  # range in the vector's first dimension
-    rows: Tensor  # [ids, *shape of the part], of any floating-point dtype
+    vector: str  # the vector's name in records
+    experts: slice  # the range of these experts in the vector's first dimension
+    rows: Tensor  # [ids, *shape of the vector for these experts], any floating-point dtype
 
 
 class RowSource(Protocol):
-    """The interface of a source of embeddings and rows, from which records are filled."""
+    """The interface of a source of the embeddings and rows that records hold."""
 
     config: ModelConfig
     ids_at_once: int
-    """Number of token ids in a piece. It must depend on the checkpoint alone: the last bits of a matrix product can
-    depend on its size, and an export must give the same bytes whatever its memory limit is."""
+    """Number of token ids in a piece. It must not depend on the memory limit: the last bits of a matrix product can
+    depend on the size of the product, but the bytes of a store must depend only on the checkpoint."""
     working_bytes: int
-    """RAM in bytes that making pieces takes, apart from the records."""
+    """RAM in bytes that is needed to make pieces, without the RAM for records."""
     loads_networks: bool
-    """Whether each call of `pieces` loads networks first, so that few calls for many ids are faster."""
+    """Whether each call of `pieces` loads networks. If so, few calls for many ids are faster than many calls."""
 
     def embedding(self, start: int, stop: int) -> Tensor:
         """Return the input embeddings [ids, d] of token ids start to stop."""
@@ -71,8 +74,8 @@ class TableRows:
         row = max(self.config.hidden_size, *(math.prod(vector.shape) for vector in vectors))
         widest = max(map(checkpoint.row_bytes, self._tables.values()), default=1)
         self.ids_at_once = max(1, min(_MOST_IDS, _TABLE_BYTES // (4 * row), _READ_BYTES // widest))
-        # A piece takes its bytes as read, and 4 * _TABLE_BYTES for the float32 copy and the results of quantization.
-        # A read that holds several layers is still in use while the next one is read, hence twice.
+        # A piece needs RAM for the bytes that are read, and 4 * _TABLE_BYTES for the float32 copy and the results of
+        # quantization. The bytes count twice, since a piece that holds several layers is in use during the next read.
         self.working_bytes = 2 * self.ids_at_once * widest + 4 * _TABLE_BYTES
 
     def embedding(self, start: int, stop: int) -> Tensor:
@@ -80,7 +83,7 @@ class TableRows:
         return self._checkpoint.tensor(EMBEDDING, start, stop)
 
     def pieces(self, start: int, stop: int) -> Iterator[SomeRows]:
-        """Read all layers for some ids, then for the next ids: one row of a tensor may hold all layers."""
+        """Yield all layers for some ids, then for the next ids, since one row of a tensor may hold all layers."""
         for first in range(start, stop, self.ids_at_once):
             last = min(stop, first + self.ids_at_once)
             found = self._checkpoint.stored_together(list(self._tables.values()), first, last)
@@ -107,14 +110,16 @@ class NetworkRows:
         largest = max(
             (_numbers(module, part) for module in modules[:1] for part in cast(Networks, module).parts()), default=0
         )
-        self.working_bytes = 2 * 4 * largest + 2 * _ACTIVATION_BYTES  # as read and as float32
+        self.working_bytes = (
+            2 * 4 * largest + 2 * _ACTIVATION_BYTES
+        )  # weights as read and in float32, activations twice
 
     def embedding(self, start: int, stop: int) -> Tensor:
         """Read embeddings."""
         return self._checkpoint.tensor(EMBEDDING, start, stop)
 
     def pieces(self, start: int, stop: int) -> Iterator[SomeRows]:
-        """Compute rows, layer by layer and expert by expert."""
+        """Compute and yield rows, layer by layer and expert by expert."""
         for layer in self.config.layers_with_experts:
             yield from self._layer(layer, start, stop)
 
@@ -129,7 +134,7 @@ class NetworkRows:
             yield first, self.embedding(first, min(stop, first + self.ids_at_once))
 
     def _load(self, layer: int, beginnings: tuple[str, ...]) -> nn.Module:
-        """Return a copy of a layer's networks; only parameters with these name prefixes have values."""
+        """Return a copy of a layer's networks; only parameters whose names begin with `beginnings` have values."""
         prefix = f"model.layers.{layer}.experts."
         networks = copy.deepcopy(self._model.experts(layer))
         names = [name.removeprefix(prefix) for name in self._checkpoint.parameters if name.startswith(prefix)]
@@ -139,5 +144,5 @@ class NetworkRows:
 
 
 def _numbers(networks: nn.Module, part: ExpertPart) -> int:
-    """Return the total size of the parameters that a part needs, as a count of numbers."""
+    """Return the total number of values in the parameters that a part needs."""
     return sum(parameter.numel() for name, parameter in networks.named_parameters() if name.startswith(part.parameters))

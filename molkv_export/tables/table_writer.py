@@ -50,16 +50,16 @@ def write_table(
         table: From `plan_table`, with its id.
         slab_ids: Number of records in a slab, from `plan_memory`.
         folder: The folder of the shards.
-        finished: Shards that need not be written, by name of the file.
-        finish: Called with name, size and hash of each new shard, once it is safe on the disk.
-        advance: Called with the number of bytes after each piece is written, from another thread.
+        finished: Shards that need not be written, by the name of the file.
+        finish: Called with the name, size and hash of each new shard, once the shard is safe on the disk.
+        advance: Called from another thread after each piece is written, with the piece's size in bytes.
 
     Raises:
         CheckpointError: A value does not fit the table's dtype.
         OSError: The disk is full, or fails.
     """
     dtype = record_dtype(source.config, table.dtype)
-    slabs = [aligned_zeros(slab_ids, dtype) for _ in range(SLABS)]  # zeros, since records end with padding
+    slabs = [aligned_zeros(slab_ids, dtype) for _ in range(SLABS)]  # zeros, since the padding of a record must be 0
     with nullcontext() if source.loads_networks else _one_torch_thread():
         for shard in table.shards:
             if shard.file not in finished:
@@ -68,7 +68,10 @@ def write_table(
 
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
-    """Limit PyTorch to one thread: copying needs no more, and PyTorch's idle threads spin and slow down the others."""
+    """Limit PyTorch to one thread, which is enough for copying.
+
+    PyTorch's idle threads wait in a busy loop, which would slow down the threads that hash and write.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -85,17 +88,17 @@ def write_shard(
     folder: Path,
     advance: Callable[[int], object],
 ) -> FileInfo:
-    """Write one shard; return its size and hash when it is safe on the disk.
+    """Write one shard; return its size and hash when the shard is safe on the disk.
 
-    While one slab is filled, the slab before it gets its checksums, and older slabs are written and hashed.
+    While one slab is filled, checksums are added to the slab before it, and older slabs are written and hashed.
 
     Args:
         source: The source of rows.
         table: The table that the shard is a part of.
         shard: The records to write, and the name of the file.
-        slabs: Buffers that are used in turn, [n] records each; the bytes of a record outside its fields must be 0.
+        slabs: Buffers of n records each, used in turn. The bytes of a record that belong to no field must be 0.
         folder: The folder of the file.
-        advance: Called with the number of bytes after each piece is written, from another thread.
+        advance: Called from another thread after each piece is written, with the piece's size in bytes.
 
     Raises:
         CheckpointError: A value does not fit the table's dtype.
@@ -185,7 +188,7 @@ def _put(
 ) -> None:
     target = torch.from_numpy(out)
     if scale_out is None:
-        # Rounding keeps the order of numbers, so only the smallest and the largest need a check.
+        # Rounding does not change the order of numbers, so only the smallest and the largest need a check.
         limits = torch.stack(torch.aminmax(rows)).to(target.dtype)
         target.copy_(rows)
     else:

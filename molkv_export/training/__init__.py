@@ -1,1 +1,1 @@
-"""Train small lookup-expert models on Python's standard library, a text that every machine has."""
+"""Training small lookup-expert models on Python's standard library, a text that is part of every Python."""

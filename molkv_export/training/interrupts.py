@@ -1,4 +1,4 @@
-"""Interrupts that wait for the end of a training step, so that the state is saved between two steps."""
+"""Delaying signals to the end of a training step, so that the state is saved between two steps."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
 class Interrupts:
-    """The signals that came while they were held."""
+    """A record of whether a signal arrived while signals were held."""
 
     def __init__(self) -> None:
         self.came = False
 
     def note(self, _signal: int, _frame: FrameType | None) -> None:
-        """Remember the first signal. A second one interrupts at once."""
+        """Record the first signal; at the second signal, raise KeyboardInterrupt."""
         if self.came:
             raise KeyboardInterrupt
         self.came = True
@@ -26,17 +26,17 @@ class Interrupts:
 
 @contextmanager
 def hold_interrupts() -> Iterator[Interrupts]:
-    """Hold SIGINT, SIGTERM and SIGHUP; the block asks `came` at a point where it can stop.
+    """Hold SIGINT, SIGTERM and SIGHUP in a `with` block; the block reads `came` at points where it can stop.
 
-    Signals that the process ignores stay ignored. Python lets only the main thread handle signals: in other threads
-    nothing is held.
+    Signals that the process ignores stay ignored. In threads other than the main thread, no signal is held, since only
+    the main thread of Python can handle signals.
     """
     interrupts = Interrupts()
     handlers = {}
     if threading.current_thread() is threading.main_thread():
         for name in _SIGNALS:
             number = getattr(signal, name, None)
-            # A handler that is not Python's own (None), or no handler at all, is left as it is.
+            # Replace only Python functions. Ignored signals, default actions and handlers in C (None) stay in place.
             if number is not None and callable(signal.getsignal(number)):
                 handlers[number] = signal.signal(number, interrupts.note)
     try:

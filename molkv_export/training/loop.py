@@ -1,4 +1,4 @@
-"""Train a model with AdamW, linear warm-up and cosine decay; compute its loss on held-out text. Runs can be resumed."""
+"""Training a model with AdamW, linear warm-up and cosine decay. An interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Options of a training run. Together with configuration and text they determine its result."""
+    """Options of a training run. Options, configuration and text together determine the result."""
 
     steps: int = 400
     batch_size: int = 12
     sequence_length: int = 256
-    learning_rate: float = 2e-3  # peak; decays to a tenth
+    learning_rate: float = 2e-3  # largest learning rate; it decays to a tenth
     warmup_steps: int = 100
     weight_decay: float = 0.1
     seed: int = 0
@@ -63,7 +63,7 @@ class TrainOptions:
 class TrainResult:
     """Losses at the end of a run, in nats per token."""
 
-    train_loss: float  # mean over the last 50 steps (or since a resume, if that is later)
+    train_loss: float  # mean over the last 50 steps, at most those since the run was resumed
     validation_loss: float
     validation_loss_experts_silenced: float
 
@@ -93,7 +93,7 @@ def train(
 
     Args:
         config: Configuration of the model.
-        out: Folder to write.
+        out: The checkpoint folder to write.
         options: Steps, batch size, learning rate, seed.
         tokenizer: Tokenizer to use; by default, a new one is trained on the text.
         corpus: Texts to use; by default, the modules of the standard library.
@@ -122,8 +122,8 @@ def train(
         )
     if min(len(train_ids), len(validation_ids)) <= options.sequence_length:
         raise RequestError(
-            f"sequence_length is {options.sequence_length}, expected less than the tokens of the training text "
-            f"({len(train_ids)}) and in the validation text ({len(validation_ids)})"
+            f"sequence_length is {options.sequence_length}, expected less than the number of tokens in the training "
+            f"text ({len(train_ids)}) and in the validation text ({len(validation_ids)})"
         )
 
     model = reference_model(config)
@@ -180,7 +180,7 @@ def _run_steps(
 
 
 def training_batch(ids: npt.NDArray[np.int64], options: TrainOptions, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw the batch of a step. It depends only on seed and step, so a resumed run sees the same batches."""
+    """Draw the batch of a step. The draw depends only on seed and step, so a resumed run gets the same batches."""
     starts = np.random.default_rng([options.seed, step]).integers(
         0, len(ids) - options.sequence_length, options.batch_size
     )
@@ -189,7 +189,7 @@ def training_batch(ids: npt.NDArray[np.int64], options: TrainOptions, step: int)
 
 
 class _State:
-    """State of an unfinished run. For a checkpoint folder OUT it is saved in the folder OUT.training beside it."""
+    """The state of an unfinished run. For a checkpoint folder OUT, the state is saved in the folder OUT.training."""
 
     def __init__(self, out: Path, config: ModelConfig, options: TrainOptions, ids: npt.NDArray[np.int64]) -> None:
         self.folder = out.with_name(out.name + ".training")
@@ -207,19 +207,19 @@ class _State:
             return 0
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True)
-        except Exception as error:  # torch raises many kinds
+        except Exception as error:  # PyTorch raises errors of many types
             raise OutputError(f"{path}: is damaged; remove {self.folder} to start again") from error
         if state["run"] != self.run:
             raise OutputError(
                 f"{self.folder}: holds an unfinished run with another configuration, other options or another text; "
-                "repeat its command to resume it, or remove the folder"
+                "repeat the command of that run to resume it, or remove the folder"
             )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return int(state["step"])
 
     def saved(self, step: int) -> str:
-        """Say that the state after a number of steps is saved."""
+        """Return a message that the state after a number of steps is saved."""
         return f"the state after step {step} is saved in {self.folder}; the same command continues from there"
 
     def save(self, model: ReferenceModel, optimizer: torch.optim.Optimizer, step: int) -> None:

@@ -32,10 +32,10 @@ def _mean_loss(
 
     Args:
         model: The model.
-        ids: Token ids [n]; the windows are spread evenly over them.
-        sequence_length: Tokens in a window.
+        ids: Token ids [n] of a text; the windows are spread evenly over the text.
+        sequence_length: Number of tokens in a window.
         max_windows: Largest number of windows.
-        advance: Called after each window with 1 and the number of windows.
+        advance: Called after each window with 1 and the number of all windows.
     """
     available = (len(ids) - 1) // sequence_length
     starts = np.unique(np.linspace(0, available - 1, min(max_windows, available)).astype(int)) * sequence_length
@@ -49,7 +49,7 @@ def _mean_loss(
 
 @contextmanager
 def _experts_silenced(model: ReferenceModel) -> Iterator[None]:
-    """Make every expert branch add zero, to measure what the experts contribute."""
+    """Replace the output of the experts in every layer with zeros, to measure the loss without experts."""
     handles = [
         tap.module.register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
         for tap in model.taps()
@@ -65,7 +65,7 @@ def _experts_silenced(model: ReferenceModel) -> Iterator[None]:
 def validation_losses(
     model: ReferenceModel, ids: npt.NDArray[np.int64], sequence_length: int, console: Console
 ) -> tuple[float, float]:
-    """Return the validation loss with the experts and without them, in nats per token, and show progress."""
+    """Return the validation losses with and without the experts, in nats per token; show progress on `console`."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress, timed(_LOG, "validation losses"):
         task = progress.add_task("validation", total=None)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TORCH = "pytorch_model.bin"
-CHANGED = r": was changed while it was being read; stop what writes to the checkpoint and run the command again"
+CHANGED = r": was changed while it was being read; stop the program that writes to it and run the command again"
 
 
 def _as_one_file(_folder: Path) -> str:

@@ -38,7 +38,7 @@ EXPERT = "model.layers.2.experts.networks.1.up_proj.weight"
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda t: t.pop(EXPERT), f"tensor '{EXPERT}' is missing (1 in all), expected [24, 64] by config.json"),
+        (lambda t: t.pop(EXPERT), f"tensor '{EXPERT}' is missing (total: 1), expected shape [24, 64] by config.json"),
         (lambda t: t.update(extra=torch.ones(2)), "tensor 'extra' is not part of the model that config.json describes"),
         (lambda t: t.update({ROUTER: t[ROUTER].T.contiguous()}), f"'{ROUTER}' has shape [64, 8], expected [8, 64]"),
         (lambda t: t.update({ROUTER: t[ROUTER].long()}), f"'{ROUTER}' has dtype I64, expected one of BF16, F16, F32"),
@@ -170,17 +170,20 @@ def test_the_error_for_a_shard_that_is_a_git_lfs_pointer_says_so(folder: Path) -
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("adapter_model.safetensors", "is a LoRA adapter, not a model; merge it into its base model first"),
-        ("adapter_model.bin", "is a LoRA adapter, not a model; merge it into its base model first"),
-        ("consolidated.00.pth", "is in the format of the model's authors (Meta, Mistral), expected Hugging Face's"),
+        ("adapter_model.safetensors", "is a LoRA adapter, not a model; merge it into its base model (PEFT"),
+        ("adapter_model.bin", "is a LoRA adapter, not a model; merge it into its base model (PEFT"),
+        (
+            "consolidated.00.pth",
+            "is in the format of the model's authors (Meta, Mistral), expected Hugging Face's format",
+        ),
         ("consolidated.safetensors", "is in the format of the model's authors (Meta, Mistral), expected Hugging"),
         ("tf_model.h5", "holds TensorFlow's weights; load them with from_tf=True"),
         ("flax_model.msgpack", "holds Flax's weights; load them with from_flax=True"),
-        ("small-Q4_K_M.gguf", "is in llama.cpp's format, which is usually quantized; pass the checkpoint that it was"),
-        ("decoder.onnx", "is an ONNX graph, expected a checkpoint; pass the checkpoint that it was made from"),
+        ("small-Q4_K_M.gguf", "is in llama.cpp's format, which is usually quantized; pass the checkpoint it was"),
+        ("decoder.onnx", "is an ONNX graph, expected a checkpoint; pass the checkpoint it was exported from"),
         (
             "model-00001-of-00002.safetensors",
-            "has a name that is not read; rename it to model.safetensors if it holds the wh",
+            "has a name that the exporter does not read; rename it to model.safetensors",
         ),
         ("checkpoint.pt", "is a pickle, which can run code when it is opened; convert it to model.safetensors"),
     ],

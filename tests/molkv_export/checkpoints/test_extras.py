@@ -141,7 +141,7 @@ def _renamed(old: str, new: str) -> Callable[[str], str]:
             lambda name: name if "0" in name else f"module.{name}",
             "; some tensors have the prefix 'module.', expected none",
         ),
-        (lambda name: name.replace("embed_tokens", "wte"), r"\(1 in all\), expected \[97, 64\] by config.json"),
+        (lambda name: name.replace("embed_tokens", "wte"), r"\(total: 1\), expected shape \[97, 64\] by config.json"),
     ],
 )
 @pytest.mark.parametrize("form", ["training", "lookup"])

@@ -191,7 +191,7 @@ def test_impossible_runs_are_refused_before_they_start(tmp_path: Path) -> None:
     for name, value in (("steps", 0), ("learning_rate", float("nan")), ("seed", -1), ("weight_decay", -0.1)):
         with pytest.raises(RequestError, match=f"{name}: found {value}, expected"):
             TrainOptions(**{name: value})
-    with pytest.raises(RequestError, match="sequence_length is 16, expected less than the tokens of the training text"):
+    with pytest.raises(RequestError, match="sequence_length is 16, expected less than the number of tokens in the"):
         train(CONFIG, tmp_path / "model", OPTIONS, corpus=Corpus([TEXT], ["a"]))
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "notes.txt").write_text("mine")
