@@ -1,4 +1,4 @@
-"""The command line: one file for each command; each command calls one public function.
+"""The command line. Every command has its own file and calls one public function.
 
 Exit codes:
     0: Done, and every check passed.
@@ -38,7 +38,7 @@ from molkv_export.commands.verify import verify_command
 _EXPORTER_PACKAGES = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "jinja2", "markupsafe", "matplotlib"}
 _INTERRUPTED = 130
 _STDOUT = "standard output"
-_ERRORS = "backslashreplace"  # of encoding
+_ERRORS = "backslashreplace"  # characters that standard output cannot encode are escaped
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,10 +46,10 @@ _ERRORS = "backslashreplace"  # of encoding
 def cli() -> None:
     """Run lookup-expert language models (MoLE, MoLKV) on devices.
 
-    Export a trained checkpoint to a bundle (dense graph and expert store), check that the bundle is the model that was
-    trained, inspect it, and generate text with it.
+    Export a trained checkpoint to a bundle (dense graph and expert store), check that the bundle computes the same as
+    the checkpoint, inspect the bundle, and generate text with it.
 
-    Exit codes: 0 done, and every check passed; 1 an error, or a check failed; 2 wrong arguments; 130 interrupted.
+    Exit codes: 0: done, and every check passed; 1: an error, or a check failed; 2: wrong arguments; 130: interrupted.
 
     \b
     Examples:
@@ -73,11 +73,11 @@ for _command in (
 
 
 def main() -> None:
-    """Run the command line. An error that a user can cause ends in one line and a non-zero exit code."""
+    """Run the command line. For an error that a user can cause, print one line and exit with a non-zero code."""
     _set_up_stdout()
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup has it ignored
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _terminate)
     try:
         try:
@@ -94,7 +94,8 @@ def main() -> None:
         _fail(
             str(
                 MissingExtraError(
-                    f"this command needs the exporter, {error.name} is missing: pip install 'molkv-export[export]'"
+                    f"this command needs the exporter, but {error.name} is missing; "
+                    "run: pip install 'molkv-export[export]'"
                 )
             )
         )
@@ -105,11 +106,11 @@ def main() -> None:
         _fail(_message(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
         _fail("; ".join(("interrupted", *getattr(error.__cause__ or error, "__notes__", ()))), _INTERRUPTED)
-    except BrokenPipeError:  # the reader, such as `head`, has ended
+    except BrokenPipeError:  # the program that reads the output, such as `head`, has ended
         _discard(sys.stdout)
         _discard(sys.stderr)
         sys.exit(1)
-    except OSError as error:  # about a user's file, if no other code has explained the error
+    except OSError as error:  # an error about a user's file that no other code has explained
         if error.filename is None:
             raise
         if error.filename == _STDOUT:
@@ -118,7 +119,7 @@ def main() -> None:
 
 
 class _Stdout(io.FileIO):
-    """Standard output whose errors name it, as the errors of other files name the file."""
+    """Standard output. Its errors have the name "standard output", as errors of a file have the file's name."""
 
     def write(self, data: Any) -> int:
         try:
@@ -129,7 +130,7 @@ class _Stdout(io.FileIO):
 
 
 def _set_up_stdout() -> None:
-    """Replace characters that standard output cannot encode, as standard error does, and name it in its errors."""
+    """Make standard output escape characters that it cannot encode, and name it in its errors."""
     stdout = sys.stdout
     if not isinstance(stdout, io.TextIOWrapper):  # standard output is closed
         return
@@ -148,7 +149,7 @@ def _discard(stream: TextIO | None) -> None:
 
 
 def _message(error: click.ClickException) -> str:
-    """Return an error of click as one line that begins with the option."""
+    """Return the message of a click error as one line, which begins with the name of the option if there is one."""
     if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param:
         name = error.param.opts[-1] if isinstance(error.param, click.Option) else error.param.human_readable_name
         return f"{name}: {error.message.rstrip('.')}"

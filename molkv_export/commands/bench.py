@@ -28,7 +28,7 @@ _STORAGE: dict[str, tuple[Storage, ...]] = {"both": ("warm", "cold"), "warm": ("
     "--contexts",
     type=counts,
     metavar="NUMBERS",
-    help=f"Lengths at which decode ends, in tokens. [default: those of {','.join(map(str, CONTEXTS))} that fit]",
+    help=f"Lengths of sequences after decode, in tokens. [default: those of {','.join(map(str, CONTEXTS))} that fit]",
 )
 @click.option(
     "--batches",
@@ -38,21 +38,25 @@ _STORAGE: dict[str, tuple[Storage, ...]] = {"both": ("warm", "cold"), "warm": ("
     show_default=True,
     help="Numbers of sequences that decode together.",
 )
-@click.option("--steps", type=int, default=64, show_default=True, help="Decode steps of a run.")
+@click.option("--steps", type=int, default=64, show_default=True, help="Number of decode steps in a run.")
 @click.option(
-    "--runs", type=int, default=3, show_default=True, help="Runs of each measurement; the tables show medians."
+    "--runs",
+    type=int,
+    default=3,
+    show_default=True,
+    help="Number of runs of each measurement; the tables show medians.",
 )
 @click.option(
     "--storage",
     type=click.Choice(list(_STORAGE)),
     default="both",
     show_default=True,
-    help="State of the records before a run: already read (warm), or dropped from the page cache (cold).",
+    help="State of the records before a run: in the page cache (warm), or dropped from the page cache (cold).",
 )
-@click.option("--threads", type=int, help="Threads of ONNX Runtime. [default: one per core]")
+@click.option("--threads", type=int, help="Number of threads of ONNX Runtime. [default: one per core]")
 @provider_options()
 @json_option
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print the result in Markdown, instead of tables.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print the result in Markdown.")
 @common_options
 def bench_command(
     bundle: Path,
@@ -71,10 +75,11 @@ def bench_command(
     as_markdown: bool,
     notes: Console,
 ) -> None:
-    """Measure how fast BUNDLE runs on this machine. Needs no PyTorch and no checkpoint.
+    """Measure how fast BUNDLE runs on this machine.
 
-    Measures prefill and decode on random token ids: tokens per second, the share of each part of the work, bytes read,
-    memory, and the share of the memory bandwidth. docs/performance.md explains the numbers.
+    The command measures prefill and decode on random token ids: tokens per second, the time of each part of the work,
+    bytes read, memory, and the share of the memory bandwidth that is used. docs/performance.md explains the numbers.
+    The command needs neither PyTorch nor a checkpoint.
 
     \b
     Examples:

@@ -40,7 +40,8 @@ _TYPED = ParameterSource.COMMANDLINE
     type=click.Choice(PROFILES),
     multiple=True,
     default=["cpu"],
-    help="Graphs to make; can be repeated. cpu: any batch size and length. coreml, nnapi: fixed shapes, for phones. "
+    help="Profile of the graphs to make. Can be repeated. cpu: any batch size and length; coreml, nnapi: fixed shapes, "
+    "for phones. "
     "[default: cpu]",
 )
 @click.option(
@@ -54,47 +55,47 @@ _TYPED = ParameterSource.COMMANDLINE
     default="float32",
     show_default=True,
     help="Dtype of the large weights in the dense graph. int8 is fast at prefill and decode; int4 is smaller, and "
-    "faster at decode. coreml: float32 or float16; nnapi: float32 or qdq-int8.",
+    "faster at decode. Profile coreml allows float32 and float16, and nnapi allows float32 and qdq-int8.",
 )
 @click.option(
     "--block-size",
     type=int,
     default=DEFAULT_BLOCK_SIZE,
     show_default=True,
-    help="Number of weights that share one int4 scale: 16, 32, 64, 128 or 256. A smaller block is more precise and "
-    "slower. Only with --dense-dtype int4.",
+    help="Number of weights that share one int4 scale: 16, 32, 64, 128 or 256. Smaller blocks are more precise and "
+    "slower. Allowed only with --dense-dtype int4.",
 )
 @click.option(
     "--kv-dtype",
     type=click.Choice(["float32", "int8"]),
     default="float32",
     show_default=True,
-    help="Dtype of the KV cache. int8 takes a quarter of the memory; long contexts are faster, but prefill is slower.",
+    help="Dtype of the KV cache. int8 takes a quarter of the memory. Long contexts are faster, but prefill is slower.",
 )
 @click.option(
     "--window-dtype",
     type=click.Choice(get_args(WindowDtype)),
     default="float32",
     show_default=True,
-    help="Dtype of the values in the expert window, for MoLKV with profile cpu only. int8 is faster and takes a "
+    help="Dtype of the values in the expert window. int8 is for MoLKV with profile cpu only; it is faster and takes a "
     "quarter of the memory. Values of an int8 store stay exact; probabilities are rounded.",
 )
 @click.option(
     "--chunk-lengths",
     type=counts,
     metavar="NUMBERS",
-    help="Positions in one call of a static graph; each length gets its own graph, and 1 is always included. "
+    help="Numbers of positions in one call of a static graph. Each length gets its own graph; 1 is always included. "
     f"[default: {','.join(map(str, CHUNK_LENGTHS))}]",
 )
 @click.option(
     "--context-length",
     type=int,
-    help=f"Longest sequence of static graphs. [default: the model's, at most {CONTEXT_LENGTH}]",
+    help=f"Longest sequence of static graphs, in tokens. [default: the model's, at most {CONTEXT_LENGTH}]",
 )
 @click.option(
     "--expert-window",
     type=int,
-    help="Expert window W of static graphs. A shorter window than the model's makes another model. "
+    help="Expert window W of static graphs. A window shorter than the model's changes the results. "
     "[default: the model's]",
 )
 @click.option(
@@ -102,7 +103,7 @@ _TYPED = ParameterSource.COMMANDLINE
     type=click.Choice(list(ROW_FORMATS)),
     default="float16",
     show_default=True,
-    help="Dtype of the experts' values. Embeddings and keys are float16, or float32 if this is float32.",
+    help="Dtype of the experts' values. Embeddings and keys are float16, or float32 if this option is float32.",
 )
 @click.option(
     "--shard-size",
@@ -110,7 +111,7 @@ _TYPED = ParameterSource.COMMANDLINE
     metavar="SIZE",
     default="1GiB",
     show_default=True,
-    help="Largest size of one file of the expert store.",
+    help="Largest size of a file of the expert store.",
 )
 @click.option(
     "--max-memory",
@@ -118,10 +119,10 @@ _TYPED = ParameterSource.COMMANDLINE
     metavar="SIZE",
     default="1GiB",
     show_default=True,
-    help="RAM for writing the expert store, in addition to the libraries. It does not change the bundle.",
+    help="RAM for writing the expert store, without the RAM of libraries. It does not change the bundle.",
 )
 @click.option(
-    "--force", is_flag=True, help="Replace BUNDLE if it exists. The old one stays until the new one is complete."
+    "--force", is_flag=True, help="Replace BUNDLE if it exists. The old bundle stays until the new one is complete."
 )
 @json_option
 @common_options
@@ -146,9 +147,10 @@ def export_command(
 ) -> None:
     """Write a trained CHECKPOINT as a BUNDLE.
 
-    CHECKPOINT is a folder with config.json, weights and, if the model has one, a tokenizer. It is our own format or a
-    published MoLE, in training form or in lookup form. Weights are model.safetensors, pytorch_model.bin, or several
-    files with an index. If the command fails, BUNDLE does not change. The same command continues an interrupted export.
+    CHECKPOINT is a folder with config.json, weights and, if the model has one, a tokenizer. It has our own format
+    or the format of the published MoLE models, in training or lookup form. Weights are model.safetensors,
+    pytorch_model.bin, or several files with an index. If the command fails, BUNDLE does not change. The same command
+    continues an interrupted export.
 
     \b
     Examples:
@@ -201,12 +203,12 @@ def _refuse_options_without_effect(dense_dtype: DenseDtype, *, is_new: bool) -> 
     """Refuse options on the command line that would change nothing.
 
     Raises:
-        click.BadParameter: There is one.
+        click.BadParameter: The command line has such an option.
     """
     context = click.get_current_context()
     given = {p.name: p for p in context.command.params if context.get_parameter_source(p.name or "") is _TYPED}
     if dense_dtype != "int4" and "block_size" in given:
-        message = f"found --dense-dtype {dense_dtype}, expected int4: only int4 weights have blocks"
+        message = f"found --dense-dtype {dense_dtype}, expected int4, since only int4 weights have blocks"
         raise click.BadParameter(message, param=given["block_size"])
     for name in ("profiles", "experts_dtype", "shard_size", "max_memory"):
         if not is_new and name in given:
@@ -215,7 +217,7 @@ def _refuse_options_without_effect(dense_dtype: DenseDtype, *, is_new: bool) -> 
 
 
 def _facts(bundle: Path, manifest: Manifest) -> dict[str, Any]:
-    """Return the content of the printed summary, for JSON. The manifest counts as a file."""
+    """Return the content of the printed summary, for JSON. The number of files includes the manifest."""
     return {
         "bundle": str(bundle),
         "files": len(manifest.files) + 1,
@@ -229,14 +231,14 @@ def _facts(bundle: Path, manifest: Manifest) -> dict[str, Any]:
 
 
 def _dtypes(graph: GraphInfo) -> str:
-    """Return the dtype of the weights, and the dtypes of the KV cache and the expert window if not float32."""
+    """Return the dtype of the weights, and those of the KV cache and the expert window if they are not float32."""
     others = {"KV cache": graph.kv_dtype, "expert window": graph.window_dtype}
     return ", ".join([graph.dense_dtype, *(f"{name} {dtype}" for name, dtype in others.items() if dtype != "float32")])
 
 
 def _note_own_reading(bundle: Path, manifest: Manifest, notes: Console) -> None:
-    """Name the check against a user's own code, for a family whose paper leaves choices open."""
-    from molkv_export.families import FAMILIES  # needs PyTorch, which the help does not
+    """Print how to compare with a user's own code, for a family whose paper leaves choices open."""
+    from molkv_export.families import FAMILIES  # needs PyTorch, but --help must work without it
 
     note = FAMILIES[manifest.model.model_type].note
     if note and manifest.model.layers_with_experts:

@@ -19,7 +19,8 @@ from molkv_export.terminal import console, status
 def inspect_command(bundle: Path, as_json: bool, notes: Console) -> None:
     """Show the content of BUNDLE.
 
-    Sizes in RAM and on storage, the expert store, inputs and outputs of the graphs, dtypes, files and provenance.
+    The command shows sizes in RAM and on storage, the expert store, inputs and outputs of the graphs, dtypes, files and
+    provenance.
 
     \b
     Examples:

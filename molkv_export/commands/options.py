@@ -1,4 +1,4 @@
-"""Options, types of values and ways of printing that several commands share."""
+"""Options, types of option values, and printing of results, for several commands."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def byte_size(text: str) -> int:
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """Read numbers with commas between them, such as 64,256.
+    """Read a list of numbers that are separated by commas, such as 64,256.
 
     Raises:
         click.BadParameter: The text is not such a list.
@@ -73,7 +73,7 @@ def _bias(text: str) -> tuple[int, float]:
 def _one_each(
     _context: click.Context, _parameter: click.Parameter, biases: tuple[tuple[int, float], ...]
 ) -> dict[int, float] | None:
-    """Return the biases by token id, or None if the option is not given.
+    """Return the biases by token id, or None if there are none.
 
     Raises:
         click.BadParameter: A token id has several biases.
@@ -91,19 +91,21 @@ def print_json(value: Any) -> None:
 
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as one JSON document, instead of text."
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON document instead of text."
 )
 
 
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --quiet and --verbose, and raise an impossible value as an error of its option.
+    """Add --quiet and --verbose to a command, and convert an ArgumentError to an error of click that names the option.
 
-    The command gets the argument `notes`: the console on standard error for progress and notes. Log messages are
-    printed there, too.
+    The command gets the argument `notes`: the console on standard error for progress and notes. This console also
+    prints log messages.
     """
 
     @click.option("-q", "--quiet", is_flag=True, help="Show only errors on standard error: no progress and no notes.")
-    @click.option("-v", "--verbose", is_flag=True, help="Show details on standard error, such as seconds and threads.")
+    @click.option(
+        "-v", "--verbose", is_flag=True, help="Show details on standard error, such as times and numbers of threads."
+    )
     @wraps(command)
     def prepared(quiet: bool, verbose: bool, **arguments: Any) -> Any:
         if quiet and verbose:
@@ -121,7 +123,7 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _parameter(argument: str) -> click.Parameter | None:
-    """Return the parameter of the running command that sets an argument of a function; None if there is none."""
+    """Return the running command's parameter that sets the argument of a function; None if there is none."""
     option = "--" + argument.replace("_", "-")
     parameters = click.get_current_context().command.params
     return next((each for each in parameters if argument == each.name or option in each.opts), None)
@@ -137,7 +139,7 @@ def provider_options(providers: Iterable[str] = tuple(PRESETS)) -> Callable[[Cal
         click.option(
             "--profile",
             type=click.Choice(PROFILES),
-            help="Graph of BUNDLE to run. [default: the best for the provider]",
+            help="Profile of the graphs to run. [default: the best for the provider]",
         ),
         click.option(
             "--provider",
@@ -152,7 +154,7 @@ def provider_options(providers: Iterable[str] = tuple(PRESETS)) -> Callable[[Cal
             type=assignment,
             metavar="NAME=VALUE",
             multiple=True,
-            help="Option of the provider, such as MLComputeUnits=ALL. It replaces our default. Can be repeated.",
+            help="Option of the provider, such as MLComputeUnits=ALL; it replaces our default. Can be repeated.",
         ),
         click.option("--require-provider", is_flag=True, help="Fail if any node runs on another provider."),
     ]
@@ -166,7 +168,7 @@ def provider_options(providers: Iterable[str] = tuple(PRESETS)) -> Callable[[Cal
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of sampling; the command gets the argument `sampling`: the given fields of `Sampling`."""
+    """Add the options of sampling; the command gets the argument `sampling`, a dict of the given options."""
     names = [each.name for each in fields(Sampling)]
 
     @wraps(command)
@@ -176,7 +178,9 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     unset = "[default: the bundle's]"
     options = [
-        click.option("--temperature", type=float, help=f"0 takes the likeliest token (greedy). {unset}"),
+        click.option(
+            "--temperature", type=float, help=f"Temperature of sampling; 0 takes the likeliest token (greedy). {unset}"
+        ),
         click.option("--top-k", type=int, help=f"Draw from the k likeliest tokens; 0 is off. {unset}"),
         click.option(
             "--top-p",
@@ -186,12 +190,12 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--min-p",
             type=float,
-            help=f"Drop tokens whose probability is below this share of the largest one; 0 is off. {unset}",
+            help=f"Drop tokens whose probability is below this share of the largest probability; 0 is off. {unset}",
         ),
         click.option(
             "--repetition-penalty",
             type=float,
-            help=f"Make tokens of the prompt and the text less likely by this factor; 1 is off. {unset}",
+            help=f"Factor that makes tokens of the prompt and the generated text less likely; 1 is off. {unset}",
         ),
         click.option(
             "--presence-penalty",
@@ -201,7 +205,7 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--frequency-penalty",
             type=float,
-            help="Number to subtract from the logit of a token for each time that it is in the generated text. "
+            help="Number to subtract from the logit of a token for each time that the token is in the generated text. "
             "[default: 0]",
         ),
         click.option(

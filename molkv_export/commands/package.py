@@ -21,18 +21,18 @@ from molkv_export.terminal import human_bytes
 @click.option(
     "--profile",
     type=click.Choice(PROFILES),
-    help="Graphs of BUNDLE to take; they must have fixed shapes. [default: nnapi for android, coreml for ios]",
+    help="Profile of the graphs to pack; they must have fixed shapes. [default: nnapi for android, coreml for ios]",
 )
 @click.option(
     "--graph-format",
     type=click.Choice(get_args(GraphFormat)),
     default="onnx",
     show_default=True,
-    help="Format of the graphs. ort is for minimal builds of ONNX Runtime; its files hold the weights once for each "
-    "length of a call.",
+    help="Format of the graphs. ort is for minimal builds of ONNX Runtime; each of its graph files holds its own copy "
+    "of the weights.",
 )
 @click.option(
-    "--force", is_flag=True, help="Replace OUT if it is a package. The old one stays until the new is complete."
+    "--force", is_flag=True, help="Replace OUT if it is a package. The old one stays until the new one is complete."
 )
 @json_option
 @common_options
@@ -46,10 +46,10 @@ def package_command(
     as_json: bool,
     notes: Console,
 ) -> None:
-    """Lay out BUNDLE for an app in the folder OUT.
+    """Write the files that an app needs for BUNDLE into the folder OUT.
 
-    OUT gets asset packs (android) or one folder for the app (ios), within the size limits of the app store. Its README
-    has the calls that run this model. Needs no PyTorch. If the command fails, OUT does not change.
+    OUT gets asset packs (android) or one folder for the app (ios), within the size limits of the app store. The README
+    in OUT lists the calls that run this model. The command does not need PyTorch. If it fails, OUT does not change.
 
     \b
     Examples:
@@ -65,7 +65,7 @@ def package_command(
     if as_json:
         print_json(info)
         return
-    click.echo(f"{out}: {human_bytes(info.size)} for {target}, profile {info.profile}; {README} says how to run it")
+    click.echo(f"{out}: {human_bytes(info.size)} for {target}, profile {info.profile}; {README} explains how to run it")
     for line in _lines(info):
         click.echo(f"  {line}")
 
@@ -77,5 +77,5 @@ def _lines(info: PackageInfo) -> list[str]:
     ]
     if info.graph_format == "ort":
         sizes = ", ".join(f"{graph.file} {human_bytes(graph.size)}" for graph in info.graphs)
-        lines.append(f"each graph holds its weights: {sizes}")
+        lines.append(f"each graph file holds its own copy of the weights: {sizes}")
     return lines

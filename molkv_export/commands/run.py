@@ -25,13 +25,17 @@ _LOG = logging.getLogger(__name__)
     "--prompt", "prompts", multiple=True, required=True, help="Text to continue. Several prompts run as one batch."
 )
 @click.option(
-    "--max-new-tokens", type=int, default=128, show_default=True, help="Largest number of tokens to add to a prompt."
+    "--max-new-tokens",
+    type=int,
+    default=128,
+    show_default=True,
+    help="Largest number of tokens to generate for each prompt.",
 )
 @sampling_options
 @provider_options()
 @click.option("--mmap", "use_mmap", is_flag=True, help="Read the expert store through a memory map.")
 @click.option("--no-checksums", is_flag=True, help="Do not check the checksums of the records.")
-@click.option("--threads", type=int, help="Threads of one operator. [default: one per core]")
+@click.option("--threads", type=int, help="Number of threads that compute an operator. [default: one per core]")
 @common_options
 def run_command(
     bundle: Path,
@@ -47,9 +51,9 @@ def run_command(
     threads: int | None,
     notes: Console,
 ) -> None:
-    """Generate text with BUNDLE. Needs no PyTorch.
+    """Generate text with BUNDLE. The command does not need PyTorch.
 
-    At temperature 0 the text is greedy: --top-k, --top-p, --min-p and --seed have no effect.
+    At temperature 0 the text is greedy, and --top-k, --top-p, --min-p and --seed have no effect.
 
     \b
     Examples:
@@ -83,7 +87,7 @@ def run_command(
 
 
 def _report_sampling(chosen: Sampling, given: dict[str, Any], generator: Generator, notes: Console) -> None:
-    """Log the sampling and where each value comes from, and note given options that have no effect."""
+    """Log each value of the sampling with its origin, and print a note about given options that have no effect."""
     from_bundle = generator.bundle.manifest.generation.sampling.__struct_fields__
     values = []
     for name, value in asdict(chosen).items():
@@ -99,20 +103,23 @@ def _report_sampling(chosen: Sampling, given: dict[str, Any], generator: Generat
     if unused and chosen.temperature == 0:
         print_line(
             notes,
-            f"note: no effect at temperature 0 (greedy text): {', '.join(unused)}; "
-            "to sample, add --temperature, such as --temperature 0.8",
+            f"note: at temperature 0 (greedy text) these options have no effect: {', '.join(unused)}; "
+            "to sample, add an option such as --temperature 0.8",
         )
 
 
 def _as_text(value: float | dict[int, float]) -> str:
-    """Return a field of `Sampling` as the options of the command line take it."""
+    """Return a field of `Sampling` in the form of the command line's options."""
     if isinstance(value, dict):
         return " ".join(f"{token}={bias:g}" for token, bias in value.items()) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _print_stream(prompt: str, pieces: Iterator[tuple[int, str]], notes: Console) -> None:
-    """Print a prompt and its continuation. Notes come after the last line, which ends even after an error."""
+    """Print a prompt and its continuation, then notes.
+
+    The text ends with a line break even if an error interrupts it.
+    """
     click.echo(prompt, nl=False)
     with notes.capture() as captured:
         try:

@@ -29,9 +29,10 @@ def selftest_command(
 ) -> None:
     """Check BUNDLE on this device, without PyTorch.
 
-    Shows that this device computes the same as the source model. Needs no checkpoint. Compares every byte with the
-    checksums in the manifest. Then runs the golden vectors, which PyTorch computed at export: prefill in chunks,
-    step-by-step decode, greedy text in a batch. Exits with 1 if anything is different.
+    The command shows that this device computes the same as the source model. It needs no checkpoint. It compares every
+    byte with the checksums in the manifest. Then it compares the results of the bundle with the golden vectors, which
+    are results that PyTorch computed at export: prefill in chunks, step-by-step decode, greedy text in a batch. It
+    exits with 1 if anything is different.
 
     \b
     Examples:
@@ -57,19 +58,19 @@ def selftest_command(
 
 def _lines(result: SelfTest) -> list[str]:
     lines = []
-    if result.phases:  # without them, the bundle was refused before anything ran
+    if result.phases:  # empty if the bundle was refused before anything ran
         limits = result.phases[0].limits
         lines.append(f"  {describe_placements(result.placements)}")
         lines.append(f"  limits: max abs {limits.max_abs:.1e}, rel. L2 {limits.relative_l2:.1e}")
     lines += [
         f"  {phase.phase}: {phase.positions} positions, max abs logit {phase.max_abs_logit:.1e}, "
         f"projection {phase.max_abs_projection:.1e}, rel. L2 {phase.relative_l2:.1e}, "
-        f"{phase.right_tokens} of {phase.certain_tokens} certain tokens right"
+        f"{phase.right_tokens} of {phase.certain_tokens} tokens right (ties not counted)"
         for phase in result.phases
     ]
     if result.greedy_tokens:
         lines.append(f"  greedy text: {result.greedy_identical} of {result.greedy_tokens} tokens identical")
     elif result.phases:
-        lines.append("  greedy text: not compared, because rounding can change the first tokens already")
+        lines.append("  greedy text: not compared, because rounding can change even the first tokens")
     lines += [f"FAIL {failure}" for failure in result.failures]
-    return lines if result.failures else [*lines, "PASS this device computes what the source model computed"]
+    return lines if result.failures else [*lines, "PASS this device computes the same as the source model"]

@@ -16,12 +16,12 @@ from molkv_export.commands.options import PATH, common_options, json_option, pri
 @click.argument("config", type=PATH)
 @click.argument("checkpoint", type=PATH)
 @click.option("--steps", type=int, default=400, show_default=True, help="Number of optimizer steps.")
-@click.option("--batch-size", type=int, default=12, show_default=True, help="Sequences in a step.")
-@click.option("--sequence-length", type=int, default=256, show_default=True, help="Tokens in a sequence.")
+@click.option("--batch-size", type=int, default=12, show_default=True, help="Number of sequences in a step.")
+@click.option("--sequence-length", type=int, default=256, show_default=True, help="Number of tokens in a sequence.")
 @click.option(
     "--learning-rate", type=float, default=2e-3, show_default=True, help="Largest learning rate; it decays to a tenth."
 )
-@click.option("--warmup-steps", type=int, default=100, show_default=True, help="Steps of linear warm-up.")
+@click.option("--warmup-steps", type=int, default=100, show_default=True, help="Number of steps of linear warm-up.")
 @click.option(
     "--weight-decay", type=float, default=0.1, show_default=True, help="Weight decay of AdamW, for matrices only."
 )
@@ -32,8 +32,8 @@ from molkv_export.commands.options import PATH, common_options, json_option, pri
 def train_command(config: Path, checkpoint: Path, force: bool, as_json: bool, notes: Console, **options: float) -> None:
     """Train a small model and write it as CHECKPOINT.
 
-    The text is Python's standard library. CONFIG is a config.json. The command saves its state in CHECKPOINT.training
-    every 100 steps and when it is interrupted. The same command then continues from the saved step.
+    The training text is Python's standard library. CONFIG is a config.json. The command saves its state in
+    CHECKPOINT.training every 100 steps and when it is interrupted. The same command then continues from the saved step.
 
     \b
     Examples:

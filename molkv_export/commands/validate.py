@@ -27,15 +27,22 @@ if TYPE_CHECKING:
     type=PATH,
     help="Texts and logits from your own code (safetensors), as the reference instead of a checkpoint.",
 )
-@click.option("--text", type=PATH, help="UTF-8 text to compare on. [default: held-out standard library modules]")
+@click.option(
+    "--text",
+    type=PATH,
+    help="UTF-8 text on which both models run. [default: held-out modules of Python's standard library]",
+)
 @click.option("--quick", is_flag=True, help="Compare one text, 4 short continuations and 1024 records.")
 @click.option("--sequences", type=int, help="Number of texts to compare. [default: 8]")
 @click.option("--continuations", type=int, help="Number of greedy continuations to compare. [default: 20]")
-@click.option("--new-tokens", type=int, help="Tokens in each continuation. [default: 256]")
+@click.option("--new-tokens", type=int, help="Number of tokens in each continuation. [default: 256]")
 @click.option(
-    "--bisect", "with_bisection", is_flag=True, help="Compare inside the layers, and name the first wrong layer."
+    "--bisect",
+    "with_bisection",
+    is_flag=True,
+    help="Also compare values inside the layers, and name the first wrong layer.",
 )
-@click.option("--plot", type=PATH, help="Draw the error of each layer to a PNG or SVG file; implies --bisect.")
+@click.option("--plot", type=PATH, help="Draw the errors of all layers in a PNG or SVG file; implies --bisect.")
 @click.option("--report", "report_folder", type=PATH, help="Write an HTML page and a JSON file to this folder.")
 @provider_options([*PRESETS, "onnx-reference"])
 @json_option
@@ -62,9 +69,9 @@ def validate_command(
 ) -> None:
     """Compare BUNDLE with the trained model.
 
-    Exits with 1 if a gate fails. PyTorch runs the checkpoint. The host driver runs the bundle in every phase (one-shot
-    and chunked prefill, decode, window wrap-around, mixed batches, the end of the context) and writes greedy text.
-    docs/parity.md explains the gates.
+    The command exits with 1 if a gate (a limit for a difference) fails. PyTorch runs the checkpoint. The host driver
+    runs the bundle in every phase (one-shot and chunked prefill, decode, window wrap-around, mixed batches, the end of
+    the context) and writes greedy text. docs/parity.md explains the gates.
 
     The checkpoint runs with our implementation of the papers. If your own code defines the model, write its texts and
     logits to a file and compare with --expected: "Your own code" in docs/parity.md has a recipe.
@@ -105,7 +112,7 @@ def validate_command(
 
 
 def _scope(quick: bool, **asked: int | None) -> Scope | None:
-    """Return the amount to compare; None leaves it to `validate`."""
+    """Return how much to compare; None selects the default of `validate`."""
     from molkv_export.parity.compared_texts import QUICK, Scope
 
     given = {name: value for name, value in asked.items() if value is not None}
@@ -113,7 +120,7 @@ def _scope(quick: bool, **asked: int | None) -> Scope | None:
 
 
 def _check_places(report_folder: Path | None, plot: Path | None) -> None:
-    """Check before the work that the report and the plot can be written after it."""
+    """Check that the report and the plot can be written, before the comparison starts."""
     from molkv_export.parity.report import check_plot, check_report_folder
 
     if plot is not None:

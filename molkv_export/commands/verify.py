@@ -20,8 +20,8 @@ from molkv_export.terminal import byte_progress, counter, human_bytes
 def verify_command(bundle: Path, as_json: bool, notes: Console) -> None:
     """Check BUNDLE for damaged files.
 
-    Compares every byte with the checksums in the manifest. Needs no PyTorch. If something is damaged, names the file,
-    the record and the token id, and exits with 1.
+    The command compares every byte with the checksums in the manifest. It does not need PyTorch. If anything is
+    damaged, it prints the file, the record and the token id, and exits with 1.
 
     \b
     Examples:

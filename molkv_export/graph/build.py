@@ -34,7 +34,7 @@ class BuiltGraph(NamedTuple):
     model: ir.Model
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    linears: dict[str, Linear]  # by name; their `encode` converts weights to initializers
+    linears: dict[str, Linear]  # by name; the method `encode` converts a weight to initializers
 
     @property
     def nbytes(self) -> int:
@@ -56,7 +56,7 @@ class GraphPlan(NamedTuple):
 
     @property
     def weights(self) -> list[int]:
-        """Sizes of the large weights in float32, in bytes."""
+        """Size in bytes of each large weight in float32."""
         return [4 * math.prod(linear.shape) for linear in self.graphs[min(self.graphs)].linears.values()]
 
     @property
@@ -73,7 +73,7 @@ def build_graph(
     Args:
         config: The model's configuration.
         dense: The dtypes of large weights and caches.
-        mixer: Creates the mixer of one layer, see `decoder.MakeMixer`.
+        mixer: Creates the mixer of one layer from configuration and modules; `decoder.MakeMixer` describes a mixer.
 
     Raises:
         ConfigError: ONNX Runtime's attention operator does not support this model.
@@ -117,7 +117,7 @@ class Frame:
         self.values = {info.name: self._builder.input(info.name, DTYPES[info.dtype], info.shape) for info in inputs}
 
     def finish(self, model: nn.Module, results: list[ir.Value]) -> BuiltGraph:
-        """Make `results`, which `model` has computed, the outputs of the graph, and return the graph."""
+        """Make `results` the outputs of the graph, and return the graph; `model` is the module with all weights."""
         for info, value in zip(self._outputs, results, strict=True):
             value.shape, value.dtype = ir.Shape(info.shape), DTYPES[info.dtype]
             self._builder.add_output(value, info.name)

@@ -1,4 +1,4 @@
-"""Choices and defaults for graphs. The command line shows them, so this module must not import PyTorch."""
+"""Choices and defaults for graphs. The command line's help shows them, so this module must not import PyTorch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DTYPES: dict[str, tuple[DenseDtype, ...]] = {
 # The oldest ONNX Runtime with which the graphs are tested, by profile (`make test-lowest`, `make test-openvino`).
 MIN_ONNXRUNTIME = {"cpu": "1.25.1", "coreml": "1.24.1", "nnapi": "1.24.1"}
 
-# Number of weights that share a scale in int4.
+# Allowed numbers of weights that share a scale in int4.
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 DEFAULT_BLOCK_SIZE = 128
 

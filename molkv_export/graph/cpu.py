@@ -17,7 +17,7 @@ _INT8_CACHE = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm over the last dimension by ONNX Runtime's operators, alone or fused with the addition before it."""
+    """RMSNorm over the last dimension with ONNX Runtime's operators; the addition before it can be fused."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, op: OpBuilder, x: Value, skip: Value | None = None) -> tuple[Value, Value]:
-        """Return the norm of x + skip, and x + skip; without skip, the norm of x, and x."""
+        """Return the norm of x + skip, and x + skip. If `skip` is None, return the norm of x, and x."""
         if skip is None:
             # ONNX does not define this operator, but ONNX Runtime registers it in the default domain.
             return op.SimplifiedLayerNormalization(x, self.weight, axis=-1, epsilon=self.eps, stash_type=1), x
@@ -36,7 +36,7 @@ class RMSNorm(nn.Module):
 
 
 class RotaryCache:
-    """The cos and sin of all positions as initializers of the graph, one pair for each size and scale."""
+    """Initializers of the graph with the cos and sin of all positions, one pair for each size and scale."""
 
     def __init__(self, max_positions: int, theta: float) -> None:
         self.max_positions = max_positions
@@ -62,12 +62,12 @@ class KVCache(NamedTuple):
 
     past_key: Value
     past_value: Value
-    seqlens_k: Value  # int32 [B]: tokens in the cache after this step, minus 1
-    total_sequence_length: Value  # int32 scalar: tokens in the cache of the longest sequence after this step
+    seqlens_k: Value  # int32 [B]: number of tokens in the cache after this step, minus 1
+    total_sequence_length: Value  # int32 scalar: number of tokens of the longest sequence in the cache after this step
 
 
 class Attention(nn.Module):
-    """Attention by ONNX Runtime's GroupQueryAttention, which takes packed query, key and value, and rotates them."""
+    """Attention with ONNX Runtime's GroupQueryAttention, which takes query, key and value packed, and rotates them."""
 
     def __init__(self, config: LookupExpertConfig, dense: DenseFormat, rotary: RotaryCache) -> None:
         super().__init__()

@@ -15,7 +15,10 @@ from molkv_export.modeling import tap_name
 
 
 class Modules(Protocol):
-    """A factory of modules, whose operators and shapes a profile supports; signatures are those of `graph/cpu.py`."""
+    """A factory of a profile's modules, which use only operators and shapes that the profile supports.
+
+    The modules have the signatures of those in `graph/cpu.py`.
+    """
 
     @property
     def dtype(self) -> ir.DataType:
@@ -79,7 +82,8 @@ class LayerInputs(NamedTuple):
 class DecoderLayer(nn.Module):
     """A pre-norm layer: h = x + Attention(RMSNorm(x)); n = RMSNorm(h); y = h + FFN(n) + Mixer(n, experts).
 
-    The addition to h is left to the next norm, which fuses it. So a layer returns h and the branch that is to be added.
+    A layer returns h and the branch FFN(n) + Mixer(n, experts), and does not add them: the norm of the next layer fuses
+    this addition.
     """
 
     def __init__(self, config: LookupExpertConfig, modules: Modules, make_mixer: MakeMixer, index: int) -> None:
@@ -94,7 +98,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, op: OpBuilder, x: Value, branch: Value | None, inputs: LayerInputs
     ) -> tuple[Value, Value, Value, Value]:
-        """Return h, the branch to be added to it, and the present key and value; the layer's input is x + branch."""
+        """Return h, this layer's branch, and the present key and value. The layer's input is x + `branch`."""
         normed, x = self.input_layernorm(op, x, branch)
         attended, present_key, present_value = self.self_attn(op, normed, inputs.cache)
         n, h = self.post_attention_layernorm(op, x, attended)
@@ -105,7 +109,7 @@ class DecoderLayer(nn.Module):
             "post_attention_norm": n,
             "feed_forward": feed_forward,
         }
-        if self.index > 0:  # in the first layer it is an input of the graph
+        if self.index > 0:  # the residual stream of layer 0 is an input of the graph
             taps["residual"] = x
         if self.expert_mixer is not None:
             taps["experts"], taps["expert_scores"] = self.expert_mixer(op, n, inputs.values, self.index)
@@ -129,7 +133,7 @@ class Decoder(nn.Module):
     ) -> tuple[Value, list[tuple[Value, Value]]]:
         """Return the final norm's output and every layer's present key and value.
 
-        The norm is computed for the `last` positions (int64 [1], 0 to T), or for all if `last` is None.
+        `last` (int64 [1], 0 to T) is the number of final positions for which the norm is computed; None: all positions.
         """
         branch = None
         presents = []

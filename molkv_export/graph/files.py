@@ -40,7 +40,7 @@ def save_graphs(
         plan: The graphs.
         source: The checkpoint with the weights.
         folder: The folder of the new files.
-        scales: Calibrated scales and zero points, by name of the initializer; those that no graph has are ignored.
+        scales: Calibrated scales and zero points, by the initializer's name. Names that no graph has are ignored.
         hashes: SHA-256 of the checkpoint's files, by name.
         advance: Called with the number of bytes of weights that were written since its last call.
 
@@ -117,14 +117,14 @@ def _cache_key(plan: GraphPlan, length: int, hashes: dict[str, str]) -> str:
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """Return the error that onnx_ir wrapped: it reads small tensors while it serializes, and reading can fail."""
+    """Return the original error: onnx_ir reads small tensors while it writes a graph, and wraps errors of the reads."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def load_graphs(bundle: Bundle) -> dict[int, onnx.ModelProto]:
-    """Check and load a profile's graphs, by the length of a call; weights are not loaded.
+    """Check a profile's graphs and return them by the length of a call. Weights are not loaded.
 
     Raises:
         BundleError: A file is damaged.

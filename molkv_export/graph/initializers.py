@@ -29,8 +29,7 @@ def attach_weights(
     Args:
         graphs: Graphs with the same weights; they differ in the length of a call.
         checkpoint: The source of the weights.
-        scales: Calibrated scales and zero points of activations and of a quantized KV cache, by name of the
-            initializer.
+        scales: Calibrated scales and zero points of activations and of a quantized KV cache, by the initializer's name.
     """
     encoder = _WeightEncoder(checkpoint)
     for graph in graphs:
@@ -45,7 +44,7 @@ def attach_weights(
 
 
 def source_weight(initializer: str) -> str:
-    """Return the name of the weight that an initializer is made from; a quantized weight has two, codes and scales."""
+    """Return the name of the weight in an initializer; a quantized weight has two initializers, codes and scales."""
     return initializer.removesuffix("_scale")
 
 
@@ -53,7 +52,7 @@ def source_names(weight: str, tied: bool) -> list[str]:
     """Return the names of the checkpoint's tensors that make up a weight, in the order of its columns."""
     if weight.endswith("qkv_proj.weight"):
         return [weight.replace("qkv_proj", part) for part in ("q_proj", "k_proj", "v_proj")]
-    weight = weight.replace(".qkv_proj.", ".")  # in a graph with separate query, key and value (`SplitQkv`)
+    weight = weight.replace(".qkv_proj.", ".")  # graphs with separate query, key and value (`SplitQkv`)
     return [EMBEDDING if tied and weight == LM_HEAD else weight]
 
 
@@ -71,9 +70,9 @@ def _vector_reader(name: str, checkpoint: Checkpoint, value: ir.Value) -> Callab
 class _WeightEncoder:
     """A reader and encoder of weights. A quantized weight becomes several arrays (codes, scales).
 
-    onnx_ir saves the large arrays of one weight after the other, and then the small arrays of all weights; for each
-    graph again. In this order each weight is read and encoded once: a large array is kept until it is requested or the
-    next weight is read, and a small array is kept forever.
+    For each graph, onnx_ir saves first the large arrays, weight by weight, and then the small arrays of all weights. In
+    this order every weight is read and encoded once: a large array is kept until it is requested or the next weight is
+    read, and a small array is kept forever.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:

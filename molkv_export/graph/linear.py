@@ -1,7 +1,7 @@
 """Matrix products with a constant weight, one class for each format of the weight.
 
-A weight is stored as [in, out], which ONNX's MatMul takes; PyTorch's is [out, in]. Each class declares its parameters,
-computes their contents from a weight (`encode`), and multiplies.
+A weight is stored as [in, out], the order that ONNX's MatMul takes; PyTorch's order is [out, in]. Each class declares
+its parameters, computes their contents from a weight (`encode`), and multiplies.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class HalfComputeLinear(HalfLinear):
 
 
 def int8_product(op: OpBuilder, x: Value, codes: Value, scale: Value, *, is_negative: bool = True) -> Value:
-    """Multiply x with int8 codes; each row of x is first rounded to 127 steps of its largest magnitude.
+    """Multiply x with int8 codes. Each row of x is first rounded; the step is 1/127 of the row's largest magnitude.
 
     Args:
         op: The builder of the graph.
@@ -111,7 +111,7 @@ def int8_product(op: OpBuilder, x: Value, codes: Value, scale: Value, *, is_nega
     largest = op.ReduceMax(op.Abs(x) if is_negative else x, [-1], keepdims=1)
     largest = op.Max(largest, op.Constant(value_float=_TINY))  # a row of zeros stays zero
     unit = op.Constant(value_float=1 / 127)
-    # The codes of x must be unsigned, since the kernel exists only for these.
+    # The codes of x must be unsigned, since the kernel takes no signed codes.
     middle = op.Constant(value=ir.tensor(np.uint8(128 if is_negative else 0)))
     rounded = op.QuantizeLinear(op.Div(x, largest), unit, middle)
     product = op.MatMulIntegerToFloat(rounded, codes, unit, scale, middle, _domain="com.microsoft", _version=1)
@@ -119,10 +119,10 @@ def int8_product(op: OpBuilder, x: Value, codes: Value, scale: Value, *, is_nega
 
 
 class RowwiseInt8Linear(Linear):
-    """A product of int8 weights, one scale for each column, with activations rounded to int8, one scale per position.
+    """A product in int8: each column of the weight has a scale, and each position of the activations has a scale.
 
-    Its kernel is ONNX Runtime's fastest for many positions. `DynamicQuantizeMatMul` has the same kernel, but one scale
-    for all activations of a call: the result for a position would depend on the other positions of the call.
+    Its kernel is ONNX Runtime's fastest for many positions. `DynamicQuantizeMatMul` has the same kernel, but only one
+    scale for all activations of a call. Then the result for a position would depend on the call's other positions.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -145,9 +145,9 @@ class RowwiseInt8Linear(Linear):
 
 
 class BlockwiseLinear(Linear):
-    """A product by ONNX Runtime's MatMulNBits: weights have 4 or 8 bits, and a scale for each block of a column.
+    """A product with ONNX Runtime's MatMulNBits: weights have 4 or 8 bits, and each block of a column has a scale.
 
-    The kernel rounds activations to int8, with a scale for each block of a position.
+    The kernel rounds activations to int8; each block of a position has a scale.
     """
 
     def __init__(self, in_features: int, out_features: int, bits: int, block_size: int) -> None:
@@ -173,7 +173,7 @@ class BlockwiseLinear(Linear):
         )
 
     def encode(self, weight: Floats) -> Parameters:
-        """Return the codes (the middle of their range stands for 0) and scales of ONNX Runtime's quantizer."""
+        """Return codes and scales from ONNX Runtime's quantizer; the middle of the range of codes stands for 0."""
         config = DefaultWeightOnlyQuantConfig(self.block_size, is_symmetric=True, bits=self.bits)
         codes, scale, _ = DefaultWeightOnlyQuantizer(config).qbits_block_quant(weight)
         return {"weight": codes, "weight_scale": scale}
@@ -202,7 +202,7 @@ class DenseFormat(NamedTuple):
                 raise ValueError("qdq-int8 is a format of static graphs")
 
     def head(self, in_features: int, out_features: int) -> Linear:
-        """Create the LM head; for int4 it is int8, since 4 bits would cost too much quality."""
+        """Create the LM head. If the format is int4, the LM head is int8, since 4 bits would lose too much quality."""
         if self.dtype == "int4":
             return RowwiseInt8Linear(in_features, out_features)
         return self.linear(in_features, out_features)

@@ -13,7 +13,7 @@ from molkv_export.graph.decoder import Modules
 
 
 class MoleMixer(nn.Module):
-    """The mixer sum_n softmax_n(u . r_n) v[i,n]. As published, the softmax is in float32 in every graph."""
+    """The mixer sum_n softmax_n(x . r_n) v[i,n]. As published, every graph computes the softmax in float32."""
 
     def __init__(self, config: MoleConfig, modules: Modules) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class MoleMixer(nn.Module):
         self._dtype = modules.dtype
 
     def forward(self, op: OpBuilder, x: Value, values: Mapping[str, Value], layer: int) -> tuple[Value, Value]:
-        """Return the mixed experts [B, T, d] for x [B, T, d], and the scores [B, T, N]; static graphs have no B."""
+        """Return the mixed experts [B, T, d] for x [B, T, d], and the scores [B, T, N]. Static graphs have no B."""
         scores = self.router(op, x)
         if self._dtype == ir.DataType.FLOAT:
             weights = op.Softmax(scores, axis=-1)

@@ -13,7 +13,7 @@ from molkv_export.graph.linear import int8_product
 
 
 class MolkvMixer(nn.Module):
-    """The mixer g_t * softmax(q_t . kk / sqrt(dk) + mask) v; experts and mask may have any common order."""
+    """The mixer g_t * softmax(q_t . kk / sqrt(dk) + mask) v. The mask must have the order of the experts."""
 
     def __init__(self, config: MolkvConfig, modules: CpuModules) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class MolkvMixer(nn.Module):
         self.gate = modules.small_linear(config.hidden_size, 1) if config.expert_gate == "sigmoid" else None
 
     def forward(self, op: OpBuilder, x: Value, values: Mapping[str, Value], layer: int) -> tuple[Value, Value]:
-        """Attend from x [B, T, d]; return [B, T, d] and the masked scores [blocks, C, R*N]; blocks * C = B * T."""
+        """Return the output [B, T, d] for x [B, T, d], and the masked scores [blocks, C, R*N]; blocks * C = B * T."""
         key, value = values[f"expert_key.{layer}"], values[f"expert_value.{layer}"]  # [blocks, R*N, dk or d]
         mask, position_ids = values["expert_mask"], values["position_ids"]  # [blocks, C, R*N], [B, T]
         query = self.query_proj(op, x)
@@ -42,7 +42,7 @@ class MolkvMixer(nn.Module):
         scores = op.Add(op.MatMul(query, op.Transpose(key, perm=[0, 2, 1])), mask)
         weights = op.Softmax(scores, axis=-1)
         if self.window_dtype == "int8":
-            # `int8_product` has no scales for the rows of the codes, so these are multiplied into the weights.
+            # `int8_product` takes no scales for rows of the codes, so the weights are multiplied by these scales.
             weights = op.Mul(weights, values[f"expert_value_scale.{layer}"])  # [blocks, 1, R*N]
             mixed = int8_product(op, weights, value, op.Constant(value_float=1.0), is_negative=False)
         else:
@@ -54,6 +54,6 @@ class MolkvMixer(nn.Module):
 def _shape(op: OpBuilder, value: Value, size: int) -> Value:
     """Return the first two dimensions of an input, followed by a size.
 
-    All layers compute the same shape, so ONNX Runtime computes it once.
+    All layers have the same nodes for this shape, and ONNX Runtime merges them.
     """
     return op.Concat(op.Shape(value, start=0, end=2), op.Constant(value_ints=[size]), axis=0)

@@ -1,9 +1,10 @@
-"""Checks, without a phone, of which nodes of a static graph ONNX Runtime's providers for phones take.
+"""Checks that find, without a phone, the nodes of a static graph that ONNX Runtime's providers for phones refuse.
 
-Such a provider is a compiler. A node that it does not take runs on the CPU, without an error, and the copies between
-the two cost more time than the compiler saves. `lint` names every such node and the reason. It has more rules than ONNX
-Runtime's own checker, which considers only operators and shapes (`official_check`). Both check a graph's file. ONNX
-Runtime rewrites the graph before it passes it to a provider; `optimized_graph` returns the rewritten graph.
+Such a provider is a compiler. A node that the compiler refuses runs on the CPU, without an error message. Copying
+tensors between the CPU and the compiled parts then takes more time than the compiler saves. `lint` names every refused
+node and the reason. `lint` has more rules than ONNX Runtime's own checker (`official_check`), which considers only
+operators and shapes. Both check the graph as it is in the file. ONNX Runtime optimizes a graph before a provider gets
+the graph; `optimized_graph` returns the optimized graph.
 """
 
 from molkv_export.lint.lint import Finding, LintResult, lint, lint_file

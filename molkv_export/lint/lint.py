@@ -18,7 +18,7 @@ from molkv_export.lint.rules import dims, infer_shapes, lift_constants, node_nam
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One reason why a compiler does not take a node or another part of a graph."""
+    """A reason why a compiler refuses a node or another part of a graph."""
 
     node: str  # name of the node (or of its first output), graph, function, input or output
     operator: str  # the node's operator, or "graph", "function", "input" or "output"
@@ -26,19 +26,19 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class LintResult(msgspec.Struct, frozen=True):
-    """The nodes that a compiler takes of a graph; Constant nodes are not counted."""
+    """The result of checking a graph for one compiler. Constant nodes are not counted."""
 
     compiler: Compiler
     operators: dict[str, int]  # nodes by operator, in alphabetical order
     nodes: int
     accepted: int
-    partitions: int  # subgraphs that would be compiled
+    partitions: int  # number of subgraphs that the compiler would compile
     findings: list[Finding]
 
 
 class _Rules(NamedTuple):
     max_rank: int
-    dtypes: tuple[ir.DataType, ...]  # of the graph's inputs and outputs
+    dtypes: tuple[ir.DataType, ...]  # allowed dtypes of the graph's inputs and outputs
     reasons: Callable[[ir.Node], Iterator[str]]
 
 
@@ -49,7 +49,7 @@ _RULES: dict[Compiler, _Rules] = {
 
 
 def lint_file(path: Path) -> list[LintResult]:
-    """Check a graph's file against the rules of every compiler; weights are not read.
+    """Check a graph's file against the rules of every compiler. Weights are not read.
 
     Raises:
         BundleError: The onnx package cannot read the file.
@@ -65,7 +65,7 @@ def lint_file(path: Path) -> list[LintResult]:
 
 
 def lint(model: onnx.ModelProto, compiler: Compiler) -> LintResult:
-    """Find everything in a graph that a compiler does not take, with the reasons.
+    """Find everything in a graph that a compiler refuses, with the reasons.
 
     Args:
         model: A graph of fixed shapes. Its weights are not read and need not be loaded.
@@ -101,15 +101,15 @@ def lint(model: onnx.ModelProto, compiler: Compiler) -> LintResult:
 
 
 def count_partitions(nodes: Iterable[ir.Node], accepted: Mapping[ir.Node, bool]) -> int:
-    """Count the subgraphs that would be compiled.
+    """Return the number of subgraphs that the compiler would compile.
 
-    ONNX Runtime partitions a graph in rounds. A node belongs to the first possible round. It waits for the next round
-    if it is refused and uses the result of an accepted node of this round, or if it depends on a node that waits. The
-    accepted nodes of a round are one subgraph, even if they are not connected.
+    ONNX Runtime partitions a graph in rounds. Every node gets the earliest round that these rules allow: a node's round
+    is not before the round of a node whose result it uses, and a refused node's round is after the round of every
+    accepted node whose result it uses. The accepted nodes of a round are one subgraph, even if they are not connected.
 
     Args:
         nodes: All nodes, in topological order.
-        accepted: Whether the compiler takes each node.
+        accepted: Whether the compiler accepts each node.
     """
     rounds: dict[ir.Node, int] = {}
     for node in nodes:
@@ -130,9 +130,10 @@ def _whole_graph(model: ir.Model, compiler: Compiler) -> Iterator[Finding]:
 
 
 def _reasons(node: ir.Node, compiler: Compiler) -> Iterator[str]:
-    """Yield the reasons why a compiler does not take a node.
+    """Yield the reasons why a compiler refuses a node.
 
-    If the operator is refused, nothing else is checked. The compiler's own rules are checked if all shapes are known.
+    If the operator is refused, nothing else is checked. The compiler's own rules are checked only if the shapes of all
+    inputs are known.
     """
     found = list(rules.structure(node)) or list(_operator(node, compiler))
     yield from found
@@ -146,6 +147,6 @@ def _reasons(node: ir.Node, compiler: Compiler) -> Iterator[str]:
 
 def _operator(node: ir.Node, compiler: Compiler) -> Iterator[str]:
     if node.op_type not in supported_operators(compiler):
-        yield f"the operator is {node.op_type}, expected one of {TABLES[compiler]}"
+        yield f"the operator is {node.op_type}, expected one in ONNX Runtime's {TABLES[compiler]}"
     elif node.op_type in REFUSED[compiler]:
         yield REFUSED[compiler][node.op_type]

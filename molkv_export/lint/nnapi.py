@@ -17,7 +17,7 @@ _WEIGHT = (ir.DataType.UINT8, ir.DataType.INT8)
 
 
 def reasons(node: ir.Node) -> Iterator[str]:
-    """Yield the reasons why NNAPI does not take a node, whose shapes must be known."""
+    """Yield the reasons why NNAPI refuses a node; the shapes of the node's inputs must be known."""
     match node.op_type:
         case "QuantizeLinear":
             yield from _quantize(node)
@@ -55,9 +55,9 @@ def _matmul(node: ir.Node) -> Iterator[str]:
         if left[:-2] != right[:-2]:
             yield f"A {list(left)} and B {list(right)} differ in batch dimensions, expected the same"
     elif len(left) != 2 or len(right) != 2:
-        yield f"A {list(left)} and B {list(right)} differ in rank, expected the same rank, or 2 and a constant B"
+        yield f"A is {list(left)} and B {list(right)}, expected 2 dimensions each (and a constant B), or 3 or more each"
     elif not is_constant(b):
-        yield f"B is computed ({b.name}), expected a constant, or 3 dimensions"
+        yield f"B is computed ({b.name}), expected a constant B, or A and B with 3 or more dimensions"
 
 
 def _softmax(node: ir.Node) -> Iterator[str]:
@@ -82,7 +82,7 @@ def _quantize(node: ir.Node) -> Iterator[str]:
 
 
 def _dequantize(node: ir.Node) -> Iterator[str]:
-    """Require a conversion of uint8 to float32; for weights of products, int8 is allowed, too."""
+    """Require a conversion of uint8 to float32; int8 is also allowed for weights of products."""
     value = node.inputs[0]
     if value is None:
         return
@@ -101,10 +101,10 @@ def _dequantize(node: ir.Node) -> Iterator[str]:
 def _is_quantized(node: ir.Node) -> bool:
     """Return whether a MatMul must follow the rules of quantized products.
 
-    ONNX Runtime fuses such a product with the nodes before and after it.
-    In two dimensions, a product whose B comes from DequantizeLinear is either quantized or refused. In more dimensions
-    a product is quantized only if both inputs come from DequantizeLinear and its output goes to QuantizeLinear; else it
-    is a product of floats.
+    ONNX Runtime fuses a quantized product with the nodes before and after it. If A and B have two dimensions and B
+    comes from DequantizeLinear, the product must be quantized. If A and B have more dimensions, the product is
+    quantized only if both come from DequantizeLinear and the output goes to QuantizeLinear; otherwise it is a product
+    of floats.
     """
     a, b = (produced_by(value, "DequantizeLinear") is not None for value in node.inputs)
     two_dimensions = all(len(dims(value) or ()) == 2 for value in node.inputs if value is not None)
@@ -112,9 +112,9 @@ def _is_quantized(node: ir.Node) -> bool:
 
 
 def _quantized_product(node: ir.Node) -> Iterator[str]:
-    """Require two DequantizeLinear before the MatMul, one QuantizeLinear after it, and two-dimensional A and B.
+    """Require that A and B come from DequantizeLinear and that the result goes to one QuantizeLinear.
 
-    B must be a constant.
+    A and B must have two dimensions, and B must be a constant.
     """
     for name, value in zip("AB", node.inputs, strict=True):
         if value is None:
@@ -137,7 +137,7 @@ def _goes_to_quantize(node: ir.Node) -> bool:
 
 
 def _is_weight(node: ir.Node) -> bool:
-    """Return whether the output of a DequantizeLinear is constant and used only as weight of products."""
+    """Return whether the input of a DequantizeLinear is constant and the output is used only as weight of products."""
     uses = node.outputs[0].uses()
     source = node.inputs[0]
     products = all(use.node.op_type in ("MatMul", "Gemm") and use.idx == 1 for use in uses)

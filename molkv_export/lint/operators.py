@@ -1,4 +1,4 @@
-"""ONNX Runtime's own data: its tables of the operators that each compiler takes, and its checker."""
+"""ONNX Runtime's own checker, and its tables of the operators that each compiler accepts."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ TABLES: dict[Compiler, str] = {
     "nnapi": "nnapi_supported_ops.md",
 }
 
-# Operators that a compiler takes, but that we refuse, and the reason.
+# Operators that a compiler accepts but we refuse, with the reason.
 REFUSED: dict[Compiler, dict[str, str]] = {
     "coreml": {"Reciprocal": "CoreML computes 1 / (x + 0.0001), expected Div"},
     "nnapi": {},
 }
 
 _PACKAGE = "onnxruntime.tools.mobile_helpers"
-_ROW = re.compile(r"^\|ai\.onnx[:.](\w+)\|", re.MULTILINE)  # one row of a table has a dot by mistake
+_ROW = re.compile(r"^\|ai\.onnx[:.](\w+)\|", re.MULTILINE)  # one row of ONNX Runtime's tables has a dot by mistake
 
 
 @cache
 def supported_operators(compiler: Compiler) -> frozenset[str]:
-    """Return the operators of the default domain that a compiler takes, from ONNX Runtime's table.
+    """Return the operators of the default domain that a compiler accepts, from ONNX Runtime's table.
 
     Raises:
         MissingExtraError: The installed ONNX Runtime does not have the table.
@@ -45,7 +45,7 @@ def supported_operators(compiler: Compiler) -> frozenset[str]:
         text = (resources.files(_PACKAGE) / name).read_text(encoding="utf-8")
     except (ModuleNotFoundError, FileNotFoundError) as error:
         raise MissingExtraError(
-            f"{_PACKAGE} has no {name}, the table of operators that {compiler} takes; install onnxruntime 1.24 or later"
+            f"{_PACKAGE} has no {name}, the table of {compiler}'s operators; install onnxruntime 1.24 or later"
         ) from error
     return frozenset(_ROW.findall(text))
 

@@ -12,25 +12,25 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from molkv_bundle import ProviderError, one_line
 
-# The CPU provider has no kernels for float16: with it, ONNX Runtime would add a Cast around every node and decompose
-# Softmax. With CoreML, which has such kernels, it does neither. So a graph in float16 is optimized with wider dtypes
-# (float16 -> float32 -> float64), and the dtypes of the result are narrowed again.
+# The CPU provider has no kernels for float16: for this provider, ONNX Runtime would add a Cast around every node and
+# decompose Softmax. For CoreML, whose provider has kernels for float16, ONNX Runtime does neither. So before a graph in
+# float16 is optimized, float16 is replaced by float32, and float32 by float64. The result gets the old dtypes again.
 _UP = {ir.DataType.FLOAT16: ir.DataType.FLOAT, ir.DataType.FLOAT: ir.DataType.DOUBLE}
 _DOWN = {wide: narrow for narrow, wide in _UP.items()}
 _SAME: dict[ir.DataType, ir.DataType] = {}
 
-_SMALL = 1024  # bytes; optimizers read the values of small tensors (shapes, axes, scalars), but not of larger ones
+_SMALL = 1024  # bytes; optimizers read values only of tensors up to this size (shapes, axes, scalars)
 _ZEROS = "zeros"
 
 
 def optimized_graph(model_path: Path, disabled_optimizers: list[str]) -> onnx.ModelProto:
     """Return a graph after ONNX Runtime's basic optimizations, which run before a provider gets the graph.
 
-    The file's weights are not read, and the result has only their shapes.
+    The weights are not read; the result has the shapes of the weights, but no values.
 
     Args:
         model_path: The graph's file.
-        disabled_optimizers: Names of ONNX Runtime's optimizers that are not to run.
+        disabled_optimizers: Names of ONNX Runtime's optimizers that must not run.
 
     Raises:
         ProviderError: ONNX Runtime refuses the graph.
@@ -57,7 +57,7 @@ def _optimize(source: Path, target: Path, disabled_optimizers: list[str]) -> Non
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3  # hides the warning that the optimized graph is for this machine only
+    options.log_severity_level = 3  # hides a warning that the optimized graph is for this machine only
     for key, value in {
         "optimization.disable_specified_optimizers": ";".join(disabled_optimizers),
         "session.optimized_model_external_initializers_file_name": target.with_suffix(".data").name,
@@ -95,7 +95,7 @@ def _leave_out_weights(graph: ir.Graph, folder: Path, types: dict[ir.DataType, i
 
 
 def _change_types(graph: ir.Graph, types: dict[ir.DataType, ir.DataType]) -> None:
-    """Replace the dtypes of all values and of Cast nodes by those that `types` maps them to."""
+    """Replace dtypes in a graph, of values and of Cast nodes; `types` maps old dtypes to new ones."""
     for value in _values(graph):
         if value.dtype in types:
             value.dtype = types[value.dtype]

@@ -1,6 +1,6 @@
 """The rules that CoreML and NNAPI share, and functions with which rules examine a graph.
 
-A rule yields the reasons why a node is not taken. If no rule yields a reason, the node is taken.
+A rule yields the reasons why a node is refused. If no rule yields a reason, the node is accepted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-LARGEST_CONSTANT = 2**31  # bytes, the limit of a protobuf message, both of ONNX and of the compiled model
+LARGEST_CONSTANT = 2**31  # bytes; the limit of a protobuf message, which both ONNX and the compiled model use
 
 _AXES = {1: "axes"}
 # Inputs that a provider reads when it compiles, by operator and position. Their dtypes need no check.
@@ -54,12 +54,12 @@ def infer_shapes(model: onnx.ModelProto, *, strict: bool = True) -> onnx.ModelPr
 
 
 def is_constant(value: ir.Value) -> bool:
-    """Return whether a value is constant; an initializer that is also an input is not, since a call can replace it."""
+    """Return whether a value is constant. An initializer that is also an input is not, since a call can replace it."""
     return value.is_initializer() and not value.is_graph_input()
 
 
 def dims(value: ir.Value) -> tuple[int, ...] | None:
-    """Return the shape of a value; None if it is not fixed."""
+    """Return the shape of a value; None if the shape is not fixed."""
     if value.shape is None:
         return None
     fixed = tuple(dim for dim in value.shape if isinstance(dim, int))
@@ -67,7 +67,7 @@ def dims(value: ir.Value) -> tuple[int, ...] | None:
 
 
 def contents(value: ir.Value) -> npt.NDArray[Any] | None:
-    """Return the contents of a constant; None if they are in another file or not loaded."""
+    """Return the contents of a constant; None if the contents are in another file or not loaded."""
     tensor = value.const_value
     if tensor is None or isinstance(tensor, ir.ExternalTensor):
         return None
@@ -93,7 +93,7 @@ def dtype_name(value: ir.Value) -> str:
 
 
 def produced_by(value: ir.Value | None, operator: str) -> ir.Node | None:
-    """Return the node that computes a value if it has this operator, else None."""
+    """Return the node that computes a value if the node has this operator, else None."""
     producer = None if value is None else value.producer()
     return producer if producer is not None and producer.op_type == operator else None
 

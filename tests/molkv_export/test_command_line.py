@@ -251,7 +251,7 @@ def test_a_greedy_run_says_which_options_have_no_effect(run: Callable[..., tuple
     assert plain[2] == ""
     status, out, errors = run("run", "--top-p", "0.9", "--seed", "3")
     assert (status, out) == plain[:2]
-    assert errors.startswith("note: no effect at temperature 0 (greedy text): --top-p, --seed; to sample, add --temp")
+    assert errors.startswith("note: at temperature 0 (greedy text) these options have no effect: --top-p, --seed; to")
     assert run("run", "--top-p", "0.9", "--temperature", "0.5")[2] == ""
 
 

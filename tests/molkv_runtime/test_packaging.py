@@ -59,5 +59,6 @@ def test_commands_that_need_the_exporter_say_so_in_one_line(tmp_path: Path) -> N
     done = _without_exporter("export", str(tmp_path), str(tmp_path / "bundle"))
     assert done.returncode == 1
     assert re.fullmatch(
-        r"error: this command needs the exporter, \w+ is missing: pip install 'molkv-export\[export\]'\n", done.stderr
+        r"error: this command needs the exporter, but \w+ is missing; run: pip install 'molkv-export\[export\]'\n",
+        done.stderr,
     )

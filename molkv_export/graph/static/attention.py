@@ -1,4 +1,4 @@
-"""Causal self-attention over a KV cache and a mask that are inputs from the host."""
+"""Causal self-attention. The host passes the KV cache and the mask as inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from molkv_export.graph.static.layers import Constants, Rotary
 class StaticCache(NamedTuple):
     """One layer's KV cache, and the mask and rotary tables that all layers share."""
 
-    past_key: Value  # [Hkv, head_dim, S]: stored transposed, so that no step has to transpose it
+    past_key: Value  # [Hkv, head_dim, S]: transposed, so that no step has to transpose the keys
     past_value: Value  # [Hkv, S, head_dim]
     mask: Value  # [1, G*T, S+T]: 0 where a position sees an entry of the cache or a new position, else HIDDEN
     rotary: Rotary
@@ -30,7 +30,7 @@ class _Heads(nn.Module):
         self.qkv_proj = qkv_proj
 
     def _heads(self, op: OpBuilder, x: Value, rotary: Rotary) -> tuple[Value, Value, Value]:
-        """Return rotated query and key heads [T, H + Hkv, size], the keys [Hkv, size, T], and values [Hkv, T, size]."""
+        """Return rotated queries and keys [T, H + Hkv, size], the keys [Hkv, size, T], and values [Hkv, T, size]."""
         query, key_value, size = self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim
         heads = op.Reshape(self.qkv_proj(op, x), [self.length, query + 2 * key_value, size])
         turned = rotary(op, op.Slice(heads, [0], [query + key_value], [1], [1]), size, last=2)
@@ -52,7 +52,7 @@ class StaticAttention(_Heads):
     """Grouped-query attention to the cache and to the new positions; the scores of both share one Softmax.
 
     The G query heads of a group are computed as G*T rows of one head, since no compiler broadcasts a product over
-    heads. The cache is not concatenated with the new keys and values, since that would copy it.
+    heads. The cache is not concatenated with the new keys and values, since that would copy the cache.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class StaticAttention(_Heads):
         self.o_proj = o_proj
 
     def forward(self, op: OpBuilder, x: Value, cache: StaticCache) -> tuple[Value, Value, Value]:
-        """Attend from x [T, d]; return the output [T, d] and the new keys and values."""
+        """Return the output [T, d] for x [T, d], and the new keys and values."""
         config, length = self.config, self.length
         groups, size = config.num_key_value_heads, config.head_dim
         heads = config.num_attention_heads // groups
@@ -71,7 +71,7 @@ class StaticAttention(_Heads):
         query = op.Mul(op.Slice(turned, [0], [config.num_attention_heads], [1], [1]), self.constant(op, size**-0.5))
         query = op.Transpose(op.Reshape(query, [length, groups, heads, size]), perm=[1, 2, 0, 3])
         query = op.Reshape(query, [groups, heads * length, size])
-        # The mask is added after the Concat: QNN's compiler drops a constant that is added before one.
+        # The mask is added after the Concat: QNN's compiler drops a constant mask that is added before the Concat.
         scores = op.Concat(op.MatMul(query, cache.past_key), op.MatMul(query, key), axis=-1)
         weights = op.Softmax(op.Add(scores, cache.mask), axis=-1)
         context = config.max_position_embeddings

@@ -1,4 +1,4 @@
-"""Building the graphs of a static profile: the whole decoder, and a shorter graph for chunks of a prompt."""
+"""Building the graphs of a static profile: the whole decoder, and a smaller graph for chunks of a prompt."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class KeyValueLayer(nn.Module):
         self.self_attn = modules.keys_and_values()
 
     def forward(self, op: OpBuilder, x: Value, branch: Value | None, rotary: Rotary) -> tuple[Value, Value]:
-        """Map (x, branch), whose sum is the residual stream, to the new keys and values."""
+        """Return the new keys and values; the layer's input is x + `branch`."""
         normed, _ = self.input_layernorm(op, x, branch)
         key, value = self.self_attn(op, normed, rotary)
         return key, value
 
 
 class PrefillDecoder(nn.Module):
-    """The decoder of a prefill graph: all layers up to the keys and values of the last one."""
+    """The decoder of a prefill graph: all layers, but of the last layer only the keys and values."""
 
     def __init__(self, config: LookupExpertConfig, modules: StaticModules, make_mixer: MakeMixer) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class PrefillDecoder(nn.Module):
     def forward(
         self, op: OpBuilder, x: Value, layer_inputs: list[LayerInputs], rotary: Rotary
     ) -> list[tuple[Value, Value]]:
-        """Return every layer's new keys and values; `layer_inputs` are those of all layers but the last."""
+        """Return every layer's new keys and values; `layer_inputs` has one entry for every layer except the last."""
         branch, new = None, []
         *layers, last = self.layers
         for layer, inputs in zip(layers, layer_inputs, strict=True):
@@ -55,7 +55,7 @@ class PrefillDecoder(nn.Module):
 
 
 class PrefillModel(nn.Module):
-    """A prefill graph; it wraps the decoder so that weights have the checkpoint's names, which begin with "model."."""
+    """A prefill graph. It wraps the decoder, so that names of weights begin with "model." as in the checkpoint."""
 
     def __init__(self, config: LookupExpertConfig, modules: StaticModules, make_mixer: MakeMixer) -> None:
         super().__init__()
@@ -81,10 +81,10 @@ def build_static_graph(
     Args:
         config: The model's configuration, with the context length and the expert window of the graph.
         make_modules: The modules of the profile.
-        kv_dtype: Dtype of inputs, of the KV cache, and of the computation.
-        length: T, positions of a call. The graph for length 1 returns logits. Longer calls are chunks of a prompt and
-            return none, since the prompt's last token is a call of its own.
-        mixer: Creates the mixer of one layer, see `decoder.MakeMixer`.
+        kv_dtype: Dtype of the inputs, of the KV cache, and of the computation.
+        length: T, the number of positions of a call. The graph for length 1 returns logits. Graphs for longer calls
+            process chunks of a prompt and return no logits, since the prompt's last token is a call of length 1.
+        mixer: Creates the mixer of one layer from configuration and modules; `decoder.MakeMixer` describes a mixer.
     """
     frame = Frame(*graph_interface(config, kv_dtype, length))
     values = frame.values

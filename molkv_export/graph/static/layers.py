@@ -50,7 +50,7 @@ class StaticRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, op: OpBuilder, x: Value, skip: Value | None = None) -> tuple[Value, Value]:
-        """Return the norm of x + skip, and x + skip; without skip, the norm of x, and x."""
+        """Return the norm of x + skip, and x + skip. If `skip` is None, return the norm of x, and x."""
         total = x if skip is None else op.Add(x, skip)
         return op.Mul(self._normed(op, total), self.weight), total
 
@@ -59,7 +59,7 @@ class StaticRMSNorm(nn.Module):
 
 
 class HalfRMSNorm(StaticRMSNorm):
-    """RMSNorm in float16. The square of 256 is infinite there, so a row is first divided by its largest magnitude."""
+    """RMSNorm in float16, where the square of 256 is infinite; so a row is first divided by its largest magnitude."""
 
     def _normed(self, op: OpBuilder, x: Value) -> Value:
         sizes = op.Max(x, op.Sub(self.constant(op, 0.0), x))  # CoreML has no Abs
@@ -101,9 +101,9 @@ class Rotary(NamedTuple):
 
 
 class QdqLinear(Linear):
-    """A MatMul between DequantizeLinear and QuantizeLinear, which a compiler fuses to one product of integers.
+    """A MatMul between DequantizeLinear and QuantizeLinear, which a compiler fuses into one product of integers.
 
-    NNAPI requires one scale for a whole weight, and inputs and outputs of type uint8.
+    NNAPI requires one scale for the whole weight, and the dtype uint8 for inputs and outputs.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:

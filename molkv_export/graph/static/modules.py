@@ -1,4 +1,4 @@
-"""The modules of the static profiles, which differ in a few small parts."""
+"""The modules of the static profiles. The profiles differ only in a few small modules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class StaticModules:
     constant: Constants = FLOAT
 
     def __init__(self, config: LookupExpertConfig, length: int) -> None:
-        """Store the configuration, with the graph's context length and expert window, and T."""
+        """Store the configuration of the graph and the number of positions of a call, T.
+
+        The configuration has the graph's context length and expert window, which may be shorter than the model's.
+        """
         self._config, self.length = config, length
 
     @property
@@ -94,7 +97,7 @@ class NnapiModules(StaticModules):
 
 
 class QdqModules(NnapiModules):
-    """Modules in int8 for NNAPI. The LM head is float32: in int8 its output has 256 levels, too few for logits."""
+    """Modules in int8 for NNAPI. The LM head is float32, since in int8 its output would have only 256 levels."""
 
     def linear(self, in_features: int, out_features: int) -> Linear:
         """Create a product with int8 weights and uint8 activations."""
@@ -105,7 +108,7 @@ class QdqModules(NnapiModules):
         return Linear(in_features, out_features)
 
     def small_linear(self, in_features: int, out_features: int) -> Linear:
-        """Create a product whose weight is too small to be worth quantizing, in float32."""
+        """Create a product in float32; its weight is too small to be worth quantizing."""
         return Linear(in_features, out_features)
 
     def qkv(self) -> SplitQkv:

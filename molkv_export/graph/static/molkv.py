@@ -27,7 +27,7 @@ class StaticMolkvMixer(nn.Module):
         self.gate = modules.small_linear(config.hidden_size, 1) if config.expert_gate == "sigmoid" else None
 
     def forward(self, op: OpBuilder, x: Value, values: Mapping[str, Value], layer: int) -> tuple[Value, Value]:
-        """Attend from x [T, d]; return [T, d] and the masked scores [1, T, R*N], R = T + W - 1."""
+        """Return the output [T, d] for x [T, d], and the masked scores [1, T, R*N], where R = T + W - 1."""
         key, value = values[f"expert_key.{layer}"], values[f"expert_value.{layer}"]  # [1, R*N, dk or d]
         size = self.config.expert_key_size
         query = self.query_proj(op, x)

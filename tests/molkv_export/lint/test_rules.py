@@ -15,7 +15,7 @@ UNARY = "(float[2, 3] x) => (float[2, 3] y)"
 @pytest.mark.parametrize(("compiler", "operator"), [("coreml", "Neg"), ("nnapi", "Erf")])
 def test_an_operator_that_is_not_in_the_table(compiler: Compiler, operator: str) -> None:
     result = broken(
-        compiler, UNARY + f"{{ y = {operator}(x) }}", f"the operator is {operator}, expected one of .*_ops.md"
+        compiler, UNARY + f"{{ y = {operator}(x) }}", f"the operator is {operator}, expected one in .*_ops.md"
     )
     assert result.operators == {operator: 1}
     assert result.findings[0].operator == operator
@@ -141,7 +141,7 @@ def test_coreml_products() -> None:
     clean("coreml", "(float[2, 3, 4] x, float[2, 4, 5] b) => (float[2, 3, 5] y) { y = MatMul(x, b) }")
     clean("coreml", "(float[2, 3, 4] x) => (float[2, 3, 5] y) { y = MatMul(x, b) }", b=zeros(4, 5))
     computed = "(float[2, 3, 4] x, float[4, 5] b) => (float[2, 3, 5] y) { y = MatMul(x, b) }"
-    broken("coreml", computed, r"A \[2, 3, 4\] and B \[4, 5\] are computed, expected the same batch dimensions")
+    broken("coreml", computed, r"A \[2, 3, 4\] and B \[4, 5\] differ in batch dimensions, expected equal ones")
     broken("coreml", "(float[4] x) => (float[5] y) { y = MatMul(x, b) }", "have 1 and 2 dimensions", b=zeros(4, 5))
 
 
@@ -156,7 +156,7 @@ def test_nnapi_products() -> None:
     two = "(float[3, 4] x, float[4, 5] b) => (float[3, 5] y) { y = MatMul(x, b) }"
     broken("nnapi", two, r"B is computed \(b\), expected a constant")
     ranks = "(float[2, 3, 4] x) => (float[2, 3, 5] y) { y = MatMul(x, b) }"
-    broken("nnapi", ranks, r"A \[2, 3, 4\] and B \[4, 5\] differ in rank", b=zeros(4, 5))
+    broken("nnapi", ranks, r"A is \[2, 3, 4\] and B \[4, 5\], expected 2 dimensions each", b=zeros(4, 5))
     heads = "(float[2, 3, 4] x, float[1, 4, 5] b) => (float[2, 3, 5] y) { y = MatMul(x, b) }"
     broken("nnapi", heads, r"A \[2, 3, 4\] and B \[1, 4, 5\] differ in batch dimensions")
 

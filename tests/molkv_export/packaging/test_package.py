@@ -207,9 +207,12 @@ def test_the_command_lists_the_parts_of_the_package(phone: Callable[..., Path], 
     arguments = [str(phone()), str(tmp_path / "out"), "--target", "android", "--graph-format", "ort"]
     done = CliRunner().invoke(package_command, arguments, catch_exceptions=False)
     assert done.exit_code == 0
-    assert re.search(r"out: [\d.]+ [KM]iB for android, profile nnapi; README.md says how to run it", done.output)
+    assert re.search(r"out: [\d.]+ [KM]iB for android, profile nnapi; README.md explains how to run it", done.output)
     assert re.search(r"molkv_1: \d+ files, [\d.]+ [KM]iB, install-time", done.output)
-    assert re.search(r"each graph holds its weights: model.nnapi.1.ort [\d.]+ KiB, model.nnapi.4.ort", done.output)
+    assert re.search(
+        r"each graph file holds its own copy of the weights: model.nnapi.1.ort [\d.]+ KiB, model.nnapi.4.ort",
+        done.output,
+    )
 
 
 def test_an_unknown_target_is_refused(tmp_path: Path) -> None:
