@@ -62,7 +62,7 @@ class Reader(Protocol):
 
 
 class Checkpoint(AbstractContextManager["Checkpoint"]):
-    """An open checkpoint. Names and shapes of tensors are checked on opening, their values when they are read."""
+    """An open checkpoint. Opening checks the names and shapes of tensors; reading a tensor checks its values."""
 
     def __init__(self, folder: Path, contents: Contents, make_model: Callable[[Any, Form], ReferenceModel]) -> None:
         """Find every parameter of the reference model in the checkpoint's files.
@@ -70,7 +70,8 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         Args:
             folder: The checkpoint's folder.
             contents: The folder's content, from a `Reader`.
-            make_model: Creates the reference model, without trained values, from a configuration and a form.
+            make_model: A function that creates the reference model, without trained values, from a configuration and a
+                form.
 
         Raises:
             CheckpointError: Weights and configuration do not fit together.
@@ -92,7 +93,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             with torch.device("meta"):
                 state = self.make_model(self.config, self.form).state_dict()
         except RuntimeError as error:
-            raise CheckpointError(f"{self.folder / CONFIG}: such a model is too large for any memory") from error
+            raise CheckpointError(f"{self.folder / CONFIG}: the model is too large for any memory") from error
         tied = self.config.tie_word_embeddings
         return {name: tuple(tensor.shape) for name, tensor in state.items() if not (tied and name == LM_HEAD)}
 
@@ -147,7 +148,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         return self._shapes[name]
 
     def tensor(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Read rows start to stop (default: all) of a parameter as float32; errors as in `stored`."""
+        """Read rows start to stop (default: all) of a parameter as float32; raise the same errors as `stored`."""
         return self.stored(name, start, stop).float()
 
     def stored(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
@@ -163,7 +164,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
     def stored_together(self, names: Sequence[str], start: int, stop: int) -> Iterator[torch.Tensor]:
         """Read the same rows of several parameters, as `stored` does.
 
-        If one tensor holds several parameters that follow each other in `names`, it is read once for all of them.
+        If one tensor holds several parameters that follow each other in `names`, the tensor is read only once.
         """
         held, held_rows = "", torch.empty(0)
         for name in names:
@@ -265,7 +266,7 @@ def _other_prefix(expected: str, found: Collection[str]) -> str:
     """Return text for an error message if tensors have another prefix than expected, else "".
 
     Args:
-        expected: The name of a tensor that every model has, but not this checkpoint. It has at least three parts.
+        expected: The name of a tensor that this checkpoint lacks. The name has at least three parts.
         found: The names of all tensors.
     """
     for tail in _tails(expected):

@@ -29,7 +29,8 @@ from molkv_export.modeling import Form, ReferenceModel
 EXPECTED = 'model_type "molkv" or "mole" without architectures (this project\'s own format)'
 
 _FREQUENCIES = re.compile(r"(.+\.)?rotary_emb\.inv_freq")
-# Allowed error, in float32 epsilons. Libraries compute powers in float32; for bases up to 1e7 the error is up to 10.
+# Allowed error, in float32 epsilons. In libraries that compute powers in float32, the error is up to 10 for bases up to
+# 1e7.
 _FLOAT32_STEPS = 32
 
 

@@ -66,7 +66,7 @@ _TAKEN = {
     "rope_theta",
     "tie_word_embeddings",
 }
-# Fields of which only some values are supported.
+# Fields for which only some values are supported.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "gelu"),  # both mean GELU, see the module's docstring
     "attention_bias": (False,),

@@ -1,4 +1,4 @@
-"""Positioned reads from files that `torch.save` has written.
+"""Reading tensors by their position in a file that `torch.save` has written.
 
 Such a file is a zip archive. It holds a pickle with the names of the tensors, and the uncompressed bytes of the
 tensors. The pickle is read with `weights_only` on the device "meta", so that only names, shapes and places are in RAM.
@@ -49,7 +49,7 @@ class TorchFile(TensorFile):
                 found = torch.load(self.path, map_location="meta", weights_only=True)
         except CheckpointError:
             raise
-        except Exception as cause:  # zipfile and PyTorch do not document what they raise for a damaged archive
+        except Exception as cause:  # zipfile and PyTorch do not document their errors for a damaged archive
             reason = (str(cause).splitlines() or [type(cause).__name__])[0]
             raise CheckpointError(
                 f"{self.path}: is truncated, or is not in the format that torch.save has since PyTorch 1.6 ({reason}); "

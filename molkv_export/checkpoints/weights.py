@@ -38,7 +38,7 @@ class Weights:
         """Open the first existing file of weights in a folder; names and order of the files are Hugging Face's.
 
         Raises:
-            CheckpointError: There are no weights, they are damaged or unsafe, or an index does not fit its files.
+            CheckpointError: The weights are missing, damaged or unsafe, or an index does not fit its files.
         """
         found = find_weights(folder)
         if found is None:
@@ -125,8 +125,8 @@ class Weights:
         else:
             for row in range(stop - start):
                 file.read_into([buffer[row * size : (row + 1) * size]], offset + row * entry.row_bytes)
-        # If any number is NaN or infinite, the smallest or the largest is, too. Finding these two needs no copy of the
-        # tensor.
+        # If any number is NaN or infinite, the smallest or the largest number is NaN or infinite. Finding these two
+        # numbers needs no copy of the tensor.
         if not torch.isfinite(torch.stack(torch.aminmax(out))).all():
             raise CheckpointError(
                 f"{file.path}: tensor {name!r} holds NaN or infinite values, expected finite values; this model "

@@ -130,7 +130,7 @@ class _Stdout(io.FileIO):
 
 
 def _set_up_stdout() -> None:
-    """Make standard output escape characters that it cannot encode, and name it in its errors."""
+    """Make standard output escape characters that it cannot encode, and put its name in its errors."""
     stdout = sys.stdout
     if not isinstance(stdout, io.TextIOWrapper):  # standard output is closed
         return

@@ -40,8 +40,8 @@ _TYPED = ParameterSource.COMMANDLINE
     type=click.Choice(PROFILES),
     multiple=True,
     default=["cpu"],
-    help="Profile of the graphs to make. Can be repeated. cpu: any batch size and length; coreml, nnapi: fixed shapes, "
-    "for phones. "
+    help="Profile of the graphs to make; the option can be repeated. cpu: any batch size and length; coreml, nnapi: "
+    "fixed shapes, for phones. "
     "[default: cpu]",
 )
 @click.option(
@@ -63,7 +63,7 @@ _TYPED = ParameterSource.COMMANDLINE
     default=DEFAULT_BLOCK_SIZE,
     show_default=True,
     help="Number of weights that share one int4 scale: 16, 32, 64, 128 or 256. Smaller blocks are more precise and "
-    "slower. Allowed only with --dense-dtype int4.",
+    "slower. The option needs --dense-dtype int4.",
 )
 @click.option(
     "--kv-dtype",

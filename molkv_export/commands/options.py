@@ -61,7 +61,7 @@ def _bias(text: str) -> tuple[int, float]:
     """Read a token id and a number, such as 42=-5.
 
     Raises:
-        click.BadParameter: The text is something else.
+        click.BadParameter: The text is not of this form.
     """
     token, _, number = text.partition("=")
     try:
@@ -154,7 +154,8 @@ def provider_options(providers: Iterable[str] = tuple(PRESETS)) -> Callable[[Cal
             type=assignment,
             metavar="NAME=VALUE",
             multiple=True,
-            help="Option of the provider, such as MLComputeUnits=ALL; it replaces our default. Can be repeated.",
+            help="Option of the provider, such as MLComputeUnits=ALL; it replaces our default. "
+            "--provider-option can be repeated.",
         ),
         click.option("--require-provider", is_flag=True, help="Fail if any node runs on another provider."),
     ]
@@ -214,7 +215,7 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
             callback=_one_each,
             metavar="ID=NUMBER",
             multiple=True,
-            help="Number to add to the logit of a token id, such as 42=-5. Can be repeated.",
+            help="Number to add to the logit of a token id, such as 42=-5. The option can be repeated.",
         ),
         click.option("--seed", type=int, help="Seed of the random draws. [default: 0]"),
     ]

@@ -21,7 +21,8 @@ from molkv_export.terminal import human_bytes
 @click.option(
     "--profile",
     type=click.Choice(PROFILES),
-    help="Profile of the graphs to pack; they must have fixed shapes. [default: nnapi for android, coreml for ios]",
+    help="Profile of the graphs to pack; the graphs must have fixed shapes. "
+    "[default: nnapi for android, coreml for ios]",
 )
 @click.option(
     "--graph-format",
@@ -32,7 +33,7 @@ from molkv_export.terminal import human_bytes
     "of the weights.",
 )
 @click.option(
-    "--force", is_flag=True, help="Replace OUT if it is a package. The old one stays until the new one is complete."
+    "--force", is_flag=True, help="Replace OUT if it is a package. The old package stays until the new one is complete."
 )
 @json_option
 @common_options

@@ -22,7 +22,11 @@ _LOG = logging.getLogger(__name__)
 @click.command("run")
 @click.argument("bundle", type=PATH)
 @click.option(
-    "--prompt", "prompts", multiple=True, required=True, help="Text to continue. Several prompts run as one batch."
+    "--prompt",
+    "prompts",
+    multiple=True,
+    required=True,
+    help="Text to continue. The option can be repeated; all prompts run as one batch.",
 )
 @click.option(
     "--max-new-tokens",
@@ -70,7 +74,7 @@ def run_command(
         store_access="mmap" if use_mmap else "pread",
         verify_checksums=not no_checksums,
     )
-    if provider != "cpu" and not _LOG.isEnabledFor(logging.INFO):  # --verbose shows it anyway
+    if provider != "cpu" and not _LOG.isEnabledFor(logging.INFO):  # --verbose shows the placements anyway
         print_line(notes, f"{generator.bundle.profile}: {describe_placements(generator.placements)}")
     chosen = replace(generator.default_sampling, **sampling)
     _report_sampling(chosen, sampling, generator, notes)

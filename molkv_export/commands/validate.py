@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     type=PATH,
     help="UTF-8 text on which both models run. [default: held-out modules of Python's standard library]",
 )
-@click.option("--quick", is_flag=True, help="Compare one text, 4 short continuations and 1024 records.")
+@click.option("--quick", is_flag=True, help="Compare only one text, 4 short continuations and 1024 records.")
 @click.option("--sequences", type=int, help="Number of texts to compare. [default: 8]")
 @click.option("--continuations", type=int, help="Number of greedy continuations to compare. [default: 20]")
 @click.option("--new-tokens", type=int, help="Number of tokens in each continuation. [default: 256]")

@@ -73,7 +73,7 @@ def build_graph(
     Args:
         config: The model's configuration.
         dense: The dtypes of large weights and caches.
-        mixer: Creates the mixer of one layer from configuration and modules; `decoder.MakeMixer` describes a mixer.
+        mixer: A function that creates the mixer of one layer (see `decoder.MakeMixer`) from configuration and modules.
 
     Raises:
         ConfigError: ONNX Runtime's attention operator does not support this model.

@@ -17,7 +17,7 @@ _INT8_CACHE = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm over the last dimension with ONNX Runtime's operators; the addition before it can be fused."""
+    """RMSNorm over the last dimension with ONNX Runtime's operators; the addition before the norm can be fused."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()

@@ -44,10 +44,10 @@ class Modules(Protocol):
 
 
 MakeMixer = Callable[[], nn.Module]
-"""Creates the mixer of one layer.
+"""A function that creates the mixer of one layer.
 
-A mixer is called with the normed residual stream, the graph's inputs by name and the layer's index. It returns the
-mixed experts, which are added to the feed-forward network's output, and the scores of the experts.
+A mixer is called with the normed residual stream, the graph's inputs by name and the layer's index. The mixer returns
+the mixed experts, which are added to the feed-forward network's output, and the scores of the experts.
 """
 
 

@@ -42,7 +42,7 @@ def save_graphs(
         folder: The folder of the new files.
         scales: Calibrated scales and zero points, by the initializer's name. Names that no graph has are ignored.
         hashes: SHA-256 of the checkpoint's files, by name.
-        advance: Called with the number of bytes of weights that were written since its last call.
+        advance: Called with the number of bytes of weights that were written since the last call.
 
     Returns:
         The description of the graphs for the manifest.

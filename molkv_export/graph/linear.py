@@ -182,10 +182,10 @@ class BlockwiseLinear(Linear):
 class DenseFormat(NamedTuple):
     """The dtypes of a dense graph's large weights, KV cache and expert window; docs/performance.md has the reasons."""
 
-    dtype: DenseDtype = "float32"  # of large weights
+    dtype: DenseDtype = "float32"  # dtype of large weights
     block_size: int = DEFAULT_BLOCK_SIZE  # number of weights that share a scale in int4
     kv_dtype: KVDtype = "float32"
-    window_dtype: WindowDtype = "float32"  # of the values in an expert window
+    window_dtype: WindowDtype = "float32"  # dtype of the values in an expert window
 
     def linear(self, in_features: int, out_features: int) -> Linear:
         """Create a product whose weight has this format."""

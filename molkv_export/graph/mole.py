@@ -13,7 +13,10 @@ from molkv_export.graph.decoder import Modules
 
 
 class MoleMixer(nn.Module):
-    """The mixer sum_n softmax_n(x . r_n) v[i,n]. As published, every graph computes the softmax in float32."""
+    """The mixer sum_n softmax_n(x . r_n) v[i,n].
+
+    Every graph computes the softmax in float32, as the published models do.
+    """
 
     def __init__(self, config: MoleConfig, modules: Modules) -> None:
         super().__init__()

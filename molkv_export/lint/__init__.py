@@ -3,7 +3,7 @@
 Such a provider is a compiler. A node that the compiler refuses runs on the CPU, without an error message. Copying
 tensors between the CPU and the compiled parts then takes more time than the compiler saves. `lint` names every refused
 node and the reason. `lint` has more rules than ONNX Runtime's own checker (`official_check`), which considers only
-operators and shapes. Both check the graph as it is in the file. ONNX Runtime optimizes a graph before a provider gets
+operators and shapes. Both checkers read the graph's file. ONNX Runtime optimizes a graph before a provider gets
 the graph; `optimized_graph` returns the optimized graph.
 """
 

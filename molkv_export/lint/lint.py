@@ -103,9 +103,12 @@ def lint(model: onnx.ModelProto, compiler: Compiler) -> LintResult:
 def count_partitions(nodes: Iterable[ir.Node], accepted: Mapping[ir.Node, bool]) -> int:
     """Return the number of subgraphs that the compiler would compile.
 
-    ONNX Runtime partitions a graph in rounds. Every node gets the earliest round that these rules allow: a node's round
-    is not before the round of a node whose result it uses, and a refused node's round is after the round of every
-    accepted node whose result it uses. The accepted nodes of a round are one subgraph, even if they are not connected.
+    ONNX Runtime partitions a graph in rounds. Every node gets the earliest round that two rules allow:
+
+    - The node's round is not before the round of any node whose result it uses.
+    - If the node is refused, its round is after the round of any accepted node whose result it uses.
+
+    The accepted nodes of a round are one subgraph, even if they are not connected.
 
     Args:
         nodes: All nodes, in topological order.
@@ -147,6 +150,6 @@ def _reasons(node: ir.Node, compiler: Compiler) -> Iterator[str]:
 
 def _operator(node: ir.Node, compiler: Compiler) -> Iterator[str]:
     if node.op_type not in supported_operators(compiler):
-        yield f"the operator is {node.op_type}, expected one in ONNX Runtime's {TABLES[compiler]}"
+        yield f"the operator is {node.op_type}, expected one of the operators in {TABLES[compiler]}"
     elif node.op_type in REFUSED[compiler]:
         yield REFUSED[compiler][node.op_type]

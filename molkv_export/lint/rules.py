@@ -1,4 +1,4 @@
-"""The rules that CoreML and NNAPI share, and functions with which rules examine a graph.
+"""The rules that CoreML and NNAPI share, and functions that rules use to examine a graph.
 
 A rule yields the reasons why a node is refused. If no rule yields a reason, the node is accepted.
 """
@@ -54,7 +54,7 @@ def infer_shapes(model: onnx.ModelProto, *, strict: bool = True) -> onnx.ModelPr
 
 
 def is_constant(value: ir.Value) -> bool:
-    """Return whether a value is constant. An initializer that is also an input is not, since a call can replace it."""
+    """Return whether a value is constant. An initializer that is also an input is not constant."""
     return value.is_initializer() and not value.is_graph_input()
 
 

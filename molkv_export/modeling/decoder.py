@@ -73,10 +73,10 @@ class LookupExpertForCausalLM(ReferenceModel):
         Args:
             config: The model's configuration.
             form: Whether the experts are networks ("training") or tables ("lookup").
-            networks: Creates the expert networks of one layer; called in training form only.
-            mixer: Creates the mixer of one layer. A mixer takes three arguments: the normed residual stream [B, T, d],
-                the `Rows` of U distinct token ids, and, for each position, the index of its token id among these ids,
-                [B, T]. The mixer's method `scores` takes the same arguments.
+            networks: A function that creates the expert networks of one layer; it is used in training form only.
+            mixer: A function that creates the mixer of one layer. A mixer takes three arguments: the normed residual
+                stream [B, T, d], the `Rows` of U distinct token ids, and, for each position, the index of its token id
+                among these ids, [B, T]. The mixer's method `scores` takes the same arguments.
         """
         super().__init__()
         self.config = config

@@ -55,7 +55,7 @@ def computed(_inputs: tuple[Any, ...], output: Tensor) -> Tensor:
 
 
 class ReferenceModel(nn.Module):
-    """A causal language model. `records` returns all its data that belong to single token ids.
+    """A causal language model. `records` returns all data of the model that belong to single token ids.
 
     The parameter `model.embed_tokens.weight` and the parameters of `experts` become records. All other parameters go
     into the dense graph under the same names.

@@ -65,7 +65,7 @@ def _in_float64(value: Any) -> Any:
 
 @contextmanager
 def rough_arithmetic(model: ReferenceModel, bundle: Bundle, draw: int) -> Iterator[None]:
-    """Add to a model, within this context, the rounding errors that the format of a bundle's graph allows.
+    """Make a model compute, within this context, with the rounding errors that a bundle's graph allows.
 
     - The output of every module except the experts gets a random error, as large as a few roundings in the graph's
       dtype.

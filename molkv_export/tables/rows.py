@@ -19,7 +19,7 @@ from molkv_export.checkpoints import EMBEDDING, Checkpoint
 from molkv_export.modeling.experts import ExpertPart, Networks
 
 _TABLE_BYTES = 8 * 1024 * 1024  # largest size of a piece of a table in float32, in bytes
-_READ_BYTES = 16 * 1024 * 1024  # the same for a tensor that holds the tables of several layers, as read
+_READ_BYTES = 16 * 1024 * 1024  # largest size of a piece of a tensor with the tables of several layers
 _ACTIVATION_BYTES = 16 * 1024 * 1024  # largest size of a network's activations for a piece, in bytes
 _MOST_IDS = 4096  # largest number of token ids in a piece
 

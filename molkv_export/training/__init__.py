@@ -1,1 +1,1 @@
-"""Training small lookup-expert models on Python's standard library, a text that is part of every Python."""
+"""Training small lookup-expert models on Python's standard library, a text that every Python installation has."""

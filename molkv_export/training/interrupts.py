@@ -36,7 +36,8 @@ def hold_interrupts() -> Iterator[Interrupts]:
     if threading.current_thread() is threading.main_thread():
         for name in _SIGNALS:
             number = getattr(signal, name, None)
-            # Replace only Python functions. Ignored signals, default actions and handlers in C (None) stay in place.
+            # Only handlers that are Python functions are replaced. Ignored signals, default actions and handlers in C
+            # (for which `getsignal` returns None) stay in place.
             if number is not None and callable(signal.getsignal(number)):
                 handlers[number] = signal.signal(number, interrupts.note)
     try:

@@ -63,7 +63,7 @@ class TrainOptions:
 class TrainResult:
     """Losses at the end of a run, in nats per token."""
 
-    train_loss: float  # mean over the last 50 steps, at most those since the run was resumed
+    train_loss: float  # mean over the last 50 steps, or fewer if the run was just resumed
     validation_loss: float
     validation_loss_experts_silenced: float
 

@@ -163,7 +163,7 @@ def test_a_table_that_does_not_fit_is_named(
                 "num_key_value_heads": 2**30,
                 "head_dim": 2**31 - 2,
             },
-            "config.json: such a model is too large for any memory",
+            "config.json: the model is too large for any memory",
         ),
     ],
 )

@@ -34,7 +34,7 @@ class KeyValueLayer(nn.Module):
 
 
 class PrefillDecoder(nn.Module):
-    """The decoder of a prefill graph: all layers, but of the last layer only the keys and values."""
+    """The decoder of a prefill graph: all layers, but the last layer computes only keys and values."""
 
     def __init__(self, config: LookupExpertConfig, modules: StaticModules, make_mixer: MakeMixer) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class PrefillDecoder(nn.Module):
 
 
 class PrefillModel(nn.Module):
-    """A prefill graph. It wraps the decoder, so that names of weights begin with "model." as in the checkpoint."""
+    """A prefill graph. It wraps the decoder, since names of weights in the checkpoint begin with "model."."""
 
     def __init__(self, config: LookupExpertConfig, modules: StaticModules, make_mixer: MakeMixer) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def build_static_graph(
         kv_dtype: Dtype of the inputs, of the KV cache, and of the computation.
         length: T, the number of positions of a call. The graph for length 1 returns logits. Graphs for longer calls
             process chunks of a prompt and return no logits, since the prompt's last token is a call of length 1.
-        mixer: Creates the mixer of one layer from configuration and modules; `decoder.MakeMixer` describes a mixer.
+        mixer: A function that creates the mixer of one layer (see `decoder.MakeMixer`) from configuration and modules.
     """
     frame = Frame(*graph_interface(config, kv_dtype, length))
     values = frame.values

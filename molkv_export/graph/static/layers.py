@@ -66,7 +66,7 @@ class HalfRMSNorm(StaticRMSNorm):
         largest = op.Max(op.ReduceMax(sizes, [-1], keepdims=1), self.constant(op, _SMALLEST))
         scaled = op.Div(x, largest)
         eps = op.Div(op.Div(self.constant(op, self.eps), largest), largest)
-        # `eps` may have become 0. Only a row of zeros has a mean square below _SMALLEST.
+        # In float16, `eps` can be 0 here. Only a row of zeros has a mean square below _SMALLEST.
         mean = op.Max(op.Add(_mean_square(op, scaled), eps), self.constant(op, _SMALLEST))
         return op.Div(scaled, op.Sqrt(mean))
 

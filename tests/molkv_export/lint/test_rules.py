@@ -15,7 +15,7 @@ UNARY = "(float[2, 3] x) => (float[2, 3] y)"
 @pytest.mark.parametrize(("compiler", "operator"), [("coreml", "Neg"), ("nnapi", "Erf")])
 def test_an_operator_that_is_not_in_the_table(compiler: Compiler, operator: str) -> None:
     result = broken(
-        compiler, UNARY + f"{{ y = {operator}(x) }}", f"the operator is {operator}, expected one in .*_ops.md"
+        compiler, UNARY + f"{{ y = {operator}(x) }}", f"the operator is {operator}, expected one of .*_ops.md"
     )
     assert result.operators == {operator: 1}
     assert result.findings[0].operator == operator
