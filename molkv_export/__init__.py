@@ -4,10 +4,10 @@
 - `add_profile` adds graphs to a bundle.
 - `validate` compares a bundle with its source.
 - `inspect` describes a bundle.
-- `package` lays a bundle out for an app.
+- `package` writes the files with which an app runs a bundle.
 
-The commands call these functions. A name is imported when it is first used, because PyTorch and ONNX take seconds to
-import, and `inspect` works without them.
+The command line calls these functions. Each name is imported only when it is first used, because the import of PyTorch
+and ONNX takes seconds, and `inspect` needs neither of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from molkv_export.parity.validate import Report, validate
     from molkv_export.profiles import GraphOptions
 
-__version__ = "0.1.0"  # pyproject.toml reads the version here, so it is known in a checkout, too
+__version__ = "0.1.0"  # pyproject.toml reads this line; a checkout without an installation has a version, too
 
 __all__ = [
     "GraphOptions",

@@ -1,4 +1,4 @@
-"""Writing folders that appear only when they are complete."""
+"""Write folders that appear only when they are complete."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from molkv_bundle import OutputError, contents
 # cannot open folders (EACCES), and cannot sync a file that is open only for reading (EBADF).
 _CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EBADF}
 
-_UNLOCKED = "folders cannot be locked here, so do not write to this one from two processes at once"
-_UNSYNCED = "folders cannot be synced to this disk, so check the files after a power cut"
+_UNLOCKED = "the file system cannot lock folders, so do not write to this folder from two processes at the same time"
+_UNSYNCED = "the file system cannot sync folders, so check the files after a power cut"
 _LOG = logging.getLogger(__name__)  # by default, Python prints warnings to stderr
 
 
 def sync(file: int | Path) -> bool:
-    """Flush an open file, a file, or a folder's list of names to the disk; return whether the system supports it.
+    """Flush a file, given by descriptor or path, or the list of names in a folder to the disk.
+
+    Returns:
+        Whether the system supports this.
 
     Raises:
-        OSError: The disk is full, or fails.
+        OSError: The disk is full, or a write fails.
     """
     try:
         if isinstance(file, int):
@@ -58,23 +61,24 @@ def atomic_folder(
     force: bool = False,
     journal: str = "",
 ) -> Iterator[Path]:
-    """Yield a folder `.NAME.partial` beside `out` to write into; on success it is renamed to `out`.
+    """Create a partial folder `.NAME.partial` beside `out`, and yield its path. After the block, rename it to `out`.
 
-    The partial folder is locked while it is written. If the system cannot lock or sync it, one warning is logged. After
-    a failure or an interruption the partial folder is removed, unless it holds the journal. So the yielded folder can
-    hold files of an earlier attempt.
+    The partial folder is locked while it is written. If the system cannot lock or sync this folder, one warning is
+    logged. After a failure or an interruption, the partial folder is removed. It is kept only if it holds the journal.
+    The next attempt then yields the kept folder with its files.
 
     Args:
         out: The folder to create.
-        is_ours: Returns whether an existing folder holds only files that this program wrote; no other is replaced.
-        force: Replace an existing folder. It stays unchanged until the new one is complete. An empty folder is always
-            replaced.
-        journal: Name of a file that lists finished work. A partial folder with this file is kept after a failure. The
-            file is removed when the folder is complete.
+        is_ours: Function that returns whether an existing folder holds only files that this program wrote. Other
+            folders are never replaced.
+        force: Replace an existing folder. The old folder stays unchanged until the new folder is complete. An empty
+            folder is always replaced.
+        journal: Name of a file that lists finished work; empty if there is none. A partial folder with this file is
+            kept after a failure. The file is removed when the folder is complete.
 
     Raises:
-        OutputError: `out` exists and must not or cannot be replaced, another process writes it, its parent cannot be
-            written, or the disk is full.
+        OutputError: The folder `out` exists and must not or cannot be replaced; another process writes `out`; the
+            parent folder cannot be written; or the disk is full.
     """
     partial = partial_of(out)
     with _locked(partial, out) as lacks:
@@ -98,7 +102,7 @@ def atomic_folder(
             if not isinstance(error, OSError):
                 error.add_note(kept)
                 raise
-            # numpy raises an error without errno when the disk takes only a part of the data.
+            # numpy raises an error without errno if it could write only a part of an array.
             if error.errno in (errno.ENOSPC, errno.EDQUOT, None):
                 raise OutputError(f"{out}: the disk is full; {kept}, free some space and try again") from error
             raise OutputError(f"{out}: cannot be written ({error.strerror}); {kept}") from error
@@ -108,12 +112,12 @@ def atomic_folder(
 def _locked(partial: Path, out: Path) -> Iterator[list[str]]:
     """Create and lock a folder; yield a list of warnings, which is empty if the folder is locked.
 
-    The kernel holds the lock, so it ends with the process, even if the process is killed.
+    The kernel releases the lock when the process ends, even if the process is killed.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir(exist_ok=True)
-        if not stat.S_ISDIR(partial.lstat().st_mode):  # a link could lead to a folder that is not ours
+        if not stat.S_ISDIR(partial.lstat().st_mode):  # a symbolic link could point to a folder of the user
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW) if fcntl else None
     except OSError as error:
@@ -125,7 +129,9 @@ def _locked(partial: Path, out: Path) -> Iterator[list[str]]:
         lacks = _lock(descriptor)
         # The process that held the lock until now may have renamed or removed the folder.
         if lacks is None or not (partial.exists() and os.path.samestat(os.fstat(descriptor), partial.stat())):
-            raise OutputError(f"{out}: is being written by another process; wait for it or choose another folder")
+            raise OutputError(
+                f"{out}: is being written by another process; wait until that process ends, or choose another folder"
+            )
         yield lacks
     finally:
         os.close(descriptor)
@@ -143,7 +149,7 @@ def _lock(descriptor: int) -> list[str] | None:
 
 
 def _recover(out: Path) -> None:
-    """Repair the state that a process leaves if it is killed while it replaces an old folder by a new one."""
+    """Repair the folders after a process was killed while it replaced an old folder by a new folder."""
     old = _sibling(out, "old")
     if old.is_dir() and not out.exists():
         old.rename(out)
@@ -157,26 +163,26 @@ def partial_of(out: Path) -> Path:
 
 
 def _sibling(out: Path, suffix: str) -> Path:
-    here = out.absolute()  # gives "." a name, too
+    here = out.absolute()  # the path "." has no name
     return here.parent / f".{here.name}.{suffix}"
 
 
 def clear(folder: Path, keep: Container[str] = ()) -> None:
-    """Remove everything in a folder except the named files; killed libraries may have left subfolders, too."""
+    """Remove everything in a folder except the names in `keep`."""
     for path in folder.iterdir():
         if path.name in keep:
             continue
-        if path.is_dir() and not path.is_symlink():
+        if path.is_dir() and not path.is_symlink():  # for example, a temporary folder of a library that was killed
             shutil.rmtree(path)
         else:
             path.unlink()
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link or copy a file of a folder that will be replaced.
+    """Make a hard link to a file of a folder that will be replaced; copy the file if a hard link is not safe.
 
-    The file is copied if the file system has no hard links. It is also copied if it is a symbolic link or has several
-    hard links, since other programs could then change or share it.
+    The file is copied if the file system has no hard links. The file is also copied if it is a symbolic link or has
+    several hard links, since another program could then change its content.
 
     Raises:
         OSError: The file cannot be read, or the copy cannot be written.
@@ -189,12 +195,14 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy the content of a file or of a link's target; both share blocks (reflink) if the file system supports it.
+    """Copy the content of a file; follow symbolic links.
+
+    If the file system supports reflinks, the copy shares the disk blocks of the original file.
 
     Raises:
         OSError: The file cannot be read, or the copy cannot be written.
     """
-    with suppress(AttributeError, OSError):  # some systems lack this call, and some disks do not support it
+    with suppress(AttributeError, OSError):  # some systems and some file systems have no copy_file_range
         with source.open("rb", buffering=0) as old, target.open("wb", buffering=0) as new:
             left = os.fstat(old.fileno()).st_size
             while left and (count := os.copy_file_range(old.fileno(), new.fileno(), left)):
@@ -205,14 +213,14 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def check_output(out: Path, *, is_ours: Callable[[Path], bool], force: bool) -> None:
-    """Check, before work starts, that a folder may be written; arguments as in `atomic_folder`.
+    """Check, before any other work, that a folder may be written; arguments as in `atomic_folder`.
 
     Raises:
-        OutputError: The folder exists and must not be replaced, or it cannot be written or replaced.
+        OutputError: The folder exists and must not be replaced, or the folder cannot be written or replaced.
     """
     try:
         exists = _exists(out)
-        _exists(partial_of(out))  # raises if its name, which is longer, is too long
+        _exists(partial_of(out))  # raises an error if the name with .partial is too long
         is_folder = exists and out.is_dir() and not out.is_symlink()
         is_empty = is_folder and not contents(out)
     except OSError as error:
@@ -237,16 +245,16 @@ def _check_can_be_renamed(out: Path) -> None:
         raise OutputError(f"{out}: ends in '..'; pass the folder's own name")
     if os.path.ismount(out):
         raise OutputError(f"{out}: is a mount point, which cannot be replaced; choose a folder inside it")
-    with suppress(FileNotFoundError):  # the current directory may be gone
+    with suppress(FileNotFoundError):  # the current directory may have been removed
         if Path.cwd().is_relative_to(out.resolve()):
             raise OutputError(
-                f"{out}: is the current directory or holds it, so it cannot be replaced; "
-                "run the command elsewhere, or choose a folder inside it"
+                f"{out}: is the current directory or one of its parents, so this folder cannot be replaced; run the "
+                "command in another directory, or choose a folder inside this one"
             )
 
 
 def _exists(path: Path) -> bool:
-    """Return whether a path exists, broken links included; unlike `Path.exists`, raise all other errors."""
+    """Return whether a path exists; a broken link exists, too. Unlike `Path.exists`, raise all other errors."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

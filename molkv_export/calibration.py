@@ -1,4 +1,4 @@
-"""Calibration: scales that are fixed at export, from the ranges of numbers in the source model."""
+"""Calibration: compute the scales that are fixed at export, from the ranges of numbers in the source model."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from molkv_export.graph.build import BuiltGraph
 from molkv_export.graph.static.layers import QdqLinear
 from molkv_export.source.model import SourceModel
 
-# Larger numbers than the scale allows are clipped, and other texts may have larger numbers than the calibration texts.
-# This margin costs 0.14 bits of precision.
+# Numbers outside the range of a scale are clipped. Other texts may have larger numbers than the calibration texts, so
+# measured ranges are multiplied by this factor. It costs 0.14 bits of precision.
 _MARGIN = 1.1
 
 
@@ -26,7 +26,7 @@ def kv_scales(checkpoint: Checkpoint, texts: list[Ids]) -> dict[str, Floats]:
     """Run the source model over texts and return scales for an int8 KV cache, one for each channel of each head.
 
     The cache holds rotated keys, and a rotation turns a pair of channels by any angle. So both channels of a pair have
-    the same scale, measured from the pair's length.
+    the same scale. It follows from the norm sqrt(a^2 + b^2) of the pair.
 
     Returns:
         Scales by name of the dense graph's initializer, float32 [1, Hkv, 1, head_dim].
@@ -45,7 +45,7 @@ def kv_scales(checkpoint: Checkpoint, texts: list[Ids]) -> dict[str, Floats]:
 
     for cache in config.kv_caches():
         keys, values = model.model.cached(cache.layer)
-        watch(keys, cache, "k_scale", _lengths_of_pairs)
+        watch(keys, cache, "k_scale", _norms_of_pairs)
         watch(values, cache, "v_scale", torch.abs)
     for ids in texts:
         model.logits(ids, last=1)
@@ -53,7 +53,7 @@ def kv_scales(checkpoint: Checkpoint, texts: list[Ids]) -> dict[str, Floats]:
 
 
 def activation_scales(checkpoint: Checkpoint, graph: BuiltGraph, texts: list[Ids]) -> dict[str, npt.NDArray[Any]]:
-    """Run the source model over texts and return scale and zero point of the input and output of each product.
+    """Run the source model over texts; return scale and zero point for input and output of each matrix product.
 
     Returns:
         Scales (float32 scalars) and zero points (uint8 scalars) by name of the graph's initializer.
@@ -82,7 +82,7 @@ def activation_scales(checkpoint: Checkpoint, graph: BuiltGraph, texts: list[Ids
     return scales
 
 
-def _lengths_of_pairs(keys: Tensor) -> Tensor:
+def _norms_of_pairs(keys: Tensor) -> Tensor:
     first, second = keys.chunk(2, dim=-1)
     return torch.hypot(first, second).repeat(1, 1, 2)
 

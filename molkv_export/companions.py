@@ -1,4 +1,4 @@
-"""The companions of the weights: tokenizer, chat template and settings for text generation, which drivers need."""
+"""The companions of the weights, which drivers need: tokenizer, chat template and settings for text generation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _NamedTemplate(msgspec.Struct):
 
 
 class Companions:
-    """The companions of a checkpoint. They are read when the checkpoint is opened, so that they fit its weights."""
+    """The companions of a checkpoint. They are read when it is opened, so that a later change cannot mix versions."""
 
     def __init__(self, source: Checkpoint) -> None:
         """Read and check the companions.
@@ -74,7 +74,7 @@ class Companions:
         """Check that the files have not changed since they were read.
 
         Raises:
-            CheckpointError: A file has another content, was removed, or is new.
+            CheckpointError: The content of a file has changed, or a file was removed or added.
         """
         for name, path in self._paths.items():
             if file_state(path) != self._states[name] and _content(path) != self._read[name]:
@@ -85,8 +85,8 @@ class Companions:
         if content is None:
             return None
         tokenizer = open_tokenizer(content, path, CheckpointError)
-        # The ids of encoded texts are checked, too: the tokenizer may add tokens that are not in the vocabulary. The
-        # largest id counts, not the number of ids, since a vocabulary can have gaps.
+        # The ids of encoded texts are checked, too: the tokenizer may add tokens that are not in its vocabulary. The
+        # largest id is compared, not the number of ids, since a vocabulary can have gaps.
         encoded = encode(tokenizer, ["", _TEXT], path, CheckpointError)
         ids = [*tokenizer.get_vocab().values(), *encoded[0]]
         highest, vocab_size = max(ids, default=0), self._source.config.vocab_size
@@ -125,7 +125,10 @@ class Companions:
         )
 
     def _end_ids(self, fields: Mapping[str, Any]) -> tuple[int, ...]:
-        """Return the token ids that end a text, from the first file that has any."""
+        """Return the token ids that end a text, from the first of these files that names one.
+
+        The order is generation_config.json, config.json, tokenizer_config.json.
+        """
         end = fields.get(_END)
         if end is not None:
             path, vocab_size = self._paths[GENERATION_CONFIG], self._source.config.vocab_size
@@ -138,7 +141,10 @@ class Companions:
         return tuple(dict.fromkeys(ids))
 
     def _chat_template(self) -> ChatTemplate:
-        """Return the name of the file with the chat template, or "". Like transformers, prefer chat_template.jinja."""
+        """Return the name of the file with the chat template; "" if there is none.
+
+        Like transformers, prefer chat_template.jinja to tokenizer_config.json.
+        """
         if self._read[CHAT_TEMPLATE] is not None:
             return CHAT_TEMPLATE
         template, path = self._tokenizer_config().get("chat_template"), self._paths[TOKENIZER_CONFIG]
@@ -154,8 +160,8 @@ class Companions:
         if any(each.name == "default" for each in named):
             return TOKENIZER_CONFIG
         self.warnings.append(
-            f'{path}: no chat template is named "default", so the bundle will have none; give this name to the '
-            "template that drivers should use"
+            f'{path}: no chat template is named "default", so the bundle will have no chat template; give this name '
+            "to the template that drivers should use"
         )
         return ""
 
@@ -164,7 +170,7 @@ class Companions:
         return {} if content is None else decode_json(content, dict[str, Any], path, CheckpointError)
 
     def _end_token(self) -> int | None:
-        """Return the id of the eos_token in tokenizer_config.json; if there is none, add a warning and return None."""
+        """Return the id of the eos_token in tokenizer_config.json; without such a token, add a warning."""
         token, why, path = self._tokenizer_config().get("eos_token"), "", self._paths[TOKENIZER_CONFIG]
         token = token.get("content") if isinstance(token, dict) else token
         if token is not None:
@@ -187,8 +193,8 @@ class Companions:
 def _sampling(fields: Mapping[str, Any], path: Path) -> SamplingDefaults:
     """Return the sampling defaults that follow from the fields of generation_config.json, as in transformers.
 
-    Without `do_sample` the most likely token is chosen, whatever the other fields are. The value null switches a step
-    of sampling off.
+    Without `do_sample`, the likeliest token is chosen, and of the other fields only `repetition_penalty` is used. A
+    field with the value null switches its step of sampling off.
 
     Raises:
         CheckpointError: A field has an impossible value.

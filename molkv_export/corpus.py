@@ -27,7 +27,7 @@ class Corpus(NamedTuple):
 
 
 def is_held_out(module: str) -> bool:
-    """Return whether a module is for validation. It depends only on the module's path in the library, POSIX style."""
+    """Return whether a module is for validation. The result depends only on its path in the library, as in "a/b.py"."""
     return hashlib.sha256(module.encode()).digest()[0] % _HELD_OUT_SHARE == 0
 
 
@@ -46,7 +46,7 @@ def standard_library() -> Corpus:
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE tokenizer whose id 0 is the end of a text."""
+    """Train a byte-level BPE tokenizer whose token id 0 marks the end of a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -61,7 +61,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> npt.NDArray[np.int64]:
-    """Encode the texts into one stream of token ids, each text ended by the end-of-text token."""
+    """Encode texts into one array of token ids [n], with an end-of-text token after each text."""
     end = tokenizer.token_to_id(END_OF_TEXT)
     ids = [i for encoding in tokenizer.encode_batch(texts) for i in (*encoding.ids, end)]
     return np.array(ids, np.int64)

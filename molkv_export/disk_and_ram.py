@@ -1,4 +1,4 @@
-"""Estimates of the disk and RAM that an export needs, made before it starts."""
+"""Estimate the disk space and the RAM that an export needs, before it writes the large files."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from molkv_export.terminal import human_bytes
 
 
 class DiskAndRam(NamedTuple):
-    """Disk and RAM that the rest of an export needs, in bytes."""
+    """Disk space and RAM that the rest of an export needs, in bytes."""
 
     disk: int  # size of the large files that are not written yet
     free: int  # free space on the disk
-    ram: int  # without the RAM of the libraries themselves
+    ram: int  # without the RAM that the libraries need
 
     def __str__(self) -> str:
         return (
-            f"needs {human_bytes(self.disk)} of disk ({human_bytes(self.free)} free), "
-            f"{human_bytes(self.ram)} of RAM beyond the libraries' own"
+            f"needs {human_bytes(self.disk)} of disk space ({human_bytes(self.free)} free), and "
+            f"{human_bytes(self.ram)} of RAM in addition to the RAM of the libraries"
         )
 
 
@@ -40,16 +40,16 @@ def estimate_disk_and_ram(
     folder: Path,
     out: Path,
 ) -> DiskAndRam:
-    """Estimate the disk and RAM that an export needs, and check that the disk has enough space.
+    """Estimate the disk space and the RAM that an export needs, and check that the disk has enough space.
 
     Args:
         source: The checkpoint.
         graphs: The graphs of each profile.
         table: The table with its shards.
         memory: The memory plan for writing the table.
-        finished: Names of the shards' files that are already written.
+        finished: File names of the shards that are already written.
         folder: The folder in which all files are written.
-        out: The folder's name for messages.
+        out: The path of the bundle, for messages.
 
     Raises:
         OutputError: The disk has too little free space.

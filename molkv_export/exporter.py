@@ -1,4 +1,4 @@
-"""Exporting a checkpoint as a bundle, and adding a profile to a bundle."""
+"""Export a checkpoint as a bundle, or add a profile to a bundle."""
 
 from __future__ import annotations
 
@@ -80,19 +80,20 @@ def export(
 ) -> Manifest:
     """Write a checkpoint as a bundle: dense graphs, expert store, manifest and tokenizer files.
 
-    If an export was interrupted, even by SIGKILL, the next one with the same arguments resumes it. Finished shards are
-    checked by their hashes and kept. The bundle is the same, byte for byte, as without the interruption.
+    If an export is interrupted, even by SIGKILL, the next export with the same arguments resumes it. Finished shards
+    are checked by their hashes and kept. The bundle is the same, byte for byte, as without the interruption.
 
     Args:
         checkpoint: Folder with config.json and weights, in training or lookup form; see docs/checkpoints.md.
         bundle: Folder to write. It appears only when it is complete.
-        profiles: Profiles whose graphs the bundle gets, of `molkv_bundle.PROFILES`; the first is the bundle's default.
+        profiles: Profiles of the bundle, from `molkv_bundle.PROFILES`; the first one is the bundle's default.
         graph: Options for the graphs of all profiles. `add_profile` can add a profile with other options.
-        experts_dtype: Dtype of the values in the store. Embeddings and keys are float32 if it is float32, else float16.
+        experts_dtype: Dtype of the values in the store. If it is float32, embeddings and keys are float32, too;
+            otherwise they are float16.
         shard_size: Largest size of a shard, in bytes.
-        max_memory: RAM in bytes for writing the store, apart from the libraries and the largest dense weight. With more
-            memory, expert networks are loaded less often. The bundle does not depend on it.
-        force: Replace the folder if it exists; the old one stays until the new one is complete.
+        max_memory: RAM in bytes for writing the store, in addition to the RAM of the libraries and of the largest dense
+            weight. With more memory, expert networks are loaded less often. The content of the bundle is the same.
+        force: Replace the folder if it exists; the old folder stays until the new folder is complete.
         command: Text that the manifest records as the command that made the bundle.
         console: Console for progress bars and messages; None for no output.
 
@@ -167,9 +168,9 @@ def add_profile(
             hashed = _hash_checkpoint(source, progress)
         check_source(old, source, hashed.hashes)
         with atomic_folder(bundle, is_ours=_is_bundle, force=True) as folder:
-            if read_manifest(bundle).sha256 != old.manifest.sha256:  # until the lock, other processes could write it
+            if read_manifest(bundle).sha256 != old.manifest.sha256:  # another process replaced it before the lock
                 raise OutputError(
-                    f"{bundle}: was changed by another process while this one was running; run the command again"
+                    f"{bundle}: was changed by another process while this command was running; run the command again"
                 )
             known = old.manifest.files.keys() - _files_of(old.manifest.graphs.get(profile))
             for name in known:
@@ -215,7 +216,7 @@ def _plan(
 
 
 def _start(plan: _Plan, folder: Path, bundle: Path, arguments: dict[str, str], progress: Progress) -> Journal:
-    """Keep the finished shards of an unfinished export, write the companions, and print what the rest will need."""
+    """Keep the finished shards of an unfinished export; write the companions; print the needed disk space and RAM."""
     journal, message = resume_export(folder, arguments)
     if message:
         print_line(progress.console, f"{bundle}: {message}")
@@ -236,7 +237,7 @@ def _files_of(graph: GraphInfo | None) -> set[str]:
 def _finish(
     source: Checkpoint, folder: Path, manifest: Manifest, profiles: list[str], console: Console | None
 ) -> Manifest:
-    """Write the golden vectors of some profiles, and then the manifest, which is returned."""
+    """Write the golden vectors of some profiles, then the manifest; return the manifest."""
     if console is not None:
         print_line(console, "golden vectors: the source model runs in PyTorch")
     with timed(_LOG, "golden vectors"):
@@ -270,7 +271,7 @@ def _write_table(plan: _Plan, folder: Path, journal: Journal, check: Callable[[]
     task = progress.add_task("expert store", total=total, visible=total > 0)
 
     def finish(name: str, info: FileInfo) -> None:
-        check()  # before a shard enters the journal, the checkpoint must still be the one that was hashed
+        check()  # the journal must only list shards of the checkpoint that was hashed
         journal.shards[name] = info
         journal.save(folder)
 
@@ -302,7 +303,7 @@ def _hash_checkpoint(source: Checkpoint, progress: Progress) -> HashedSource:
 
 
 def _check_unchanged(hashed: HashedSource, companions: Companions, folder: Path) -> None:
-    """Check that the checkpoint has not changed since the start; if it has, remove the journal, so nothing is kept."""
+    """Check that the checkpoint has not changed since the start; if it has, remove the journal, so no shard is kept."""
     try:
         hashed.check()
         companions.check()
@@ -312,7 +313,7 @@ def _check_unchanged(hashed: HashedSource, companions: Companions, folder: Path)
 
 
 def _origin(hashes: dict[str, str]) -> dict[str, str]:
-    """Return the inputs that determine the bytes of records, apart from the layout: checkpoint and software."""
+    """Return the values that, together with the layout, determine the records: checkpoint hashes and versions."""
     return {**hashes, "molkv-export": __version__, "torch": str(torch.__version__)}
 
 

@@ -24,24 +24,25 @@ from molkv_export.modeling import Form, MoleForCausalLM, MolkvForCausalLM, Refer
 
 
 class Family(NamedTuple):
-    """The parts of the exporter that are special to one family; `config` is of its class in `molkv_bundle`."""
+    """The parts of the exporter for one family. `config` is an object of the family's class in `molkv_bundle`."""
 
     readers: tuple[Reader, ...]
     """Readers of the formats in which the family's models are published."""
     model: Callable[[Any, Form], ReferenceModel]
-    """Creates the reference model: (config, form)."""
+    """Function (config, form) that creates the reference model."""
     graph: Callable[[Any, DenseFormat], BuiltGraph]
-    """Builds the graph of the cpu profile: (config, dtypes of weights and caches)."""
+    """Function (config, dtypes of weights and caches) that builds the graph of profile cpu."""
     static_graph: Callable[[Any, type[StaticModules], KVDtype, int], BuiltGraph] | None = None
-    """Builds a static graph: (config with the graph's context and window, modules of the profile, dtype, T).
+    """Function (config, modules of the profile, dtype, positions of a call) that builds a static graph.
 
-    None if the family's `ModelConfig.profiles` has no static profile.
+    `config` has the context length and the expert window of the graph. The function is None if the family's
+    `ModelConfig.profiles` has no static profile.
     """
     can_be_calibrated: bool = False
     """Whether scales can be fixed at export, for an int8 KV cache and for qdq-int8.
 
-    If true, the reference model has `cached`, and its products have the same names as in the graph. Query, key and
-    value are an exception: the graph may pack them as `qkv_proj`.
+    If true, the reference model has the method `cached`, and its linear layers have the same names as in the graph.
+    There is one exception: the graph may combine the layers for query, key and value into one named `qkv_proj`.
     """
     note: str = ""
     """A note that `export` prints for the user; empty for none."""
@@ -61,7 +62,7 @@ FAMILIES: dict[str, Family] = {
         graph=partial(build_graph, mixer=MolkvMixer),
         static_graph=partial(build_static_graph, mixer=StaticMolkvMixer),
         can_be_calibrated=True,
-        note="MoLKV is our reading of its paper; to compare with your own code",
+        note="the equations of MoLKV are our reading of its paper; to compare them with your own code",
     ),
 }
 """All families by `model_type`. To add a family, add an entry (docs/architecture.md, "A new family")."""
@@ -80,7 +81,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: The weights are missing, damaged or unsafe, or do not fit the configuration.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: is not a folder; expected one with {CONFIG} and weights")
+        raise CheckpointError(f"{folder}: is not a folder; expected a folder with {CONFIG} and weights")
     path = folder / CONFIG
     if not os.path.lexists(path) and find_weights(folder) is None and (error := foreign_format(folder)):
         raise error

@@ -1,4 +1,4 @@
-"""Making golden vectors: results of the source model in PyTorch for a few texts (`molkv_bundle.golden` reads them)."""
+"""Make golden vectors: results of the source model in PyTorch for a few texts. `molkv_bundle.golden` reads them."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ _PROMPTS = (
 )
 _PROMPT_TOKENS = 40
 _NEW_TOKENS = 16
-_LONGEST = 4096  # most positions of a text; the file has 164 bytes for each
-_MOST_LOGITS, _MOST_ROWS = 400_000, 4  # most logits, and positions, that are computed at a time
+_LONGEST = 4096  # largest number of positions in a text; the file has 164 bytes for each position
+_MOST_LOGITS, _MOST_ROWS = 400_000, 4  # largest number of logits, and of positions, that are computed at a time
 
 
 def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
-    """Write the golden vectors into the folder of a bundle in which only they and the manifest are missing.
+    """Write the golden vectors into the folder of a bundle that has all other files except the manifest.
 
     The expected logits are those of the source model, computed in float64, with weights and records rounded as in the
     bundle. If a record of the store is wrong, the source's own record is used, so that the self-test fails. The limits
-    for a driver's errors are measured: the model is computed again with the errors that a correct driver may make.
+    for a driver's errors are measured: the model is run again with the rounding errors that a correct driver may make.
     """
     graph, model = bundle.graph(), SourceModel(checkpoint, bundle)
     with ExpertStore(bundle) as store:
@@ -77,7 +77,7 @@ def _rows(config: ModelConfig) -> int:
 
 def golden_ram(checkpoint: Checkpoint, weights: Sequence[int]) -> int:
     """Estimate the RAM in bytes for making golden vectors; `weights` are the sizes of dense weights in float32."""
-    networks: Counter[str] = Counter()  # count of parameters by layer; the networks of one layer are in RAM at a time
+    networks: Counter[str] = Counter()  # parameters of the networks by layer; only one layer's are in RAM at a time
     for name in checkpoint.parameters if checkpoint.form == "training" else ():
         layer, is_expert, _ = name.partition(".experts.")
         if is_expert:
@@ -87,17 +87,17 @@ def golden_ram(checkpoint: Checkpoint, weights: Sequence[int]) -> int:
 
 
 def calibration_texts(config: ModelConfig, folder: Path) -> list[Ids]:
-    """Return the texts with which scales are calibrated; the folder may hold a tokenizer."""
+    """Return the texts for the calibration of scales, encoded by the tokenizer in the folder if there is one."""
     return [ids for ids, _ in _texts(config, folder)]
 
 
 def _texts(config: ModelConfig, folder: Path, lengths: Sequence[int] = ()) -> list[tuple[Ids, int]]:
-    """Return texts, each with the number of tokens by which it is to be continued.
+    """Return texts, each with the number of tokens to generate after it.
 
-    The first texts are sentences to be continued; without a tokenizer, they are random ids. The last one is a long text
-    of random ids, which is not continued. It is longer than two expert windows, so that a driver fails if it handles
-    the end of the ring buffer wrongly. It is also long enough for at least one call of each static graph. It never
-    exceeds the context length or 4,096 tokens.
+    The first texts are beginnings of sentences; without a tokenizer, they are random ids. The last text is a long one
+    of random ids, without a continuation. It is longer than two expert windows, so that a driver fails if it handles
+    the end of the ring buffer wrongly. It is also long enough for at least one call of each static graph. But its
+    length is at most the context length, and at most 4,096 tokens.
     """
     context = config.max_position_embeddings
     random = np.random.default_rng(0)
@@ -117,7 +117,7 @@ def _golden_text(model: SourceModel, store: Store, ids: Ids, source: Path) -> Go
     """Compute the expected results for a text, without its continuation."""
     vocab_size = model.config.vocab_size
     projection, count = Projection(vocab_size), min(TOP, vocab_size)
-    # Allocated in advance: small arrays allocated between large temporary ones would keep the memory of those in use.
+    # Allocated in advance: a small array between large temporary arrays would prevent the release of their memory.
     top, projected = np.empty((len(ids), count), np.int32), np.empty((len(ids), PROJECTIONS), np.float32)
     top_logits, start = np.empty((len(ids), count), np.float32), 0
     for logits in model.logits_in_pieces(ids, store, last=0, rows=_rows(model.config), in_float64=True):
@@ -134,7 +134,7 @@ def _golden_text(model: SourceModel, store: Store, ids: Ids, source: Path) -> Go
 
 
 def _limits(model: SourceModel, store: Store, bundle: Bundle, texts: list[GoldenText]) -> GoldenLimits:
-    """Measure the largest errors of several runs with the rounding errors that the bundle's format allows."""
+    """Run the texts several times with the rounding errors that the bundle's format allows; return the limits."""
     found: list[tuple[float, float]] = []
     for draw in range(DRAWS):
         errors = GoldenErrors(model.config.vocab_size, GoldenLimits(math.inf, math.inf))
@@ -151,7 +151,7 @@ def _limits(model: SourceModel, store: Store, bundle: Bundle, texts: list[Golden
 def _continue(model: SourceModel, store: Store, ids: Ids, new_tokens: int, tie: float) -> npt.NDArray[np.int32]:
     """Continue a text greedily; stop before a token whose logit is at most `tie` above the second largest logit.
 
-    There, rounding errors could change the choice.
+    Rounding errors could change the choice of such a token.
     """
     found = np.empty(0, np.int64)
     while len(found) < new_tokens:
@@ -164,7 +164,7 @@ def _continue(model: SourceModel, store: Store, ids: Ids, new_tokens: int, tie: 
 
 
 def window(config: ModelConfig) -> int:
-    """Return the length of the expert window, or 2 if it is shorter or missing: texts are cut into such lengths."""
+    """Return the length of the expert window, or 2 if it is shorter or missing. Pieces of texts have this length."""
     return max(2, config.expert_window)
 
 

@@ -1,4 +1,4 @@
-"""Describing a bundle without running it."""
+"""Describe a bundle without running it."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ if TYPE_CHECKING:
 class Sizes(msgspec.Struct, frozen=True):
     """Sizes in bytes of a bundle's parts in RAM and storage while one of its profiles runs."""
 
-    ram_dense_weights: int  # of the graphs and their weights
-    ram_kv_cache: int  # of one sequence of the whole context length
-    ram_expert_window: int  # of one sequence; 0 for MoLE and dense models
+    ram_dense_weights: int  # for the graphs and their weights
+    ram_kv_cache: int  # for one sequence that fills the context
+    ram_expert_window: int  # for one sequence; 0 for MoLE and dense models
     storage_expert_store: int
     bytes_per_token: int  # read from storage for every new token
 
 
 class Acceptance(msgspec.Struct, frozen=True):
-    """The number of a graph's nodes that a phone's compiler takes, by the rules of `lint`."""
+    """The number of a graph's nodes that a compiler for phones accepts, by the rules of `lint`."""
 
     nodes: int
     accepted: int
     partitions: int  # subgraphs that the compiler would compile
-    first_reason: str  # the first node that is not taken, and why; empty if all are taken
+    first_reason: str  # the first node that is not accepted, and the reason; empty if all nodes are accepted
 
 
 class GraphCheck(msgspec.Struct, frozen=True):
-    """The operators of one graph, and the compilers that take it."""
+    """The operators of one graph, and the number of nodes that each compiler accepts."""
 
     file: str
     length: int  # positions of a call; 0: any number
@@ -78,7 +78,7 @@ class Inspection(msgspec.Struct, frozen=True):
     checks: dict[str, list[GraphCheck]] | None  # by profile; None: the onnx package is not installed
     files: dict[str, int]  # size in bytes by name
     provenance: Provenance
-    warnings: list[str]  # parts for text generation that the bundle lacks
+    warnings: list[str]  # about missing parts that text generation needs
 
 
 def inspect(path: str | Path) -> Inspection:
@@ -156,7 +156,7 @@ def print_inspection(found: Inspection, console: Console) -> None:
             for check in found.checks[profile]:
                 console.print(_pairs(f"operators and targets: {check.file}", _described(check)))
     if found.checks is None:
-        print_line(console, "\noperators and targets: pip install 'molkv-export[export]' to see them")
+        print_line(console, "\noperators and targets: not shown; run `pip install 'molkv-export[export]'` to see them")
     console.print(_pairs("files", {name: human_bytes(size) for name, size in sorted(found.files.items())}))
     made = found.provenance
     console.print(
@@ -174,11 +174,11 @@ def print_inspection(found: Inspection, console: Console) -> None:
 def _warnings(bundle: Bundle) -> list[str]:
     found = []
     if TOKENIZER not in bundle.manifest.files:
-        found.append(f"has no {TOKENIZER}, so it takes only token ids, no text")
+        found.append(f"the bundle has no {TOKENIZER}, so drivers take only token ids, no text")
     if not bundle.manifest.generation.eos_token_ids:
         found.append(
-            "has no eos_token_ids, so generation stops only at the maximum number of tokens; set eos_token_id in the "
-            "checkpoint's generation_config.json and export again"
+            "the bundle has no eos_token_ids, so generation stops only at the maximum number of tokens; set "
+            "eos_token_id in the checkpoint's generation_config.json and export again"
         )
     return found
 

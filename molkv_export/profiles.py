@@ -23,14 +23,15 @@ _MODULES: dict[tuple[str, DenseDtype], type[StaticModules]] = {
 class GraphOptions(NamedTuple):
     """The options for graphs that a user can choose."""
 
-    dense_dtype: DenseDtype = "float32"  # of large weights
-    block_size: int = DEFAULT_BLOCK_SIZE  # weights that share a scale, for int4 only
-    kv_dtype: KVDtype = "float32"  # of the KV cache
-    # Lengths of a call of static graphs; 1 is always added. Default: those of CHUNK_LENGTHS that fit the context.
+    dense_dtype: DenseDtype = "float32"  # dtype of large weights
+    block_size: int = DEFAULT_BLOCK_SIZE  # number of weights that share a scale; only for int4
+    kv_dtype: KVDtype = "float32"  # dtype of the KV cache
+    # Numbers of positions of a call, one for each static graph; 1 is always added. Default: the values of
+    # CHUNK_LENGTHS that do not exceed the context length.
     chunk_lengths: Sequence[int] | None = None
-    context_length: int | None = None  # of static graphs; default: the model's, but at most CONTEXT_LENGTH
-    expert_window: int | None = None  # of static graphs; default: the model's
-    window_dtype: WindowDtype = "float32"  # of the values in an expert window
+    context_length: int | None = None  # context length of static graphs; default: the model's, at most CONTEXT_LENGTH
+    expert_window: int | None = None  # expert window of static graphs; default: the model's
+    window_dtype: WindowDtype = "float32"  # dtype of the values in an expert window
 
 
 def plan_graphs(config: ModelConfig, profiles: Sequence[str], options: GraphOptions) -> list[GraphPlan]:
@@ -43,7 +44,7 @@ def plan_graphs(config: ModelConfig, profiles: Sequence[str], options: GraphOpti
     if set(profiles) == {"cpu"}:
         for name in ("chunk_lengths", "context_length", "expert_window"):
             if getattr(options, name) is not None:
-                wanted = "no value for profile cpu, whose graph takes any; only coreml and nnapi have fixed shapes"
+                wanted = "no value for profile cpu; only the graphs of profiles coreml and nnapi have fixed shapes"
                 raise ArgumentError(name, getattr(options, name), wanted)
     return [_plan(config, profile, options) for profile in dict.fromkeys(profiles)]
 
@@ -54,7 +55,7 @@ def _plan(config: ModelConfig, profile: str, options: GraphOptions) -> GraphPlan
     family = FAMILIES[config.model_type]
     if profile == "cpu":
         return GraphPlan(profile, config, dense, {0: family.graph(config, dense)})
-    assert family.static_graph is not None  # `ModelConfig.profiles` has a static one
+    assert family.static_graph is not None  # since `config.profiles` has a static profile
     modules = _MODULES[profile, options.dense_dtype]
     kv_dtype: KVDtype = "float16" if options.dense_dtype == "float16" else "float32"
     context = _context(config, options)
@@ -101,7 +102,7 @@ def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
     }
     for name, (asked, limit) in limits.items():
         if asked is not None and not 0 < asked <= limit:
-            raise ArgumentError(name, asked, f"1 to {limit} (the model's)")
+            raise ArgumentError(name, asked, f"1 to {limit} (the limit of the model)")
     for length in options.chunk_lengths or () if profile != "cpu" else ():
         if not 1 <= length <= _context(config, options):
             context = _context(config, options)

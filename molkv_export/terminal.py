@@ -1,4 +1,4 @@
-"""Texts, sizes, progress and log messages in a terminal."""
+"""Print texts, sizes, progress bars and log messages in a terminal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def print_line(console: Console, text: str, style: str = "") -> None:
 
 @contextmanager
 def log_to(console: Console, level: int) -> Iterator[None]:
-    """Print the log messages of this project on a console, from a level of `logging` on."""
+    """Print the log messages of this project that have at least a certain level (of `logging`) on a console."""
     handler = _ConsoleHandler(console)
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [(logger, logger.level, logger.propagate) for logger in loggers]
@@ -66,7 +66,7 @@ class _ConsoleHandler(logging.Handler):
 
 @contextmanager
 def timed(logger: logging.Logger, what: str) -> Iterator[None]:
-    """Log the seconds that a block takes, at level INFO."""
+    """Log the duration of a `with` block in seconds, at level INFO."""
     start = time.perf_counter()
     yield
     logger.info("%s: %.2f s", what, time.perf_counter() - start)
@@ -74,7 +74,7 @@ def timed(logger: logging.Logger, what: str) -> Iterator[None]:
 
 @contextmanager
 def status(console: Console, text: str) -> Iterator[Callable[[str], None]]:
-    """Show the present step of a command; the function that this yields shows another step and logs it."""
+    """Show the current step of a command. Yield a function that shows and logs the next step."""
     with console.status(Text(text)) as shown:
 
         def show(step: str) -> None:
@@ -95,7 +95,7 @@ def human_bytes(count: int) -> str:
 
 
 class Bars(Progress):
-    """Progress bars that appear with the first task. Before it, nothing is printed, not even an empty line."""
+    """Progress bars that appear with the first task. Before that, nothing is printed, not even an empty line."""
 
     def __enter__(self) -> Bars:
         return self
@@ -112,7 +112,7 @@ class Bars(Progress):
 
 
 def byte_progress(console: Console | None) -> Bars:
-    """Return bars that count bytes and show the rate and the remaining time. Without a console, nothing is shown."""
+    """Return progress bars for bytes, with rate and remaining time. Without a console, nothing is shown."""
     return Bars(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -124,7 +124,7 @@ def byte_progress(console: Console | None) -> Bars:
 
 
 def counter(progress: Progress, description: str) -> Callable[[int, int], None]:
-    """Return a function that advances a new bar. Its arguments: the bytes since its last call, and all bytes."""
+    """Return a function (bytes since its last call, total bytes) that creates a progress bar and advances it."""
     tasks: list[TaskID] = []
 
     def advance(count: int, total: int) -> None:

@@ -104,7 +104,7 @@ def test_missing_weights_are_named(folder: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere", CheckpointError, "nowhere: is not a folder; expected one with config.json")
+    refused(tmp_path / "nowhere", CheckpointError, "nowhere: is not a folder; expected a folder with config.json")
 
 
 def test_a_configuration_for_another_model_is_refused(folder: Path) -> None:

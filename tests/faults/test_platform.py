@@ -25,8 +25,10 @@ from molkv_runtime import ExpertStore, Generator, selftest
 from tests.processes import run_cli, run_script
 
 ROOT = Path(__file__).parent.parent.parent
-UNLOCKED = "bundle: folders cannot be locked here, so do not write to this one from two processes at once"
-UNSYNCED = "folders cannot be synced to this disk, so check the files after a power cut"
+UNLOCKED = (
+    "bundle: the file system cannot lock folders, so do not write to this folder from two processes at the same time"
+)
+UNSYNCED = "the file system cannot sync folders, so check the files after a power cut"
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_an_export_on_a_bare_system_gives_the_same_bytes_and_one_warning(
     checkpoint: Path, bundles: Callable[..., Path], tmp_path: Path
 ) -> None:
     done = _bare("export", checkpoint, tmp_path / "bundle", "--experts-dtype", "float32")
-    assert done.stderr.replace("\n", "").count("cannot be") == 2, done.stderr
+    assert done.stderr.replace("\n", "").count("the file system cannot") == 2, done.stderr
     assert f"{UNLOCKED}; {UNSYNCED}" in done.stderr
     assert _contents(tmp_path / "bundle") == _contents(bundles("molkv"))
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

@@ -49,7 +49,7 @@ def test_a_profile_is_not_added_to_a_bundle_that_changes_meanwhile(
         add_profile(checkpoints("molkv"), bundle, "coreml")
 
     monkeypatch.setattr("molkv_export.exporter.check_source", another)
-    with pytest.raises(OutputError, match=r"was changed by another process while this one was running; run"):
+    with pytest.raises(OutputError, match=r"was changed by another process while this command was running; run"):
         add_profile(checkpoints("molkv"), bundle, "nnapi")
     assert list(Bundle(bundle).manifest.graphs) == ["cpu", "coreml"]
 

@@ -222,8 +222,8 @@ def test_export_and_inspect_name_a_missing_file_once(folder: Path) -> None:
     assert f'{NO_END} (tokenizer_config.json names "<end>", but there is no tokenizer.json), so' in end
     found = inspect(folder.parent / "bundle")
     assert [warning.split(",")[0] for warning in found.warnings] == [
-        "has no tokenizer.json",
-        "has no eos_token_ids",
+        "the bundle has no tokenizer.json",
+        "the bundle has no eos_token_ids",
     ]
     out = io.StringIO()
     print_inspection(found, Console(file=out, width=80))

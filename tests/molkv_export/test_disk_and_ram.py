@@ -70,7 +70,8 @@ def test_the_estimate_is_printed_before_the_export_starts(checkpoints: Callable[
 
 def test_the_estimate_is_one_line() -> None:
     needs = DiskAndRam(disk=2**30, free=2**31, ram=2**20)
-    assert str(needs) == "needs 1.0 GiB of disk (2.0 GiB free), 1.0 MiB of RAM beyond the libraries' own"
+    ram = "1.0 MiB of RAM in addition to the RAM of the libraries"
+    assert str(needs) == f"needs 1.0 GiB of disk space (2.0 GiB free), and {ram}"
 
 
 def test_the_estimate_of_memory_is_within_the_allowed_memory(source: Checkpoint) -> None:

@@ -214,7 +214,7 @@ def test_two_exports_cannot_write_the_same_folder(checkpoint: Path, whole: Path,
         assert first.stdin is not None
         assert first.stdout is not None
         assert first.stdout.readline() == b"writing\n"
-        with pytest.raises(OutputError, match=r"bundle: is being written by another process; wait for it or choose"):
+        with pytest.raises(OutputError, match=r"bundle: is being written by another process; wait until that"):
             export(checkpoint, bundle, shard_size=SHARD_SIZE, force=True)
         first.stdin.write(b"go on\n")
         first.stdin.close()
