@@ -1,4 +1,4 @@
-"""Measure the memory bandwidth and this process's memory, and read or clear the page cache."""
+"""Measure the memory bandwidth and the memory of this process; inspect and clear the page cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def memory_bandwidth(threads: int) -> float:
-    """Return the bytes per second that some threads can read together, the best of several trials.
+    """Return the memory bandwidth of all threads together, in bytes per second, as the best of several trials.
 
     The threads compute the maximum of an array, because numpy does that with the widest instructions of the processor.
     """

@@ -59,7 +59,7 @@ def bench(
         storage: "warm": the records were read before. "cold": the store is dropped from the page cache before each run.
         target: Provider and options that run the graph. By default, one thread per core.
         profile: Profile of the bundle; by default, the profile that suits the provider best.
-        report_progress: Called with the name of each step.
+        report_progress: Called with a description of each step.
 
     Raises:
         ArgumentError: A length is outside the model's context, or there are more threads than cores.
@@ -76,7 +76,7 @@ def bench(
     runner = _Runner(opened, target._replace(threads=threads), runs)
     prefill, decode = _measure(runner, prompts, contexts, batches, steps, storage, report_progress)
     peak = peak_rss()
-    report_progress("memory bandwidth")  # measured last, because its array would raise the peak RSS
+    report_progress("measuring memory bandwidth")  # measured last, because its array would raise the peak RSS
     bandwidth = memory_bandwidth(threads)
     return BenchReport(
         bundle=str(bundle),
@@ -105,17 +105,15 @@ def _measure(
     storage: Sequence[Storage],
     report_progress: Callable[[str], object],
 ) -> tuple[list[Prefill], list[Decode]]:
-    for context, batch in product(
-        contexts, batches
-    ):  # raises an error for a batch that exceeds the RAM, before any measurement
+    for context, batch in product(contexts, batches):  # a batch that exceeds the RAM fails before any measurement
         runner.sequences(batch, context)
     prefill, decode = [], []
     for kind in storage:
         for prompt in prompts:
-            report_progress(f"{kind} prefill of {prompt}")
+            report_progress(f"measuring {kind} prefill of {prompt} tokens")
             prefill.append(runner.prefill(prompt, kind))
         for context, batch in product(contexts, batches):
-            report_progress(f"{kind} decode to {context}, batch {batch}")
+            report_progress(f"measuring {kind} decode up to a context of {context} tokens, batch {batch}")
             decode.append(runner.decode(context, batch, min(steps, context - 1), kind))
     return prefill, decode
 

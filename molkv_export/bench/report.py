@@ -1,4 +1,4 @@
-"""Results of a benchmark, and their tables in the terminal and in Markdown."""
+"""Results of a benchmark, and functions that print them as tables, in the terminal or in Markdown."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Shares(msgspec.Struct, frozen=True):
     """Share of each part in the measured time; the shares sum to 1."""
 
     gather: float  # waiting for records
-    graph: float
-    sampling: float
+    graph: float  # running the graph
+    sampling: float  # choosing tokens
     other: float  # decoding records, the expert window, bookkeeping
 
 
@@ -44,13 +44,13 @@ class Decode(msgspec.Struct, frozen=True):
     context: int  # tokens after the last step
     batch: int  # sequences decoded together
     storage: Storage
-    tokens_per_second: float  # of all sequences together
+    tokens_per_second: float  # all sequences together
     p50: float  # seconds per step
     p95: float
     p99: float
     shares: Shares
     bytes_read: int  # per step
-    bandwidth_share: float  # reached share of the speed that the memory bandwidth allows, see `BenchReport`
+    bandwidth_share: float  # speed, divided by the speed that the memory bandwidth allows; see `BenchReport.bandwidth`
 
 
 class BenchReport(msgspec.Struct, frozen=True):
@@ -63,17 +63,17 @@ class BenchReport(msgspec.Struct, frozen=True):
     provider: str
     placements: str  # number of nodes on each provider, in words
     threads: int
-    runs: int  # of each measurement
+    runs: int  # number of runs of each measurement
     bandwidth: float  # bytes per second; a step reads weights, KV cache and window at least once
-    weights: int  # bytes of the dense graph
-    peak_rss: int  # bytes, peak of this process
-    rss_before: int  # bytes, before the bundle was loaded
+    weights: int  # bytes of the dense weights in RAM
+    peak_rss: int  # peak resident size of this process, in bytes
+    rss_before: int  # peak resident size before the bundle was loaded, in bytes
     prefill: list[Prefill]
     decode: list[Decode]
 
 
 def facts(report: BenchReport) -> list[str]:
-    """Return the facts that hold for all measurements, and explain the columns, one line each."""
+    """Return facts about all measurements, and explanations of the columns, one line each."""
     return [
         f"{report.bundle}: dense {report.dense_dtype}, experts {report.experts_dtype}; "
         f"profile {report.profile}, provider {report.provider} ({report.placements}), {report.threads} threads; "

@@ -1,4 +1,4 @@
-"""A stopwatch, and wrappers of store and graph that measure the time of their calls with it."""
+"""A stopwatch, and wrappers of a store and a graph that measure the time of all calls."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def bench_command(
             storage=_STORAGE[storage],
             target=Target(provider, dict(provider_options), require_provider, threads),
             profile=profile or "",
-            report_progress=lambda what: show(f"measuring: {what}"),
+            report_progress=show,
         )
     if as_json:
         print_json(report)

@@ -101,7 +101,7 @@ def validate_command(
             target=Target(provider, dict(provider_options), require_provider),
             profile=profile or "",
             with_bisection=with_bisection or plot is not None or (report_folder is not None and checkpoint is not None),
-            report_progress=lambda what: show(f"comparing: {what}"),
+            report_progress=show,
         )
     if as_json:
         print_json(report)

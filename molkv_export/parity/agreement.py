@@ -1,4 +1,4 @@
-"""Exact comparisons: every record of the store, including records that no text reads, and greedy text."""
+"""Compare records of the store, including records that no text reads, and greedy text. Both must be exactly equal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from molkv_export.source.model import SourceModel
 from molkv_export.source.rounding import StoredRows
 from molkv_runtime import Generator, Sampling, Store
 
-_CHUNK_BYTES = 128 * 1024 * 1024  # size of a chunk of exact records; each chunk loads all expert networks once
+_CHUNK_BYTES = 128 * 1024 * 1024  # bytes of exact records at a time; all expert networks are loaded once for each chunk
 
 _BATCH = 4
 
@@ -27,13 +27,13 @@ class RecordsResult(msgspec.Struct, frozen=True):
 
     records: int  # number of compared records
     of: int  # number of records in the store
-    failure: str  # names the first field that differs by more than rounding; empty if there is none
+    failure: str  # description of the first field that differs by more than rounding; empty if there is none
 
 
 def records_agreement(store: Store, source: SourceModel, at_most: int = 0) -> RecordsResult:
-    """Compare every field of records with the source model.
+    """Compare all fields of records with the source model.
 
-    `source/rounding.py` defines which stored values count as equal.
+    `source/rounding.py` defines the stored values that count as equal to an exact value.
 
     Args:
         store: Expert store of the bundle.
@@ -68,8 +68,8 @@ class GreedyResult(msgspec.Struct, frozen=True):
     tokens_each: int
     identical: int
     mean_length: float  # mean number of tokens before the first difference
-    ties: int  # number of tokens decided by rounding alone, see `Continuation.compare`
-    first_difference: str  # position and tokens of the first difference; empty if all are identical
+    ties: int  # number of tokens that differ but count as equal, see `Continuation.compare`
+    first_difference: str  # position and tokens of the first difference; empty if all texts are identical
 
 
 class Continuation:
@@ -79,7 +79,7 @@ class Continuation:
         self.prompt, self.new_ids = prompt, new_ids
 
     def compare(self, reference: Runner, tie: float) -> tuple[int, int, str]:
-        """Check every token against the reference, which reads prompt and continuation in one pass.
+        """Compare every token with the reference, which reads prompt and continuation in one pass.
 
         If the reference's likeliest token equals the bundle's token at every position, then by induction the reference
         would have generated the same text. A token whose logit is within `tie` of the largest logit also counts as
@@ -98,7 +98,7 @@ class Continuation:
         if not len(wrong):
             return length, ties, ""
         ours, theirs = int(self.new_ids[length]), int(logits[length].argmax())
-        return length, ties, f"bundle {ours}, reference {theirs} (their reference logits differ by {gaps[length]:.2g})"
+        return length, ties, f"bundle {ours}, reference {theirs} (logits of the reference differ by {gaps[length]:.2g})"
 
 
 def continuations(generator: Generator, prompts: list[Ids], new_tokens: int) -> list[Continuation]:

@@ -1,6 +1,7 @@
-"""Find the first layer, and the branch in it, whose values differ from the source model.
+"""Find the first layer, and the branch in this layer, whose values differ from those of the source model.
 
-The graph is loaded with additional outputs: the inner values that the taps of the reference model name.
+For this, the graph is loaded with additional outputs: the values inside the layers that have the names of the reference
+model's taps.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ Values = dict[str, Floats]  # by name of the tap, each [T, ...]
 _EMBEDS = tap_name("residual", 0)  # an input of the graph, not a value inside it
 _LOGITS = tap_name("logits")
 
-# Limits of a value's error relative to the value's usual size, by dtype of the dense weights. docs/parity.md,
-# "Bisection", explains the numbers. The limits for the KV cache and the expert window follow below.
+# Limits of a value's error, relative to the value's root mean square norm, by dtype of the dense weights. Below are the
+# limits for the KV cache and the expert window. docs/parity.md, "Bisection", explains the numbers.
 MAX_RELATIVE_ERROR: dict[DenseDtype, float] = {
     "float32": 2e-5,
     "float16": 2e-5,
@@ -43,7 +44,7 @@ BISECTED_PHASES = ("one-shot prefill", "step-by-step decode")
 
 
 def source_values(model: SourceModel, ids: Ids, store: Store) -> Values:
-    """Run the source model over token ids [T], with records rounded as in a store; return its inner values."""
+    """Run the source model over token ids [T], with records rounded as in a store; return the values at its taps."""
     found: Values = {}
     handles: list[Any] = []
     taps = model.model.taps()
@@ -55,7 +56,7 @@ def source_values(model: SourceModel, ids: Ids, store: Store) -> Values:
         handles.append(tap.module.register_forward_hook(keep))
 
     for tap in taps:
-        if tap.name != _LOGITS:  # `model.logits` computes them in pieces
+        if tap.name != _LOGITS:  # `model.logits` below returns the logits, which it computes in pieces
             watch(tap)
     try:
         found[_LOGITS] = model.logits(ids, store)
@@ -66,13 +67,13 @@ def source_values(model: SourceModel, ids: Ids, store: Store) -> Values:
 
 
 class TappedGraph:
-    """A bundle's dense graph that also outputs its inner values; a `molkv_runtime.Graph`."""
+    """A bundle's dense graph that also outputs the values at the taps. It implements `molkv_runtime.Graph`."""
 
     def __init__(self, bundle: Bundle, target: Target, taps: list[Tap]) -> None:
-        """Load the graph again, with additional outputs for the values that the taps name.
+        """Load the graph again, with an additional output for each tap.
 
         Raises:
-            BundleError: The graph has no values of these names, because an older version exported it.
+            BundleError: The graph has no value with the name of a tap, because an older version exported the graph.
         """
         self._taps, self._is_half = taps, bundle.graph().kv_dtype == "float16"
         self._hides_by_number = bundle.graph().is_static
@@ -97,7 +98,7 @@ class TappedGraph:
         self._taken: dict[str, list[npt.NDArray[Any]]] = {}
 
     def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> Call:
-        """Bind buffers to all inputs and outputs, and new arrays to the inner values."""
+        """Bind buffers to all inputs and outputs, and new arrays to the values at the taps."""
         if "logits" not in outputs:
             return self._graph.bind(length, inputs, outputs)
         dtype = np.float16 if self._is_half else np.float32
@@ -108,7 +109,7 @@ class TappedGraph:
         return _TappedCall(call, taken, self._taken)
 
     def values(self) -> Values:
-        """Return the inner values of all calls so far; the calls must belong to one sequence."""
+        """Return the values at the taps in all calls so far; the calls must belong to one sequence."""
         found = {name: _stack(parts) for name, parts in self._taken.items()}
         for tap in self._taps if self._hides_by_number else ():
             if tap.kept:
@@ -150,9 +151,9 @@ class _TappedCall:
 
 
 def _stack(parts: list[npt.NDArray[Any]]) -> Floats:
-    """Join arrays [1, T, size] or [blocks, C, size] to one [T in all, size].
+    """Join the arrays [1, T, size] or [blocks, C, size] of all calls into one array [positions, size].
 
-    Scores of different blocks can have different widths. Narrow ones are padded with -inf, the score of masked experts.
+    Scores of different calls can have different sizes. Small arrays are padded with -inf, the score of masked experts.
     """
     rows = [part.reshape(-1, part.shape[-1]).astype(np.float32, copy=False) for part in parts]
     width = max(part.shape[-1] for part in rows)
@@ -160,14 +161,14 @@ def _stack(parts: list[npt.NDArray[Any]]) -> Floats:
 
 
 def widened(scores: Floats, width: int) -> Floats:
-    """Pad scores [T, any width] to a width with -inf, the score of a masked expert."""
+    """Pad scores [T, n] to [T, width] with -inf, the score of a masked expert."""
     return np.pad(scores, ((0, 0), (0, width - scores.shape[-1])), constant_values=-np.inf)
 
 
 def _in_order_of_size(values: Values, taps: list[Tap]) -> Values:
-    """Sort the scores of each position, largest first; keep as many as one position can attend to.
+    """Sort the expert scores of each position, largest first; keep as many scores as a position can attend to.
 
-    The graph stores scores in the order of the host's slots, which the source model does not know.
+    The graph has scores in the order of the host's slots, which the source model does not know.
     """
     unordered = {tap.name: tap.kept for tap in taps if tap.kept}
     largest = {name: -np.sort(-values[name], axis=-1)[:, :kept] for name, kept in unordered.items()}
@@ -175,11 +176,11 @@ def _in_order_of_size(values: Values, taps: list[Tap]) -> Values:
 
 
 class TapError(msgspec.Struct, frozen=True):
-    """Difference of one inner value of the graph from the source model."""
+    """Difference between the graph and the source model at one tap."""
 
     layer: int | None  # None: after the last layer
     branch: str
-    error: float  # the largest over all positions, relative to the value's usual size
+    error: float  # the largest over all positions, relative to the value's root mean square norm
     position: int  # position of the largest error
 
     @property
@@ -190,11 +191,10 @@ class TapError(msgspec.Struct, frozen=True):
 
 
 class PhaseErrors(msgspec.Struct, frozen=True):
-    """Errors of all values in one phase, in the order of computation."""
+    """Errors at all taps in one phase, in the order of computation."""
 
     phase: str
     errors: list[TapError]
-
     limit: float
 
     @property
@@ -208,12 +208,12 @@ class Bisection(msgspec.Struct, frozen=True):
 
     limit: float
     phases: list[PhaseErrors]
-    culprit: str  # describes the first value with too large an error; empty if there is none
-    second_opinion: str  # result of ONNX's own evaluator for the culprit; empty if it was not run
+    culprit: str  # description of the first value whose error is above the limit; empty if there is none
+    second_opinion: str  # result of the same comparison with ONNX's evaluator; empty if the evaluator was not run
 
 
 def bisect(bundle: Bundle, target: Target, model: SourceModel, ids: Ids) -> Bisection:
-    """Compare the inner values of the layers with those of the source model, rounded as in the bundle.
+    """Compare the values at the taps with those of the source model, rounded as in the bundle.
 
     Args:
         bundle: Bundle to examine.
@@ -222,7 +222,7 @@ def bisect(bundle: Bundle, target: Target, model: SourceModel, ids: Ids) -> Bise
         ids: Token ids of the text to run, [T].
 
     Raises:
-        BundleError: The graph does not name its inner values, because an older version exported it.
+        BundleError: The graph has no value with the name of a tap, because an older version exported the graph.
     """
     limit = _limit(bundle)
     phases = [phase_errors(bundle, target, model, ids, phase) for phase in BISECTED_PHASES]
@@ -241,7 +241,7 @@ def bisect(bundle: Bundle, target: Target, model: SourceModel, ids: Ids) -> Bise
 
 
 def phase_errors(bundle: Bundle, target: Target, model: SourceModel, ids: Ids, phase: str) -> PhaseErrors:
-    """Compare all inner values of the layers in one phase; arguments as in `bisect`."""
+    """Compare the values at all taps in one phase; arguments as in `bisect`."""
     taps = model.model.taps()
     graph = TappedGraph(bundle, target, taps)
     generator = Generator(bundle, graph=graph)
@@ -256,7 +256,7 @@ def _limit(bundle: Bundle) -> float:
 
 
 def compare_values(taps: list[Tap], expected: Values, found: Values) -> list[TapError]:
-    """Compare values by name, in the order of computation."""
+    """Compare the values at all taps, given by name; return the errors in the order of `taps`."""
     errors = []
     for tap in taps:
         by_position = _relative_errors(expected[tap.name], found[tap.name])
@@ -268,11 +268,11 @@ def compare_values(taps: list[Tap], expected: Values, found: Values) -> list[Tap
 
 
 def _relative_errors(expected: Floats, found: Floats) -> Floats:
-    """Return the norm of the error at each position of values [T, size], relative to the root mean square norm.
+    """Return the norm of the error at each position [T] of values [T, size], relative to their root mean square norm.
 
-    The mean is over all positions, because the error of a small vector is not smaller than that of a large one.
+    The mean is over all positions, because small vectors have errors as large as those of large vectors.
     """
-    if expected.shape[-1] != found.shape[-1]:  # scores: one side has more experts than the other
+    if expected.shape[-1] != found.shape[-1]:  # scores of more experts on one side
         width = max(expected.shape[-1], found.shape[-1])
         expected, found = widened(expected, width), widened(found, width)
     seen = np.isfinite(expected)  # scores of masked experts are -inf, and must be -inf on both sides
@@ -285,9 +285,9 @@ def _relative_errors(expected: Floats, found: Floats) -> Floats:
 
 
 def _second_opinion(bundle: Bundle, target: Target, model: SourceModel, ids: Ids, phase: str, first: TapError) -> str:
-    """Repeat the comparison with ONNX's evaluator and say where the fault is.
+    """Repeat the comparison with ONNX's evaluator, and say where the fault is.
 
-    The evaluator is slow, so in a decode phase only the positions up to the wrong one are run.
+    The evaluator is slow, so in a decode phase only the positions up to the one with the largest error are run.
     """
     if phase != BISECTED_PHASES[0]:
         ids = ids[: first.position + 1]
@@ -303,7 +303,7 @@ def _second_opinion(bundle: Bundle, target: Target, model: SourceModel, ids: Ids
         return f"onnx.reference agrees with PyTorch on this graph: the fault is in provider {target.provider!r}"
     if (again.layer, again.branch) == (first.layer, first.branch):
         return (
-            "onnx.reference shows the same error: the fault is in the graph or in the inputs from the host, "
-            "not in a kernel"
+            "onnx.reference has the same error: the fault is in the graph or in the inputs from the host, "
+            "not in the provider"
         )
-    return f"onnx.reference first differs at another place: {again.name}, relative error {again.error:.1e}"
+    return f"in onnx.reference, the first wrong value is another one: {again.name}, relative error {again.error:.1e}"

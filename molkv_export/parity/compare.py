@@ -18,7 +18,7 @@ from molkv_export.parity.weights import WeightsResult
 from molkv_export.source.model import SourceModel
 from molkv_runtime import Generator
 
-QUALITY_PHASE = "one-shot prefill"  # quality is judged in one phase, because rounding costs the same in all
+QUALITY_PHASE = "one-shot prefill"  # quality is judged in one phase, because rounding has the same effect in all phases
 EVERY_PHASE = (*PHASES, MIXED_BATCH, CONTEXT_END)
 
 _KL_EDGES = [10.0 ** (quarter / 4) for quarter in range(-64, 9)]
@@ -34,7 +34,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class Histogram(msgspec.Struct, frozen=True):
-    """Number of values between each two edges; values outside count in the first or last bin."""
+    """Number of values between each two neighbouring edges. Values outside all edges count in the first or last bin."""
 
     edges: list[float]
     counts: list[int]  # one element fewer than `edges`
@@ -45,10 +45,10 @@ class Reference(NamedTuple):
 
     name: str
     runner: Runner
-    judge: Callable[[str, Metrics], str]  # (phase, metrics) -> reason of a failure, empty if it passes
-    phases: tuple[str, ...]
-    greedy_tie: float | None  # tokens whose logits are closer count as equal; None: it cannot continue a text
-    is_partial: bool = False  # a logit of -inf means unknown
+    judge: Callable[[str, Metrics], str]  # (phase, metrics) -> reason of a failure, empty if the phase passes
+    phases: tuple[str, ...]  # the phases to compare
+    greedy_tie: float | None  # two tokens whose logits differ by at most this are equal; None: no greedy text
+    is_partial: bool = False  # whether the runner knows only some logits; all others are -inf
 
 
 class Measure(NamedTuple):
@@ -57,7 +57,7 @@ class Measure(NamedTuple):
     texts: Texts
     references: list[Reference]  # the first one is used to judge quality
     gate: QualityGate
-    note: str = ""  # about the references, shown in the report
+    note: str = ""  # description of the references for the report
     limit: float | None = None  # largest allowed difference of a logit where only float arithmetic may differ
     model: SourceModel | None = None  # None: there is no checkpoint
     weights: WeightsResult | None = None
@@ -68,17 +68,17 @@ class Compared(NamedTuple):
     """Results of a comparison."""
 
     comparisons: list[Comparison]
-    kl: Histogram  # of the first reference, in QUALITY_PHASE
-    worst: list[WorstPosition]  # likewise
+    kl: Histogram  # for the first reference, in QUALITY_PHASE
+    worst: list[WorstPosition]  # for the first reference, in QUALITY_PHASE
 
 
 def compare(generator: Generator, measure: Measure, report_progress: Callable[[str], object]) -> Compared:
-    """Run all texts in all phases that the references list."""
+    """Run all texts in the phases that each reference lists, and compare the logits."""
     references, texts = measure.references, measure.texts
     sums = {(phase, r.name): MetricsAccumulator(is_partial=r.is_partial) for r in references for phase in r.phases}
     worst = WorstPositions()
     for index, ids in enumerate(texts.sequences):
-        report_progress(f"text {index + 1} of {len(texts.sequences)}")
+        report_progress(f"comparing text {index + 1} of {len(texts.sequences)}")
         exact = {reference.name: reference.runner.logits(ids) for reference in references}
         for phase, run in PHASES.items():
             asked = [reference for reference in references if phase in reference.phases]
@@ -91,10 +91,10 @@ def compare(generator: Generator, measure: Measure, report_progress: Callable[[s
                     worst.add(index, ids, known, shown, kl)
     for reference in references:
         if MIXED_BATCH in reference.phases:
-            report_progress(MIXED_BATCH)
+            report_progress(f"comparing phase: {MIXED_BATCH}")
             _add_mixed_batch(generator, reference, texts, sums[MIXED_BATCH, reference.name])
         if CONTEXT_END in reference.phases:
-            report_progress(CONTEXT_END)
+            report_progress(f"comparing phase: {CONTEXT_END}")
             found = DriverRunner(generator, context_end).logits(texts.whole_context)
             known = reference.runner.logits(texts.whole_context, last=len(found))
             sums[CONTEXT_END, reference.name].add(known, found)

@@ -12,16 +12,16 @@ from molkv_export.corpus import standard_library
 from molkv_export.golden import Ids, window
 from molkv_runtime import Generator
 
-_LENGTH = 512  # tokens of a text, unless the context is shorter or four windows are longer
+_LENGTH = 512  # tokens of a text; fewer if the context is shorter, more if four expert windows are longer
 
 
 class Scope(msgspec.Struct, frozen=True):
     """Amount of text and records to compare."""
 
     sequences: int = 8  # number of texts
-    continuations: int = 20
-    new_tokens: int = 256  # in each continuation
-    records: int = 0  # spread evenly over the vocabulary; 0 means all
+    continuations: int = 20  # number of greedy continuations
+    new_tokens: int = 256  # number of tokens in each continuation
+    records: int = 0  # number of records, spread evenly over the vocabulary; 0 means all
 
     def __post_init__(self) -> None:
         for name, least in (("sequences", 1), ("continuations", 1), ("new_tokens", 1), ("records", 0)):
@@ -36,7 +36,7 @@ class Texts(msgspec.Struct, frozen=True):
     """The texts of a validation."""
 
     description: str
-    is_real: bool  # real text, not random token ids
+    is_real: bool  # False: the texts are random token ids
     sequences: list[Ids]  # all of the same length
     whole_context: Ids  # as long as the model's context, for the phase "context end"
     prompts: list[Ids]  # of different lengths

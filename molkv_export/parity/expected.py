@@ -1,4 +1,4 @@
-"""Read logits that the user's own code wrote to a safetensors file. docs/parity.md, "Your own code", has the format."""
+"""Read logits that the user's own code wrote to a safetensors file (docs/parity.md, "Your own code")."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _TOP_LOGITS = {"input_ids": _INTEGERS, "top_ids": _INTEGERS, "top_logits": _FLOA
 
 
 class ExpectedLogits:
-    """A file of texts and their logits, as a `Runner` for these texts only. It reads one text at a time."""
+    """A file of texts and their logits. It is a `Runner` for these texts only, and reads one text at a time."""
 
     def __init__(self, path: Path, config: ModelConfig) -> None:
-        """Open a file and check everything in it.
+        """Open a file and check all its tensors.
 
         Args:
             path: A safetensors file with input_ids [B, T] and either logits [B, T, V] or top_ids and top_logits
@@ -62,7 +62,7 @@ class ExpectedLogits:
             )
         for name, dtypes in self._fields.items():
             if entries[name].dtype not in dtypes:
-                raise RequestError(f"{path}: {name} is {entries[name].dtype}, expected {' or '.join(dtypes)}")
+                raise RequestError(f"{path}: {name} has dtype {entries[name].dtype}, expected {' or '.join(dtypes)}")
         self.is_partial = "top_ids" in entries
         self.dtype = entries["top_logits" if self.is_partial else "logits"].dtype
         self._check_shapes(config)
@@ -95,7 +95,7 @@ class ExpectedLogits:
         return found[: len(ids)][-last:]
 
     def _read(self, name: str, text: int) -> npt.NDArray[Any]:
-        """Read the rows of a tensor for one text, as int64 or float32."""
+        """Read the part of a tensor that belongs to one text, as int64 or float32."""
         entry = self._file.entries[name]
         stored = self._file.read_rows(name, text, text + 1).view(self._fields[name][entry.dtype])
         if entry.dtype == "BF16":  # the upper half of a float32
@@ -106,7 +106,7 @@ class ExpectedLogits:
         shapes = {name: entry.shape for name, entry in self._file.entries.items()}
         ids, context = shapes["input_ids"], config.max_position_embeddings
         if len(ids) != 2 or ids[0] == 0:
-            raise RequestError(f"{self.path}: input_ids is {list(ids)}, expected [B, T] with at least one text")
+            raise RequestError(f"{self.path}: input_ids has shape {list(ids)}, expected [B, T] with at least one text")
         least = min(context, 2 * window(config))
         if not least <= ids[1] <= context:
             why = (
@@ -115,25 +115,27 @@ class ExpectedLogits:
             raise RequestError(
                 f"{self.path}: input_ids has texts of {ids[1]} tokens, expected {least} to {context}{why}"
             )
-        count = config.vocab_size
+        count, why = config.vocab_size, f"the vocabulary has {config.vocab_size} tokens"
         if self.is_partial:
             count = shapes["top_ids"][-1] if shapes["top_ids"] else 0
             if not min(_LEAST_TOP, config.vocab_size) <= count <= config.vocab_size:
                 raise RequestError(
-                    f"{self.path}: top_ids is {list(shapes['top_ids'])}, expected [B, T, K] with K from "
-                    f"{min(_LEAST_TOP, config.vocab_size)} to the vocab_size {config.vocab_size}"
+                    f"{self.path}: top_ids has shape {list(shapes['top_ids'])}, expected [B, T, K] with K from "
+                    f"{min(_LEAST_TOP, config.vocab_size)} to {config.vocab_size} (vocab_size)"
                 )
+            why = f"top_ids has {count} ids for each position"
         for name in shapes.keys() - {"input_ids"}:
             if shapes[name] != (*ids, count):
                 raise RequestError(
-                    f"{self.path}: {name} is {list(shapes[name])}, expected {[*ids, count]}: input_ids is {list(ids)}, "
-                    f"and there are {count} {'ids' if self.is_partial else 'tokens in the vocabulary'} of each position"
+                    f"{self.path}: {name} has shape {list(shapes[name])}, expected {[*ids, count]}, since input_ids "
+                    f"has shape {list(ids)}, and {why}"
                 )
 
     def _check_ids(self, name: str, ids: Ids) -> None:
         if not 0 <= ids.min() <= ids.max() < self._vocab_size:
             raise RequestError(
-                f"{self.path}: {name} holds {ids.min()} to {ids.max()}, expected token ids 0 to {self._vocab_size - 1}"
+                f"{self.path}: {name} holds ids from {ids.min()} to {ids.max()}, expected token ids from 0 to "
+                f"{self._vocab_size - 1}"
             )
 
     def _check_text(self, text: int) -> None:
@@ -155,7 +157,7 @@ class ExpectedLogits:
 
 
 def expected_measure(path: Path, bundle: Bundle, provider: str) -> Measure:
-    """Read a file of logits and choose the gates to compare a bundle with it.
+    """Read a file of logits, and choose the gates for the comparison of a bundle with these logits.
 
     Raises:
         RequestError: The file cannot be read, or its tensors do not fit the bundle's model.
@@ -179,14 +181,14 @@ def expected_measure(path: Path, bundle: Bundle, provider: str) -> Measure:
 
 
 def _names(entries: Iterable[str]) -> str:
-    """Return the names of a file's tensors, cut short after the first few."""
+    """Return the first names of a file's tensors as text, with the number of further tensors."""
     names = sorted(entries)
     more = f" and {len(names) - _SHOWN_NAMES} more tensors" if len(names) > _SHOWN_NAMES else ""
     return (", ".join(names[:_SHOWN_NAMES]) or "no tensors") + more
 
 
 def _is_exact(bundle: Bundle, file: ExpectedLogits) -> bool:
-    """Return whether nothing is rounded, so that only the arithmetic of the two programs may differ."""
+    """Return whether bundle and file hold float32 only, so that only the arithmetic of the two programs may differ."""
     graph = bundle.graph()
     return {graph.dense_dtype, graph.kv_dtype, graph.window_dtype, bundle.manifest.experts.dtype} == {
         "float32"
@@ -197,7 +199,7 @@ def _judge(gate: QualityGate, limit: float | None, is_partial: bool) -> Callable
     def judge(phase: str, metrics: Metrics) -> str:
         if limit is not None and (failure := rounding_failure(metrics, limit)):
             return failure
-        if phase != QUALITY_PHASE:  # some phases have few positions: one token would decide top-1 and perplexity
+        if phase != QUALITY_PHASE:  # in phases with few positions, top-1 and perplexity depend on single tokens
             return kl_failure(metrics, gate)
         if is_partial:
             return kl_failure(metrics, gate) or top1_failure(metrics, gate)
@@ -210,7 +212,7 @@ def _note(file: ExpectedLogits) -> str:
     note = f"logits that your own code wrote, {file.dtype}, sha256 {file.sha256()}"
     if file.is_partial:
         note += (
-            f"; {file.logits_each} logits per position: max abs, rel. L2 and KL use these logits only (KL after "
-            "renormalization), top-1 and top-5 use the whole vocabulary; perplexity was not compared"
+            f"; the file has {file.logits_each} logits per position: max abs, rel. L2 and KL use these logits only (KL "
+            "after renormalization), top-1 and top-5 use the whole vocabulary, and perplexity was not compared"
         )
     return note

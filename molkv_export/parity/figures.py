@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from molkv_export.parity.bisect import Bisection, PhaseErrors
 from molkv_export.parity.compare import Histogram
 
-_TOP = 1e3  # larger errors, such as infinity, are drawn at this height
+_TOP = 1e3  # an error above this value, such as infinity, is drawn at this height
 
 
 class Palette(NamedTuple):
@@ -47,10 +47,10 @@ _DRAWN: dict[str, str] = {
 
 
 def error_by_layer(axes: Axes, phase: PhaseErrors, limit: float, palette: Palette) -> None:
-    """Draw the relative error of each branch over the layers of one phase."""
+    """Draw the relative error of each branch in one phase, with the layers on the horizontal axis."""
     after_last = 1 + max((error.layer for error in phase.errors if error.layer is not None), default=0)
     for (branch, marker), colour in zip(_DRAWN.items(), palette.series, strict=True):
-        points = [error for error in phase.errors if error.branch == branch and error.error > 0]  # the axis has no 0
+        points = [error for error in phase.errors if error.branch == branch and error.error > 0]  # log axis
         if points:
             layers = [after_last if error.layer is None else error.layer for error in points]
             errors = [min(error.error, _TOP) for error in points]
@@ -111,7 +111,8 @@ def draw_bisection(bisection: Bisection, path: Path) -> None:
         figure.subplots(1, len(bisection.phases), sharey=True, squeeze=False)[0], bisection.phases, strict=True
     ):
         error_by_layer(axes, phase, bisection.limit, PAPER)
-    figure.suptitle(bisection.culprit or "all layers are within the expected rounding", fontsize=9, color=PAPER.ink)
+    title = bisection.culprit or f"all errors are at most {bisection.limit:g}, the limit for rounding"
+    figure.suptitle(title, fontsize=9, color=PAPER.ink)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 

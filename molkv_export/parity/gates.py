@@ -14,7 +14,7 @@ from molkv_runtime import PRESETS, Generator
 
 
 class QualityGate(msgspec.Struct, frozen=True):
-    """Largest allowed loss by rounding, compared with the trained model on real text."""
+    """Largest allowed loss of quality by rounding, in a comparison with the trained model on real text."""
 
     kl_mean: float  # nats per position, at most
     kl_p99: float  # nats, at most
@@ -39,7 +39,7 @@ _OF_WEIGHTS: dict[DenseDtype, QualityGate] = {
 
 
 def loosest(*gates: QualityGate) -> QualityGate:
-    """Return a gate with the loosest limit of each kind; errors from several causes may add up to it."""
+    """Return a gate with the loosest limit of each kind. A limit applies to the sum of the errors from all causes."""
     return QualityGate(
         kl_mean=max(gate.kl_mean for gate in gates),
         kl_p99=max(gate.kl_p99 for gate in gates),
@@ -55,21 +55,22 @@ _OF_CACHE: dict[KVDtype, QualityGate] = {
 }
 _OF_WINDOW: dict[WindowDtype, QualityGate] = {"float32": _OF_RECORDS["float32"], "int8": _OF_WEIGHTS["int8"]}
 
-# Weights and records together cost little more than the worse of the two; the limits leave room for the rest.
+# The loss by rounding weights and records together is only a little more than the larger one of the two losses. The
+# limits are large enough for this difference.
 QUALITY_GATES = {
     (dense, rows): loosest(of_weights, of_records)
     for dense, of_weights in _OF_WEIGHTS.items()
     for rows, of_records in _OF_RECORDS.items()
 }
 
-# Cost of the dtype in which a file stores the expected logits.
+# Largest allowed loss by the dtype in which a file stores the expected logits.
 FILE_GATES: dict[str, QualityGate] = {
     "F32": _OF_RECORDS["float32"],
     "F16": QualityGate(kl_mean=1e-5, kl_p99=1e-4, perplexity_ratio=1.0005, top1_agreement=0.99),
     "BF16": QualityGate(kl_mean=4e-4, kl_p99=2e-3, perplexity_ratio=1.002, top1_agreement=0.97),
 }
-# Allowed error of the user's own code, in addition to the error of our arithmetic, where nothing is rounded. For
-# example, rotation angles computed in float32 change logits by 2e-4 at position 2,048.
+# Allowed error of a logit by the arithmetic of the user's own code, in addition to the error of our arithmetic, if
+# nothing is rounded. For example, rotation angles computed in float32 change logits by 2e-4 at position 2,048.
 OWN_CODE_MAX_ABS = 1e-3
 
 
@@ -81,10 +82,10 @@ def quality_gate(bundle: Bundle) -> QualityGate:
 
 
 def rounding_limit(model: SourceModel, generator: Generator, texts: list[Ids], provider: str) -> float:
-    """Return the largest allowed difference of a logit from the source model with weights and records rounded.
+    """Return the largest allowed difference of a logit from the source model, rounded as in the bundle.
 
-    The limit is measured: the source model runs the texts as roughly as the bundle's format allows. A provider that
-    computes in less than float32 gets an additional allowance.
+    The limit is measured: the source model runs the texts with rounding errors as large as the bundle's format allows
+    (docs/parity.md). The limit is larger for a provider that computes with fewer bits than float32.
     """
     bundle, largest = generator.bundle, 0.0
     for ids in texts:

@@ -16,17 +16,17 @@ from molkv_export.golden import Ids, top_ids
 Doubles = npt.NDArray[np.float64]
 
 _ROWS_AT_A_TIME = 64  # bounds the memory of the float64 copies
-_KEPT = 8  # worst positions
-_SHOWN_TOKENS = 24  # of the text before a worst position
-_TOP = 5  # likeliest tokens
+_KEPT = 8  # number of worst positions in a report
+_SHOWN_TOKENS = 24  # number of tokens of the text before a worst position
+_TOP = 5  # number of likeliest tokens that are compared and shown
 
 
 class Perplexity(msgspec.Struct, frozen=True):
     """Perplexities of two runtimes on the same text, and their ratio, each with a standard error.
 
     Perplexity is exp of the mean negative log-likelihood of the actual next tokens. Standard errors assume that
-    positions are independent. The error of the ratio is much smaller than the other two, because both runtimes find the
-    same positions hard.
+    positions are independent. The error of the ratio is much smaller than the other two errors, because the likelihoods
+    of both runtimes vary together from position to position.
     """
 
     reference: float
@@ -47,7 +47,7 @@ class Metrics(msgspec.Struct, frozen=True):
     kl_p99: float
     kl_max: float
     top1_agreement: float  # share of positions with the same likeliest token
-    top5_agreement: float  # share of the reference's five likeliest tokens that are among the candidate's
+    top5_agreement: float  # share of the reference's five likeliest tokens that are among the candidate's five
     perplexity: Perplexity | None  # None if the next tokens were not given, or the reference is partial
 
 

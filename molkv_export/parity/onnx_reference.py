@@ -1,6 +1,6 @@
-"""Run the dense graph in ONNX's reference evaluator, with numpy versions of the operators that ONNX Runtime adds.
+"""Run the dense graph in ONNX's reference evaluator, with numpy versions of the operators that ONNX does not define.
 
-The evaluator is an independent check: if it agrees with PyTorch and ONNX Runtime does not, ONNX Runtime is wrong.
+The evaluator is an independent check: if it agrees with PyTorch, and ONNX Runtime does not, ONNX Runtime is wrong.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CONTRIB = "com.microsoft"
 
 
 def _refuse(attributes: dict[str, Any]) -> None:
-    """Refuse non-zero attributes that are not implemented here; ignoring them would give wrong results."""
+    """Raise an error for non-zero attributes that are not implemented here, since results would be wrong."""
     meant = {name: value for name, value in attributes.items() if value}
     if meant:
         raise BundleError(f"the dense graph sets the attributes {meant}, which onnx-reference does not implement")
@@ -49,7 +49,7 @@ class SimplifiedLayerNormalization(OpRun):
 
 
 class SkipSimplifiedLayerNormalization(OpRun):
-    """RMSNorm of a sum. The second and third outputs are for training."""
+    """RMSNorm of a sum. The second and third outputs are empty, because only training uses them."""
 
     op_domain = _CONTRIB
 
@@ -85,7 +85,7 @@ _CACHES = (("NONE", "NONE", 8), ("PER_CHANNEL", "PER_CHANNEL", 8))
 
 
 class GroupQueryAttention(OpRun):
-    """Causal attention over a KV cache. Query, key and value are packed; the output cache includes the new tokens."""
+    """Causal attention over a KV cache. Query, key and value are one input. The output cache includes new tokens."""
 
     op_domain = _CONTRIB
 
@@ -193,20 +193,20 @@ _OPERATORS: list[type[OpRun]] = [
 
 
 class ReferenceGraph:
-    """The graphs of a profile in ONNX's evaluator; a `molkv_runtime.Graph`.
+    """The graphs of a profile in ONNX's evaluator. It implements `molkv_runtime.Graph`.
 
     Graphs of a static profile hold only operators that ONNX defines, so they use none of the operators above.
     """
 
     def __init__(self, models: dict[int, onnx.ModelProto], folder: Path) -> None:
-        """Load graphs, given by the length of a call (0: any length), and their weights from files in a folder."""
+        """Load graphs, given by the number of positions of a call (0: any), with their weights in files of a folder."""
         self._evaluators = {}
         for length, model in models.items():
             onnx.load_external_data_for_model(model, str(folder))
             try:
                 self._evaluators[length] = ReferenceEvaluator(model, new_ops=_OPERATORS if length == 0 else None)
             except Exception as error:
-                raise BundleError(f"{folder}: onnx.reference cannot load its graph: {one_line(error)}") from error
+                raise BundleError(f"{folder}: onnx.reference cannot load the graph: {one_line(error)}") from error
 
     def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> ReferenceCall:
         """Bind buffers to all inputs and outputs."""
@@ -223,9 +223,9 @@ class ReferenceCall:
         """Compute the outputs from the inputs."""
         try:
             found = self._evaluator.run(list(self._outputs), self._inputs)
-        except Exception as error:  # the evaluator raises many kinds
+        except Exception as error:  # the evaluator raises many types of exceptions
             raise BundleError(f"the dense graph failed in onnx.reference: {one_line(error)}") from error
         for (name, array), value in zip(self._outputs.items(), found, strict=True):
             if value.shape != array.shape:
-                raise BundleError(f"the dense graph's {name} has shape {value.shape}, expected {array.shape}")
+                raise BundleError(f"output {name} of the dense graph has shape {value.shape}, expected {array.shape}")
             array[...] = value

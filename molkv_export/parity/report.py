@@ -48,16 +48,16 @@ def verdict(report: Report) -> str:
     """Return a sentence that says what a pass means for this comparison."""
     if report.quality.reference == EXPECTED:
         within = "" if report.rounding_limit is not None else ", within the limits for rounding"
-        return f"the bundle computes what your own code computed{within}"
+        return f"the bundle agrees with your own code{within}"
     if report.records is None:
         return "the bundles agree" if report.gate_applies else "compared without a gate, because there was no real text"
     if report.gate_applies:
         return "the bundle matches the trained model"
-    return "the bundle matches its rounded source; the cost of rounding was not judged, because there was no real text"
+    return "the bundle matches its rounded source; the loss by rounding was not judged, because there was no real text"
 
 
 def facts(report: Report) -> list[str]:
-    """Return the other results, one line each."""
+    """Return the results that are not in the table, one line each."""
     found = []
     if (perplexity := report.quality.metrics.perplexity) is not None:
         found.append(
@@ -98,7 +98,7 @@ def facts(report: Report) -> list[str]:
 def _expected_gate(limit: float | None) -> str:
     if limit is not None:
         return f"max abs {limit:.2g}, because nothing is rounded"
-    return "quality only; a small mistake can pass, so also compare a float32 bundle with float32 logits once"
+    return "quality gate only; a small mistake can pass it, so also compare a float32 bundle with float32 logits once"
 
 
 def gate_in_words(report: Report) -> str:

@@ -1,4 +1,4 @@
-"""Runners: everything that computes the logits of a text, such as the host driver in each of its phases."""
+"""Runners, which compute the logits of a text: the source model, and the host driver in each of its phases."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ONNX_REFERENCE = "onnx-reference"
 def one_shot_prefill(generator: Generator, ids: Ids) -> Floats:
     """Prefill all tokens [T] at once; return logits [T, vocab_size].
 
-    Tokens that do not fill a block of the expert window take a second call.
+    If the last tokens do not fill a block of the expert window, a second call computes them.
     """
     return generator.sequences(prefill_chunk=len(ids)).prefill(0, ids, all_logits=True)
 
@@ -35,7 +35,8 @@ def one_shot_prefill(generator: Generator, ids: Ids) -> Floats:
 def chunked_prefill(generator: Generator, ids: Ids) -> Floats:
     """Prefill the tokens in pieces.
 
-    The pieces are shorter than the window, equal to it, longer, and finally the rest, a multiple and a remainder.
+    With an expert window of W tokens, the first pieces have 1, W - 1, W and W + 1 tokens. The last piece has all other
+    tokens, so it usually has several full chunks and an incomplete one.
     """
     size = window(generator.config)
     state = generator.sequences(prefill_chunk=2 * size)
@@ -55,7 +56,7 @@ def step_by_step_decode(generator: Generator, ids: Ids) -> Floats:
 
 
 def window_wrap_around(generator: Generator, ids: Ids) -> Floats:
-    """Prefill one token less than the window, then decode three windows, so that the ring wraps around."""
+    """Prefill W - 1 tokens, where W is the expert window; decode up to 4 W tokens, so that the ring wraps around."""
     size = window(generator.config)
     state = generator.sequences()
     return np.concatenate(
@@ -64,7 +65,7 @@ def window_wrap_around(generator: Generator, ids: Ids) -> Floats:
 
 
 def context_end(generator: Generator, ids: Ids) -> Floats:
-    """Prefill a text [T] as long as the model's context, then decode its last steps up to the last position.
+    """Prefill a text [T] as long as the model's context, except the last 16 tokens; decode these tokens.
 
     Returns:
         Logits of the last positions only, [n, vocab_size].
@@ -75,7 +76,7 @@ def context_end(generator: Generator, ids: Ids) -> Floats:
 
 
 def mixed_batch(generator: Generator, texts: list[Ids]) -> list[Floats]:
-    """Prefill prompts of different lengths, then decode the texts [T_b] as one batch, each up to its own end.
+    """Prefill prompts of different lengths, then decode the rest of all texts [T_b] as one batch.
 
     Returns:
         One array of logits [T_b, vocab_size] for each text.
@@ -99,7 +100,8 @@ def _decode(state: Sequences, ids: Ids) -> list[Floats]:
     return [state.decode(ids[t : t + 1]).copy() for t in range(len(ids))]
 
 
-# Each returns logits from the first position on. `window_wrap_around` stops after four windows, the others at the end.
+# Each phase returns logits from the first position on. `window_wrap_around` stops after four expert windows; the other
+# phases run the whole text.
 PHASES: dict[str, Phase] = {
     "one-shot prefill": one_shot_prefill,
     "chunked prefill": chunked_prefill,
@@ -141,7 +143,7 @@ class DriverRunner:
         self._generator, self._phase = generator, phase
 
     def logits(self, ids: Ids, last: int = 0) -> Floats:
-        """Run the driver from an empty state."""
+        """Compute the logits, beginning with an empty state."""
         return self._phase(self._generator, ids)[-last:]
 
 

@@ -59,7 +59,7 @@ TRAINED = "as trained"
 ROUNDED = "as stored"
 OTHER_BUNDLE = "other bundle"
 
-_TIE = 2e-4  # logits closer than this count as equal, because float32 arithmetic may swap them
+_TIE = 2e-4  # tokens whose logits differ by at most this count as equal, since float32 arithmetic may swap them
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ class Report(msgspec.Struct, frozen=True):
 
     bundle: str
     reference: str  # path of the checkpoint, of the other bundle or of the file of logits
-    reference_note: str  # for a file of logits: who wrote it and what it holds
+    reference_note: str  # for a file of logits: a description of its content
     profile: str
     provider: str
     placements: str  # number of nodes on each provider, in words
@@ -75,12 +75,12 @@ class Report(msgspec.Struct, frozen=True):
     experts_dtype: str
     text: str  # description of the compared texts
     gate: QualityGate
-    rounding_limit: float | None  # largest allowed difference of a logit; None: no reference is exact enough
+    rounding_limit: float | None  # largest allowed difference of a logit; None: only the quality gate applies
     gate_applies: bool  # False for random token ids, on which quality is not judged
     comparisons: list[Comparison]
     weights: WeightsResult | None  # None without a checkpoint
     records: RecordsResult | None  # None without a checkpoint
-    greedy: list[GreedyResult]  # all texts of reference ROUNDED have to be identical
+    greedy: list[GreedyResult]  # for reference ROUNDED, all texts have to be identical
     kl: Histogram  # of the comparison that judges quality
     worst: list[WorstPosition]
     bisection: Bisection | None
@@ -130,13 +130,13 @@ def validate(
         scope: Amount of text and records; default `Scope()`.
         target: Provider and options that run the graph, as in `runners.load_generator`.
         profile: Profile of the bundle; by default, the profile that suits the provider best.
-        with_bisection: Whether to compare the inner values of the layers, too.
-        report_progress: Called with the name of each step.
+        with_bisection: Whether to compare the values inside the layers, too.
+        report_progress: Called with a description of each step.
 
     Raises:
         CheckpointError: The checkpoint is not the source of the bundle, or changes while it is read.
-        RequestError: The text is too short, the bundles are of different models, the file of logits does not fit the
-            model.
+        RequestError: The text is too short, the bundles are of different models, or the file of logits does not fit
+            the model.
         ArgumentError: The number of references is not one, or an option does not apply to the given reference.
     """
     text = None if text is None else Path(text)
@@ -150,7 +150,7 @@ def validate(
         generator = load_generator(opened, target)
         placements = describe_placements(generator.placements)
         if source is not None:
-            report_progress("weights and records")
+            report_progress("comparing weights and records")
             measure = _source_measure(source, generator, text, scope or Scope(), target.provider)
         elif against is not None:
             other = load_generator(open_bundle(Path(against), target), target)
@@ -160,7 +160,7 @@ def validate(
         greedy = _greedy(generator, measure, report_progress)
         bisection = None
         if with_bisection and measure.model is not None:
-            report_progress("layer by layer")
+            report_progress("comparing layer by layer")
             del generator  # frees the weights, because bisection loads the graph again
             bisection = bisect(opened, target, measure.model, measure.texts.sequences[0])
     reference = checkpoint or against or expected
@@ -234,8 +234,9 @@ def _source_measure(
         model = SourceModel(source, bundle)
     limit = rounding_limit(model, generator, texts.sequences, provider)
     judge = _quality_judge(gate if texts.is_real else None)
-    # Against ROUNDED, two tokens count as equal when the limit allows either runtime to choose either token. Against
-    # TRAINED the tie is only that of float32 arithmetic: a token that rounding has changed counts as different.
+    # For reference ROUNDED, two tokens count as equal if logits within the limit allow both choices. For reference
+    # TRAINED, they count as equal only if float32 arithmetic may swap them. So a token that rounding of the bundle
+    # has changed counts as different.
     references = [
         Reference(TRAINED, SourceRunner(trained), judge, (QUALITY_PHASE,), _TIE),
         Reference(
@@ -262,7 +263,7 @@ def _greedy(generator: Generator, measure: Measure, report_progress: Callable[[s
     references = [(each, each.greedy_tie) for each in measure.references if each.greedy_tie is not None]
     if not references:
         return []
-    report_progress("greedy text")
+    report_progress("comparing greedy text")
     written = continuations(generator, measure.texts.prompts, measure.texts.new_tokens)
     return [greedy_agreement(written, each.name, each.runner, tie) for each, tie in references]
 
@@ -294,7 +295,8 @@ def _check_comparable(bundle: Bundle, other: Bundle) -> None:
         ours, theirs = getattr(bundle.manifest.model, field), getattr(other.manifest.model, field)
         if ours != theirs:
             raise RequestError(
-                f"{other.path}: {field} is {theirs}, expected {ours} as in {bundle.path}; give two bundles of one model"
+                f"{other.path}: {field} is {theirs}, expected {ours} as in {bundle.path}; pass two bundles of the same "
+                "model"
             )
     if other.config.max_position_embeddings < bundle.config.max_position_embeddings:
         raise RequestError(
@@ -305,5 +307,5 @@ def _check_comparable(bundle: Bundle, other: Bundle) -> None:
     if tokenizers[0] != tokenizers[1]:
         raise RequestError(
             f"{other.path}: {TOKENIZER} differs from that of {bundle.path}, so token ids have "
-            "different meanings; give two bundles of one model"
+            "different meanings; pass two bundles of the same model"
         )

@@ -1,7 +1,7 @@
 """Decode the dense weights of a graph as docs/bundle-format.md says, and compare them with the source.
 
-This module uses no code of the exporter's encoder, so that it finds mistakes in the encoder. `source/rounding.py`
-implements rounding independently, and this module implements decoding.
+The comparison uses no code of the exporter's encoder, so that it detects mistakes in the encoder. Rounding has its own
+implementation in `source/rounding.py`, and decoding has its own implementation in this module.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ _SCALE = "_scale"  # suffix of the name of a weight's scales
 _ZERO_POINT = 8  # of 4-bit codes
 _FOUR_BITS = 15
 
-# Share of a step: a number this close to the middle between two codes may become either code. An encoder multiplies by
-# the reciprocal of the scale and adds 8. Its error is up to 8 (2^-24 + 2^-24), plus 2^-21 for the sum (below 16).
+# A share of a step. If a number is this close to the middle between two codes, both codes are accepted. An encoder
+# multiplies the number by the reciprocal of the scale and adds 8. The error of the product is up to
+# 8 (2^-24 + 2^-24), and that of the sum, which is below 16, up to 2^-21.
 _MIDDLE = 2.0**-19
-# Scales below 2^-126 have fewer digits, or their reciprocal is infinite. Any 4-bit code is then possible, so elements
-# may differ by 15 * 2^-128.
+# A scale below 2^-126 has fewer digits, or its reciprocal is infinite. Any 4-bit code is then possible, so elements may
+# differ by 15 * 2^-128.
 _NOTHING = 2.0**-124
 
 
@@ -40,14 +41,14 @@ class WeightsResult(msgspec.Struct, frozen=True):
 
     weights: int  # number of compared parameters of the reference model
     numbers: int  # number of elements of these parameters
-    failure: str  # describes the first parameter that differs; empty if there is none
+    failure: str  # description of the first parameter that differs; empty if there is none
 
 
 def weights_agreement(bundle: Bundle, source: SourceModel) -> WeightsResult:
     """Compare every element of every dense weight, as stored in the graphs of a profile, with the source.
 
-    An element must equal the source's element, rounded as the format says, to the bit. There is one exception: if the
-    source's element is in the middle between two codes, both codes are accepted.
+    Each element must be equal, bit for bit, to the source's element after rounding as the format says. There is one
+    exception: if the source's element is in the middle between two codes, both codes are accepted.
 
     Args:
         bundle: Bundle, open for a profile.
@@ -70,7 +71,7 @@ def weights_agreement(bundle: Bundle, source: SourceModel) -> WeightsResult:
 
 
 def _difference(name: str, found: Tensor, expected: Tensor, source: SourceModel) -> str:
-    """Describe the first wrong element of a parameter and count the wrong ones; empty if there are none."""
+    """Describe the first wrong element of a parameter, and count the wrong elements; return "" if there are none."""
     if found.shape != expected.shape:
         return f"{name} has shape {list(found.shape)}, expected {list(expected.shape)}"
     places = (found != expected).nonzero(as_tuple=True)
@@ -91,7 +92,7 @@ def _difference(name: str, found: Tensor, expected: Tensor, source: SourceModel)
 
 
 def _stored_parameters(bundle: Bundle, like: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the parameters that `like` names, [out, in] or [size], float32; one weight is in RAM at a time.
+    """Yield name and elements of each parameter in `like`, float32 [out, in] or [size]; one weight is in RAM at a time.
 
     A weight that several graphs read from the same place is yielded once. A weight that each graph stores separately is
     yielded for each graph.
@@ -127,10 +128,10 @@ def _decoded(parts: list[npt.NDArray[Any]], inputs: int) -> Tensor:
     """Decode a stored weight to float32 [out, in]; return a vector unchanged.
 
     Args:
-        parts: One array of floats [in, out], or codes and scales. Codes are int8 [in, out] with one scale or scales
-            [out]; or 4-bit codes [out, blocks, bytes], two in a byte with the lower half first, with scales
-            [out, blocks].
-        inputs: Length of a row. The last block may be longer, with padding.
+        parts: One array of floats, [in, out] or [size]; or an array of codes and an array of scales. int8 codes are
+            [in, out], with one scale or with scales [out]. 4-bit codes are [out, blocks, bytes], with scales
+            [out, blocks]. A byte holds two codes, the first in its lower half.
+        inputs: Length of a row (`in`). The last block of a row may be longer, with padding.
     """
     codes, *scales = parts
     if not scales:

@@ -53,7 +53,7 @@ DETAILS = {  # with --verbose, on standard error
     "validate": "profile cpu, provider cpu, threads",
     "verify": "model.onnx: sha256",
     "selftest": "profile cpu, provider cpu, threads",
-    "bench": "measuring: warm decode",
+    "bench": "measuring warm decode",
     "inspect": "",
     "run": "temperature 0 (bundle), top_k 0 (bundle)",
     "package": "files of the package: ",

@@ -133,7 +133,7 @@ def test_a_mistake_smaller_than_rounding_passes_and_the_report_says_what_to_do(
     report = validate(trained("float16"), expected=_save(tmp_path, input_ids=ids, logits=logits))
     assert report.failures == []
     assert "also compare a float32 bundle with float32 logits once" in _printed(report)
-    assert "PASS the bundle computes what your own code computed, within the limits for rounding" in _printed(report)
+    assert "PASS the bundle agrees with your own code, within the limits for rounding" in _printed(report)
 
 
 def test_a_file_of_the_likeliest_logits_is_compared_on_those_logits(
@@ -223,7 +223,7 @@ def test_terminal_page_and_json_name_the_reference(
     printed = _printed(report)
     assert f"against {path}\nreference: {note}\n" in printed
     assert "greedy text: not compared, because there is no model to generate it" in printed
-    assert "PASS the bundle computes what your own code computed\n" in printed
+    assert "PASS the bundle agrees with your own code\n" in printed
     assert note in html(report)
     assert str(path) in html(report)
     assert msgspec.json.decode(msgspec.json.encode(report))["reference_note"] == note

@@ -52,26 +52,33 @@ BAD: dict[str, tuple[dict[str, Tensor], str]] = {
     "half of the likeliest": (_with(TOP, top_ids=None), "holds input_ids, top_logits, expected"),
     "both forms": ({**SMALL, **TOP}, "holds input_ids, logits, top_ids, top_logits, expected"),
     "a mask": (_with(SMALL, attention_mask=torch.ones(2, 12)), "holds attention_mask, input_ids, logits, expected"),
-    "ids that are floats": (_with(SMALL, input_ids=torch.ones(2, 12)), "input_ids is F32, expected I32 or I64"),
-    "logits in double": (_with(SMALL, logits=torch.zeros(2, 12, 97).double()), "logits is F64, expected F32 or F16"),
-    "ids of one text": (_with(SMALL, input_ids=torch.arange(12)), r"input_ids is \[12\], expected \[B, T\]"),
-    "no text": (_with(SMALL, input_ids=torch.zeros(0, 12).long()), r"input_ids is \[0, 12\], expected \[B, T\]"),
+    "ids that are floats": (_with(SMALL, input_ids=torch.ones(2, 12)), "input_ids has dtype F32, expected I32 or I64"),
+    "logits in double": (_with(SMALL, logits=torch.zeros(2, 12, 97).double()), "logits has dtype F64, expected F32"),
+    "ids of one text": (_with(SMALL, input_ids=torch.arange(12)), r"input_ids has shape \[12\], expected \[B, T\]"),
+    "no text": (_with(SMALL, input_ids=torch.zeros(0, 12).long()), r"input_ids has shape \[0, 12\], expected \[B, T\]"),
     "one token": (_with(SMALL, input_ids=torch.zeros(2, 1).long()), "texts of 1 tokens, expected 10 to 48; shorter"),
     "less than two windows": (_with(SMALL, input_ids=torch.zeros(2, 9).long()), "9 tokens, expected 10 to 48; shorter"),
     "beyond the context": (_with(SMALL, input_ids=torch.zeros(2, 49).long()), "49 tokens, expected 10 to 48"),
     "another vocabulary": (
         _with(SMALL, logits=torch.zeros(2, 12, 96)),
-        r"logits is \[2, 12, 96\], expected \[2, 12, 97\]: input_ids is \[2, 12\], and there are 97 tokens in the voc",
+        r"logits has shape \[2, 12, 96\], expected \[2, 12, 97\], since input_ids has shape \[2, 12\], and the "
+        "vocabulary has 97 tokens",
     ),
-    "logits shifted": (_with(SMALL, logits=torch.zeros(2, 11, 97)), r"logits is \[2, 11, 97\], expected \[2, 12, 97\]"),
-    "logits of one text": (_with(SMALL, logits=torch.zeros(12, 97)), r"logits is \[12, 97\], expected \[2, 12, 97\]"),
+    "logits shifted": (
+        _with(SMALL, logits=torch.zeros(2, 11, 97)),
+        r"logits has shape \[2, 11, 97\], expected \[2, 12, 97\]",
+    ),
+    "logits of one text": (
+        _with(SMALL, logits=torch.zeros(12, 97)),
+        r"logits has shape \[12, 97\], expected \[2, 12, 97\]",
+    ),
     "ids too large": (
         _with(SMALL, input_ids=SMALL["input_ids"] + 80),
-        "input_ids holds 80 to 103, expected token ids 0",
+        "input_ids holds ids from 80 to 103, expected token ids from 0",
     ),
     "ids below 0": (
         _with(SMALL, input_ids=SMALL["input_ids"] - 100),
-        "input_ids holds -100 to -77, expected token ids",
+        "input_ids holds ids from -100 to -77, expected token ids",
     ),
     "a text twice": (_with(SMALL, input_ids=torch.zeros(2, 12).long()), "holds a text twice"),
     "NaN": (
@@ -85,16 +92,17 @@ BAD: dict[str, tuple[dict[str, Tensor], str]] = {
     "NaN among the likeliest": (_with(TOP, top_logits=_set(TOP["top_logits"], (1, 3, 5), np.nan)), "is nan, expected"),
     "too few": (
         _with(TOP, top_ids=TOP["top_ids"][..., :4], top_logits=TOP["top_logits"][..., :4]),
-        r"top_ids is \[2, 12, 4\], expected \[B, T, K\] with K from 5 to the vocab_size 97",
+        r"top_ids has shape \[2, 12, 4\], expected \[B, T, K\] with K from 5 to 97 \(vocab_size\)",
     ),
     "other numbers of ids and logits": (
         _with(TOP, top_logits=TOP["top_logits"][..., :5]),
-        r"top_logits is \[2, 12, 5\], expected \[2, 12, 6\]: input_ids is \[2, 12\], and there are 6 ids",
+        r"top_logits has shape \[2, 12, 5\], expected \[2, 12, 6\], since input_ids has shape \[2, 12\], and top_ids "
+        "has 6 ids",
     ),
     "an id twice": (_with(TOP, top_ids=_set(TOP["top_ids"], (1, 7, 5), 2)), r"top_ids\[1, 7\] holds an id twice"),
     "a likeliest id too large": (
         _with(TOP, top_ids=TOP["top_ids"] + 95),
-        "top_ids holds 95 to 100, expected token ids",
+        "top_ids holds ids from 95 to 100, expected token ids",
     ),
 }
 

@@ -35,7 +35,7 @@ def test_the_first_difference_is_named_and_ends_the_comparison() -> None:
     result = greedy_agreement(written, "counting", Counting(), TIE)
     assert (result.identical, result.mean_length) == (1, 3.0)
     assert result.first_difference == (
-        "continuation 1, token 2: bundle 2, reference 7 (their reference logits differ by 7)"
+        "continuation 1, token 2: bundle 2, reference 7 (logits of the reference differ by 7)"
     )
 
 
