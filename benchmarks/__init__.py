@@ -1,1 +1,1 @@
-"""Benchmarks. Each compares its contenders within one run and prints ratios, for example `make bench-store`."""
+"""Benchmarks, for example `make bench-store`. Each benchmark compares several methods in one run, and prints ratios."""

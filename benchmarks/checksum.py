@@ -10,14 +10,17 @@ from collections.abc import Callable
 import numpy as np
 from zlib_ng import zlib_ng
 
-_SIZES = (5_440, 20_480, 81_920)  # bytes of a record: that of stdlib-mini, and two that consist of whole pages
+_SIZES = (5_440, 20_480, 81_920)  # bytes of a record: the size in stdlib-mini, and two sizes of whole pages
 _SECONDS = 0.02  # duration of one measurement
 _ROUNDS = 41
 _LIBRARIES: dict[str, Callable[[memoryview, int], int]] = {"zlib": zlib.crc32, "zlib-ng": zlib_ng.crc32}
 
 
 def main() -> None:
-    """Print a row for each size: GB/s of processor time for both libraries, which take turns, and the median ratio."""
+    """Print a row for each size: GB per second of processor time for both libraries, and the median of the ratios.
+
+    The libraries take turns.
+    """
     print("| record | zlib, GB/s | zlib-ng, GB/s | zlib-ng / zlib |\n|---|---|---|---|")
     for size in _SIZES:
         record = memoryview(np.random.default_rng(0).integers(0, 256, size, np.uint8).tobytes())

@@ -1,4 +1,4 @@
-"""Measured exports, each in a separate process."""
+"""Run exports, each in a separate process, and measure them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.golden`: the differences of bundles from their golden vectors, and the limits of these."""
+"""`python -m benchmarks.golden`: the differences of bundles from their golden vectors, with the allowed differences."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """`python -m benchmarks.products`: the time of one matrix product, for each way to store its weight.
 
-The weight has the size 768 x 3072, as in a model of the 160M class. The benchmark uses all cores, and more weights than
-fit into the caches. ONNX Runtime's `DynamicQuantizeMatMul` and 8-bit blocks are included for comparison; the layers of
-bundles do not use them.
+The weight has the size 768 x 3072, as in MoLE-160M. The benchmark uses all cores, and more weights than fit into the
+caches. ONNX Runtime's `DynamicQuantizeMatMul` and 8-bit blocks are included for comparison; the layers of bundles do
+not use them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.validate_large`: time and RAM of export, validate and selftest for a model of the 160M class.
+"""`python -m benchmarks.validate_large`: time and RAM of export, validate and selftest for a model like MoLE-160M.
 
 The model has 12 layers, d 768, N 4, dk 64, W 64, V 50,304 and random weights in training form. The benchmark needs
 10 GiB of disk and removes its files at the end.
@@ -39,7 +39,7 @@ def main() -> None:
 
 def _run(*arguments: str) -> None:
     start = time.perf_counter()
-    # A separate process for each command, because RUSAGE_CHILDREN has the peak of the largest child.
+    # Each command has its own parent process, because RUSAGE_CHILDREN has the peak of the largest child.
     code = "import resource, subprocess, sys; rc = subprocess.run(sys.argv[1:]).returncode; " + (
         "print('PEAK', rc, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )

@@ -1,7 +1,8 @@
 """`python -m benchmarks.mobile`: export, lint, parity and step time of static profiles (tables for docs/mobile.md).
 
-The models are stdlib-mini and one of the 160M class with random weights, which needs 12 GiB of disk under demo/. For
-OpenVINO and QNN, first run `make test-openvino` and `make test-qnn`, which create their environments.
+The models are stdlib-mini, and a model of the size of MoLE-160M with random weights. The second model needs 12 GiB of
+disk under demo/. Before the benchmark, run `make test-openvino` and `make test-qnn`: they create the environments for
+OpenVINO and QNN.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def main(folder: Path, qnn_minutes: int, only: str | None) -> None:
         for profile, dtype in _VARIANTS:
             _export(checkpoint, bundle, profile, dtype)
             rows.append(_row(bundle, profile, dtype, 60 * qnn_minutes))
-            if (profile, dtype) == ("coreml", "float32"):  # nnapi's graph differs in GELU only
+            if (profile, dtype) == ("coreml", "float32"):  # the graph of nnapi differs only in GELU
                 ratios += _ratios(bundle, profile)
         print(
             "\n| graph | calls of 1 and 32: nodes taken by our rules, partitions | ONNX Runtime's checker | CPU "
@@ -113,7 +114,7 @@ def _elsewhere(folder: Path, profile: str, provider: str, options: list[str], pa
 
 
 def _ratios(folder: Path, profile: str) -> list[str]:
-    """Compare decode steps and prefills of the profile and of cpu, which take turns. Return the ratios as texts."""
+    """Compare decode steps and prefills of a profile with those of profile cpu, in turns; return ratios as texts."""
     generators = [Generator(folder, profile=name) for name in (profile, "cpu")]
     vocab, context = generators[0].config.vocab_size, generators[0].config.max_position_embeddings
     ids = np.random.default_rng(0).integers(0, vocab, context)

@@ -1,7 +1,7 @@
 """`python -m benchmarks.mobile.first_text BUNDLE PROFILE PROVIDER [NAME=VALUE ...]`: the error of a provider.
 
-The program runs the first golden text: a prompt, then its last two tokens as decode steps. It prints one line of JSON.
-It runs in the environment of the provider, which has the driver but not the exporter.
+The program runs the first golden text: all tokens except the last two as a prompt, then these two as decode steps. It
+prints one line of JSON. The program runs in the environment of the provider, which has the driver but not the exporter.
 """
 
 from __future__ import annotations

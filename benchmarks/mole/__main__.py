@@ -1,7 +1,7 @@
-"""`python -m benchmarks.mole`: a MoLE with the published 160M-4E shape, from both published forms.
+"""`python -m benchmarks.mole`: a MoLE with the published 160M-4E shape, exported from both published forms.
 
-The results are in docs/checkpoints.md. The folder needs 20 GiB. Existing checkpoints are used again; bundles are always
-exported again.
+The results are in docs/checkpoints.md. The folder needs 20 GiB. If the checkpoints exist, they are used again. Bundles
+are always exported again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
     _compare_tokens(*(_bundle(source, "float32") for source in (training, table)))
     for source in (training, table):
         _parity(_bundle(source, "float32"), source)
-    print("\n| tok/s, and its ratio to the floor's |" + "".join(f" prefill {n} |" for n in _PROMPTS), end="")
+    print("\n| tok/s, and the ratio to the dense floor |" + "".join(f" prefill {n} |" for n in _PROMPTS), end="")
     print("".join(f" decode at {n} |" for n in _CONTEXTS) + f"\n|{'---|' * (1 + len(_PROMPTS) + len(_CONTEXTS))}")
     for dtype in _DTYPES:
         _speed(dtype, {name: _bundle(source, dtype) for name, source in (("MoLE", table), ("floor", floor))})
@@ -64,7 +64,7 @@ def _export(source: Path, dtype: str) -> None:
 
 
 def _compare_stores(first: Path, second: Path) -> None:
-    """Print the number of values that differ, since different programs computed the tables of the two forms."""
+    """Print the number of values that differ between two stores, whose tables different programs computed."""
     different, largest, total = 0, 0.0, 0
     with ExpertStore(Bundle(first)) as ours, ExpertStore(Bundle(second)) as theirs:
         for start in range(0, VOCAB, 1024):
@@ -87,7 +87,7 @@ def _compare_tokens(*bundles: Path) -> None:
         for bundle in bundles
     ]
     same = sum(a == b for a, b in zip(*texts, strict=True))
-    print(f"greedy tokens of {_TEXTS} prompts from both: {same} of {len(texts[0])} identical", flush=True)
+    print(f"greedy tokens of {_TEXTS} prompts from both stores: {same} of {len(texts[0])} identical", flush=True)
 
 
 def _parity(bundle: Path, source: Path) -> None:

@@ -1,4 +1,4 @@
-"""`make bench-speed`: a bundle, compared with a graph without experts, tables in RAM, and other runtimes."""
+"""`make bench-speed`: compare a bundle with a graph without experts, with tables in RAM, and with other runtimes."""
 
 CONTEXT = 1024  # size of the KV caches in tokens
 STEPS = 48  # number of steps in a decode run

@@ -29,7 +29,7 @@ class Result(NamedTuple):
     rss: float  # peak of the resident set, in bytes
 
     def ratio(self, other: Result) -> float:
-        """Return how many times as fast this contender is as another: the median over the runs, in which both ran."""
+        """Return the speed of this contender, divided by the speed of another: the median of the ratios of all runs."""
         return statistics.median(b / a for a, b in zip(self.seconds, other.seconds, strict=True))
 
     @property

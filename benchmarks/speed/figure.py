@@ -1,4 +1,4 @@
-"""A bar chart of the comparison."""
+"""Draw the speeds of all contenders as a bar chart."""
 
 from __future__ import annotations
 

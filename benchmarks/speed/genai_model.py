@@ -1,4 +1,4 @@
-"""Make a dense Llama of the 160M class for onnxruntime-genai, with the model builder of onnxruntime-genai.
+"""Make a dense Llama of the size of MoLE-160M for onnxruntime-genai, with the model builder of onnxruntime-genai.
 
 The program runs in a separate environment (`benchmarks/speed/genai-requirements.txt`) without this project.
 """
@@ -31,7 +31,7 @@ def main() -> None:
     source = Path(folder) / "source"
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(source)
-    # The builder needs a tokenizer. Any tokenizer will do, since token ids are random.
+    # The builder needs a tokenizer. Any tokenizer is possible, since the benchmark uses random token ids.
     PreTrainedTokenizerFast(tokenizer_file=tokenizer, eos_token="<|endoftext|>").save_pretrained(source)
     for dtype in dtypes:
         command: list[str | Path] = [sys.executable, "-m", "onnxruntime_genai.models.builder"]

@@ -1,4 +1,4 @@
-"""The models of the comparison: the 160M class, with random weights."""
+"""The models of the comparison, which have the size of MoLE-160M and random weights."""
 
 from __future__ import annotations
 

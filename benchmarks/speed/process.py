@@ -3,7 +3,7 @@
 `python -m benchmarks.speed.process KIND FOLDER THREADS`
 
     order:   {"what": "prefill" or "decode", "length": tokens, "batch": sequences}
-    answer:  {"seconds": of the prefill, or the median of the decode steps, "rss": peak of the resident set in bytes}
+    answer:  {"seconds": time of the prefill, or median time of a decode step, "rss": peak resident size in bytes}
 
 `genai_process.py` is a similar process for onnxruntime-genai, with the same orders and answers.
 """

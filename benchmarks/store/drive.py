@@ -1,4 +1,4 @@
-"""The whole driver with memory for less than a tenth of the tables, compared with all tables in RAM."""
+"""Compare a driver whose memory limit is less than a tenth of the tables with a driver that has all tables in RAM."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Driver:
         command = [sys.executable, "-m", "benchmarks.store.driver_process", str(bundle), mode]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if cap is not None:
-            cap.add(self._process.pid)  # long before the process has loaded anything
+            cap.add(self._process.pid)  # before the process has loaded the bundle
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._orders, self._answers = self._process.stdin, self._process.stdout
@@ -63,7 +63,7 @@ def drive_benchmark(folder: Path, runs: int) -> str:
             "ram": whole.run(drop=False, **order),
         }
         for name, spent in found.items():
-            if run:  # the first is a warm-up
+            if run:  # the first run is a warm-up
                 times[name].append(spent)
     peak = cap.peak
     for driver in (capped, whole):
@@ -82,7 +82,8 @@ def drive_benchmark(folder: Path, runs: int) -> str:
         [
             f"Tables: {human_bytes(tables)}. After loading, the driver uses {human_bytes(own)}; a control group allows "
             f"{human_bytes(room)} more (1/12 of the tables), including page cache. Peak: {human_bytes(peak)}. "
-            f"Medians of {runs} runs with a prompt of {PROMPT} random token ids and {STEPS} steps, in turns.",
+            f"The table shows medians of {runs} runs with a prompt of {PROMPT} random token ids and {STEPS} steps; the "
+            "drivers took turns.",
             "",
             "| | decode, tok/s | ratio to RAM | prefill, tok/s | ratio to RAM |",
             "|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""A model of the 160M class with a store of a given size."""
+"""A model of the size of MoLE-160M with a store of a given size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from molkv_export.checkpoints.native import tensors_to_save
 from molkv_export.families import reference_model
 from molkv_export.tables.rows import SomeRows
 
-_POOL_ROWS = 4096
+_RANDOM_ROWS = 4096
 
 
 def model_config(store_bytes: int) -> MolkvConfig:
@@ -60,8 +60,8 @@ class RandomRows:
     def __init__(self, config: MolkvConfig) -> None:
         self.config: ModelConfig = config
         generator = torch.Generator().manual_seed(0)
-        self._embedding = torch.randn(_POOL_ROWS, config.hidden_size, generator=generator).half()
-        shape = (_POOL_ROWS, config.num_experts)
+        self._embedding = torch.randn(_RANDOM_ROWS, config.hidden_size, generator=generator).half()
+        shape = (_RANDOM_ROWS, config.num_experts)
         self._key = torch.randn(*shape, config.expert_key_size, generator=generator).half()
         self._value = torch.randn(*shape, config.hidden_size, generator=generator).half()
 
@@ -70,12 +70,15 @@ class RandomRows:
         return self._rows(self._embedding, start, stop)
 
     def pieces(self, start: int, stop: int) -> Iterator[SomeRows]:
-        """Yield the keys and values of token ids `start` to `stop` - 1. Each layer uses another place in the pool."""
+        """Yield the keys and values of token ids `start` to `stop` - 1.
+
+        All layers use the same array of random rows. Each layer begins at another row.
+        """
         for first, layer in product(range(start, stop, self.ids_at_once), self.config.layers_with_experts):
             place = first + 97 * layer, min(stop, first + self.ids_at_once) + 97 * layer
             yield SomeRows(layer, first, "key", slice(None), self._rows(self._key, *place))
             yield SomeRows(layer, first, "value", slice(None), self._rows(self._value, *place))
 
-    def _rows(self, pool: Tensor, start: int, stop: int) -> Tensor:
-        at = start % (_POOL_ROWS - (stop - start) + 1)
-        return pool[at : at + stop - start]
+    def _rows(self, random: Tensor, start: int, stop: int) -> Tensor:
+        at = start % (_RANDOM_ROWS - (stop - start) + 1)
+        return random[at : at + stop - start]

@@ -1,4 +1,4 @@
-"""Reading of single records and of prompts, from a cold and a warm page cache, by several methods."""
+"""Compare several methods to read single records, and the records of prompts, from a cold and a warm page cache."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _raw_mmap(bundle: Bundle, advice: int | None) -> Iterator[Gather]:
 
 @contextmanager
 def _memmap(bundle: Bundle) -> Iterator[Gather]:
-    """Read by the most obvious method: a numpy.memmap for each file, indexed by all rows at once."""
+    """Read by the simplest method: a numpy.memmap for each file, indexed by all rows at once."""
     shards, out = Shards(bundle), _out(bundle)
     tables = [
         np.memmap(path, np.uint8, "r", start, (shard.count, shards.stride))
@@ -169,8 +169,8 @@ def _proof(bundle: Bundle) -> str:
     drop_from_page_cache(shards.paths)
     cold = count_in_page_cache(path, offsets, shards.stride)
     return (
-        f"Of {len(offsets)} records of the first shard, {warm} were in the page cache after reading them, and "
-        f"{cold} after dropping the file from the cache (tested by reads with RWF_NOWAIT)."
+        f"{warm} of {len(offsets)} records of the first shard were in the page cache after they were read, and {cold} "
+        "after the file was dropped from the page cache (tested by reads with RWF_NOWAIT)."
     )
 
 
@@ -192,7 +192,7 @@ def _single(bundle: Bundle, ways: dict[str, Callable[[], Any]], runs: int) -> st
                         start = time.perf_counter()
                         gather(one)
                         spent[name].append(time.perf_counter() - start)
-            del gather  # and with it its maps, which would keep pages in the cache
+            del gather  # also frees the memory maps, which would keep pages in the cache
     bound = np.percentile(cold["O_DIRECT (the disk's limit)"], 50)
     lines = []
     for name in everyone:
@@ -221,7 +221,7 @@ def _prompts(bundle: Bundle, ways: dict[str, Callable[[], Any]], runs: int) -> s
             ids = random.choice(bundle.config.vocab_size, count, replace=False)
             for name, way in everyone.items():
                 if name == "plain mmap, MADV_RANDOM" and count == max(PROMPTS) and run:
-                    continue  # it reads page by page, which takes long, and its times hardly vary
+                    continue  # this method reads page by page, which takes long, and its times hardly vary
                 drop_from_page_cache(shards.paths)
                 with way() as gather:
                     for state in ("cold", "warm"):
@@ -229,7 +229,7 @@ def _prompts(bundle: Bundle, ways: dict[str, Callable[[], Any]], runs: int) -> s
                         gather(ids)
                         rate = count / (time.perf_counter() - start)
                         rates.setdefault((name, count, state), []).append(rate)
-                del gather  # and with it its maps, which would keep pages in the cache
+                del gather  # also frees the memory maps, which would keep pages in the cache
     lines = []
     for name in everyone:
         cells = []
@@ -245,7 +245,7 @@ def _prompts(bundle: Bundle, ways: dict[str, Callable[[], Any]], runs: int) -> s
             f"All records of a prompt, records a second, medians of {runs} runs:",
             "",
             f"| distinct tokens | {' | '.join(f'cold {n}' for n in PROMPTS)} | "
-            f"{' | '.join(f'warm {n}' for n in PROMPTS)} | cold: times the limit's duration |",
+            f"{' | '.join(f'warm {n}' for n in PROMPTS)} | cold: duration / duration of the limit |",
             "|---|---|---|---|---|---|---|---|",
             *lines,
         ]

@@ -1,4 +1,4 @@
-"""Writing: the exporter's pipeline, compared with plain sequential writing of as many bytes to the same disk."""
+"""Compare the exporter's pipeline with plain sequential writing of the same number of bytes to the same disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BUFFER_BYTES = 8 * 1024 * 1024
 
 def write_benchmark(folder: Path, size: int, runs: int) -> str:
     """Write the store and the same number of plain bytes in turns, and return a table."""
-    context = multiprocessing.get_context("spawn")  # a separate process, whose peak of RAM is that of the store only
+    context = multiprocessing.get_context("spawn")  # in a separate process, peak RSS is that of the store only
     lines, ratios = [], []
     for run in range(runs):
         plain = _plain(folder, size)
@@ -32,8 +32,8 @@ def write_benchmark(folder: Path, size: int, runs: int) -> str:
         )
     return "\n".join(
         [
-            f"Writing {human_bytes(size)}. Both methods call fsync for each file. The store also gets CRC-32 and "
-            "SHA-256.",
+            f"Each method writes {human_bytes(size)}, and calls fsync for each file. For the store, CRC-32 and SHA-256 "
+            "are also computed.",
             "",
             "| run | plain sequential, MB/s | the store, MB/s | ratio | peak RSS of the store's process |",
             "|---|---|---|---|---|",

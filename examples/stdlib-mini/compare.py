@@ -2,7 +2,7 @@
 
 Usage: python examples/stdlib-mini/compare.py RUNS          (about an hour on one core)
 
-RUNS is a folder for the checkpoints. Finished runs in it are not repeated. Unfinished runs are resumed.
+RUNS is a folder for the checkpoints. Finished runs in this folder are not repeated. Unfinished runs are resumed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SEEDS = (0, 1, 2)
 
 
 def main(runs: Path) -> None:
-    """Train the models that are missing in the folder `runs`, and print the table."""
+    """Train the models that are not yet in the folder `runs`, and print the table."""
     corpus = standard_library()
     tokenizer = None
     results: dict[str, list[TrainResult]] = {"dense": [], "mole": [], "molkv": []}
