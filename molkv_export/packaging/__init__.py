@@ -1,7 +1,7 @@
 """Package a bundle for an app, within the size limits of the app store, with a README for app developers.
 
-`package.py` has the function. It is not imported here, because the command line imports this package even if jinja2,
-which `package.py` needs, is not installed.
+The function is in `package.py`. This file does not import it, because `package.py` needs jinja2. The command line
+imports this Python package even if jinja2 is not installed.
 """
 
 from molkv_export.packaging.layout import (

@@ -32,14 +32,14 @@ from molkv_export.tables.plan import plan_shards
 from molkv_export.terminal import human_bytes
 from molkv_runtime import ExpertStore
 
-BYTES_AT_ONCE = 8 * 1024**2  # of records
+BYTES_AT_ONCE = 8 * 1024**2  # size of the buffer for records
 
-# File names become part of program text and of Android's assets. A bundle is untrusted, so other names are refused.
+# File names become part of program text and of Android's assets. A bundle is untrusted, so all other names are refused.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Content:
-    """Writer of the files of a package, one kind of file after another."""
+    """Writer of the files of a package. Each method `add_...` adds one kind of file."""
 
     def __init__(self, bundle: Bundle, folder: Path, limits: Limits, advance: Callable[[int], object]) -> None:
         """Prepare to write the files.
@@ -48,7 +48,7 @@ class Content:
             bundle: Source of the files, open for the profile of the package.
             folder: Folder to write to.
             limits: Size limits of the app store.
-            advance: Called with the number of bytes after each written piece.
+            advance: Called after each written piece with its number of bytes.
         """
         self._bundle, self._folder, self._limits, self._advance = bundle, folder, limits, advance
         self._files: dict[str, FileInfo] = {}
@@ -70,7 +70,7 @@ class Content:
         self._add(self._graph.data)
 
     def add_ort_graphs(self, operators: Path) -> None:
-        """Add the graphs of the profile in ORT format, each with its weights; also write the list `operators`."""
+        """Add the graphs of the profile in ORT format, each with its weights; write a list of operators, too."""
         self._bundle.file(self._graph.data)  # checks the file
         sources = self._graph_files()
         targets = [self._folder / f"{source.stem}.ort" for source in sources]
@@ -80,11 +80,11 @@ class Content:
             self._files[target.name] = FileInfo(size=target.stat().st_size, sha256=file_sha256(target))
             self._check(target.name)
             files.append(msgspec.structs.replace(file, file=target.name))
-        # ORT files hold their weights. The field `data` must name an existing file, so it names the first graph.
+        # ORT files hold their weights. The field `data` must name a file of the bundle, so it names the first graph.
         self._graph = msgspec.structs.replace(self._graph, files=tuple(files), data=files[0].file)
 
     def add_store(self) -> None:
-        """Add the shards; copy them if they are small enough, else write smaller ones."""
+        """Add the expert store: copy the shards if they are small enough, else write smaller shards."""
         sizes = {shard.file: self._bundle.manifest.files[shard.file].size for shard in self._table.shards}
         if max(sizes.values()) <= min(self._limits.file, self._limits.pack):
             for name in sizes:
@@ -94,7 +94,7 @@ class Content:
         self._files |= write_shards(self._bundle, self._table, self._folder, self._advance)
 
     def finish(self, command: str) -> Manifest:
-        """Write the manifest, which completes the bundle, and return it."""
+        """Write the manifest and return it; the bundle is then complete."""
         old = self._bundle.manifest
         manifest = msgspec.structs.replace(
             old,
@@ -145,7 +145,7 @@ def write_shards(bundle: Bundle, table: Table, folder: Path, advance: Callable[[
         bundle: Source of the records.
         table: Shards to write, from `plan_shards`.
         folder: Folder to write to.
-        advance: Called with the number of bytes after each written piece.
+        advance: Called after each written piece with its number of bytes.
 
     Returns:
         Size and SHA-256 of each shard, by file name.

@@ -40,11 +40,11 @@ class Limits(NamedTuple):
 
 LIMITS: dict[Platform, Limits] = {
     # Play Console help, "Optimize your app's size and stay within Google Play app size limits": 1.5 GB for an asset
-    # pack, 4 GB for all modules and install-time packs (up to 200 MB of it for the base module), 4 GB for all other
-    # packs. The limit for files is ours: even a 32-bit process finds room to map one, and a phone to copy one.
+    # pack, 4 GB for all modules and install-time packs (up to 200 MB of this for the base module), 4 GB for all other
+    # packs. The limit for a file is our choice: a 32-bit process can map such a file, and a phone has space for a copy.
     "android": Limits(file=512 * 1024**2, pack=1_500_000_000, upfront=3_800_000_000, later=4_000_000_000),
     # App Store Connect help, "On-demand resources size limits": from iOS 18 on 4 GB for the app, 8 GB for an asset
-    # pack, 70 GB for all packs (before: 2 GB, 512 MB and 20 GB).
+    # pack, 70 GB for all packs (before iOS 18: 2 GB, 512 MB and 20 GB).
     "ios": Limits(file=4_000_000_000, pack=4_000_000_000, upfront=4_000_000_000, later=70_000_000_000),
 }
 
@@ -69,7 +69,7 @@ class AppFolder(msgspec.Struct, frozen=True):
 
 
 class PackagedGraph(msgspec.Struct, frozen=True):
-    """The file of a graph; in ORT format, it includes the weights."""
+    """The file of a graph; a file in ORT format includes the weights."""
 
     file: str
     length: int  # positions in one call
@@ -77,7 +77,7 @@ class PackagedGraph(msgspec.Struct, frozen=True):
 
 
 class PackageInfo(msgspec.Struct, frozen=True):
-    """Contents of a package. They are also written into the package, as `molkv-package.json`."""
+    """Description of a package, which is also written into the package as `molkv-package.json`."""
 
     target: Platform
     profile: str
@@ -107,13 +107,13 @@ def check_total(bundle: Path, total: int, limits: Limits) -> None:
     limit = limits.upfront + limits.later
     if total > limit:
         raise RequestError(
-            f"{bundle}: the package would have {human_bytes(total)}, expected at most {human_bytes(limit)}, the limit "
-            "of the app store; export with a smaller --experts-dtype"
+            f"{bundle}: the package would have a size of {human_bytes(total)}, expected at most {human_bytes(limit)}, "
+            "the limit of the app store; export with a smaller --experts-dtype"
         )
 
 
 def check_folders(bundle: Path, parts: list[AppFolder], limits: Limits) -> None:
-    """Check the sizes again, now that the division into packs and the sizes of converted graphs are known.
+    """Check the sizes again, after the conversion of graphs and the division into packs.
 
     Raises:
         RequestError: The total, or the part that is downloaded later, is above the limit of the app store.
@@ -128,10 +128,11 @@ def check_folders(bundle: Path, parts: list[AppFolder], limits: Limits) -> None:
 
 
 def asset_packs(sizes: dict[str, int], limits: Limits) -> list[AppFolder]:
-    """Divide files into asset packs, in their order.
+    """Divide files into asset packs, in the given order.
 
-    "install-time" packs are present at the first start of the app, and their files can be read in place. So all packs
-    up to the limit of the app store are "install-time". The rest are "fast-follow", downloaded after the install.
+    "install-time" packs are present at the first start of the app, and their files can be read in place. So the first
+    packs, up to the limit of the app store, are "install-time". The other packs are "fast-follow": they are downloaded
+    after the install.
     """
     packs: list[dict[str, int]] = [{}]
     for name, size in sizes.items():
@@ -148,7 +149,10 @@ def asset_packs(sizes: dict[str, int], limits: Limits) -> list[AppFolder]:
 
 
 def sizes_in_order(manifest: Manifest, folder: Path) -> dict[str, int]:
-    """Return the sizes of a bundle's files: first the manifest, last the shards, because graphs load without shards."""
+    """Return the sizes of a bundle's files by name. The manifest is first.
+
+    The shards are last, because the app can load the graphs before the shards are downloaded.
+    """
     shards = [shard.file for shard in manifest.experts.shards]
     names = [name for name in manifest.files if name not in shards]
     sizes = {name: manifest.files[name].size for name in (*names, *shards)}

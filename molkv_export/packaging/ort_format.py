@@ -14,7 +14,7 @@ from molkv_bundle import ProviderError, one_line
 
 OPERATORS = "required_operators.config"
 
-# Optimizers to turn off. NchwcTransformer chooses a layout for the processor that converts, not for the phone.
+# Optimizers to turn off. NchwcTransformer chooses a memory layout for the processor of this machine, not of the phone.
 # MatMulAddFusion turns MatMul and Add into a Gemm with a computed bias, which mobile compilers refuse. ONNX Runtime's
 # own converter (`onnxruntime.tools.convert_onnx_models_to_ort`) makes the same calls as this module, but it replaces
 # this list by its own, so it cannot turn MatMulAddFusion off.
@@ -44,7 +44,8 @@ def convert_graphs(graphs: dict[Path, Path], operators: Path) -> None:
     with TemporaryDirectory(dir=operators.parent, prefix=".operators-") as temporary:
         plain = {source: Path(temporary) / f"{number}.ort" for number, source in enumerate(graphs)}
         for source, target in graphs.items():
-            # With "save", the app applies optimizations at load. Their operators are only in the "apply" file.
+            # With "save", ONNX Runtime applies optimizations when the app loads the file. Only the "apply" file has the
+            # operators that these optimizations create.
             _convert(source, target, "save")
             _convert(source, plain[source], "apply")
         _write_operators([*graphs.values(), *plain.values()], operators)
@@ -52,11 +53,11 @@ def convert_graphs(graphs: dict[Path, Path], operators: Path) -> None:
 
 def _convert(source: Path, target: Path, optimizations: str) -> None:
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised as exceptions, too
+    options.log_severity_level = 4  # no log of errors, which are also raised as exceptions
     options.optimized_model_filepath = str(target)
     config = {
         "session.save_model_format": "ORT",
-        "session.qdqisint8allowed": "1",  # as the converter sets it for ARM
+        "session.qdqisint8allowed": "1",  # as in ONNX Runtime's converter for ARM
         "optimization.minimal_build_optimizations": optimizations,
         "optimization.disable_specified_optimizers": _WITHOUT,
     }
@@ -74,5 +75,5 @@ def _write_operators(models: Iterable[Path], path: Path) -> None:
     if done.returncode:
         raise ProviderError(f"{path}: ONNX Runtime cannot list the operators: {done.stderr.strip().splitlines()[-1]}")
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = "".join(line for line in lines if not line.startswith("#"))  # comments contain folder names of this machine
+    kept = "".join(line for line in lines if not line.startswith("#"))  # comments contain local folder names
     path.write_text(kept, encoding="utf-8")

@@ -59,8 +59,8 @@ def package(
         out: Folder to write. It appears only when it is complete.
         target: Platform of the app.
         profile: Static profile of the bundle; by default, nnapi for android and coreml for ios.
-        graph_format: "onnx", or "ort" for ONNX Runtime's own format. Each "ort" graph file holds all weights that it
-            needs, so weights are stored once for each length of a call.
+        graph_format: "onnx", or "ort" for ONNX Runtime's own format. Each "ort" graph file holds all its weights, so
+            weights are stored once for each graph.
         force: Replace the folder if it exists and is a package.
         limits: Size limits; by default, those of the platform's app store.
         console: Console that shows progress; by default, none.
@@ -100,7 +100,7 @@ def _open(bundle: Path, target: Platform, profile: str) -> Bundle:
         if opened.graph().is_static:
             return opened
     raise RequestError(
-        f"{bundle}: profile {profile} has dynamic shapes; expected one with fixed shapes for {target}, such as "
+        f"{bundle}: profile {profile} has dynamic shapes; expected a profile with fixed shapes for {target}, such as "
         f"{_PROFILES[target]}"
     )
 
@@ -111,12 +111,13 @@ def _check_numbers(bundle: Bundle, target: Platform, graph_format: GraphFormat) 
     where = f"{bundle.path}: profile {bundle.profile} computes in float16"
     if target == "android":
         raise RequestError(
-            f"{where}, expected float32 for android, whose providers lower the precision themselves; take profile nnapi"
+            f"{where}, expected float32 for android, because its providers convert to lower precision themselves; use "
+            "profile nnapi"
         )
     if graph_format == "ort":
         raise RequestError(
-            f"{where}, expected float32 for graph format ort: ONNX Runtime converts for its CPU provider, with casts "
-            "to float32 around every node; take graph format onnx"
+            f"{where}, expected float32 for graph format ort, because the conversion adds casts to float32 around "
+            "every node, for ONNX Runtime's CPU provider; use graph format onnx"
         )
 
 
@@ -182,6 +183,6 @@ def _write_content(
         content.add_companions()
         content.add_store()
         progress.update(task, completed=total)
-    # Only the bundle's own name, without its parent folders, because this command goes into an app.
+    # The command has only the bundle's own name, without parent folders, because the manifest becomes part of an app.
     command = ["molkv-export", "package", bundle.path.resolve().name, "--target", target, "--profile", bundle.profile]
     return content.finish(shlex.join([*command, "--graph-format", graph_format]))

@@ -25,7 +25,7 @@ _PROVIDERS = {"android": ("cpu", "xnnpack", "qnn", "nnapi"), "ios": ("cpu", "cor
 
 
 class TensorRow(NamedTuple):
-    """An input or output that several layers have; a row of a table in the README."""
+    """A row of a table in the README: an input or output of one or more layers."""
 
     name: str  # with {l} in place of the layer number
     layers: list[int]
@@ -34,7 +34,7 @@ class TensorRow(NamedTuple):
 
 
 class ShardRow(NamedTuple):
-    """A shard; a row of a table in the README."""
+    """A row of a table in the README: a shard."""
 
     file: str
     first_row: int
@@ -79,7 +79,10 @@ def readme(manifest: Manifest, info: PackageInfo, limits: Limits, golden: Golden
 
 
 def _onnxruntime(manifest: Manifest) -> str:
-    """Return the ONNX Runtime version that exported the graphs. Only digits and dots, as it becomes program text."""
+    """Return the version of ONNX Runtime that exported the graphs, or a usual version if it is unknown.
+
+    Only digits and dots are accepted, because the version becomes program text.
+    """
     found = manifest.provenance.tools.get("onnxruntime", "")
     return found if re.fullmatch(r"[0-9]+(\.[0-9]+){1,3}", found) else "1.24.0"
 
@@ -111,7 +114,7 @@ def span(numbers: Iterable[int]) -> str:
 
 
 def tensor_rows(tensors: Iterable[TensorInfo]) -> list[TensorRow]:
-    """Return one row for each input or output; those of several layers share a row."""
+    """Return one row for each input or output. If several layers have the same tensor, they share a row."""
     found: dict[str, TensorRow] = {}
     for tensor in tensors:
         layer = re.search(r"\d+", tensor.name)
