@@ -64,8 +64,8 @@ def atomic_folder(
     """Create a partial folder `.NAME.partial` beside `out`, and yield its path. After the block, rename it to `out`.
 
     The partial folder is locked while it is written. If the system cannot lock or sync this folder, one warning is
-    logged. After a failure or an interruption, the partial folder is removed. It is kept only if it holds the journal.
-    The next attempt then yields the kept folder with its files.
+    logged. After a failure or an interruption, a partial folder without a journal is removed. A partial folder with a
+    journal is kept, and the next attempt continues in this folder.
 
     Args:
         out: The folder to create.
@@ -74,7 +74,7 @@ def atomic_folder(
         force: Replace an existing folder. The old folder stays unchanged until the new folder is complete. An empty
             folder is always replaced.
         journal: Name of a file that lists finished work; empty if there is none. A partial folder with this file is
-            kept after a failure. The file is removed when the folder is complete.
+            kept after a failure. The journal is removed when the folder is complete.
 
     Raises:
         OutputError: The folder `out` exists and must not or cannot be replaced; another process writes `out`; the

@@ -18,7 +18,7 @@ from molkv_export.graph.static.layers import QdqLinear
 from molkv_export.source.model import SourceModel
 
 # Numbers outside the range of a scale are clipped. Other texts may have larger numbers than the calibration texts, so
-# measured ranges are multiplied by this factor. It costs 0.14 bits of precision.
+# measured ranges are multiplied by this factor. The factor costs 0.14 bits of precision.
 _MARGIN = 1.1
 
 
@@ -26,7 +26,7 @@ def kv_scales(checkpoint: Checkpoint, texts: list[Ids]) -> dict[str, Floats]:
     """Run the source model over texts and return scales for an int8 KV cache, one for each channel of each head.
 
     The cache holds rotated keys, and a rotation turns a pair of channels by any angle. So both channels of a pair have
-    the same scale. It follows from the norm sqrt(a^2 + b^2) of the pair.
+    the same scale. This scale follows from the norm sqrt(a^2 + b^2) of the pair.
 
     Returns:
         Scales by name of the dense graph's initializer, float32 [1, Hkv, 1, head_dim].

@@ -44,7 +44,7 @@ class _NamedTemplate(msgspec.Struct):
 
 
 class Companions:
-    """The companions of a checkpoint. They are read when it is opened, so that a later change cannot mix versions."""
+    """The companions of a checkpoint. The files are read at the start, so that they have the version of the weights."""
 
     def __init__(self, source: Checkpoint) -> None:
         """Read and check the companions.

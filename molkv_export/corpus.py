@@ -27,7 +27,7 @@ class Corpus(NamedTuple):
 
 
 def is_held_out(module: str) -> bool:
-    """Return whether a module is for validation. The result depends only on its path in the library, as in "a/b.py"."""
+    """Return whether a module is for validation. The result depends only on the path in the library."""
     return hashlib.sha256(module.encode()).digest()[0] % _HELD_OUT_SHARE == 0
 
 

@@ -85,14 +85,14 @@ def export(
 
     Args:
         checkpoint: Folder with config.json and weights, in training or lookup form; see docs/checkpoints.md.
-        bundle: Folder to write. It appears only when it is complete.
+        bundle: Folder to write. The folder appears only when the bundle is complete.
         profiles: Profiles of the bundle, from `molkv_bundle.PROFILES`; the first one is the bundle's default.
         graph: Options for the graphs of all profiles. `add_profile` can add a profile with other options.
         experts_dtype: Dtype of the values in the store. If it is float32, embeddings and keys are float32, too;
             otherwise they are float16.
         shard_size: Largest size of a shard, in bytes.
         max_memory: RAM in bytes for writing the store, in addition to the RAM of the libraries and of the largest dense
-            weight. With more memory, expert networks are loaded less often. The content of the bundle is the same.
+            weight. With more memory, expert networks are loaded less often. The bundle's content stays the same.
         force: Replace the folder if it exists; the old folder stays until the new folder is complete.
         command: Text that the manifest records as the command that made the bundle.
         console: Console for progress bars and messages; None for no output.
@@ -138,7 +138,7 @@ def add_profile(
 
     Args:
         checkpoint: The checkpoint that the bundle was exported from.
-        bundle: Folder of the bundle. It is replaced when the new bundle is complete.
+        bundle: Folder of the bundle. The folder is replaced when the new bundle is complete.
         profile: The profile, one of `molkv_bundle.PROFILES`.
         graph: Options for the graphs.
         force: Replace the graphs if the bundle already has the profile.

@@ -77,7 +77,7 @@ def _rows(config: ModelConfig) -> int:
 
 def golden_ram(checkpoint: Checkpoint, weights: Sequence[int]) -> int:
     """Estimate the RAM in bytes for making golden vectors; `weights` are the sizes of dense weights in float32."""
-    networks: Counter[str] = Counter()  # parameters of the networks by layer; only one layer's are in RAM at a time
+    networks: Counter[str] = Counter()  # parameters by layer; only one layer's networks are in RAM at a time
     for name in checkpoint.parameters if checkpoint.form == "training" else ():
         layer, is_expert, _ = name.partition(".experts.")
         if is_expert:
@@ -96,8 +96,8 @@ def _texts(config: ModelConfig, folder: Path, lengths: Sequence[int] = ()) -> li
 
     The first texts are beginnings of sentences; without a tokenizer, they are random ids. The last text is a long one
     of random ids, without a continuation. It is longer than two expert windows, so that a driver fails if it handles
-    the end of the ring buffer wrongly. It is also long enough for at least one call of each static graph. But its
-    length is at most the context length, and at most 4,096 tokens.
+    the end of the ring buffer wrongly. It is also long enough for at least one call of each static graph. The length of
+    this text is at most the context length, and at most 4,096 tokens.
     """
     context = config.max_position_embeddings
     random = np.random.default_rng(0)

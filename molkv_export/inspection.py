@@ -217,7 +217,7 @@ def _described(check: GraphCheck) -> dict[str, str]:
     for target, found in check.targets.items():
         rows[target] = f"takes {found.accepted} of {found.nodes} nodes in {found.partitions} partition(s)"
         if found.first_reason:
-            rows[target] += f"; the first that it does not take: {found.first_reason}"
+            rows[target] += f"; the first node that it does not take: {found.first_reason}"
     return rows
 
 

@@ -36,7 +36,7 @@ def print_line(console: Console, text: str, style: str = "") -> None:
 
 @contextmanager
 def log_to(console: Console, level: int) -> Iterator[None]:
-    """Print the log messages of this project that have at least a certain level (of `logging`) on a console."""
+    """Print the log messages of this project on a console, from the given level of `logging` upwards."""
     handler = _ConsoleHandler(console)
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [(logger, logger.level, logger.propagate) for logger in loggers]

@@ -1,1 +1,1 @@
-"""Measure how fast a bundle runs on this machine. Needs only the host driver, neither PyTorch nor a checkpoint."""
+"""Measure how fast a bundle runs on this machine. This needs only the host driver."""

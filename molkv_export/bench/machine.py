@@ -24,7 +24,7 @@ _STATUS = Path("/proc/self/status")
 def memory_bandwidth(threads: int) -> float:
     """Return the memory bandwidth of all threads together, in bytes per second, as the best of several trials.
 
-    The threads compute the maximum of an array, because numpy does that with the widest instructions of the processor.
+    The threads compute the maximum of an array, for which numpy uses the widest instructions of the processor.
     """
     array = np.ones(_BYTES // 4, np.float32)
     parts = np.array_split(array, threads)

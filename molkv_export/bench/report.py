@@ -28,7 +28,7 @@ class Shares(msgspec.Struct, frozen=True):
 
 
 class Prefill(msgspec.Struct, frozen=True):
-    """Prefill of a prompt up to its first new token; medians."""
+    """Measurements of a prefill, up to the first new token; medians of all runs."""
 
     prompt: int  # tokens
     storage: Storage
@@ -39,7 +39,7 @@ class Prefill(msgspec.Struct, frozen=True):
 
 
 class Decode(msgspec.Struct, frozen=True):
-    """Decode steps after a prompt; the last step fills the context."""
+    """Measurements of decode steps after a prompt; the last step fills the context."""
 
     context: int  # tokens after the last step
     batch: int  # sequences decoded together

@@ -24,7 +24,7 @@ _ASSETS = "src/main/assets/molkv"  # path in a pack; the app sees the assets of 
 class Limits(NamedTuple):
     """Size limits of a package, in bytes.
 
-    App stores count compressed sizes, but experts hardly compress, so uncompressed sizes are used.
+    App stores count compressed sizes. Compression makes experts hardly smaller, so uncompressed sizes are used here.
     """
 
     file: int  # one file

@@ -34,7 +34,7 @@ def convert_graphs(graphs: dict[Path, Path], operators: Path) -> None:
     """Convert ONNX files to ORT format, so that a provider on the device can still compile the parts that it supports.
 
     Args:
-        graphs: File to write for each ONNX file. It includes the weights.
+        graphs: File to write for each ONNX file. The written file includes the weights.
         operators: File to write with the list of operators that a minimal build of ONNX Runtime needs.
 
     Raises:

@@ -56,7 +56,7 @@ def package(
 
     Args:
         bundle: Folder of the bundle.
-        out: Folder to write. It appears only when it is complete.
+        out: Folder to write. The folder appears only when the package is complete.
         target: Platform of the app.
         profile: Static profile of the bundle; by default, nnapi for android and coreml for ios.
         graph_format: "onnx", or "ort" for ONNX Runtime's own format. Each "ort" graph file holds all its weights, so

@@ -1,4 +1,4 @@
-"""Compare records of the store, including records that no text reads, and greedy text. Both must be exactly equal."""
+"""Compare records of the store, including records that no text reads, and compare greedy text."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def source_values(model: SourceModel, ids: Ids, store: Store) -> Values:
 
 
 class TappedGraph:
-    """A bundle's dense graph that also outputs the values at the taps. It implements `molkv_runtime.Graph`."""
+    """A bundle's dense graph that also outputs the values at the taps. This class implements `molkv_runtime.Graph`."""
 
     def __init__(self, bundle: Bundle, target: Target, taps: list[Tap]) -> None:
         """Load the graph again, with an additional output for each tap.

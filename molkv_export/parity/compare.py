@@ -30,7 +30,7 @@ class Comparison(msgspec.Struct, frozen=True):
     phase: str
     reference: str  # the name of a Reference
     metrics: Metrics
-    failure: str  # reason; empty if the phase passed
+    failure: str  # reason of the failure; empty if the phase passed
 
 
 class Histogram(msgspec.Struct, frozen=True):
@@ -41,7 +41,7 @@ class Histogram(msgspec.Struct, frozen=True):
 
 
 class Reference(NamedTuple):
-    """A runner that a bundle is compared with, and the test that the bundle must pass."""
+    """A reference for a bundle: a runner, and the test that the bundle must pass in the comparison with this runner."""
 
     name: str
     runner: Runner
@@ -58,7 +58,7 @@ class Measure(NamedTuple):
     references: list[Reference]  # the first one is used to judge quality
     gate: QualityGate
     note: str = ""  # description of the references for the report
-    limit: float | None = None  # largest allowed difference of a logit where only float arithmetic may differ
+    limit: float | None = None  # largest allowed difference of a logit, if only float arithmetic may differ
     model: SourceModel | None = None  # None: there is no checkpoint
     weights: WeightsResult | None = None
     records: RecordsResult | None = None

@@ -48,8 +48,8 @@ def choose_texts(generator: Generator, text: Path | None, scope: Scope) -> Texts
 
     Args:
         generator: Loaded bundle.
-        text: File of UTF-8 text. By default, the modules of Python's standard library that `train` holds out; for a
-            bundle without a tokenizer, random token ids.
+        text: File of UTF-8 text. The default is the modules of Python's standard library that `train` holds out. For a
+            bundle without a tokenizer, the default is random token ids.
         scope: Amount of text.
 
     Raises:

@@ -50,7 +50,8 @@ def error_by_layer(axes: Axes, phase: PhaseErrors, limit: float, palette: Palett
     """Draw the relative error of each branch in one phase, with the layers on the horizontal axis."""
     after_last = 1 + max((error.layer for error in phase.errors if error.layer is not None), default=0)
     for (branch, marker), colour in zip(_DRAWN.items(), palette.series, strict=True):
-        points = [error for error in phase.errors if error.branch == branch and error.error > 0]  # log axis
+        # A logarithmic axis cannot show 0.
+        points = [error for error in phase.errors if error.branch == branch and error.error > 0]
         if points:
             layers = [after_last if error.layer is None else error.layer for error in points]
             errors = [min(error.error, _TOP) for error in points]

@@ -106,19 +106,19 @@ def _own(provider: str) -> float:
 
 
 def rounding_failure(metrics: Metrics, limit: float) -> str:
-    """Return why a comparison with the rounded source fails; empty if it passes."""
+    """Return why a comparison with the rounded source fails, or "" if it passes."""
     if not metrics.max_abs <= limit:  # `not <=`, so that NaN fails
         return f"max abs {metrics.max_abs:.3g} is above {limit:.3g}"
     return ""
 
 
 def quality_failure(metrics: Metrics, gate: QualityGate) -> str:
-    """Return why a comparison with the source as trained fails; empty if it passes."""
+    """Return why a comparison with the source as trained fails, or "" if it passes."""
     return kl_failure(metrics, gate) or top1_failure(metrics, gate) or _perplexity_failure(metrics, gate)
 
 
 def kl_failure(metrics: Metrics, gate: QualityGate) -> str:
-    """Return why the KL divergence fails; empty if it passes."""
+    """Return why the KL divergence fails, or "" if it passes."""
     if not metrics.kl_mean <= gate.kl_mean:
         return f"mean KL {metrics.kl_mean:.3g} is above {gate.kl_mean:g}"
     if not metrics.kl_p99 <= gate.kl_p99:
@@ -127,7 +127,7 @@ def kl_failure(metrics: Metrics, gate: QualityGate) -> str:
 
 
 def top1_failure(metrics: Metrics, gate: QualityGate) -> str:
-    """Return why the share of positions with the same likeliest token fails; empty if it passes."""
+    """Return why the share of positions with the same likeliest token fails, or "" if it passes."""
     if not metrics.top1_agreement >= gate.top1_agreement:
         return f"top-1 agreement {metrics.top1_agreement:.2%} is below {gate.top1_agreement:.1%}"
     return ""

@@ -56,7 +56,7 @@ class MetricsAccumulator:
 
     With `is_partial`, the reference knows the same number of logits at each position, and its other logits are -inf:
 
-    - Differences and KL use the known logits only. KL compares distributions renormalized over them.
+    - Differences and KL use the known logits only. KL compares the distributions over these logits, renormalized.
     - Top-1 and top-5 use all logits of the candidate.
     - There is no perplexity, because it needs all logits of the reference.
     """

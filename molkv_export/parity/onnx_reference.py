@@ -193,7 +193,7 @@ _OPERATORS: list[type[OpRun]] = [
 
 
 class ReferenceGraph:
-    """The graphs of a profile in ONNX's evaluator. It implements `molkv_runtime.Graph`.
+    """The graphs of a profile in ONNX's evaluator. This class implements `molkv_runtime.Graph`.
 
     Graphs of a static profile hold only operators that ONNX defines, so they use none of the operators above.
     """

@@ -159,8 +159,8 @@ def load_generator(bundle: Bundle, target: Target) -> Generator:
     Args:
         bundle: Open bundle.
         target: Provider and options that run the graph. The additional provider "onnx-reference" computes the graph in
-            numpy, operator by operator, with `onnx.reference.ReferenceEvaluator`. It is slow, but uses no code of ONNX
-            Runtime.
+            numpy, operator by operator, with `onnx.reference.ReferenceEvaluator`. This is slow, but uses no code of
+            ONNX Runtime.
 
     Raises:
         RequestError: Options or `require-provider` are set for "onnx-reference".

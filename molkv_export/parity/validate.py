@@ -81,7 +81,7 @@ class Report(msgspec.Struct, frozen=True):
     weights: WeightsResult | None  # None without a checkpoint
     records: RecordsResult | None  # None without a checkpoint
     greedy: list[GreedyResult]  # for reference ROUNDED, all texts have to be identical
-    kl: Histogram  # of the comparison that judges quality
+    kl: Histogram  # for the comparison that judges quality
     worst: list[WorstPosition]
     bisection: Bisection | None
     sizes: Sizes
@@ -125,8 +125,8 @@ def validate(
         checkpoint: Folder of the checkpoint that the bundle was exported from.
         against: Folder of another bundle of the same model.
         expected: safetensors file with token ids and their logits; see `expected.py`.
-        text: File of UTF-8 text to run. By default, the modules of Python's standard library that `train` holds out;
-            for a bundle without a tokenizer, random token ids.
+        text: File of UTF-8 text to run. The default is the modules of Python's standard library that `train` holds out.
+            For a bundle without a tokenizer, the default is random token ids.
         scope: Amount of text and records; default `Scope()`.
         target: Provider and options that run the graph, as in `runners.load_generator`.
         profile: Profile of the bundle; by default, the profile that suits the provider best.
@@ -170,7 +170,7 @@ def validate(
 
 @contextmanager
 def _open_source(checkpoint: Path, bundle: Bundle) -> Iterator[Checkpoint]:
-    """Open the checkpoint that a bundle was made from; on exit, check that it has not changed since."""
+    """Open the checkpoint that a bundle was made from; on exit, check that the checkpoint has not changed."""
     with open_checkpoint(checkpoint) as source:
         hashed = HashedSource(source)
         check_source(bundle, source, hashed.hashes)
@@ -235,8 +235,8 @@ def _source_measure(
     limit = rounding_limit(model, generator, texts.sequences, provider)
     judge = _quality_judge(gate if texts.is_real else None)
     # For reference ROUNDED, two tokens count as equal if logits within the limit allow both choices. For reference
-    # TRAINED, they count as equal only if float32 arithmetic may swap them. So a token that rounding of the bundle
-    # has changed counts as different.
+    # TRAINED, two tokens count as equal only if float32 arithmetic may swap them. So a token that was changed by the
+    # rounding of weights or records counts as different.
     references = [
         Reference(TRAINED, SourceRunner(trained), judge, (QUALITY_PHASE,), _TIE),
         Reference(

@@ -24,7 +24,7 @@ from molkv_export.graph.initializers import source_names
 from molkv_export.source.model import SourceModel
 
 _SCALE = "_scale"  # suffix of the name of a weight's scales
-_ZERO_POINT = 8  # of 4-bit codes
+_ZERO_POINT = 8  # the 4-bit code that means 0
 _FOUR_BITS = 15
 
 # A share of a step. If a number is this close to the middle between two codes, both codes are accepted. An encoder
