@@ -18,7 +18,7 @@ class Cost(NamedTuple):
     """Time and memory of an export."""
 
     seconds: float
-    peak_mib: float  # resident set
+    peak_mib: float  # peak resident size, in MiB
 
 
 def export_measured(checkpoint: Path, bundle: Path, *options: str) -> Cost:

@@ -1,7 +1,7 @@
 """`python -m benchmarks.profile BUNDLE [--prompt 1024]`: the time of each operator in a decode step, or in a prefill.
 
-The times come from ONNX Runtime's profiler. It adds some microseconds to each operator, so the times of small operators
-are too large.
+The times come from ONNX Runtime's profiler. The profiler adds some microseconds to each operator, so the times of small
+operators are too large.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`python -m benchmarks.validate_large`: time and RAM of export, validate and selftest for a model like MoLE-160M.
 
-The model has 12 layers, d 768, N 4, dk 64, W 64, V 50,304 and random weights in training form. The benchmark needs
-10 GiB of disk and removes its files at the end.
+The model has 12 layers of hidden size 768, 4 experts per layer with keys of size 64, an expert window of 64, 50,304
+token ids, and random weights in training form. The benchmark needs 10 GiB of disk and removes its files at the end.
 """
 
 from __future__ import annotations

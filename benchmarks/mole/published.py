@@ -1,6 +1,7 @@
 """Checkpoint folders in the format of MoLE's authors, with random weights.
 
-The model has 12 layers, d 768, 12 heads, FFN 3072, V 50,304 and N 4.
+The model has 12 layers of hidden size 768 with 12 heads, feed-forward networks of size 3072, 4 experts per layer, and
+50,304 token ids.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def write_training(folder: Path) -> None:
     tensors = {}
     for name, shape in _shapes():
         noise = torch.randn(shape, generator=generator)
-        # Large enough that experts and attention affect the logits; norms are not all 1.
+        # The numbers are so large that experts and attention affect the logits. The weights of norms are not all 1.
         tensors[name] = (1 + 0.1 * noise if len(shape) == 1 else noise / shape[-1] ** 0.5).half().float()
     _write(folder, tensors)
 

@@ -1,4 +1,4 @@
-"""onnxruntime-genai as a contender, in a separate environment. It reads the same orders as `process.py`."""
+"""onnxruntime-genai as a contender, in a separate environment. Orders and answers are as in `process.py`."""
 
 # The imports are not installed in the environment in which mypy runs.
 # mypy: disable-error-code="import-not-found"

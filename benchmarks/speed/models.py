@@ -15,9 +15,10 @@ DTYPES: tuple[DenseDtype, ...] = ("float32", "int8", "int4")
 
 
 def configs() -> dict[str, LookupExpertConfig]:
-    """Return the configurations of MoLKV, MoLE and the dense floor: 12 layers, d 768, N 4, dk 64, W 64, V 50,304.
+    """Return the configurations of MoLKV, MoLE and the dense floor, which is the same model without experts.
 
-    The dense floor is the same model without experts.
+    The models have 12 layers of hidden size 768, 4 experts per layer with keys of size 64, an expert window of 64, and
+    50,304 token ids.
     """
     molkv = msgspec.structs.replace(model_config(1), vocab_size=50_304)
     mole = MoleConfig(**{**msgspec.structs.asdict(molkv), "model_type": "mole"})

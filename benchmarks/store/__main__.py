@@ -19,7 +19,9 @@ from molkv_export.commands.options import PATH, byte_size
 
 
 @click.command()
-@click.option("--folder", type=PATH, required=True, help="Folder for files; it needs three times the store's size.")
+@click.option(
+    "--folder", type=PATH, required=True, help="Folder for the files, which need three times the size of the store."
+)
 @click.option("--size", type=byte_size, metavar="SIZE", default="8GiB", show_default=True, help="Size of the store.")
 @click.option("--runs", default=3, show_default=True, help="Number of runs of each measurement.")
 @click.option("--keep", is_flag=True, help="Keep the checkpoint and the bundle for the next time.")

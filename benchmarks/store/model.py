@@ -20,8 +20,9 @@ _RANDOM_ROWS = 4096
 
 
 def model_config(store_bytes: int) -> MolkvConfig:
-    """Return a configuration with 12 layers, d 768, N 4, dk 64, W 64, and enough token ids for the size of the store.
+    """Return the configuration of a model with enough token ids for the size of the store.
 
+    The model has 12 layers of hidden size 768, 4 experts per layer with keys of size 64, and an expert window of 64.
     The expert networks are small, since their speed is not measured.
     """
     config = MolkvConfig(
