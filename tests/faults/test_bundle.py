@@ -83,7 +83,7 @@ def _consistently(manifest: dict[str, Any], field: str, value: int) -> None:
     file["inputs"], file["outputs"] = msgspec.to_builtins(graph_interface(config, "float32"))
 
 
-_ANEW = "schema_version is {}, expected 4; export it again with: molkv-export export CHECKPOINT "
+_ANEW = "schema_version: found {}, expected 4; export it again with: molkv-export export CHECKPOINT "
 
 
 def _table(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -106,24 +106,24 @@ def _rename_file(manifest: dict[str, Any], name: str) -> None:
             lambda m: m.pop("schema_version"),
             _ANEW.format("none"),
         ),
-        (lambda m: m.update(schema_version=5), "schema_version is 5, expected 4; a newer molkv-export made it"),
+        (lambda m: m.update(schema_version=5), "schema_version: found 5, expected 4; a newer molkv-export made it"),
         (lambda m: m.pop("tables"), "missing required field `tables`"),
         (lambda m: m.update(surprise=1), "unknown field `surprise`"),
-        (lambda m: m["model"].update(expert_window=0), "expert_window is 0"),
-        (lambda m: m["model"].update(hidden_size=48), "tables.experts.fields differs from the layout of the model"),
+        (lambda m: m["model"].update(expert_window=0), "expert_window: found 0"),
+        (lambda m: m["model"].update(hidden_size=48), "tables.experts.fields: found another layout than the model"),
         (lambda m: _table(m).update(stride=64), "97 records of 64 bytes from byte 4096 on"),
-        (lambda m: _table(m)["fields"][1].update(offset=0), "tables.experts.fields differs"),
-        (lambda m: _table(m)["fields"].pop(), "tables.experts.fields differs"),
+        (lambda m: _table(m)["fields"][1].update(offset=0), "tables.experts.fields: found another layout"),
+        (lambda m: _table(m)["fields"].pop(), "tables.experts.fields: found another layout"),
         (lambda m: _table(m)["shards"][0].update(count=96), "96 records of 2880 bytes from byte 4096 on"),
         (lambda m: _table(m)["shards"][0].update(count=0), f"shard {SHARD} holds 0 rows, expected 1 or more"),
         (lambda m: _table(m)["shards"][0].update(first_row=1), f"shard {SHARD} starts at row 1, expected 0"),
-        (lambda m: _table(m).update(shards=[]), "rows is 97 and the shards hold 0, expected 97"),
+        (lambda m: _table(m).update(shards=[]), "rows: found 97, and 0 rows in the shards, expected 97"),
         (lambda m: _table(m)["shards"][0].update(file="model.onnx"), "shard model.onnx has "),
-        (lambda m: _table(m)["shards"][0].update(file="other"), "'other' is used but not listed under files"),
+        (lambda m: _table(m)["shards"][0].update(file="other"), "files: 'other' is missing, but another field"),
         (lambda m: _rename_file(m, f"../bundle/{SHARD}"), "expected plain names of files inside the bundle"),
         (lambda m: _rename_file(m, "/etc/passwd"), "expected plain names of files inside the bundle"),
         (lambda m: _rename_file(m, ".."), "expected plain names of files inside the bundle"),
-        (lambda m: m["graphs"].clear(), "graphs is empty, expected at least one profile"),
+        (lambda m: m["graphs"].clear(), "graphs: found no profile, expected at least one"),
         (
             lambda m: m["graphs"]["cpu"]["files"][0]["inputs"].pop(),
             "its inputs in the manifest differ from those that the model",
@@ -137,21 +137,27 @@ def _rename_file(manifest: dict[str, Any], name: str) -> None:
         (lambda m: _table(m).update(index="hashed"), "Invalid enum value 'hashed' - at `$.tables[...].index`"),
         (lambda m: _table(m).update(id="0"), "Expected `str` matching regex"),
         (lambda m: _table(m).update(id=_table(m)["id"] + "\n"), "Expected `str` matching regex"),
-        (lambda m: _table(m).update(id="0" * 16), "differs from the manifest's: the file belongs to another bundle"),
-        (lambda m: _table(m).update(rows=96), "rows is 96 and the shards hold 97, expected 97"),
-        (lambda m: m["tables"].update(more=_table(m)), "tables has experts, more, expected experts alone"),
-        (lambda m: m["tables"].update(more=m["tables"].pop("experts")), "tables has more, expected experts alone"),
+        (
+            lambda m: _table(m).update(id="0" * 16),
+            "differs from that in the manifest: the file belongs to another bundle",
+        ),
+        (lambda m: _table(m).update(rows=96), "rows: found 96, and 97 rows in the shards, expected 97"),
+        (lambda m: m["tables"].update(more=_table(m)), "tables: found experts, more, expected only experts"),
+        (lambda m: m["tables"].update(more=m["tables"].pop("experts")), "tables: found more, expected only experts"),
         *(
             (lambda m, version=version: m["graphs"]["cpu"].update(min_onnxruntime=version), "min_onnxruntime")
             for version in ("1.x", "1.25.1\n", f"1.{'9' * 5000}.0", "1.25.100000")
         ),
-        (lambda m: m["generation"].update(eos_token_ids=[97]), "eos_token_ids has 97, expected token ids from 0 to 96"),
+        (
+            lambda m: m["generation"].update(eos_token_ids=[97]),
+            "generation.eos_token_ids: found 97, expected token ids from 0 to 96",
+        ),
         (
             lambda m: m["generation"].update(chat_template="tokenizer_config.json"),
-            "'tokenizer_config.json' is used but not listed under files",
+            "files: 'tokenizer_config.json' is missing, but another field",
         ),
         (lambda m: m["generation"].update(chat_template="model.onnx"), "Invalid enum value 'model.onnx'"),
-        (lambda m: m["generation"]["sampling"].update(top_p=0), "top_p is 0.0, expected more than 0 and at most 1"),
+        (lambda m: m["generation"]["sampling"].update(top_p=0), "top_p: found 0.0, expected more than 0 and at most 1"),
         (lambda m: m["generation"]["sampling"].pop("min_p"), "missing required field `min_p`"),
     ],
 )

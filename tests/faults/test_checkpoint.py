@@ -83,7 +83,7 @@ def test_a_pickle_under_a_safetensors_name_is_not_opened(folder: Path) -> None:
         (lambda _: b"", "is not a safetensors file, or is truncated (0 bytes)"),
         (lambda data: data[:-5], "is the file truncated?"),
         (lambda data: data[:50], "is not a safetensors file, or is truncated (50 bytes)"),
-        (lambda data: data + b"more", "is it truncated?"),
+        (lambda data: data + b"more", "is the file truncated?"),
         (lambda data: (2**60).to_bytes(8, "little") + data[8:], "is not a safetensors file"),
         (lambda data: data.replace(b'"dtype"', b'"dtybe"', 1), "its safetensors header is damaged"),
     ],

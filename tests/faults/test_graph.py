@@ -122,10 +122,13 @@ REFUSED: dict[str, tuple[Callable[[onnx.ModelProto], Any], str]] = {
         "has the inputs x--xxxxxxx, expected x--xxxxxx or x--xxxxxx---xx",
     ),
     "an output too few": (lambda m: _node(m, "GroupQueryAttention").output.pop(), "outputs xx, expected xxx"),
-    "an unknown operator": (lambda m: setattr(_node(m, "MatMul"), "op_type", "Gemm"), "is a 'Gemm', which is not"),
+    "an unknown operator": (
+        lambda m: setattr(_node(m, "MatMul"), "op_type", "Gemm"),
+        "has the operator 'Gemm', which dense graphs may not",
+    ),
     "an unknown domain": (
         lambda m: setattr(_node(m, "MatMul"), "domain", "com.microsoft"),
-        "is a 'MatMul' of 'com.microsoft', which is not",
+        "has the operator 'MatMul' of 'com.microsoft', which dense graphs may not",
     ),
     "a name that nothing defines": (
         lambda m: _node(m, "MatMul").input.__setitem__(0, "nothing"),

@@ -277,5 +277,5 @@ def test_a_shape_that_would_take_hours_to_multiply_is_refused(tmp_path: Path) ->
 def test_the_error_for_an_unknown_dtype_names_the_known_ones(tmp_path: Path) -> None:
     header = json.dumps({"x": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"0")
-    with pytest.raises(BundleError, match="has dtype 'F4', which is not known; write it as F32, F16 or BF16"):
+    with pytest.raises(BundleError, match="has dtype 'F4', which is unknown; write the tensor as F32, F16 or BF16"):
         TensorFile(tmp_path / "x.safetensors", BundleError)

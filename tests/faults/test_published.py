@@ -69,11 +69,14 @@ def _set(folder: Path, **fields: Any) -> None:
         ({"num_experts": 0}, "num_experts is 0, expected 1 or more"),
         ({"num_key_value_heads": 0}, "num_key_value_heads is 0, expected 1 or more"),
         ({"head_dim": 0}, "head_dim is 0, expected 1 or more"),
-        ({"max_position_embeddings": 2**31 - 1}, "max_position_embeddings is 2147483647, expected at most 16777216"),
+        (
+            {"max_position_embeddings": 2**31 - 1},
+            "max_position_embeddings: found 2147483647, expected at most 16777216",
+        ),
         ({"a\nb": "\x1b[2J" + 200 * "x"}, 'a\\nb is "\\u001b[2Jxxx'),
         ({"num_experts": None}, "missing required field `num_experts`"),
         ({"num_experts": "3"}, "Expected `int`, got `str` - at `$.num_experts`"),
-        ({"num_key_value_heads": 3}, "num_attention_heads is 4, expected a multiple of num_key_value_heads (3)"),
+        ({"num_key_value_heads": 3}, "num_attention_heads: found 4, expected a multiple of num_key_value_heads (3)"),
         (
             {"architectures": ["LlamaForCausalLM"]},
             'architectures is ["LlamaForCausalLM"] and model_type is "llama", exp',

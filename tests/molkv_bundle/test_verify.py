@@ -74,7 +74,7 @@ def test_a_long_list_of_damaged_records_is_shortened(bundle: Path) -> None:
 def test_a_damaged_header_is_named(bundle: Path) -> None:
     _flip(bundle / "experts-00001-of-00001.safetensors", 30)
     (header,) = verify(bundle).findings
-    assert "experts-00001-of-00001.safetensors: the layout in its header differs from the manifest's" in header
+    assert "experts-00001-of-00001.safetensors: the layout in its header differs from that in the manifest" in header
 
 
 def test_an_unlisted_file_is_named(bundle: Path) -> None:

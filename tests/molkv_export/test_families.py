@@ -153,7 +153,7 @@ def test_a_profile_that_the_family_lacks_is_refused(checkpoint: Path, tmp_path: 
     export(checkpoint, bundle, profiles=["nnapi"])
     edit_manifest(bundle, lambda manifest: manifest.update(graphs={"coreml": manifest["graphs"]["nnapi"]}))
     with pytest.raises(
-        BundleError, match="graphs has a profile 'coreml', expected cpu or nnapi for models of type toy"
+        BundleError, match="graphs: found profile 'coreml', expected cpu or nnapi for models of type toy"
     ):
         inspect(bundle)
 
@@ -178,5 +178,5 @@ def test_a_family_that_is_not_registered_is_refused(
     bundle = tmp_path / "bundle"
     export(checkpoint, bundle)
     monkeypatch.delitem(molkv_bundle.FAMILIES, "toy")
-    with pytest.raises(BundleError, match="""model: model_type is "toy", expected 'mole' or 'molkv'"""):
+    with pytest.raises(BundleError, match="""model: model_type: found "toy", expected 'mole' or 'molkv'"""):
         inspect(bundle)

@@ -73,9 +73,9 @@ def test_damage_behind_a_link_is_found(bundle: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("folder", "is not a regular file, expected one of"),
-        ("pipe", "is not a regular file, expected one of"),
-        ("/dev/zero", "is not a regular file, expected one of"),
+        ("folder", "is not a regular file, expected a file of"),
+        ("pipe", "is not a regular file, expected a file of"),
+        ("/dev/zero", "is not a regular file, expected a file of"),
         ("shorter", "has 7 bytes, the manifest says"),
         ("nowhere", "is a broken link; the manifest lists it with"),
         ("itself", "is a broken link; the manifest lists it with"),

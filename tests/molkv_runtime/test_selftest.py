@@ -172,7 +172,7 @@ def test_golden_vectors_do_not_hide_a_wrong_record(bundle: Path) -> None:
 def test_a_bundle_without_vectors_is_refused(bundle: Path) -> None:
     (bundle / GOLDEN).unlink()
     edit_manifest(bundle, lambda manifest: manifest["files"].pop(GOLDEN))
-    with pytest.raises(BundleError, match=r"'golden.safetensors' is used but not listed under files"):
+    with pytest.raises(BundleError, match=r"files: 'golden.safetensors' is missing, but another field"):
         selftest(bundle)
 
 
@@ -189,17 +189,23 @@ def _rewrite(bundle: Path, change: Callable[[dict[str, np.ndarray], dict[str, st
     [
         (
             lambda _, m: m.update(golden_version="1"),
-            r"golden.safetensors: its golden_version is 1, expected 2; export the model again",
+            r"golden.safetensors: golden_version: found 1, expected 2; export the model again",
         ),
-        (lambda _, m: m.clear(), r"its golden_version is none, expected 2"),
+        (lambda _, m: m.clear(), r"golden_version: found none, expected 2"),
         (lambda t, _: t.pop("limits"), r"'limits' is missing"),
         (lambda t, _: t.update(limits=np.ones(3, np.float32)), r"'limits' is F32 \[3\], expected F32 \[2\]"),
-        (lambda t, _: t.update(limits=np.array([1, np.inf], np.float32)), r"limits are \[1.0, inf\], expected finite"),
-        (lambda t, _: t.update(limits=np.array([np.nan, 1], np.float32)), r"limits are \[nan, 1.0\], expected finite"),
-        (lambda t, _: t.update(limits=np.array([-1, 1], np.float32)), r"limits are \[-1.0, 1.0\], expected finite"),
+        (
+            lambda t, _: t.update(limits=np.array([1, np.inf], np.float32)),
+            r"limits: found \[1.0, inf\], expected finite",
+        ),
+        (
+            lambda t, _: t.update(limits=np.array([np.nan, 1], np.float32)),
+            r"limits: found \[nan, 1.0\], expected finite",
+        ),
+        (lambda t, _: t.update(limits=np.array([-1, 1], np.float32)), r"limits: found \[-1.0, 1.0\], expected finite"),
         (lambda t, _: t.pop("texts.0.projection"), r"'texts.0.projection' is missing"),
         (lambda t, _: t.clear(), r"'limits' is missing"),
-        (lambda t, _: t.update(more=np.zeros(1, np.int32)), r"'more' is missing or unexpected"),
+        (lambda t, _: t.update(more=np.zeros(1, np.int32)), r"'more' is missing, or not expected in a file"),
         (
             lambda t, _: t.update({"texts.0.input_ids": np.zeros(3, np.int32)}),
             r"'texts.0.top_ids' is I32 \[23, 16\], expected I32 \[3, 16\]",

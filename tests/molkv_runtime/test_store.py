@@ -164,7 +164,7 @@ def test_a_shard_that_is_truncated_while_it_is_open_is_named(
     with ExpertStore(Bundle(bundle), access=access) as opened:
         os.truncate(bundle / "experts-00001-of-00001.safetensors", 10_000)
         with pytest.raises(
-            BundleError, match=r"experts-00001-of-00001.safetensors: .*is it truncated\?.* \(token id 90\)"
+            BundleError, match=r"experts-00001-of-00001.safetensors: .*is the file truncated\?.* \(token id 90\)"
         ):
             opened.gather(np.array([90]))
 

@@ -1,4 +1,4 @@
-"""Reading and checking of bundles (`docs/bundle-format.md`). This package runs no model."""
+"""Reading and checking of bundles (`docs/bundle-format.md`). This package does not run models."""
 
 from molkv_bundle.bundle import TOKENIZER, Bundle
 from molkv_bundle.config import KVCacheShape, ModelConfig, Rotation, TensorInfo, Vector, WindowDtype

@@ -17,23 +17,24 @@ TOKENIZER = "tokenizer.json"
 
 
 class Bundle:
-    """A bundle with a valid manifest, whose files all exist and have the size that the manifest lists."""
+    """A bundle with a valid manifest. All files in the manifest exist and have the sizes that the manifest lists."""
 
     def __init__(
         self, path: str | Path, manifest: Manifest | None = None, *, profiles: Sequence[str] = (), profile: str = ""
     ) -> None:
         """Open a bundle for one of its profiles, and check the sizes of its files.
 
-        A file may be a link to a regular file. `file` checks the hash of a file; records have their own checksums.
+        A file may be a link to a regular file. The method `file` checks the hash of a file. Each record has its own
+        checksum.
 
         Args:
             path: The folder of the bundle.
-            manifest: The manifest of a bundle that is still being written; default: the one in the folder.
+            manifest: The manifest of a bundle that is still being written; default: the manifest in the folder.
             profiles: The acceptable profiles, best first; default: all, in the order of the manifest.
-            profile: The required profile, which takes precedence over `profiles`.
+            profile: The required profile. If it is given, `profiles` has no effect.
 
         Raises:
-            BundleError: The folder is not a complete bundle, or has no graph for such a profile.
+            BundleError: The folder is not a complete bundle, or the bundle has no graph for these profiles.
         """
         self.path = Path(path)
         self.manifest: Manifest = manifest or read_manifest(self.path)
@@ -44,12 +45,12 @@ class Bundle:
     def _check_size(self, name: str, size: int) -> None:
         path = self.path / name
         try:
-            found = path.stat()  # follows links: the files of Hugging Face's cache are links
+            found = path.stat()  # follows links, since files in Hugging Face's cache are links
         except OSError as error:
             what = "is a broken link" if path.is_symlink() else "is missing"
             raise BundleError(f"{path}: {what}; the manifest lists it with {size} bytes") from error
         if not stat.S_ISREG(found.st_mode):
-            raise BundleError(f"{path}: is not a regular file, expected one of {size} bytes")
+            raise BundleError(f"{path}: is not a regular file, expected a file of {size} bytes")
         if found.st_size != size:
             raise BundleError(
                 f"{path}: has {found.st_size} bytes, the manifest says {size}; the file is truncated or was replaced"
@@ -67,7 +68,7 @@ class Bundle:
         if not chosen:
             raise BundleError(
                 f"{self.path}: has graphs for profile {', '.join(there)}, expected {' or '.join(profiles)}. "
-                f"Add one with: molkv-export export CHECKPOINT {self.path} --add-profile {profiles[0]}"
+                f"Add a graph with: molkv-export export CHECKPOINT {self.path} --add-profile {profiles[0]}"
             )
         return chosen[0]
 
@@ -98,10 +99,10 @@ class Bundle:
         return path
 
     def graph_paths(self) -> dict[int, Path]:
-        """Check the graph files of the profile, and return their paths by the length of a call (0: any length).
+        """Check the graph files of the profile, and return their paths by the number of positions of a call (0: any).
 
         Raises:
-            BundleError: A file is damaged or not allowed, or does not match the model's configuration.
+            BundleError: A file is damaged, is not a valid dense graph, or does not match the model's configuration.
         """
         info, paths = self.graph(), {}
         weights = self.file(info.data)
@@ -109,8 +110,8 @@ class Bundle:
             paths[file.length] = path = self.file(file.file)
             if (target := weights.resolve()).parent not in (path.parent.resolve(), path.resolve().parent):
                 raise BundleError(
-                    f"{weights}: is a link to {target}, expected a file in the folder of {path.name}, or in the folder "
-                    f"that {path.name} links to: ONNX Runtime reads weights from these only; copy it into the bundle"
+                    f"{weights}: is a link to {target}, expected a file in the folder of {path.name} or of its link "
+                    "target. ONNX Runtime reads weights only from these folders; copy the weights into the bundle"
                 )
             check_graph_file(path, weights.name)
             wanted = graph_interface(self.config, info.kv_dtype, file.length, info.window_dtype)

@@ -1,4 +1,4 @@
-"""The base class of all model configurations. Exporter and drivers use every family through this class."""
+"""The base class of all model configurations. The exporter and the driver use all families through this class."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from molkv_bundle.errors import ConfigError
 WindowDtype = Literal["float32", "int8"]  # dtype of the values in an expert window
 
 MAX_LAYERS = 65_536
-MAX_POSITIONS = 2**24  # limits the memory of cos and sin, which have one row for each position
+MAX_POSITIONS = 2**24  # limits the memory of the tables of cos and sin (one row for each position)
 
 
 class Vector(NamedTuple):
     """One array that a record holds for each layer with experts."""
 
     name: str  # name in records; in the manifest and in graphs it is "expert_{name}.{layer}"
-    shape: tuple[int, ...]  # rows are along the last axis
-    scale: str = ""  # name of the scales in a quantized store; empty: never quantized, has the embedding's dtype
+    shape: tuple[int, ...]  # a row is one vector along the last axis
+    scale: str = ""  # name of the scales in a quantized store; empty: never quantized, dtype as the embedding
 
 
 class KVCacheShape(NamedTuple):
-    """The KV cache of one layer."""
+    """The shape of the KV cache of one layer."""
 
     layer: int
     num_key_value_heads: int
@@ -46,11 +46,11 @@ class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Hyperparameters of a decoder-only transformer. Each family derives a class from this one and adds its fields.
+    """Hyperparameters of a decoder-only transformer. Each family has a subclass with more fields.
 
-    Fields have Hugging Face's names where one exists. The methods describe the vectors in a record, the inputs of the
-    graphs and the KV caches. The exporter, the driver and the checks of a bundle call these methods, so their code
-    does not depend on the family.
+    Fields have Hugging Face's names where such names exist. The methods describe the vectors in a record, the inputs
+    of the graphs and the KV caches. The exporter, the driver and the checks of a bundle call these methods, so their
+    code does not depend on the family.
     """
 
     model_type: str
@@ -71,7 +71,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     @property
     def expert_window(self) -> int:
-        """The value of `expert_window` in the manifest. `attended_positions` tells whether it has an effect."""
+        """The value of `expert_window` in the manifest. It has no effect if `attended_positions` is 0."""
         return 0
 
     @property
@@ -97,27 +97,27 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         raise NotImplementedError
 
     def kv_caches(self) -> tuple[KVCacheShape, ...]:
-        """Return the shapes of the KV caches, ordered by layer. A layer that uses another layer's cache has none.
+        """Return the shapes of the KV caches, ordered by layer. A layer that uses another layer's cache has no entry.
 
-        In static graphs all caches have the same number of heads, since they share one mask.
+        In static graphs all caches have the same number of heads, since all layers share one attention mask.
         """
         raise NotImplementedError
 
     def expert_inputs(self) -> list[TensorInfo]:
-        """Return the inputs for experts and positions of the cpu profile's graph."""
+        """Return the expert inputs of the cpu profile's graph, and its input for positions if it has one."""
         raise NotImplementedError
 
     def int8_window_inputs(self) -> list[TensorInfo]:
-        """Return the same inputs as `expert_inputs`, for a graph that reads the window's values as int8 and scales.
+        """Return the inputs of `expert_inputs` for a graph that reads the window's values as int8 codes with scales.
 
         Only families with "int8" in `window_dtypes` implement this method.
         """
         raise NotImplementedError
 
     def static_expert_inputs(self, layers: list[int], length: int) -> dict[str, tuple[int, ...]]:
-        """Return, by name, the shapes of the inputs for the experts of some layers in a static graph.
+        """Return the shapes of the expert inputs of a static graph, by name.
 
-        The inputs include cos and sin of every rotation except "rotary", which all static graphs have.
+        The inputs include cos and sin of every rotation except "rotary". All static graphs have the inputs of "rotary".
 
         Args:
             layers: The layers whose experts the graph reads.
@@ -126,18 +126,18 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         raise NotImplementedError
 
     def rotations(self) -> dict[str, Rotation]:
-        """Return the rotations that static graphs read, by name. Their inputs are `{name}_cos` and `{name}_sin`."""
+        """Return the rotations in static graphs, by name. A rotation has the inputs `{name}_cos` and `{name}_sin`."""
         raise NotImplementedError
 
     def computed_layers(self, length: int) -> range:
         """Return the layers that a static graph computes completely.
 
-        A graph for more than one position returns no logits, so its last layer computes keys and values only.
+        A graph for more than one position returns no logits, so its last layer computes only keys and values.
         """
         return range(self.num_hidden_layers - (length > 1))
 
     def restricted(self, context_length: int, expert_window: int) -> Self:
-        """Return the configuration with a shorter context and, if the family has one, a shorter expert window."""
+        """Return the configuration with this context length and, if the family has a window, this expert window."""
         assert expert_window == self.expert_window
         return msgspec.structs.replace(self, max_position_embeddings=context_length)
 
@@ -146,15 +146,15 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         check_sizes(self, *sizes, "max_position_embeddings")
         for name, limit in (("num_hidden_layers", MAX_LAYERS), ("max_position_embeddings", MAX_POSITIONS)):
             if getattr(self, name) > limit:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at most {limit}")
+                raise ConfigError(f"{name}: found {getattr(self, name)}, expected at most {limit}")
 
 
 def check_sizes(config: ModelConfig, *names: str) -> None:
-    """Check that fields are from 1 to 2147483647.
+    """Check that each of these fields is from 1 to 2147483647.
 
     Raises:
         ConfigError: A field is outside of this range.
     """
     for name in names:
         if not 0 < getattr(config, name) < 2**31:
-            raise ConfigError(f"{name} is {getattr(config, name)}, expected a number from 1 to 2147483647")
+            raise ConfigError(f"{name}: found {getattr(config, name)}, expected a number from 1 to 2147483647")

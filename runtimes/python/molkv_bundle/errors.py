@@ -10,19 +10,19 @@
     │   └── ArgumentError the value of an argument is impossible
     └── MissingExtraError a command needs packages that are not installed
 
-Every message is one line that names the file, the field, what was found, what was expected and what to do about it.
-The command line prints that line and exits with status 1, or 2 for an ArgumentError of an option. Any other exception
-is a bug in this project.
+Every message is one line. It names the file, the field, the found value, the expected value and the remedy. The command
+line prints this line. It exits with status 2 after an ArgumentError for an option, and with status 1 after any other of
+these errors. An exception of another class is a bug in this project.
 """
 
 from __future__ import annotations
 
 
 class MolkvError(Exception):
-    """Base of all errors that a user can cause."""
+    """The base class of all errors that a user can cause."""
 
     def __init__(self, message: str) -> None:
-        # The message may quote names and values from files, with line breaks or terminal escape sequences in them.
+        # The message may quote names and values from files. These may contain line breaks or terminal escape sequences.
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
 
 

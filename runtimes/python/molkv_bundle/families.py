@@ -23,16 +23,16 @@ def family_of(fields: Mapping[str, Any], source: str, error: type[MolkvError]) -
 
     Args:
         fields: The fields of the configuration.
-        source: The file that they are from, for the message.
+        source: The file that contains the fields, for the message.
         error: The exception to raise.
 
     Raises:
-        error: model_type is missing or unknown.
+        error: The field `model_type` is missing or unknown.
     """
     name = fields.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
-        found = shown(name) if "model_type" in fields else "missing"
-        raise error(f"{source}: model_type is {found}, expected {' or '.join(map(repr, FAMILIES))}")
+        found = shown(name) if "model_type" in fields else "nothing"
+        raise error(f"{source}: model_type: found {found}, expected {' or '.join(map(repr, FAMILIES))}")
     return FAMILIES[name]
 
 
@@ -45,7 +45,7 @@ def model_config(fields: Mapping[str, Any], path: Path) -> ModelConfig:
     family = family_of(fields, str(path), ConfigError)
     try:
         return msgspec.convert(fields, family)
-    except ValueError as error:  # msgspec's and ConfigError are ValueErrors
+    except ValueError as error:  # msgspec.ValidationError and ConfigError are ValueErrors
         raise ConfigError(f"{path}: {error}") from error
 
 

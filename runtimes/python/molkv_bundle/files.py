@@ -1,4 +1,4 @@
-"""Reading of untrusted files and folders: JSON to typed values, hashes, folder listings."""
+"""Reading of untrusted files and folders: decoding of JSON to typed values, hashes, and lists of files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SHOWN = 80  # characters
 
 _CHUNK_BYTES = 4 * 1024 * 1024
 _LEFT_BY_SYSTEMS = frozenset((".ds_store", "thumbs.db", "desktop.ini"))
-_APPLE_DOUBLE = "._"  # prefix of the files in which macOS stores metadata, on disks that cannot store it otherwise
+_APPLE_DOUBLE = "._"  # prefix of files for macOS metadata, on disks whose file system cannot store it
 
 
 def decode_json(data: bytes, kind: type[T], path: Path, error: type[MolkvError]) -> T:
     """Decode JSON to a value of a type.
 
-    msgspec's own decoder is not used, because it accepts duplicate keys and silently drops all but the last.
+    msgspec's own decoder is not used, because it accepts duplicate keys and silently uses only the last value.
 
     Args:
         data: The content of the file.
@@ -39,7 +39,7 @@ def decode_json(data: bytes, kind: type[T], path: Path, error: type[MolkvError])
         return msgspec.convert(plain, kind)
     except (json.JSONDecodeError, UnicodeDecodeError) as cause:
         raise error(f"{path}: is not JSON ({cause})") from cause
-    except ValueError as cause:  # msgspec's errors and ours are ValueErrors
+    except ValueError as cause:  # a msgspec.ValidationError, or an error of the two hooks
         raise error(f"{path}: {cause}") from cause
     except RecursionError as cause:
         raise error(f"{path}: is nested too deeply") from cause
@@ -59,7 +59,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def check_regular(path: Path) -> None:
-    """Check that a path is a regular file or a folder: reading a device or a pipe may never end.
+    """Check that a path is a regular file or a folder, since reading a device or a pipe may never end.
 
     Raises:
         OSError: The path is a device or a pipe, or does not exist.
@@ -81,7 +81,7 @@ def read_bytes(path: Path, error: type[MolkvError], hint: str) -> bytes:
     Args:
         path: The path of the file.
         error: The exception to raise if the file cannot be read.
-        hint: The end of the error message: what was expected at this path.
+        hint: The end of the error message, which says which file was expected.
     """
     try:
         check_regular(path)
@@ -110,7 +110,7 @@ def file_sha256(file: Path | int, advance: Callable[[int], object] = lambda _: N
 
 
 def is_system_file(path: Path) -> bool:
-    """Return whether a path is a file that macOS or Windows creates in folders by itself. No folder is one."""
+    """Return whether a path is a file, not a folder, that macOS or Windows creates in folders by itself."""
     name = path.name.lower()
     return (name in _LEFT_BY_SYSTEMS or name.startswith(_APPLE_DOUBLE)) and not path.is_dir()
 

@@ -18,7 +18,7 @@ class _Range(NamedTuple):
     words: str  # the range in words, for messages
 
 
-# The same ranges as in the table of docs/bundle-format.md, "Sampling". NaN is outside of every range.
+# These are the ranges in the table of docs/bundle-format.md, "Sampling". NaN is outside of every range.
 _RANGES = {
     "temperature": _Range(float, lambda x: x == 0 or 1e-6 <= x <= 1e6, "0 (greedy), or 1e-06 to 1e+06"),
     "top_k": _Range(int, lambda x: 0 <= x < 2**31, "0 (off) to 2147483647"),
@@ -33,7 +33,7 @@ _RANGES = {
 
 
 def sampling_range(name: str) -> str:
-    """Return the possible values of a parameter of sampling, in words."""
+    """Return the possible values of a sampling parameter, in words."""
     return _RANGES[name].words
 
 
@@ -43,7 +43,7 @@ def sampling_number(name: str, value: object, found: str = "") -> float:
     Args:
         name: The name of the parameter in the bundle format.
         value: The value to check, of any type; numbers may be Python's or numpy's.
-        found: The beginning of the error message; default "NAME is VALUE".
+        found: The beginning of the error message; default "NAME: found VALUE".
 
     Raises:
         ValueError: The value is not a number of the right kind, or is outside the range of this parameter.
@@ -54,7 +54,7 @@ def sampling_number(name: str, value: object, found: str = "") -> float:
             number = kind(value)
             if holds(number):
                 return number
-    raise ValueError(f"{found or f'{name} is {value!r:.80}'}, expected {words}")
+    raise ValueError(f"{found or f'{name}: found {value!r:.80}'}, expected {words}")
 
 
 class SamplingDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

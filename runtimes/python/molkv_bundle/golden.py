@@ -1,4 +1,4 @@
-"""Golden vectors: results of the source model in PyTorch for a few texts. Any device can compare its results with them.
+"""Golden vectors: results of the source model in PyTorch for a few texts. A driver compares its results with them.
 
 `docs/bundle-format.md`, "Golden vectors", describes the format. `molkv_runtime.selftest` runs the comparison.
 """
@@ -18,8 +18,9 @@ from molkv_bundle.row_formats import Floats
 from molkv_bundle.safetensors_file import TensorFile
 
 GOLDEN = "golden.safetensors"  # file name for the cpu profile; other profiles add their name to it
-VERSION_KEY, VERSION = "golden_version", "2"  # the only metadata key: safetensors writes several keys in any order
-TOP = 16  # number of logits that are kept for each position
+# This is the only metadata key, since safetensors would write several keys in any order.
+VERSION_KEY, VERSION = "golden_version", "2"
+TOP = 16  # number of logits that the file contains for each position
 PROJECTIONS = 8  # number of projections of the logits of a position
 LIMITS = "limits"  # name of the tensor F32 [2] with the fields of `GoldenLimits`
 
@@ -28,14 +29,14 @@ _DTYPES = {"I32": "<i4", "F32": "<f4"}
 
 
 class GoldenLimits(NamedTuple):
-    """The largest differences from the golden vectors that rounding by the graph's dtypes can explain."""
+    """The largest differences from the golden vectors that the rounding of the graph's dtypes can cause."""
 
     max_abs: float  # for each logit and each projection
     relative_l2: float  # for all projections of all texts together
 
 
 class GoldenText(NamedTuple):
-    """A text and the source model's results, computed in float64 with weights and records rounded as stored."""
+    """A text and the results of the source model, in float64, with weights and records rounded as in the bundle."""
 
     input_ids: npt.NDArray[np.int32]  # [T]
     top_ids: npt.NDArray[np.int32]  # [T, K]: the most likely next tokens of each position, most likely first
@@ -44,7 +45,7 @@ class GoldenText(NamedTuple):
     greedy_ids: npt.NDArray[np.int32]  # [G]: the greedy continuation of the text; may be empty
 
 
-@lru_cache(maxsize=1)  # for a large vocabulary they take time and memory, and only one size is in use at a time
+@lru_cache(maxsize=1)  # the signs take time and memory, and only one vocabulary is in use at a time
 def _signs(vocab_size: int) -> npt.NDArray[np.float64]:
     h = np.arange(1, vocab_size + 1, dtype=np.uint32)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
@@ -60,14 +61,14 @@ class Projection:
 
     projection_r = sum_v sign_r(v) logit_v / sqrt(vocab_size). An error of x in one logit changes every projection by
     x / sqrt(vocab_size). sign_r(v) is -1 if bit r of hash(v + 1) is set, else 1. The hash is the 32-bit finalizer of
-    MurmurHash3, which takes five lines in any language.
+    MurmurHash3 (five lines of code in any language).
     """
 
     def __init__(self, vocab_size: int) -> None:
         self._signs = _signs(vocab_size)  # [vocab_size, P]
 
     def of(self, logits: Floats) -> Floats:
-        """Return the projections [n, P] of logits [n, vocab_size], as float32; the sums are float64."""
+        """Return the projections [n, P] of logits [n, vocab_size], as float32. The sums are computed in float64."""
         return np.asarray(logits.astype(np.float64) @ self._signs, np.float32)
 
 
@@ -80,30 +81,31 @@ class Golden(NamedTuple):
     def limits_beside(self, max_abs: float) -> GoldenLimits:
         """Return the limits for a provider whose own rounding changes each logit by at most `max_abs`.
 
-        They are the limits of the file, plus this difference.
+        `max_abs` grows by this difference. `relative_l2` grows by this difference divided by the root mean square of
+        all projections.
         """
         squares = [np.square(text.projection, dtype=np.float64).mean(axis=-1) for text in self.texts]
-        size = float(np.concatenate(squares).mean() ** 0.5)  # about the root mean square of the logits, too
+        size = float(np.concatenate(squares).mean() ** 0.5)  # the value for the logits is about the same
         relative = max_abs / size if max_abs and size else 0.0
         return GoldenLimits(self.limits.max_abs + max_abs, self.limits.relative_l2 + relative)
 
 
 class GoldenErrors:
-    """The differences between logits and golden vectors, and the number of certain tokens that are right."""
+    """The differences between logits and golden vectors, and counts of the most likely tokens.
+
+    The most likely token of a position is certain if the two largest golden logits differ by more than
+    2 * `limits.max_abs`: allowed differences cannot make another token more likely.
+    """
 
     def __init__(self, vocab_size: int, limits: GoldenLimits) -> None:
-        """Start with no positions.
-
-        The most likely token of a position is certain if the two largest golden logits differ by more than
-        2 * `limits.max_abs`.
-        """
+        """Start with no positions."""
         self._projection, self._limits = Projection(vocab_size), limits
         self.positions = self.certain_tokens = self.right_tokens = 0
         self.max_abs_logit = self.max_abs_projection = 0.0
         self._difference = self._size = 0.0
 
     def add(self, text: GoldenText, start: int, logits: Floats) -> None:
-        """Compare logits [n, vocab_size] of a text's positions from `start` on."""
+        """Compare the logits [n, vocab_size] of n positions of a text, from position `start` on."""
         rows = slice(start, start + len(logits))
         top, expected = text.top_logits[rows], text.projection[rows].astype(np.float64)
         projected = self._projection.of(logits) - expected
@@ -131,24 +133,24 @@ def read_golden(bundle: Bundle) -> Golden:
     """Read and check the golden vectors of a bundle.
 
     Raises:
-        BundleError: The bundle has no golden vectors, or they are damaged, of another version or of another model.
+        BundleError: The file of golden vectors is missing or damaged, or is of another version or of another model.
     """
     path = bundle.file(bundle.graph().golden)
     file = TensorFile(path, BundleError)
     found = file.metadata.get(VERSION_KEY, "none")
     if found != VERSION:
         raise BundleError(
-            f"{path}: its {VERSION_KEY} is {found[:20]}, expected {VERSION}; "
-            "export the model again or use the molkv version that wrote this bundle"
+            f"{path}: {VERSION_KEY}: found {found[:20]}, expected {VERSION}; "
+            "export the model again or use the molkv-export version that wrote this bundle"
         )
     count = len([name for name in file.entries if name.endswith(".input_ids")])
     expected = {LIMITS} | {f"texts.{index}.{field}" for index in range(count) for field in _FIELDS}
     if not count or set(file.entries) != expected:
         wrong = sorted(set(file.entries) ^ expected) or ["texts.0.input_ids"]
-        raise BundleError(f"{path}: tensor {wrong[0]!r} is missing or unexpected, for {count} texts")
+        raise BundleError(f"{path}: tensor {wrong[0]!r} is missing, or not expected in a file with {count} texts")
     limits = GoldenLimits(*_array(file, LIMITS, "F32", (len(GoldenLimits._fields),)).tolist())
     if not all(0 <= limit < math.inf for limit in limits):  # NaN fails this comparison, too
-        raise BundleError(f"{path}: {LIMITS} are {list(limits)}, expected finite numbers of at least 0")
+        raise BundleError(f"{path}: {LIMITS}: found {list(limits)}, expected finite numbers of at least 0")
     return Golden(limits, [_read_text(file, f"texts.{index}", bundle) for index in range(count)])
 
 
@@ -160,7 +162,8 @@ def _read_text(file: TensorFile, prefix: str, bundle: Bundle) -> GoldenText:
     shapes |= {"projection": (length, PROJECTIONS), "greedy_ids": (new,)}
     if not 0 < length <= length + new - bool(new) <= context:
         raise BundleError(
-            f"{file.path}: {prefix} has {length} tokens and {new} greedy tokens, expected 1 to {context} in total"
+            f"{file.path}: {prefix} has {length} tokens and {new} greedy tokens, expected 1 or more tokens, and "
+            f"at most {context} in total without the last greedy token"
         )
     arrays = {field: _array(file, f"{prefix}.{field}", _FIELDS[field], shape) for field, shape in shapes.items()}
     for field, array in arrays.items():

@@ -1,7 +1,7 @@
 """Checks of an ONNX file before ONNX Runtime loads it, since some invalid files crash ONNX Runtime.
 
 The onnx package is too large for a device. Few of its checks are needed here, because a dense graph may contain only
-a closed list of operators.
+the operators of a closed list.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _NAMED_FIELDS = {
     ("Attribute", 6): "a loop or a branch",
     ("Attribute", 11): "a loop or a branch",
     ("Model", 20): "instructions for training",
-    ("Model", 25): "a function of its own",
+    ("Model", 25): "a function",
     ("Graph", 15): "a sparse tensor",
 }
 _ATTRIBUTES: dict[AttributeType, tuple[int, str]] = {  # ONNX's number of the type, and the field with the value
@@ -79,13 +79,13 @@ _ATTRIBUTES: dict[AttributeType, tuple[int, str]] = {  # ONNX's number of the ty
     "ints": (7, "ints"),
 }
 _ITEM_SIZES = {1: 4, 2: 1, 3: 1, 7: 8, 10: 2}  # bytes, by ONNX's number of float32, uint8, int8, int64, float16
-_EXTERNAL = 1  # data_location
+_EXTERNAL = 1  # value of data_location for data in another file
 _EXTERNAL_KEYS = {"location", "offset", "length"}
 _LARGEST_INT = 2**31 - 1  # some operators of ONNX Runtime store dimensions and attributes in 32 bits
 
 
 class _GraphError(Exception):
-    """A driver must not load the graph. The message lacks the name of the file."""
+    """The graph is not valid, so a driver must not load it. The message does not name the file."""
 
 
 def check_graph_file(path: Path, data_file: str) -> None:
@@ -118,7 +118,9 @@ def _check_model(model: dict[str, Any], data_file: str, data_size: int) -> None:
     graph = model["graph"]
     opsets = [(_text(entry, "domain"), entry["version"]) for entry in model.get("opset_import", [])]
     if len(dict(opsets)) < len(opsets) or "" not in dict(opsets) or not OPSETS.items() >= set(opsets):
-        raise _GraphError(f"its operator sets are {str(opsets)[:100]}, expected some of {dict(OPSETS)}")
+        raise _GraphError(
+            f"its operator sets are {str(opsets)[:100]}, expected '' and optionally the others of {dict(OPSETS)}"
+        )
     tensors = graph.get("initializer", [])
     for tensor in tensors:
         _check_tensor(tensor, data_file, data_size)
@@ -150,7 +152,7 @@ def _check_node(node: dict[str, Any], data_file: str, data_size: int) -> None:
     operator = OPERATORS.get(kind)
     if operator is None:
         domain = f" of {_shown(kind[0])}" if kind[0] else ""
-        raise _GraphError(f"{where} is a {_shown(kind[1])}{domain}, which is not an operator of dense graphs")
+        raise _GraphError(f"{where} has the operator {_shown(kind[1])}{domain}, which dense graphs may not have")
     for field, allowed in (("input", operator.inputs), ("output", operator.outputs)):
         found = "".join("x" if len(name) else "-" for name in node.get(field, []))
         if found not in allowed:
@@ -188,7 +190,7 @@ def _check_tensor(tensor: dict[str, Any], data_file: str, data_size: int) -> Non
     if kind not in _ITEM_SIZES or len(dims) > MAX_RANK or not all(0 <= dim <= _LARGEST_INT for dim in dims):
         raise _GraphError(
             f"tensor {name} has the data type {kind} and the shape {str(dims)[:100]}, "
-            f"expected one of the data types {list(_ITEM_SIZES)} and a shape of at most {MAX_RANK} sizes"
+            f"expected one of the data types {list(_ITEM_SIZES)} and a shape of at most {MAX_RANK} dimensions"
         )
     size = math.prod(dims) * _ITEM_SIZES[kind]
     if not tensor.get("data_location") and not entries:

@@ -93,7 +93,10 @@ def _tensors(shapes: dict[str, tuple[int, ...]], dtype: KVDtype) -> Tensors:
 
 
 def rotary_tables(positions: npt.ArrayLike, size: int, theta: float) -> tuple[Floats, Floats]:
-    """Return cos and sin, each float32 [*positions.shape, size / 2]. Angles are float64, as in the reference model."""
+    """Return cos and sin, each float32 [*positions.shape, size / 2].
+
+    Angles are computed in float64, as in the reference model.
+    """
     half = size // 2
     frequencies = theta ** (-np.arange(half, dtype=np.float64) / half)
     angles = np.asarray(positions, np.float64)[..., None] * frequencies

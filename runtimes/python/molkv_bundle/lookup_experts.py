@@ -9,7 +9,7 @@ import msgspec
 from molkv_bundle.config import KVCacheShape, ModelConfig, Rotation, check_sizes
 from molkv_bundle.errors import ConfigError
 
-# The expert fields of a model without experts. They replace the values that were given.
+# In a model without experts, the expert fields get these values, whatever values were given.
 _DENSE = {
     "num_experts": 0,
     "expert_layers": (),
@@ -25,23 +25,24 @@ _DENSE = {
 class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Configuration of a Llama-like decoder whose layers add a mixture of experts to the feed-forward output.
 
-    "our choice" marks fields that the papers leave open. A comment "0: FIELD" means that the value of FIELD replaces 0.
+    A comment "our choice" marks a field whose meaning the papers do not define. A comment "0: FIELD" means that the
+    value of FIELD replaces 0.
     """
 
     num_experts: int  # N experts per token id; 0: a plain dense model, in which the other expert fields have no effect
     num_key_value_heads: int = 0  # 0: num_attention_heads
     head_dim: int = 0  # 0: hidden_size / num_attention_heads
-    hidden_act: Literal["silu", "gelu"] = "silu"  # our choice: silu is gated (SwiGLU), gelu is plain with exact erf
+    hidden_act: Literal["silu", "gelu"] = "silu"  # our choice: silu: gated (SwiGLU); gelu: not gated, exact erf
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     tie_word_embeddings: bool = False
     expert_intermediate_size: int = 0  # size of the training-form networks; 0: intermediate_size
-    expert_layers: tuple[int, ...] | None = None  # our choice: which layers carry experts; None: all
-    # For MoLKV only. Manifests of MoLE models have these fields too, without effect.
+    expert_layers: tuple[int, ...] | None = None  # our choice: the layers that have experts; None: all
+    # These fields are for MoLKV only. Manifests of MoLE models contain them, too, but they have no effect there.
     expert_key_size: int = 0  # dk
-    expert_window: int = 0  # W: the last W positions, the present one included, can be attended
+    expert_window: int = 0  # W: a position attends to the experts of the last W positions, its own included
     expert_qk_norm: bool = True  # our choice: RMSNorm on queries and keys
-    expert_rope: bool = True  # our choice: rotate queries and keys by their positions, rope_theta shared
+    expert_rope: bool = True  # our choice: rotate queries and keys by their positions, with rope_theta
     expert_gate: Literal["none", "sigmoid"] = "none"  # our choice: g_t = sigmoid(w_g . n_t)
 
     profiles: ClassVar[tuple[str, ...]] = ("cpu", "coreml", "nnapi")
@@ -49,7 +50,7 @@ class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, k
     def __post_init__(self) -> None:
         if self.head_dim == 0 and self.num_attention_heads > 0 and self.hidden_size % self.num_attention_heads:
             raise ConfigError(
-                f"hidden_size is {self.hidden_size}, expected a multiple of num_attention_heads "
+                f"hidden_size: found {self.hidden_size}, expected a multiple of num_attention_heads "
                 f"({self.num_attention_heads}) if head_dim is not given"
             )
         defaults = {
@@ -75,29 +76,29 @@ class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, k
             check_sizes(self, "expert_intermediate_size")
         for name in ("rms_norm_eps", "rope_theta"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected a number above 0")
+                raise ConfigError(f"{name}: found {getattr(self, name)}, expected a number above 0")
         if not 0 <= self.num_experts < 2**31:
-            raise ConfigError(f"num_experts is {self.num_experts}, expected 0 (a dense model) or more")
+            raise ConfigError(f"num_experts: found {self.num_experts}, expected 0 (a dense model) or more")
         for name in ("expert_key_size", "expert_window"):
             if not 0 <= getattr(self, name) < 2**31:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
+                raise ConfigError(f"{name}: found {getattr(self, name)}, expected 0 or more")
 
     def _check_relations(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
-                f"num_attention_heads is {self.num_attention_heads}, "
+                f"num_attention_heads: found {self.num_attention_heads}, "
                 f"expected a multiple of num_key_value_heads ({self.num_key_value_heads})"
             )
         check_even(self, "head_dim")
         layers = self.expert_layers or ()
         if list(layers) != sorted(set(layers)) or any(not 0 <= i < self.num_hidden_layers for i in layers):
             raise ConfigError(
-                f"expert_layers is {list(layers)}, expected ascending layer indices below {self.num_hidden_layers}"
+                f"expert_layers: found {list(layers)}, expected ascending layer indices below {self.num_hidden_layers}"
             )
 
     @property
     def layers_with_experts(self) -> tuple[int, ...]:
-        """Indices of the layers that carry experts, ascending; empty for a dense model."""
+        """Indices of the layers that have experts, ascending; empty for a dense model."""
         return self.expert_layers or ()
 
     def kv_caches(self) -> tuple[KVCacheShape, ...]:
@@ -110,17 +111,17 @@ class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, k
         return {"rotary": Rotation(self.head_dim, self.rope_theta)}
 
     def restricted(self, context_length: int, expert_window: int) -> Self:
-        """Return the configuration with a shorter context and a shorter expert window."""
+        """Return the configuration with this context length and this expert window."""
         return msgspec.structs.replace(self, max_position_embeddings=context_length, expert_window=expert_window)
 
 
 def check_even(config: ModelConfig, name: str) -> None:
-    """Check that a field, the size of rotated vectors, is even.
+    """Check that a field is even. The field is the size of rotated vectors.
 
     Raises:
         ConfigError: The field is odd.
     """
     if getattr(config, name) % 2:
         raise ConfigError(
-            f"{name} is {getattr(config, name)}, expected an even number (rotary embedding rotates pairs)"
+            f"{name}: found {getattr(config, name)}, expected an even number (rotary embedding rotates pairs)"
         )

@@ -1,4 +1,4 @@
-"""`manifest.json`, which describes all parts of a bundle. `docs/bundle-format.md` describes its schema."""
+"""The manifest (`manifest.json`), which describes all parts of a bundle. Its schema is in `docs/bundle-format.md`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TableId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A part of the manifest. Unknown fields are errors: a reader that ignores one could compute wrong results."""
+    """A part of the manifest. Unknown fields are errors: a reader that ignores a field could compute wrong results."""
 
 
 class GraphFile(_Part, frozen=True):
@@ -44,7 +44,7 @@ class GraphFile(_Part, frozen=True):
 
 
 class GraphInfo(_Part, frozen=True):
-    """The dense graph of one profile: one file for calls of any length, or one file for each length."""
+    """The dense graph of one profile: one file for any number of positions, or one file for each supported number."""
 
     files: tuple[GraphFile, ...]  # ordered by length
     data: str  # name of the file with the weights of all these files
@@ -54,8 +54,8 @@ class GraphInfo(_Part, frozen=True):
     window_dtype: WindowDtype  # dtype of the values in the expert window
     block_size: int  # number of weights that share a scale, if the dtype has blocks; else 0
     context_length: int  # in tokens
-    expert_window: int  # W, if experts have keys
-    min_onnxruntime: _Version  # the oldest version that the graph was run with
+    expert_window: int  # W; has an effect only in MoLKV models
+    min_onnxruntime: _Version  # the oldest version of ONNX Runtime that ran such a graph
 
     @property
     def is_static(self) -> bool:
@@ -64,7 +64,7 @@ class GraphInfo(_Part, frozen=True):
 
     @property
     def lengths(self) -> list[int]:
-        """The number of positions of a call, for each file, ascending; [0] for a graph of any length."""
+        """The supported numbers of positions of a call, ascending; [0]: any number."""
         return [file.length for file in self.files]
 
     def restrict(self, model: ModelConfig) -> ModelConfig:
@@ -75,7 +75,7 @@ class GraphInfo(_Part, frozen=True):
 class Field(_Part, frozen=True):
     """One array inside a record."""
 
-    name: str  # "embedding", or "expert_{vector or scale}.{layer}"
+    name: str  # "embedding", or "expert_{name of a vector or of its scales}.{layer}"
     dtype: RowDtype
     shape: tuple[int, ...]
     offset: int  # in bytes, from the start of the record
@@ -91,7 +91,7 @@ class Shard(_Part, frozen=True):
 
 
 class Table(_Part, frozen=True):
-    """A table of records: the meaning of row numbers, the layout of records, and the files that hold them."""
+    """A table of records: the meaning of row numbers, the layout of records, and the files that hold the records."""
 
     index: Literal["token_id"]  # row i belongs to token id i
     rows: int
@@ -112,9 +112,9 @@ class FileInfo(_Part, frozen=True):
 class Provenance(_Part, frozen=True):
     """The origin of a bundle."""
 
-    command: str  # the command, or commands, that made it
-    tools: dict[str, str]  # package: version
-    source: dict[str, str]  # file of the checkpoint: sha256
+    command: str  # the command that made the bundle; several commands are separated by "; "
+    tools: dict[str, str]  # package -> version
+    source: dict[str, str]  # file of the checkpoint -> sha256
 
     def followed_by(self, command: str) -> Provenance:
         """Return the origin after one more command has changed the bundle."""
@@ -140,7 +140,7 @@ class Manifest(_Part, frozen=True):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check the manifest of a bundle folder. This reads no other file.
+    """Read and check the manifest of a bundle folder. This function reads no other file.
 
     Raises:
         BundleError: The manifest is missing or invalid, or contradicts itself.
@@ -151,11 +151,11 @@ def read_manifest(folder: Path) -> Manifest:
     version = found.get("schema_version", "none")
     if version != SCHEMA_VERSION:
         raise BundleError(
-            f"{path}: schema_version is {str(version)[:20]}, expected {SCHEMA_VERSION}; {_renewal(folder, found)}"
+            f"{path}: schema_version: found {str(version)[:20]}, expected {SCHEMA_VERSION}; {_renewal(folder, found)}"
         )
     model = found.get("model")
     if not isinstance(model, dict):
-        raise BundleError(f"{path}: model is {shown(model)[:40]}, expected the configuration of a model")
+        raise BundleError(f"{path}: model: found {shown(model)[:40]}, expected the configuration of a model")
     family = family_of(model, f"{path}: model", BundleError)
     decoded = decode_json(data, _manifest_of(family), path, BundleError)
     manifest = Manifest(**{name: getattr(decoded, name) for name in Manifest.__struct_fields__})
@@ -199,9 +199,11 @@ def _digest(text: bytes) -> str:
 def _check_names(manifest: Manifest, path: Path) -> None:
     for name in manifest.files:
         if not name or name != Path(name).name or name in (".", "..", MANIFEST) or "\\" in name or "\0" in name:
-            raise BundleError(f"{path}: files has the name {name!r}, expected plain names of files inside the bundle")
+            raise BundleError(
+                f"{path}: files: found the name {name!r}, expected plain names of files inside the bundle"
+            )
     if list(manifest.tables) != [EXPERTS]:
-        raise BundleError(f"{path}: tables has {', '.join(manifest.tables) or 'nothing'}, expected {EXPERTS} alone")
+        raise BundleError(f"{path}: tables: found {', '.join(manifest.tables) or 'nothing'}, expected only {EXPERTS}")
     named = [shard.file for shard in manifest.experts.shards]
     if manifest.generation.chat_template:
         named.append(manifest.generation.chat_template)
@@ -209,19 +211,19 @@ def _check_names(manifest: Manifest, path: Path) -> None:
         named += [graph.data, graph.golden, *(file.file for file in graph.files)]
     for name in named:
         if name not in manifest.files:
-            raise BundleError(f"{path}: {name!r} is used but not listed under files")
+            raise BundleError(f"{path}: files: {name!r} is missing, but another field of the manifest names it")
 
 
 def _check_experts(manifest: Manifest, where: str) -> None:
-    """Check that the shards hold the record of every token id exactly once, and that their sizes agree with this."""
+    """Check that the shards hold the record of every token id exactly once, and that each file has the right size."""
     table, vocab_size, next_row = manifest.experts, manifest.model.vocab_size, 0
     for shard in table.shards:
         if shard.count < 1:
             raise BundleError(f"{where}: shard {shard.file} holds {shard.count} rows, expected 1 or more")
         if shard.first_row != next_row:
             raise BundleError(
-                f"{where}: shard {shard.file} starts at row {shard.first_row}, expected {next_row}, the row after the "
-                "shards before it"
+                f"{where}: shard {shard.file} starts at row {shard.first_row}, expected {next_row}: the shards "
+                f"before it hold {next_row} rows"
             )
         size, expected = manifest.files[shard.file].size, shard.data_offset + shard.count * table.stride
         if shard.data_offset < 8 or size != expected:
@@ -232,7 +234,7 @@ def _check_experts(manifest: Manifest, where: str) -> None:
         next_row += shard.count
     if not next_row == table.rows == vocab_size:
         raise BundleError(
-            f"{where}: rows is {table.rows} and the shards hold {next_row}, expected {vocab_size} (the model's "
+            f"{where}.rows: found {table.rows}, and {next_row} rows in the shards, expected {vocab_size} (the model's "
             "vocab_size)"
         )
 
@@ -241,28 +243,28 @@ def _check_generation(manifest: Manifest, where: str) -> None:
     vocab_size = manifest.model.vocab_size
     if wrong := [token for token in manifest.generation.eos_token_ids if not 0 <= token < vocab_size]:
         raise BundleError(
-            f"{where}: eos_token_ids has {wrong[0]}, expected token ids from 0 to {vocab_size - 1}; export the model "
+            f"{where}.eos_token_ids: found {wrong[0]}, expected token ids from 0 to {vocab_size - 1}; export the model "
             "again"
         )
 
 
 def _check_graphs(manifest: Manifest, path: Path) -> None:
     if not manifest.graphs:
-        raise BundleError(f"{path}: graphs is empty, expected at least one profile")
+        raise BundleError(f"{path}: graphs: found no profile, expected at least one")
     for profile, graph in manifest.graphs.items():
         lengths = graph.lengths
         if profile not in manifest.model.profiles:
             raise BundleError(
-                f"{path}: graphs has a profile {profile!r}, expected {' or '.join(manifest.model.profiles)} for models "
-                f"of type {manifest.model.model_type}"
+                f"{path}: graphs: found profile {profile!r}, expected {' or '.join(manifest.model.profiles)} for "
+                f"models of type {manifest.model.model_type}"
             )
         if profile == "cpu":
-            sound, expected = lengths == [0], "[0], one file for any length"
+            sound, expected = lengths == [0], "[0] (one file for any number of positions)"
         else:
             sound = lengths[:1] == [1] and lengths == sorted(set(lengths)) and lengths[-1] <= graph.context_length
-            expected = f"ascending lengths, from 1 to at most its context_length of {graph.context_length}"
+            expected = f"ascending lengths, the first 1, the last at most {graph.context_length} (its context_length)"
         if not sound:
-            raise BundleError(f"{path}: graphs.{profile} has files for lengths {lengths[:9]}, expected {expected}")
+            raise BundleError(f"{path}: graphs.{profile}.files: found lengths {lengths[:9]}, expected {expected}")
         _check_limits(manifest.model, graph, f"{path}: graphs.{profile}")
 
 
@@ -271,18 +273,22 @@ def _check_limits(model: ModelConfig, graph: GraphInfo, where: str) -> None:
     for name, limit in limits.items():
         found, least = getattr(graph, name), 1 if limit else 0
         if not least <= found <= limit or (found != limit and not graph.is_static):
-            raise BundleError(f"{where}: {name} is {found}, expected the model's {limit}, or less in a static graph")
+            raise BundleError(
+                f"{where}.{name}: found {found}, expected {limit} (as in the model), or less in a static graph"
+            )
     kinds = {"dense_dtype": (graph.dense_dtype, "qdq-int8"), "kv_dtype": (graph.kv_dtype, "float16")}
     for name, (dtype, static_only) in kinds.items():
         if dtype == static_only and not graph.is_static:
-            raise BundleError(f"{where}: {name} is {dtype}, expected another dtype in a graph for any length")
+            raise BundleError(
+                f"{where}.{name}: found {dtype}, expected another dtype, since only static graphs may have {dtype}"
+            )
     if graph.window_dtype not in (("float32",) if graph.is_static else model.window_dtypes):
         raise BundleError(
-            f"{where}: window_dtype is {graph.window_dtype}, expected float32 in a static graph and for models without "
-            "an expert window"
+            f"{where}.window_dtype: found {graph.window_dtype}, expected float32, as in all static graphs and all "
+            "models without an expert window"
         )
     if graph.is_static and (graph.dense_dtype in ("int8", "int4") or graph.kv_dtype == "int8"):
         raise BundleError(
-            f"{where}: dense_dtype is {graph.dense_dtype} and kv_dtype is {graph.kv_dtype}, expected neither int8 nor "
+            f"{where}: found dense_dtype {graph.dense_dtype} and kv_dtype {graph.kv_dtype}, expected neither int8 nor "
             "int4 in a static graph"
         )

@@ -9,12 +9,12 @@ from molkv_bundle.lookup_experts import LookupExpertConfig
 
 
 class MoleConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Configuration of a MoLE model: experts are values [N, d]."""
+    """Configuration of a MoLE model. The experts of a token in one layer are values [N, d]."""
 
     model_type: Literal["mole"]
 
     def record_vectors(self) -> tuple[Vector, ...]:
-        """Return the values [N, d]."""
+        """Return the only vector: the values [N, d]."""
         return (Vector("value", (self.num_experts, self.hidden_size), "scale"),)
 
     def expert_inputs(self) -> list[TensorInfo]:

@@ -10,14 +10,14 @@ from molkv_bundle.lookup_experts import LookupExpertConfig, check_even
 
 
 class MolkvConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Configuration of a MoLKV model: experts are keys [N, dk] and values [N, d]. The host keeps a window of them."""
+    """Configuration of a MoLKV model. The experts of a token in one layer are keys [N, dk] and values [N, d]."""
 
     model_type: Literal["molkv"]
 
     def _check_relations(self) -> None:
         for name in ("expert_key_size", "expert_window"):
             if self.layers_with_experts and not 0 < getattr(self, name) < 2**31:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected 1 or more in a molkv model")
+                raise ConfigError(f"{name}: found {getattr(self, name)}, expected 1 or more in a molkv model")
         super()._check_relations()
         if self.layers_with_experts and self.expert_rope:
             check_even(self, "expert_key_size")
@@ -29,7 +29,7 @@ class MolkvConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, k
 
     @property
     def window_dtypes(self) -> tuple[WindowDtype, ...]:
-        """float32; also int8 if a layer has experts."""
+        """The dtype float32, and also int8 if a layer has experts."""
         return ("float32", "int8") if self.layers_with_experts else ("float32",)
 
     def record_vectors(self) -> tuple[Vector, ...]:
@@ -42,7 +42,7 @@ class MolkvConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, k
         return self._window_inputs("float32")
 
     def int8_window_inputs(self) -> list[TensorInfo]:
-        """Return the same inputs with int8 values; the scales of a layer follow its values."""
+        """Return the inputs of `expert_inputs` with int8 values. The scales of a layer follow its values."""
         return self._window_inputs("int8")
 
     def _window_inputs(self, dtype: WindowDtype) -> list[TensorInfo]:
@@ -65,7 +65,10 @@ class MolkvConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, k
         return found
 
     def static_expert_inputs(self, layers: list[int], length: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the query rotations, the mask, and the experts [1, R*N, size], R = T + W - 1."""
+        """Return the shapes of the query rotations, the mask and the experts.
+
+        Experts have the shape [1, R*N, size] with R = T + W - 1.
+        """
         if not layers:
             return {}
         shapes: dict[str, tuple[int, ...]] = {}
@@ -79,7 +82,7 @@ class MolkvConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, k
         return shapes
 
     def rotations(self) -> dict[str, Rotation]:
-        """Return the rotation of attention and, if there is one, that of the expert queries."""
+        """Return the rotation of attention and, if `expert_rope` is set, the rotation of expert queries."""
         if not (self.layers_with_experts and self.expert_rope):
             return super().rotations()
         return {**super().rotations(), "expert_rotary": Rotation(self.expert_key_size, self.rope_theta)}

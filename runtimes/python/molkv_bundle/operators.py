@@ -20,7 +20,8 @@ OPSETS: Mapping[str, int] = MappingProxyType({"": 22, _MICROSOFT: 1})
 class Operator(NamedTuple):
     """The inputs, outputs and attributes that nodes of an operator may have.
 
-    A string describes all inputs, or all outputs, of a node, with one character for each: `x` has a name, `-` is empty.
+    A string describes the inputs or the outputs of a node, with one character for each: `x` for a name, `-` for an
+    empty name.
     """
 
     inputs: frozenset[str]

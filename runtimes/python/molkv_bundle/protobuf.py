@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
-_WIRE = {"int": _VARINT, "float": _FIXED32}  # every other kind is bytes
+_WIRE = {"int": _VARINT, "float": _FIXED32}  # all other kinds have wire type _BYTES
 
 
 class Field(NamedTuple):
@@ -29,16 +29,16 @@ class UnknownFieldError(ValueError):
 
 
 def decode(schema: Schema, message: str, data: memoryview) -> dict[str, Any]:
-    """Decode a message and all messages inside it. The schema must not be recursive, which limits the depth.
+    """Decode a message and all messages inside it. The schema must not be recursive, so the depth is limited.
 
     Returns:
-        The fields of the message by name. A value is an int (signed, 64 bits), a memoryview (of a float: 4 bytes,
-        little-endian) or a dict. A repeated field is a list of these.
+        The fields of the message by name. A value is an int (signed, 64 bits), a dict (a message inside) or a
+        memoryview of bytes. The memoryview of a float has 4 bytes, little-endian. A repeated field is a list of values.
 
     Raises:
         UnknownFieldError: The message has a field that the schema does not list.
-        ValueError, IndexError: The data is not such a message, or a field that is not repeated appears twice: readers
-            differ in which one they use.
+        ValueError, IndexError: The data is not such a message, or a field that is not repeated appears twice. Readers
+            of protobuf differ in the value that they use.
     """
     known, found = schema[message], dict[str, Any]()
     for number, wire, content in _fields(data):

@@ -30,7 +30,7 @@ def record_dtype(config: ModelConfig, dtype: RowDtype) -> np.dtype[np.void]:
 
     - "embedding" [d];
     - "layers" [L], one item for each layer with experts. An item has the vectors of `ModelConfig.record_vectors` by
-      name, and before each quantized vector its scales [..., groups];
+      name. The scales [..., groups] of a quantized vector come before the vector;
     - "checksum", in the last four bytes.
 
     Raises:
@@ -92,7 +92,7 @@ def _offsets(parts: list[np.dtype[Any]]) -> tuple[list[int], int]:
 
 
 def _stride(size: int) -> int:
-    """Return the distance between records: `size`, rounded up to 64 bytes, or to a page from 16 KiB on."""
+    """Return the distance between records: `size`, rounded up to a multiple of 64 bytes (from 16 KiB on, of a page)."""
     unit = PAGE_BYTES if size >= 16 * 1024 else 64
     return math.ceil(size / unit) * unit
 
@@ -127,7 +127,7 @@ def _offset(dtype: np.dtype[np.void], name: str) -> int:
 
 
 def checked_record_dtype(config: ModelConfig, table: Table, source: str) -> np.dtype[np.void]:
-    """Check that a table's record layout is that of the configuration, and return the dtype of its records.
+    """Check a table's record layout against the configuration, and return the dtype of the records.
 
     Args:
         config: The configuration of the model.
@@ -135,7 +135,7 @@ def checked_record_dtype(config: ModelConfig, table: Table, source: str) -> np.d
         source: The path of the manifest, for the message.
 
     Raises:
-        BundleError: The layout in the manifest is not that of the configuration.
+        BundleError: The layout in the manifest differs from the layout that the configuration requires.
     """
     try:
         expected = record_dtype(config, table.dtype)
@@ -147,7 +147,7 @@ def checked_record_dtype(config: ModelConfig, table: Table, source: str) -> np.d
             (repr(found.name) for found, wanted in zip(table.fields, fields, strict=False) if found != wanted),
             "the number of fields",
         )
-        raise BundleError(f"{source}: tables.{EXPERTS}.fields differs from the layout of the model, first at {wrong}")
+        raise BundleError(f"{source}: tables.{EXPERTS}.fields: found another layout than the model's, first at {wrong}")
     if table.stride != expected.itemsize:
-        raise BundleError(f"{source}: tables.{EXPERTS}.stride is {table.stride}, expected {expected.itemsize}")
+        raise BundleError(f"{source}: tables.{EXPERTS}.stride: found {table.stride}, expected {expected.itemsize}")
     return expected

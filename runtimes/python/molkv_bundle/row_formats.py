@@ -45,15 +45,15 @@ class RowFormat(NamedTuple):
     plain: Literal["float32", "float16"]  # dtype of embeddings and keys, and of values that are not quantized
     code: str  # dtype of a stored code; a byte holds two 4-bit codes, the first one in its low half
     scale: str = ""  # dtype of scales; empty: not quantized
-    group: int = 0  # consecutive numbers that share a scale; 0: the whole row of one expert
+    group: int = 0  # number of consecutive numbers that share a scale; 0: the whole row of an expert
     levels: npt.NDArray[np.float32] | None = None  # the numbers that the 4-bit codes stand for, before scaling
 
     def code_count(self, size: int) -> int:
-        """Return how many items of dtype `code` store a row of `size` numbers."""
+        """Return the number of items of dtype `code` that store a row of `size` numbers."""
         return size if self.levels is None else size // 2
 
     def scale_count(self, size: int) -> int:
-        """Return how many scales a row of `size` numbers has."""
+        """Return the number of scales of a row of `size` numbers."""
         return size // self.group if self.group else 1
 
 
@@ -67,7 +67,7 @@ ROW_FORMATS: dict[RowDtype, RowFormat] = {
 
 
 class ValueDecoder:
-    """A decoder from stored values to float32. It keeps its scratch memory, so calls of equal size allocate nothing."""
+    """A decoder from stored values to float32. It keeps its scratch memory: calls of equal size allocate no memory."""
 
     def __init__(self, dtype: RowDtype) -> None:
         self._format = ROW_FORMATS[dtype]
@@ -83,13 +83,13 @@ class ValueDecoder:
         Args:
             codes: The stored codes [..., codes per row].
             scales: The scales [..., scales per row]; None if the dtype has none.
-            out: The output, float32 [..., numbers per row]. It need not be contiguous.
+            out: The output, float32 [..., numbers per row]. Only its last axis must be contiguous.
         """
         if scales is None:
             np.copyto(out, codes)
             return
         numbers = codes if self._format.levels is None else self._levels_of(codes)
-        # Each group gets an axis of its own, so that the scales broadcast over it.
+        # The numbers of a group get their own axis, so that a scale broadcasts over its group.
         grouped = (*scales.shape, out.shape[-1] // scales.shape[-1])
         np.multiply(numbers.reshape(grouped), scales[..., None], out=_split_last(out, grouped), dtype=np.float32)
 
@@ -104,7 +104,7 @@ class ValueDecoder:
 
 
 def _split_last(array: Floats, shape: tuple[int, ...]) -> Floats:
-    """Return a view of `array` as `shape`, which splits the last axis. That axis must be contiguous."""
+    """Return a view of `array` with `shape`, which splits the last axis. The last axis must be contiguous."""
     item = array.itemsize
     strides = (*array.strides[:-1], shape[-1] * item, item)
     view: npt.NDArray[Any] = np.lib.stride_tricks.as_strided(array, shape, strides)

@@ -1,7 +1,7 @@
 """A reader of safetensors files that uses positioned reads.
 
-The safetensors library maps files into memory, so all parts of a table that were read count as resident memory. After a
-positioned read, nothing of the file stays resident.
+The safetensors library maps files into memory. All parts of a table that a process has read then count as its resident
+memory. After a positioned read, no part of the file counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from molkv_bundle.errors import MolkvError
 from molkv_bundle.files import check_regular, decode_json, file_sha256
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-MAX_RANK = 8  # dimensions of a tensor; the product of very many dimensions in a hostile file could take hours
+MAX_RANK = 8  # dimensions of a tensor; in a hostile file, multiplying very many dimensions could take hours
 ITEM_BYTES = {
     **{"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2},
     **dict.fromkeys(("I8", "U8", "BOOL"), 1),
@@ -57,14 +57,14 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TensorFile:
-    """An open safetensors file. Its tensors are read row by row into memory that the caller provides."""
+    """An open safetensors file. Parts of it can be read without the rest."""
 
     def __init__(self, path: Path, error: type[MolkvError]) -> None:
         """Open a file and check its header.
 
         Args:
             path: The path of the file.
-            error: The exception to raise, here and later, if the file is missing, truncated or not safetensors.
+            error: The exception to raise, also in later reads, if the file is missing, truncated or not safetensors.
         """
         self.path = path
         self.metadata: dict[str, str] = {}
@@ -95,7 +95,9 @@ class TensorFile:
         entries = {name: self._entry(name, item, 8 + length, total) for name, item in found.items()}
         expected = 8 + length + sum(entry.size for entry in entries.values())
         if total != expected:
-            raise self._error(f"{self.path}: has {total} bytes, expected {expected} by its header; is it truncated?")
+            raise self._error(
+                f"{self.path}: has {total} bytes, expected {expected} according to its header; is the file truncated?"
+            )
         return entries
 
     def _entry(self, name: str, item: _Header, data_start: int, total: int) -> TensorEntry:
@@ -103,8 +105,8 @@ class TensorFile:
         item_bytes = ITEM_BYTES.get(item.dtype)
         if item_bytes is None:
             raise self._error(
-                f"{self.path}: tensor {name!r} has dtype {item.dtype[:20]!r}, which is not known; "
-                "write it as F32, F16 or BF16"
+                f"{self.path}: tensor {name!r} has dtype {item.dtype[:20]!r}, which is unknown; "
+                "write the tensor as F32, F16 or BF16"
             )
         if len(item.shape) > MAX_RANK:
             raise self._error(
@@ -139,12 +141,14 @@ class TensorFile:
             except OSError as cause:
                 raise self._error(f"{self.path}: cannot be read at byte {offset} ({cause.strerror})") from cause
             if count == 0:
-                raise self._error(f"{self.path}: ends at byte {offset}, where more data was expected; is it truncated?")
+                raise self._error(
+                    f"{self.path}: ends at byte {offset}, where more data was expected; is the file truncated?"
+                )
             offset += count
             buffers = _rest(buffers, count)
 
     def _seek_and_read(self, buffer: memoryview, offset: int) -> int:
-        """Read into a buffer as `os.preadv` does; one thread at a time, since all threads share the file position."""
+        """Read into a buffer as `os.preadv` does. A lock is needed, since all threads share the file position."""
         with self._seeking, io.FileIO(self._fd, closefd=False) as file:
             file.seek(offset)
             return file.readinto(buffer)
@@ -174,18 +178,18 @@ class TensorFile:
         return mapped
 
     def announce(self, offset: int, size: int) -> None:
-        """Tell the operating system which bytes will be read next.
+        """Tell the operating system that these bytes will be read next.
 
-        It then reads exactly these bytes from the disk, in one request.
+        The operating system then reads exactly these bytes from the disk, in one request.
         """
         if _HAS_FADVISE:
-            try:  # noqa: SIM105 - suppress() would cost as much as the call
+            try:  # noqa: SIM105 - suppress() would take as long as the call
                 os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_WILLNEED)
             except OSError:  # some systems refuse advice
                 pass
 
     def announce_mapped(self, mapped: mmap.mmap, offset: int, size: int) -> None:
-        """Do the same for a range of a memory map. Otherwise each page costs a page fault and a read of its own."""
+        """Do the same for a range of a memory map. Without this, each page causes a page fault and a separate read."""
         if _HAS_MADVISE:
             page = offset - offset % mmap.PAGESIZE
             try:  # noqa: SIM105

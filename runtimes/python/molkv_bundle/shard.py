@@ -23,7 +23,7 @@ try:
 except ModuleNotFoundError:  # there is no wheel for this platform
     from zlib import crc32
 
-RECORDS = "records"  # name of a shard's one tensor
+RECORDS = "records"  # name of the only tensor in a shard
 FORMAT = "molkv-table"
 Access = Literal["pread", "mmap"]
 
@@ -42,7 +42,7 @@ class RecordChecksum:
         self._start = crc32(bytes.fromhex(table.id))
 
     def of(self, record: memoryview, row: int) -> int:
-        """Return the checksum of the record in a row. It does not cover the last four bytes, which store it."""
+        """Return the checksum of the record in a row, without the last four bytes, which store the checksum."""
         start = crc32(row.to_bytes(_ROW_BYTES, "little"), self._start)
         return crc32(record[:-CHECKSUM_BYTES], start)
 
@@ -72,7 +72,7 @@ def _layout(shard: Shard, table: Table) -> dict[str, Any]:
 
 
 class OpenShard:
-    """A shard that is open for reading records; its header agrees with the manifest."""
+    """An open shard, whose header agrees with the manifest. Its records can be read."""
 
     def __init__(self, path: Path, shard: Shard, table: Table, access: Access, verify_checksums: bool) -> None:
         """Open the file.
@@ -113,7 +113,7 @@ class OpenShard:
             found = "none"
         if self._file.metadata.get("format") != FORMAT or found != layout:
             raise BundleError(
-                f"{self.path}: the layout in its header differs from the manifest's: the file belongs to another "
+                f"{self.path}: the layout in its header differs from that in the manifest: the file belongs to another "
                 "bundle; copy or export the bundle again"
             )
         if entry.start != self._start:
@@ -151,7 +151,7 @@ class OpenShard:
             self._file.read_into(records, offset)
             return
         if self._file.size() < self._size:  # reading a mapped page beyond the end of the file kills the process
-            raise BundleError(f"{self.path}: has become shorter while it was read; is it truncated?")
+            raise BundleError(f"{self.path}: has become shorter while it was read; is the file truncated?")
         self._file.announce_mapped(self._map, offset, len(records) * self._stride)
         for record in records:
             record[:] = self._view[offset : offset + self._stride]

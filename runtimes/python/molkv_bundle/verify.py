@@ -21,7 +21,7 @@ class Verification(NamedTuple):
     """The result of checking a bundle."""
 
     files: int  # number of checked files, the manifest included
-    size: int  # of these files, in bytes
+    size: int  # total size of these files, in bytes
     findings: list[str]  # one for each error; empty: the bundle is unchanged since its export
 
 
@@ -30,7 +30,7 @@ def verify(path: Path, advance: Callable[[int, int], object] = lambda _done, _to
 
     Args:
         path: Folder of the bundle.
-        advance: Called after each piece with the number of its bytes and the number of bytes of all files.
+        advance: A function that is called after each piece with its size and the size of all files, in bytes.
 
     Raises:
         BundleError: The folder is not a complete bundle.
@@ -56,7 +56,7 @@ def verify(path: Path, advance: Callable[[int, int], object] = lambda _done, _to
 
 
 def _damage(bundle: Bundle, shard: Shard) -> list[str]:
-    """Return a finding for each damaged record of a shard, but for at most 10 of them."""
+    """Return findings for the first 10 damaged records of a shard, and one with the number of the others."""
     try:
         found = list(_damaged_records(bundle, shard))
     except BundleError as error:

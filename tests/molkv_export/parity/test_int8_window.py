@@ -137,7 +137,7 @@ def test_a_manifest_with_a_wrong_window_dtype_is_refused(
     bundle = shutil.copytree(bundles(name), tmp_path / "bundle")
     edit_manifest(bundle, lambda manifest: manifest["graphs"]["cpu"].update(window_dtype="int8"))
     message = {
-        "mole": "graphs.cpu: window_dtype is int8, expected float32 in a static graph and for models without",
+        "mole": "graphs.cpu.window_dtype: found int8, expected float32, as in all static graphs and all models without",
         "molkv": "its inputs in the manifest differ from those that the model's configuration requires",
     }[name]
     with pytest.raises(BundleError, match=message):

@@ -260,16 +260,19 @@ def test_a_mixed_up_batch_is_found_even_with_a_loose_tolerance(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"context_length": 10**9}, "context_length is 1000000000, expected the model's 48, or less"),
-        ({"expert_window": 0}, "expert_window is 0, expected the model's 5, or less in a static graph"),
+        ({"context_length": 10**9}, r"context_length: found 1000000000, expected 48 \(as in the model\), or less"),
+        ({"expert_window": 0}, r"expert_window: found 0, expected 5 \(as in the model\), or less in a static graph"),
         (
             {"kv_dtype": "int8"},
-            "dense_dtype is float32 and kv_dtype is int8, expected neither int8 nor int4",
+            "found dense_dtype float32 and kv_dtype int8, expected neither int8 nor int4",
         ),
-        ({"window_dtype": "int8"}, "window_dtype is int8, expected float32 in a static graph"),
-        ({"context_length": 6}, r"has files for lengths \[1, 4, 7\], expected .* 1 to at most its context_length of 6"),
-        ({"files": []}, r"has files for lengths \[\], expected ascending lengths, from 1"),
-        ({"golden": "other"}, "'other' is used but not listed under files"),
+        ({"window_dtype": "int8"}, "window_dtype: found int8, expected float32, as in all static graphs"),
+        (
+            {"context_length": 6},
+            r"graphs.coreml.files: found lengths \[1, 4, 7\], expected .* the last at most 6 \(its context_length\)",
+        ),
+        ({"files": []}, r"files: found lengths \[\], expected ascending lengths, the first 1"),
+        ({"golden": "other"}, "files: 'other' is missing, but another field"),
         ({"context_length": 20}, "its inputs in the manifest differ from those that the model's configuration"),
     ],
 )
@@ -286,7 +289,7 @@ def test_a_manifest_with_wrong_static_graphs_is_refused(
 def test_the_profile_says_whether_a_graph_is_static(static: Callable[..., Path], tmp_path: Path) -> None:
     bundle = shutil.copytree(static("molkv", "coreml"), tmp_path / "bundle")
     edit_manifest(bundle, lambda manifest: manifest.update(graphs={"cpu": manifest["graphs"]["coreml"]}))
-    with pytest.raises(BundleError, match=r"graphs.cpu has files for lengths \[1, 4, 7\], expected \[0\], one file"):
+    with pytest.raises(BundleError, match=r"graphs.cpu.files: found lengths \[1, 4, 7\], expected \[0\] \(one file"):
         Generator(bundle)
 
 
