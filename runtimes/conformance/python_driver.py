@@ -104,7 +104,7 @@ def _difference(number: int, found: Case, expected: Case) -> str:
     if found["ids"][:count] != expected["ids"][:count]:
         return f"sequence {number} continues with {found['ids']}, expected {expected['ids'][:count]}"
     if count == len(expected["ids"]) and found != {name: expected[name] for name in ("ids", "finish")}:
-        return f"sequence {number} is {found}, expected {expected}"
+        return f"sequence {number}: found {found}, expected {expected}"
     return ""
 
 
@@ -114,7 +114,7 @@ def _expect(kind: str, call: Any) -> str:
     except tuple(_KINDS) as error:
         found = next(name for family, name in _KINDS.items() if isinstance(error, family))
         return "" if found == kind else f"found an error of kind {found}, expected {kind}: {error}"
-    return f"found no error, expected one of kind {kind}"
+    return f"found no error, expected an error of kind {kind}"
 
 
 def _patch(path: Path, patch: Case, bundles: Path) -> None:

@@ -19,12 +19,15 @@ _ZEROS = "0" * 64
 def damage_cases(name: str, folder: Path, foreign: str) -> list[Case]:
     """Return the cases of one bundle.
 
-    A change has one of three forms. It replaces `delete` bytes of the file, from `offset` on, by the bytes of `insert`
-    (hexadecimal). Or it removes the file. Or it replaces the file by the file of the same name in the bundle `from`.
+    A change has one of three forms:
+
+    - It replaces `delete` bytes of the file, from `offset` on, with the bytes of `insert` (hexadecimal).
+    - It removes the file.
+    - It replaces the file with the file of the same name in the bundle `from`.
 
     Args:
         name: The name of the bundle.
-        folder: Its folder.
+        folder: The folder of the bundle.
         foreign: The name of another bundle with the same shapes, in the same parent folder.
     """
     bundle = Bundle(folder)
@@ -74,9 +77,9 @@ def damage_cases(name: str, folder: Path, foreign: str) -> list[Case]:
 
 
 def _hostile_graph(name: str, folder: Path, text: str) -> Case:
-    """Return a case with right hashes, whose graph contains an operator that is not allowed."""
+    """Return a case of a bundle with right hashes, whose graph contains an operator that is not allowed."""
     graph = (folder / "model.onnx").read_bytes()
-    operator = b"\x22\x07Softmax"  # op_type of a node, as protobuf has it
+    operator = b"\x22\x07Softmax"  # op_type of a node, as protobuf encodes it
     offset = graph.index(operator) + 2
     digest = hashlib.sha256(graph.replace(operator, b"\x22\x07Hardmax", 1)).hexdigest()
     edited = _edited(text, lambda m: m["files"]["model.onnx"].update(sha256=digest))
@@ -85,7 +88,7 @@ def _hostile_graph(name: str, folder: Path, text: str) -> Case:
 
 
 def _case(bundle: str, what: str, patches: list[Case]) -> Case:
-    """Make a case: to open the bundle and to continue these ids must fail. Among them are the damaged records' ids."""
+    """Return a case: opening the bundle or continuing the prompt must fail. The prompt has ids of damaged records."""
     return {
         "name": f"{bundle}/damage/{what.removeprefix('text: ')}",
         "kind": "damage",
@@ -138,7 +141,7 @@ def _splices(old: str, new: str) -> list[Case]:
 
 
 def _same(one: bytes, other: bytes) -> int:
-    """Return the number of equal bytes at the start of both."""
+    """Return the number of equal bytes at the start of two byte strings."""
     different = (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(different, min(len(one), len(other)))
 

@@ -1,4 +1,4 @@
-"""The models of the suite, which are small and random with fixed seeds, and two tokenizers made of a few words."""
+"""The models of the suite, which are small and random with fixed seeds, and two tokenizers that know a few words."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Recipe(NamedTuple):
 
 
 _STATIC = GraphOptions(chunk_lengths=(1, 8))
-# Each bundle with rounding has it in one place only, because rounding can hide an error elsewhere.
+# Most bundles round to few bits in one place only, because rounding can hide an error elsewhere.
 RECIPES: dict[str, Recipe] = {
     "molkv": Recipe({**_MOLKV, **_LONG}, "float32", GraphOptions()),
     "molkv-foreign": Recipe({**_MOLKV, **_LONG}, "float32"),  # the same shapes, another model
@@ -108,22 +108,22 @@ def write_bundle(name: str, folder: Path, bundle: Path) -> Path:
 
 @torch.no_grad()
 def _weights(config: LookupExpertConfig, seed: int) -> dict[str, torch.Tensor]:
-    """Return random weights, large enough that every part of the model affects the logits."""
+    """Return random weights. They are so large that every part of the model affects the logits."""
     generator = torch.Generator().manual_seed(seed)
     model = reference_model(config)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         parameter.copy_(1 + 0.2 * noise if parameter.dim() < 2 else noise / parameter.shape[-1] ** 0.5)
     if not config.tie_word_embeddings:
-        # Rows of different norms: the logits of the two most likely tokens then differ by more than the results of
-        # quantized kernels, and texts also contain rare tokens.
+        # The rows of the LM head get different norms. Then the logits of the two most likely tokens differ by more than
+        # the errors of quantized kernels, and texts also contain rare tokens.
         model.get_parameter("lm_head.weight").mul_(2 * torch.randn(config.vocab_size, 1, generator=generator).exp())
     return tensors_to_save(model)
 
 
 def _byte_level(vocab_size: int) -> Tokenizer:
     """Return a tokenizer like GPT-2's, with two special added tokens and one that is not special."""
-    merges = _merges(["Ġthe", "Ġow", "ls", "quick", "Ã©"])  # the last one is é
+    merges = _merges(["Ġthe", "Ġow", "ls", "quick", "Ã©"])  # the last word is é
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(_vocabulary(alphabet, merges), merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,7 +1,7 @@
 """An independent implementation of sampling that follows docs/bundle-format.md, "Sampling", sentence by sentence.
 
-It uses no code of the driver, but plain floats and integers, loops and full sorts. It is slow, and easy to compare with
-the document.
+It uses no code of the driver. It computes with Python floats and integers, loops and full sorts. So it is slow, but
+easy to compare with the document.
 """
 
 from __future__ import annotations

@@ -173,8 +173,8 @@ def _cases() -> list[dict[str, Any]]:
 
 
 def _border_cases() -> Iterator[dict[str, Any]]:
-    """Yield cases in which the last bit of an intermediate result decides the token."""
-    # The bias makes the logit of token 1 equal to that of token 0, then larger by one unit in the last place.
+    """Yield cases in which the token depends on the last bit of an intermediate result."""
+    # The bias makes the logit of token 1 equal to the logit of token 0, then larger by one unit in the last place.
     for count, penalties in enumerate(PENALTIES):
         for logits in ("pair", "negative pair"):
             options = penalties | {"logit_bias": {"0": 0.1}}
@@ -190,7 +190,7 @@ def _border_cases() -> Iterator[dict[str, Any]]:
     for place in range(1, 40):  # min_p is equal to a weight, then larger by one unit in the last place
         for min_p in (w[order[place]], math.nextafter(w[order[place]], 1)):
             yield _decided({"temperature": temperature, "min_p": min_p}, order[: place + 1], order[:place])
-    # Values of top_p for which a driver that sums in another order, or sums probabilities, gets another result.
+    # For these values of top_p, a driver that sums in another order, or sums probabilities, gets another result.
     sums, total = list(accumulate(w[token] for token in order)), list(accumulate(w))[-1]
     shares = list(accumulate(w[token] / total for token in order))
     for place, (reached, share) in enumerate(zip(sums[:-1], shares, strict=False)):

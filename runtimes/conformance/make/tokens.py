@@ -1,7 +1,7 @@
 """Cases of tokens and texts. The source model in PyTorch and the sampler in plain Python choose the expected tokens.
 
 Kernels differ by rounding. A token is therefore compared only if no difference within the bundle's golden limit can
-change it, which `Sampling.margin` tells. Prompts are chosen so that this holds for nearly all tokens.
+change the token (`Sampling.margin`). Prompts are chosen so that nearly all tokens are compared.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _TRIES = 1000  # number of prompts, or seeds, to try until all tokens can be com
 
 
 class Source:
-    """The source model of a bundle, with its weights and records rounded as the bundle holds them."""
+    """The source model of a bundle, with its weights and records rounded as in the bundle."""
 
     def __init__(self, checkpoint: Path, bundle: Path) -> None:
         self.bundle = Bundle(bundle)
@@ -60,7 +60,7 @@ class Source:
     def continued(
         self, prompt: list[int], new: int, options: Case, sequence: int = 0, stops: tuple[int, ...] = ()
     ) -> Case:
-        """Continue a prompt. Return `ids`, the reason of their end (`finish`), and how many to compare (`compared`)."""
+        """Continue a prompt. Return the new `ids`, why they end (`finish`), and the number to compare (`compared`)."""
         steps = list(self._steps(prompt, new, options, sequence, stops))
         ids = [token for token, _ in steps]
         certain = [is_certain for _, is_certain in steps]
@@ -68,7 +68,7 @@ class Source:
         return {"ids": ids, "finish": "stop" if ids[-1] in stops else "length", "compared": compared}
 
     def best(self, tried: Iterable[list[int]], new: int, options: Case, sequence: int) -> tuple[list[int], Case]:
-        """Return a prompt and its continuation: the first prompt whose tokens can all be compared, or else the best."""
+        """Return a prompt and its continuation: the first whose tokens can all be compared, or else the best."""
         best, most = [0], -1
         for prompt in tried:
             steps = self._steps(prompt, new, options, sequence)
@@ -85,7 +85,7 @@ class Source:
     def _steps(
         self, prompt: list[int], new: int, options: Case, sequence: int, stops: tuple[int, ...] = ()
     ) -> Iterator[tuple[int, bool]]:
-        """Yield each token, with True if no difference within the limit can change it."""
+        """Yield each token, and True if no difference within the limit can change this token."""
         sampling, ids = _sampling(options), list[int]()
         while len(ids) < self._longest(prompt, new) and not (ids and ids[-1] in stops):
             logits = self._model.logits(np.array([*prompt, *ids]), self._store, last=1)[0]
@@ -95,13 +95,13 @@ class Source:
 
 
 class Prompts:
-    """The prompts to try for a case. Those of the existing suite come first, so that a new suite has the same ones."""
+    """The prompts to try for a case. Prompts of the existing suite come first, so that a new suite keeps them."""
 
     def __init__(self, known: list[Case]) -> None:
         self._known = {case["name"]: case for case in known}
 
     def tokens(self, name: str, lengths: tuple[int, ...], vocab_size: int) -> Iterator[Iterator[list[int]]]:
-        """Yield the prompts to try for each sequence of a batch: the existing one, then random ids of its length."""
+        """Yield the prompts to try for each sequence of a batch: the existing prompt, then random ids of its length."""
         known = self._known.get(name, {}).get("prompts", [])
         for index, length in enumerate(lengths):
             random = np.random.default_rng((zlib.crc32(name.encode()), index))
@@ -119,7 +119,7 @@ def token_cases(name: str, source: Source, prompts: Prompts) -> list[Case]:
     context = source.config.max_position_embeddings
     long = 140 if context >= 150 else context - 14  # longer than a chunk of 128
     batch = (1, 7, 23)
-    # If kernels differ much, few sampled tokens are certain, so fewer and only greedy tokens are compared.
+    # If kernels differ much, few sampled tokens are certain. The cases then have fewer tokens, and all are greedy.
     penalized, new = (_PENALIZED, 12) if source.is_exact else (_PENALIZED_GREEDY, 6)
     chosen: list[tuple[str, Case, int, tuple[int, ...]]] = [
         ("greedy", GREEDY, new, batch),
@@ -155,8 +155,9 @@ def _token_case(name: str, source: Source, prompts: Prompts, options: Case, new:
 def text_cases(name: str, source: Source, prompts: Prompts, texts: list[str]) -> list[Case]:
     """Return the cases of streamed texts. A naive decoder computes the expected pieces.
 
-    The first text ends with a token of the bundle's `eos_token_ids`. The second contains a special token, which is not
-    shown. The third has a piece with a character of several bytes. The fourth uses the bundle's sampling defaults.
+    The first continuation ends with a token of the bundle's `eos_token_ids`. The second contains a special token, which
+    the text does not show. The third has a piece with a character of several bytes. The fourth uses the bundle's
+    sampling defaults.
     """
     tokenizer = Tokenizer.from_file(str(source.bundle.path / "tokenizer.json"))
     generation = source.bundle.manifest.generation
@@ -177,7 +178,7 @@ def text_cases(name: str, source: Source, prompts: Prompts, texts: list[str]) ->
             if found["compared"] == len(found["ids"]) and shows[number % 3](found):
                 break
         else:
-            raise ValueError(f"{case_name}: no seed of {_TRIES} gives a text with the wanted property")
+            raise ValueError(f"{case_name}: none of {_TRIES} seeds gives a text with the wanted property")
         cases.append(_text_case(case_name, text, ids, {"sampling": options}, found))
     defaults = {**msgspec.structs.asdict(generation.sampling), "seed": "0"}
     ids = tokenizer.encode(texts[0]).ids
@@ -202,7 +203,7 @@ def _sampling(options: dict[str, Any]) -> Sampling:
 
 
 def _pieces(tokenizer: Tokenizer, prompt: list[int], ids: list[int], finish: str) -> list[str]:
-    """Return the pieces of a text as docs/bundle-format.md, "Text", defines them. Decode all ids after each token."""
+    """Return the pieces of a text as docs/bundle-format.md, "Text", defines them, by decoding all ids at each token."""
     shown = ids[:-1] if finish == "stop" else ids
 
     def decoded(count: int) -> str:
