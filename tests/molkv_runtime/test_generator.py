@@ -130,7 +130,7 @@ def test_stop_tokens_come_from_the_bundle(stdlib_mini_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ([], "prompts is empty, expected a list of prompts, at least one"),
+        ([], "prompts: found an empty list, expected a list of prompts, at least one"),
         ([[1], []], "prompt 2 of 2 has 0 tokens, expected 1 to 48"),
         ([list(range(49))], "the prompt has 49 tokens, expected 1 to 48"),
         ([[1, 97]], "token id 97 is outside the vocabulary, expected 0 to 96"),
@@ -145,17 +145,17 @@ def test_impossible_prompts_are_refused(generator: Generator, prompts: list[list
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ("def ", "prompts is a str, expected a list of prompts"),
-        (5, "prompts is a int, expected a list of prompts"),
-        (np.array(5), "prompts is a ndarray, expected a list of prompts"),
-        ([1, 2], "a prompt is int, expected a list of token ids"),
-        (["def "], "a prompt is str, expected a list of token ids"),
-        ([[[1, 2]]], r"a prompt is an array of shape \[1, 2\], expected a list"),
-        ([[1, [2, 3]]], "a prompt is not a list of token ids"),
+        ("def ", "prompts: found str, expected a list of prompts"),
+        (5, "prompts: found int, expected a list of prompts"),
+        (np.array(5), "prompts: found ndarray, expected a list of prompts"),
+        ([1, 2], "a prompt: found int, expected a list of token ids"),
+        (["def "], "a prompt: found str, expected a list of token ids"),
+        ([[[1, 2]]], r"a prompt: found an array of shape \[1, 2\], expected a list"),
+        ([[1, [2, 3]]], "a prompt: expected a list of token ids"),
         ([[1.0]], "token ids have dtype float64, expected integers"),
         ([[2**70]], "token ids have dtype object, expected integers"),
         ([[True]], "token ids have dtype bool, expected integers"),
-        ([None], "a prompt is NoneType, expected a list of token ids"),
+        ([None], "a prompt: found NoneType, expected a list of token ids"),
     ],
 )
 def test_arguments_that_are_not_a_list_of_prompts_are_refused(generator: Generator, prompts: Any, message: str) -> None:
@@ -175,9 +175,9 @@ def test_arrays_are_prompts(generator: Generator) -> None:
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ("def ", "prompts is a str, expected a list of texts"),
-        ([], "prompts is empty, expected a list of texts"),
-        ([[1, 2]], "prompts: found an item of type list, expected str; `stream` takes token ids"),
+        ("def ", "prompts: found str, expected a list of texts"),
+        ([], "prompts: found an empty list, expected a list of texts"),
+        ([[1, 2]], "prompts: found an item of type list, expected str; use `stream` for token ids"),
         ([b"def "], "prompts: found an item of type bytes, expected str"),
         (["\ud800"], "contains bytes that are not text, expected UTF-8"),
     ],
@@ -212,13 +212,13 @@ def test_impossible_options_are_refused(generator: Generator) -> None:
     for count in (None, 1.5, "3", True):
         with pytest.raises(RequestError, match=f"max_new_tokens: found {count!r}, expected 1 or more"):
             generator.stream([[1]], max_new_tokens=count)  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match="stop_ids is int, expected a list of token ids"):
+    with pytest.raises(RequestError, match="stop_ids: found int, expected a list of token ids"):
         generator.stream([[1]], stop_ids=1)  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match="sampling is a str, expected a Sampling"):
+    with pytest.raises(RequestError, match="sampling: found a str, expected a Sampling"):
         generator.stream([[1]], sampling="greedy")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="max_new_tokens: found 0, expected 1 or more"):
         generator.stream([[1]], max_new_tokens=0)
-    with pytest.raises(RequestError, match="max_length is 49, expected 1 to the model's context of 48"):
+    with pytest.raises(RequestError, match="max_length: found 49, expected 1 to 48"):
         generator.sequences(max_length=49)
     with pytest.raises(RequestError, match="batch_size: found 0"):
         generator.sequences(batch_size=0)

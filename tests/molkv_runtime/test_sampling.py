@@ -314,7 +314,7 @@ def test_ids_outside_the_vocabulary_are_refused() -> None:
         penalized.choose(LOGITS, [5])
     with pytest.raises(RequestError, match="generated: found token id -1, expected 0 to 4"):
         penalized.choose(LOGITS, [0], [-1])
-    with pytest.raises(RequestError, match="prompt has dtype float64, expected token ids"):
+    with pytest.raises(RequestError, match="prompt: found dtype float64, expected token ids"):
         penalized.choose(LOGITS, [0.5])
     with pytest.raises(RequestError, match="logit_bias: found token id 7, expected 0 to 4"):
         Sampling(logit_bias={7: 1.0}).choose(LOGITS)

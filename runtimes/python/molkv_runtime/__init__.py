@@ -1,4 +1,4 @@
-"""Host driver for molkv bundles, with numpy and ONNX Runtime, without PyTorch.
+"""Host driver for molkv bundles. It uses numpy and ONNX Runtime, but not PyTorch.
 
 For example:
 

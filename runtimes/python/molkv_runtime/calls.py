@@ -1,4 +1,4 @@
-"""The dense graph, and its calls with bound buffers. `DynamicCalls` are the calls of the cpu profile."""
+"""The dense graph, and its calls with bound buffers. `DynamicCalls` makes the calls of the cpu profile."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class BoundCall:
 
     def __init__(self, session: onnxruntime.InferenceSession, inputs: Arrays, outputs: Arrays) -> None:
         self._session = session
-        self._buffers = (inputs, outputs)  # keep the arrays alive: ONNX Runtime stores plain pointers to them
+        self._buffers = (inputs, outputs)  # keeps the arrays alive, since ONNX Runtime stores only pointers
         self._binding = session.io_binding()
         for bind, arrays in ((self._binding.bind_input, inputs), (self._binding.bind_output, outputs)):
             for name, array in arrays.items():
@@ -74,16 +74,16 @@ class BoundCall:
         """Compute the outputs from the inputs.
 
         Raises:
-            BundleError: The graph fails, for example because it does not accept the inputs in the manifest.
+            BundleError: The graph fails, for example because it does not accept the inputs that the manifest describes.
         """
         try:
             self._session.run_with_iobinding(self._binding)
-        except Exception as error:  # ONNX Runtime raises many types, none of them public
+        except Exception as error:  # ONNX Runtime raises many exception types, none of them public
             raise BundleError(f"the dense graph fails: {one_line(error)}") from error
 
 
 class DenseGraph(InOneProcess):
-    """ONNX Runtime sessions for the graphs of a bundle's profile, one for each length of a call."""
+    """The ONNX Runtime sessions of a bundle's profile, one for each ONNX file."""
 
     def __init__(self, bundle: Bundle, target: Target = CPU) -> None:
         """Load the graphs.
@@ -93,7 +93,7 @@ class DenseGraph(InOneProcess):
             target: The provider that runs the graphs, and its options.
 
         Raises:
-            ProviderError: The provider is not available, refuses a graph, or leaves nodes to others although
+            ProviderError: The provider is not available, refuses a graph, or leaves nodes to other providers although
                 `target.required` is set; or ONNX Runtime is older than the graphs require.
             BundleError: A graph does not have the inputs and outputs that the model's configuration requires.
             ArgumentError: There are more threads than cores, or the provider does not know an option.
@@ -108,7 +108,7 @@ class DenseGraph(InOneProcess):
             _check_interface(files[length], session, path)
             self._sessions[length] = session
         if _LOG.isEnabledFor(logging.INFO):
-            cores = f"one per core of {os.cpu_count()}"
+            cores = f"{os.cpu_count()} (one per core)"
             _LOG.info(
                 "%s: profile %s, provider %s, threads %s",
                 bundle.path,
@@ -125,7 +125,7 @@ class DenseGraph(InOneProcess):
 
     @property
     def placements(self) -> dict[int, list[Placement]]:
-        """The providers that run the nodes, by the length of a call (0: any length)."""
+        """The providers that run the nodes, by the number of positions of a call (0: any number)."""
         return {length: placements(session) for length, session in self._sessions.items()}
 
 
@@ -139,13 +139,13 @@ def _check_interface(file: GraphFile, session: onnxruntime.InferenceSession, pat
 
 
 class Calls(Protocol):
-    """The calls of a graph, and the state of B sequences: KV cache and experts, in buffers that are allocated once."""
+    """The calls of a graph, and the state of B sequences: KV caches and experts, in buffers that are allocated once."""
 
     def parts(self, sequence: int, start: int, length: int, all_logits: bool) -> list[Part]:
-        """Divide `length` positions of a prompt, from `start` on, into parts, in the order in which they must run.
+        """Divide `length` positions of a prompt, from `start` on, into parts. The parts must run in this order.
 
-        Only the last part keeps logits, those of its last position. With `all_logits`, the parts keep the logits of
-        each position once and in order.
+        Only the last part keeps logits: the logits of its last position. With `all_logits`, the parts together keep the
+        logits of every position once, in order.
         """
 
     def prepare(self, part: Part, groups: Iterable[Records]) -> tuple[Call, Floats]:
@@ -153,13 +153,13 @@ class Calls(Protocol):
 
         Args:
             part: The part.
-            groups: The decoded records (float32) of the part, in groups.
+            groups: The decoded records of the part (see `RecordDecoder`), in groups.
         """
 
     def finish(self, sequence: int, end: int) -> None:
-        """Update the state of the sequence after its parts up to position `end` have run.
+        """Update the state of the sequence. Call this after the parts, which end before position `end`, have run.
 
-        Before this call, the sequence has the state from before the first part.
+        Until this call, the state of the sequence is the same as before the first part.
         """
 
     def decode(self, positions: Sequence[int], going: Sequence[bool], records: Records) -> Floats:
@@ -168,7 +168,7 @@ class Calls(Protocol):
         Args:
             positions: The new position of each sequence [B].
             going: Whether each sequence continues [B].
-            records: The decoded records (float32) of the new tokens [B].
+            records: The decoded records of the new tokens [B].
 
         Returns:
             Logits [B, V], in a buffer that the next step overwrites.
@@ -181,8 +181,8 @@ def take_in(experts: ExpertState, part: Part, groups: Iterable[Records], embeds:
     Args:
         experts: The expert state.
         part: The part.
-        groups: The decoded records (float32) of the part, in groups.
-        embeds: Output for the embeddings [T, d].
+        groups: The decoded records of the part (see `RecordDecoder`), in groups.
+        embeds: The output array for the embeddings [T, d].
 
     Returns:
         The expert inputs of the graph.
@@ -197,7 +197,7 @@ def take_in(experts: ExpertState, part: Part, groups: Iterable[Records], embeds:
 
 
 class DynamicCalls:
-    """The `Calls` of the cpu profile's graph. The past and the present KV cache are the same memory."""
+    """The `Calls` of the cpu profile's graph. Its past and present KV caches are the same memory."""
 
     def __init__(
         self,
@@ -245,7 +245,10 @@ class DynamicCalls:
         return self._graph.bind(0, {**inputs, **past}, {"logits": logits, **present})
 
     def parts(self, sequence: int, start: int, length: int, all_logits: bool) -> list[Part]:
-        """Divide without padding: parts that are multiples of the block length, then the remaining positions."""
+        """Divide a prompt into parts of at most `prefill_chunk` positions, without padding.
+
+        If the largest part is longer than a block, all parts but the last one are multiples of the block length.
+        """
         block, size = self._experts.block_length, self._prefill_chunk
         if size <= block:
             starts = list(range(0, length, size))
@@ -255,7 +258,7 @@ class DynamicCalls:
         parts = []
         for at, end in zip(starts, [*starts[1:], length], strict=True):
             if at < end:
-                # The LM head is a large part of the work, and the logits inside of a prompt are usually not needed.
+                # The LM head is a large part of the work, and only the last logits of a prompt are usually needed.
                 keep = end - at if all_logits else int(end == length)
                 parts.append(Part(sequence, start + at, end - at, follows=at > 0, keep=keep))
         return parts
@@ -282,7 +285,7 @@ class DynamicCalls:
         self._experts.finish(sequence, end)
 
     def decode(self, positions: Sequence[int], going: Sequence[bool], records: Records) -> Floats:  # noqa: ARG002
-        """Compute one position of all sequences. The results for sequences that do not continue have no meaning."""
+        """Compute one position of every sequence. The logits of sequences that do not continue have no meaning."""
         self._embeds[:, 0] = records["embedding"]
         longest = 0
         for sequence, position in enumerate(positions):

@@ -1,4 +1,4 @@
-"""Checks of the arguments of a driver's caller, and of the calling process."""
+"""Checks of arguments that a caller passes to the driver, and of the calling process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def whole_number(name: str, value: Any, least: int, *, most: int | None = None, 
 
 
 def token_ids(name: str, value: Any) -> npt.NDArray[Any]:
-    """Return token ids as an array [n]. This does not check that they are in the vocabulary.
+    """Return token ids as an array [n]. They may be outside the vocabulary.
 
     Raises:
         RequestError: The value is not a list or an array of one dimension.
@@ -44,10 +44,10 @@ def token_ids(name: str, value: Any) -> npt.NDArray[Any]:
     try:
         ids = np.asarray(value)
     except (ValueError, TypeError) as error:  # nested lists of different lengths
-        raise RequestError(f"{name} is not a list of token ids ({error})") from error
+        raise RequestError(f"{name}: expected a list of token ids ({error})") from error
     if isinstance(value, str | bytes) or ids.ndim != 1:
         kind = type(value).__name__ if ids.ndim == 0 else f"an array of shape {list(ids.shape)}"
-        raise RequestError(f"{name} is {kind}, expected a list of token ids")
+        raise RequestError(f"{name}: found {kind}, expected a list of token ids")
     return ids
 
 
@@ -59,7 +59,7 @@ def inside_vocabulary(name: str, ids: npt.NDArray[Any], vocab_size: int) -> Ids:
         ArgumentError: An id is outside the vocabulary.
     """
     if ids.size and ids.dtype.kind not in "iu":
-        raise RequestError(f"{name} has dtype {ids.dtype}, expected token ids, which are integers")
+        raise RequestError(f"{name}: found dtype {ids.dtype}, expected token ids, which are integers")
     wrong = ids[(ids < 0) | (ids >= vocab_size)]
     if wrong.size:
         raise ArgumentError(name, f"token id {wrong[0]}", f"0 to {vocab_size - 1} (the vocabulary)")
@@ -77,15 +77,15 @@ def list_of(what: str, name: str, value: Any) -> list[Any]:
     Raises:
         RequestError: The value is a single text, is not iterable, or is empty.
     """
-    found = f"a {type(value).__name__}"
+    found = type(value).__name__
     if not isinstance(value, str | bytes):
         try:
             if items := list(value):
                 return items
-            found = "empty"
+            found = "an empty list"
         except TypeError:
             pass
-    raise RequestError(f"{name} is {found}, expected a list of {what}, at least one")
+    raise RequestError(f"{name}: found {found}, expected a list of {what}, at least one")
 
 
 class InOneProcess:
@@ -97,7 +97,7 @@ class InOneProcess:
     def check_process(self) -> None:
         """Check that the current process created this object.
 
-        In a forked process its threads do not exist, and waiting for them would never end.
+        In a forked process the threads of the object do not exist, so waiting for them would never end.
 
         Raises:
             RequestError: Another process created this object.

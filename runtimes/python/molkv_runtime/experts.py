@@ -1,4 +1,4 @@
-"""The expert state of sequences: the experts that the host keeps between steps, as inputs of the graph."""
+"""The expert state of sequences: the experts that the host keeps between steps, and passes to the graph as inputs."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ class Part(NamedTuple):
     sequence: int
     start: int  # its first position
     length: int
-    follows: bool  # whether the previous call computed the part of the same prompt just before this one
+    follows: bool  # whether the previous call computed the positions just before this part
     keep: int  # number of last positions whose logits are kept
-    rows: int = 0  # number of positions that a static graph computes, including padding; 0: length
-    writes: bool = True  # whether to write its keys and values to the KV cache; false: the cache already has them
+    rows: int = 0  # number of positions that a static graph computes, including padding; 0: same as `length`
+    writes: bool = True  # whether to write keys and values to the KV cache; false: it already has them
 
 
 class ExpertState(Protocol):
     """The experts of B sequences that the host keeps between steps, and the graph inputs made of them.
 
-    A prompt is processed part by part: for each part `begin`, `add` for all its records, `inputs`. After the last part,
-    `finish` changes the state of the sequence. A decode step calls `decode` for each sequence.
+    A prompt is processed part by part. For each part, call `begin`, then `add` for all its records, then `inputs`.
+    After the last part, call `finish`, which changes the state of the sequence. In a decode step, call `decode` for
+    each sequence.
     """
 
     block_length: int
-    """The length of a part must be at most this, or a multiple of it."""
+    """The length of a part must be at most the block length, or a multiple of the block length."""
 
     decode_inputs: Arrays
     """The buffers that the graph reads in a decode step, by input name. Their addresses never change."""
@@ -47,15 +48,15 @@ class ExpertState(Protocol):
         """Allocate memory for a part of a prompt. A padded part has more positions than records."""
 
     def add(self, first: int, records: Records) -> None:
-        """Add decoded records (see `RecordDecoder`), those of the part's positions from index `first` on."""
+        """Add decoded records (see `RecordDecoder`). They belong to the part's positions from index `first` on."""
 
     def inputs(self) -> Arrays:
         """Return the graph's expert inputs for the part, in memory that the next part reuses."""
 
     def finish(self, sequence: int, end: int) -> None:
-        """Store the experts that later steps need, after the last part of a prompt, which ends before position `end`.
+        """Store the experts that later steps need. Call this after the last part of a prompt.
 
-        The state of the sequence does not change before this call.
+        The prompt ends before position `end`. The state of the sequence does not change before this call.
         """
 
     def decode(self, sequence: int, position: int, record: Records) -> None:
@@ -63,7 +64,7 @@ class ExpertState(Protocol):
 
 
 class PresentExperts:
-    """The expert state of models whose positions read the experts of their own token only. Nothing is kept."""
+    """The expert state of models whose positions read the experts of their own token only. It keeps no experts."""
 
     block_length = 1
 
@@ -88,7 +89,7 @@ class PresentExperts:
         }
 
     def begin(self, part: Part) -> None:
-        """Allocate memory for a part. The contents for padding positions do not matter."""
+        """Allocate memory for a part. The contents at padding positions do not matter."""
         self._length = part.rows or part.length
         for name, rows in self._chunk.items():
             if rows.shape[1] < self._length:

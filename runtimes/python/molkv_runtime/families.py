@@ -16,7 +16,7 @@ class Family(NamedTuple):
     state: Callable[[Any, int, int, InputFormat], ExpertState]
     """A function that makes the expert state: (config, batch size, longest sequence, format of the graph's inputs)."""
     state_bytes: Callable[[Any, int, WindowDtype], int] = lambda _config, _length, _window_dtype: 0
-    """A function that returns its bytes for one sequence: (config, longest sequence, dtype of window values)."""
+    """A function that returns the bytes of one sequence's state: (config, longest sequence, dtype of window values)."""
 
 
 FAMILIES: dict[str, Family] = {"mole": Family(PresentExperts), "molkv": Family(molkv_state, molkv_state_bytes)}

@@ -56,20 +56,20 @@ class Generator(InOneProcess):
 
         Args:
             bundle: An open bundle, or the folder of a bundle.
-            target: The provider that runs the graph and its options, or only the name of a preset in
+            target: The provider that runs the graph, with the provider's options; or only the name of a preset in
                 `providers.PRESETS`.
-            profile: The profile of the graph to run; default: the best one for the provider. An open `Bundle` already
-                has a profile, so this argument has no effect on it.
+            profile: The profile of the graph to run; default: the best profile for the provider. The argument has no
+                effect if `bundle` is an open `Bundle`, which already has a profile.
             store_access: How to read records: "pread" or "mmap", see `ExpertStore`.
             verify_checksums: Whether to check the checksum of each record when it is read.
-            verify_provider: Whether to compare a provider other than cpu with the golden vectors first.
+            verify_provider: Whether to compare the results of a provider other than cpu with the golden vectors first.
             graph: The implementation of the dense graph; default: ONNX Runtime sessions for `target`.
             store: The source of records; default: the bundle's store, with `store_access` and `verify_checksums`.
 
         Raises:
             BundleError: The bundle is incomplete or damaged, or has no graph for the provider.
-            ProviderError: The provider is not available, leaves nodes to others although `target.required` is set, or
-                computes wrong numbers.
+            ProviderError: The provider is not available, leaves nodes to other providers although `target.required`
+                is set, or computes wrong numbers.
         """
         super().__init__()
         target = Target(target) if isinstance(target, str) else target
@@ -87,7 +87,7 @@ class Generator(InOneProcess):
 
     @property
     def placements(self) -> dict[int, list[Placement]]:
-        """The providers that run the nodes, by the length of a call (0: any length). Empty if `graph` was given."""
+        """The providers of the nodes, by the number of positions of a call (0: any); empty if `graph` was given."""
         return self.graph.placements if isinstance(self.graph, DenseGraph) else {}
 
     @property
@@ -100,7 +100,7 @@ class Generator(InOneProcess):
     def sequences(
         self, batch_size: int = 1, max_length: int | None = None, prefill_chunk: int | None = None
     ) -> Sequences:
-        """Return the state for a batch of new sequences, for use step by step. For the arguments see `Sequences`."""
+        """Return the state of a batch of new sequences, for use step by step. For the arguments see `Sequences`."""
         return Sequences(
             self.config,
             self.graph,
@@ -121,11 +121,12 @@ class Generator(InOneProcess):
         sampling: Sampling | None = None,
         stop_ids: frozenset[int] | None = None,
     ) -> Iterator[Token]:
-        """Continue a batch of prompts, which may have different lengths. Each step adds one token to each sequence.
+        """Continue a batch of prompts, which may have different lengths. A step adds one token to each sequence.
 
         Args:
             prompts: A list of token ids for each prompt.
-            max_new_tokens: Number of tokens to add to each prompt, unless the model's context ends before.
+            max_new_tokens: Largest number of tokens to add to each prompt. A stop token or the end of the model's
+                context ends a sequence earlier.
             sampling: The sampling parameters; default: `default_sampling`.
             stop_ids: Token ids that end a sequence; default: the bundle's end-of-text tokens.
 
@@ -138,7 +139,7 @@ class Generator(InOneProcess):
         self.check_process()
         whole_number("max_new_tokens", max_new_tokens, 1)
         if not isinstance(sampling, Sampling | None):
-            raise RequestError(f"sampling is a {type(sampling).__name__}, expected a Sampling")
+            raise RequestError(f"sampling: found a {type(sampling).__name__}, expected a Sampling")
         ids = [token_ids("a prompt", prompt) for prompt in list_of("prompts", "prompts", prompts)]
         context = self.config.max_position_embeddings
         for number, prompt in enumerate(ids, start=1):
@@ -163,7 +164,7 @@ class Generator(InOneProcess):
         sampling: Sampling,
         stops: frozenset[int],
     ) -> Iterator[Token]:
-        # The token ids of each sequence. The last one that was chosen is not in the KV cache yet.
+        # The token ids of each sequence. The KV cache does not contain the last chosen token yet.
         texts = np.zeros((len(prompts), state.max_length + 1), np.int64)
         for index, prompt in enumerate(prompts):
             texts[index, : len(prompt)] = prompt
@@ -198,7 +199,7 @@ class Generator(InOneProcess):
         """Continue a batch of texts.
 
         Returns:
-            An iterator over (index of the prompt, piece of text). A piece has complete characters only. The pieces do
+            An iterator over (index of the prompt, piece of text). A piece has only complete characters. The pieces do
             not contain the prompt, special tokens, or the token that ends a text.
 
         Raises:
@@ -209,7 +210,7 @@ class Generator(InOneProcess):
         for prompt in texts:
             if not isinstance(prompt, str):
                 kind = type(prompt).__name__
-                raise RequestError(f"prompts: found an item of type {kind}, expected str; `stream` takes token ids")
+                raise RequestError(f"prompts: found an item of type {kind}, expected str; use `stream` for token ids")
             if not prompt.isascii() and prompt.encode(errors="ignore").decode() != prompt:
                 raise RequestError(f"the prompt {prompt[:20]!r} contains bytes that are not text, expected UTF-8")
         ids = encode(self.tokenizer, texts, self.bundle.path / TOKENIZER, BundleError)

@@ -10,8 +10,9 @@ import numpy as np
 from molkv_bundle import KVDtype, ModelConfig, RequestError, WindowDtype
 from molkv_runtime.families import window_bytes
 
-# For control groups of version 2 and 1: the files with the limit, with the usage, and with the statistics, and the
-# prefix of keys in the statistics. The statistics tell how much of the usage is page cache, which can be freed.
+# For control groups of version 2 and of version 1: the file with the limit, the file with the usage, the file with the
+# statistics, and the prefix of keys in the statistics. The usage includes the page cache, which can be freed; the
+# statistics contain its size.
 _LIMITS = (
     ("memory.max", "memory.current", "memory.stat", ""),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_"),
@@ -32,8 +33,8 @@ def check_memory(
     Raises:
         RequestError: There is not enough RAM.
     """
-    # The operating system provides memory when it is first written. Too large a request therefore succeeds, and the
-    # process is killed later, without an error message.
+    # The operating system provides memory when a process first writes to it. So a request for too much memory
+    # succeeds, and the process is killed later, without an error message.
     window = window_bytes(config, length, window_dtype)
     each = cache_bytes(config, length, kv_dtype) + window + 4 * config.vocab_size
     needed, free = batch_size * each + 2 * window, available_memory()  # a part of a prompt needs at least two windows
@@ -45,9 +46,9 @@ def check_memory(
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Return the bytes of RAM that are available without swapping, on the machine and in its control group.
+    """Return the bytes of RAM that are available without swapping, on the machine and in the control group.
 
-    Only Linux reports this; on other systems the result is `sys.maxsize`.
+    Only Linux reports these numbers. On other systems the result is `sys.maxsize`.
 
     Args:
         root: The folder that holds the system's `proc` and `sys`.

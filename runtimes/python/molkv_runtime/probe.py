@@ -15,15 +15,18 @@ _STEPS = 2
 
 
 def probe(bundle: Bundle, sequence: Callable[[int], Sequences], provider: str) -> None:
-    """Compare logits with the longest golden text: one piece for each static graph without padding, then two steps.
+    """Compute the beginning of the longest golden text, and compare its logits.
+
+    For each static graph there is one piece of the prompt, which needs no padding. For a graph of any length, the
+    prompt is one piece of 20 tokens. Two decode steps follow.
 
     Args:
         bundle: The bundle to run.
-        sequence: Returns a new, empty sequence of the bundle with room for this number of tokens.
+        sequence: A function that returns a new, empty sequence with room for the given number of tokens.
         provider: The name of the provider's preset.
 
     Raises:
-        ProviderError: A logit differs from the golden one by more than the provider's rounding explains.
+        ProviderError: A logit differs from the golden one by more than the provider's rounding can cause.
     """
     golden = read_golden(bundle)
     text = max(golden.texts, key=lambda text: len(text.input_ids))
@@ -42,7 +45,7 @@ def probe(bundle: Bundle, sequence: Callable[[int], Sequences], provider: str) -
         if not difference <= limit:  # NaN fails this comparison, too
             raise ProviderError(
                 f"provider {provider!r} computes wrong numbers: at position {position} of a golden text a "
-                f"logit differs by {difference:.3g} from the source model's, expected at most {limit:.2g}; "
+                f"logit differs by {difference:.3g} from that of the source model, expected at most {limit:.2g}; "
                 "use another provider or other options of this provider; for details: "
                 f"molkv-export selftest {bundle.path} --provider {provider}"
             )

@@ -17,8 +17,8 @@ Options = Mapping[str, str]
 _NONE: Options = MappingProxyType({})
 _FLAG = ("0", "1")
 _ANY: tuple[str, ...] = ()
-# This fusion turns MatMul and Add into a Gemm whose bias is not a constant. Compilers refuse such a Gemm, and the
-# CoreML provider writes it out as text (onnxruntime issue 32212).
+# This fusion turns MatMul and Add into a Gemm whose bias is not a constant. Compilers refuse such a Gemm. The CoreML
+# provider also writes this Gemm as text (onnxruntime issue 32212).
 _WITHOUT_FUSION = {"optimization.disable_specified_optimizers": "MatMulAddFusion"}
 
 
@@ -27,10 +27,10 @@ class Preset(NamedTuple):
 
     provider: str  # ONNX Runtime's name of the provider
     profiles: tuple[str, ...]  # profiles of the graphs that it can run, best first
-    known: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # its options and their values; no values: any
+    known: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # allowed options and their values; no values: any
     options: Options = _NONE  # options that the driver sets by default
     config: Options = _NONE  # configuration entries of the session
-    max_abs: float = 0.0  # largest error of a logit because the provider computes in less than float32
+    max_abs: float = 0.0  # largest error of a logit that less precision than float32 causes
     threads: str = ""  # the option for the number of threads, if the provider has its own threads
     cache: str = ""  # the option for the folder of compiled models
     library: str = ""  # the Python package that contains the provider as a plug-in
@@ -160,7 +160,7 @@ def check_options(preset: str, given: Options) -> None:
 
 
 def add_provider(session_options: onnxruntime.SessionOptions, preset: Preset, options: Options) -> None:
-    """Add a provider to the options of a session. Besides it, the session has ONNX Runtime's CPU provider only.
+    """Add a provider to the options of a session. Its only other provider is ONNX Runtime's CPU provider.
 
     Raises:
         ProviderError: The provider's plug-in cannot be loaded, finds no device, or refuses the options.
@@ -172,7 +172,7 @@ def add_provider(session_options: onnxruntime.SessionOptions, preset: Preset, op
         library = importlib.import_module(preset.library)
         if not any(device.ep_name == preset.provider for device in onnxruntime.get_ep_devices()):
             onnxruntime.register_execution_provider_library(preset.provider, library.get_library_path())
-    except Exception as error:  # ONNX Runtime raises many types, none of them public
+    except Exception as error:  # ONNX Runtime raises many exception types, none of them public
         raise ProviderError(f"{preset.library} cannot be loaded: {error}") from error
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == preset.provider]
     if not devices:

@@ -1,6 +1,6 @@
 """Sampling: the choice of the next token from logits, bit by bit as docs/bundle-format.md, "Sampling", defines it.
 
-Drivers in other languages must get the same results, so a change here may affect the speed only. Sums are sequential.
+Drivers in other languages must get the same results, so a change here must not change any result. Sums are sequential.
 numpy's exp, random numbers and pairwise sums are not used, since other languages do not have them.
 """
 
@@ -19,9 +19,9 @@ from molkv_runtime.checks import inside_vocabulary, token_ids, whole_number
 
 Doubles = npt.NDArray[np.float64]
 
-CUTOFF = -64.0  # weights are 0 below this difference from the largest logit (after temperature)
+CUTOFF = -64.0  # tokens whose logit / temperature is further below the largest have weight 0
 _LOG2_E, _LN2_HIGH, _LN2_LOW = map(float.fromhex, ("0x1.71547652b82fep+0", "0x1.62e42feep-1", "0x1.a39ef35793c76p-33"))
-_COEFFICIENTS = (  # of the polynomial for exp(r), |r| <= ln(2) / 2, from r^0 on
+_COEFFICIENTS = (  # coefficients of r^0, r^1, ... in the polynomial for exp(r), |r| <= ln(2) / 2
     1.0,
     1.0,
     0.5,
@@ -35,13 +35,13 @@ _COEFFICIENTS = (  # of the polynomial for exp(r), |r| <= ln(2) / 2, from r^0 on
     float.fromhex("0x1.28976591b6f1dp-22"),
     float.fromhex("0x1.8abb61a62f2a1p-26"),
 )
-_BLOCK = 16_384  # exp64 computes this many numbers at a time: few enough for the processor's cache
+_BLOCK = 16_384  # number of items that exp64 computes at a time; they fit into the processor's cache
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 _WORD = 2**32 - 1
 
 
 def _checked(name: str, value: object, what: str) -> float:
-    """Return a parameter as Python's number; `what` comes before the value in the message."""
+    """Return a parameter as a Python number. `what` is the text before the value in the message."""
     try:
         return sampling_number(name, value)
     except ValueError as error:
@@ -49,24 +49,25 @@ def _checked(name: str, value: object, what: str) -> float:
 
 
 class Margin(NamedTuple):
-    """The margin of a choice: how much must change before another token is chosen."""
+    """The margin of a choice: the changes up to which the same token is chosen."""
 
-    choice: float  # greedy: largest minus second largest adjusted logit; else distance of u to the nearest border
+    choice: float  # greedy: gap of the two largest adjusted logits; else distance from u to the nearest border
     logits: float  # the choice stays the same if every logit changes by less than this
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """The parameters of sampling. The defaults are greedy, without penalties.
+    """The parameters of sampling. The default is greedy, without penalties.
 
     Args:
         temperature: 0 for greedy; else 1e-6 to 1e6.
         top_k: Keep the k most likely tokens; 0: off.
-        top_p: Keep the most likely tokens until their total probability reaches this; 1: off.
-        min_p: Keep tokens with at least this fraction of the largest probability; 0: off.
-        repetition_penalty: Divides positive and multiplies negative logits of all tokens in prompt and text; 1: off.
-        presence_penalty: Subtracted from the logits of tokens in the generated text.
-        frequency_penalty: Subtracted from the logits of tokens in the generated text, once for each occurrence.
+        top_p: Keep the most likely tokens until their total probability reaches this value; 1: off.
+        min_p: Keep tokens whose probability is at least this fraction of the largest probability; 0: off.
+        repetition_penalty: For all tokens in prompt and generated text, divide positive logits by this number, and
+            multiply negative logits by it; 1: off.
+        presence_penalty: Number to subtract from the logits of tokens in the generated text.
+        frequency_penalty: Number to subtract from the logits of tokens in the generated text, once for each occurrence.
         logit_bias: Token id -> number to add to its logit.
         seed: Seed of the random numbers.
 
@@ -95,20 +96,20 @@ class Sampling:
             token: _checked("logit_bias", bias, f"token id {token} with ")
             for token, bias in zip(tokens, biases.values(), strict=True)
         }
-        for name, value in checked.items():  # numbers of Python, and a dict that is no one else's to change
+        for name, value in checked.items():  # Python numbers, and a new dict, which the caller cannot change
             object.__setattr__(self, name, value)
 
     def choose(
         self, logits: Floats, prompt: npt.ArrayLike = (), generated: npt.ArrayLike = (), sequence: int = 0
     ) -> int:
-        """Return the next token. The result depends on the parameters and these arguments only.
+        """Return the next token. The result depends only on the parameters and these arguments.
 
         Args:
             logits: float32 [vocab_size].
             prompt: Token ids of the prompt.
-            generated: Token ids that follow the prompt. The position of the new token is the number of all these ids.
-            sequence: Index of the prompt in its batch. It selects the random numbers, so equal prompts in a batch give
-                different texts.
+            generated: Token ids that follow the prompt. The position of the new token is the number of ids in both.
+            sequence: Index of the prompt in its batch. It selects the random numbers, so equal prompts in a batch can
+                give different texts.
 
         Raises:
             ProviderError: A logit is NaN or infinite.
@@ -129,7 +130,7 @@ class Sampling:
         """Return the margin of the choice of `choose`, which has the same arguments and errors.
 
         Two kernels whose logits differ by less than `Margin.logits` give the same token ("When kernels differ" in
-        docs/bundle-format.md explains why). This is a lower bound: larger differences often give the same token, too.
+        docs/bundle-format.md explains why). `Margin.logits` is a lower bound: larger differences often change no token.
         """
         before, after = token_ids("prompt", prompt), token_ids("generated", generated)
         adjusted = self._adjusted(logits, before, after)
@@ -141,7 +142,7 @@ class Sampling:
         _, sums = self._candidates(scaled)
         u = uniform(self.seed, sequence, len(before) + len(after))
         choice = float(np.abs(sums[:-1] / sums[-1] - u).min(initial=math.inf))
-        # At most 8, so that tokens below the cutoff stay negligible. 1e-9 allows for the rounding of sums.
+        # The limit 8 keeps the weights of tokens below the cutoff negligible. 1e-9 allows for the rounding of sums.
         room = min([8.0, 2 * choice, *self._room_of_filters(scaled)]) - 1e-9
         return Margin(choice, max(room, 0.0) * self.temperature / slope)
 
@@ -199,7 +200,7 @@ class Sampling:
         return ids, np.cumsum(weights, out=weights)
 
     def _room_of_filters(self, scaled: Doubles) -> list[float]:
-        """Return, for the border of each filter, how much each scaled logit may change before other tokens pass."""
+        """Return limits: if every scaled logit changes by less than all of them, the same tokens pass the filters."""
         y, room = np.sort(scaled)[::-1], []
         if 0 < self.top_k < len(y):
             room.append(float(y[self.top_k - 1] - y[self.top_k]) / 2)
@@ -223,17 +224,17 @@ def _narrowed(ids: Ids | None, values: Doubles, kept: Ids) -> tuple[Ids, Doubles
 
 
 def _largest(y: Doubles, border: float, count: int) -> Ids:
-    """Return the indices of the `count` largest numbers. `border` is the smallest of these; ties: the first ones."""
+    """Return the indices of the `count` largest numbers. `border` is the smallest of them. Ties: the first ones."""
     marks = y > border
     marks[np.flatnonzero(y == border)[: count - np.count_nonzero(marks)]] = True
     return np.flatnonzero(marks)
 
 
 def _nucleus(y: Doubles, share: float) -> Ids:
-    """Return the indices of the largest numbers: as many as are needed until their weights sum to `share` of all."""
+    """Return the indices of the fewest largest numbers whose weights add up to at least `share` of all weights."""
     total = total_weight(y)
-    # All numbers below the first `least` together have less weight than 1 - share, so the sum reaches the share without
-    # them. If rounding prevents this, the second pass sorts all numbers.
+    # All numbers below the first `least` together have less than 1 - share of the weight, so the sum reaches the share
+    # without them. If rounding prevents this, the second pass sorts all numbers.
     for least in (math.log(max(1 - share, 1e-16) * total / len(y)) - 1e-6, -math.inf):
         order = y[y >= least]
         order.sort()

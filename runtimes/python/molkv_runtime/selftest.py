@@ -1,4 +1,4 @@
-"""The self-test: compare the results of a bundle on this device with the golden vectors from PyTorch."""
+"""The self-test, which compares the results of a bundle on this device with the golden vectors from PyTorch."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from molkv_runtime.sampling import Sampling
 from molkv_runtime.session import CPU, Placement, Target
 
 _BATCH_STEPS = 48  # number of steps for each text; the logits of all steps are in memory together
-_PIECE = 48  # number of positions whose logits are in memory at once; not a multiple of usual window sizes
+_PIECE = 48  # number of positions whose logits are in memory at once; not a multiple of usual windows
 
 
 class PhaseResult(msgspec.Struct, frozen=True):
-    """The differences between one phase and the golden vectors."""
+    """The differences between the results of one phase and the golden vectors."""
 
     phase: str
     positions: int
     max_abs_logit: float  # largest difference of the logits that the golden vectors contain
     max_abs_projection: float  # largest difference of the projections of all logits
     relative_l2: float  # relative L2 difference of the projections
-    certain_tokens: int  # number of positions whose two largest golden logits differ by more than rounding explains
-    right_tokens: int  # number of these positions with the same most likely token
+    certain_tokens: int  # number of positions with a certain most likely token, see `GoldenErrors`
+    right_tokens: int  # number of these positions with the right most likely token
     limits: GoldenLimits
 
     @property
@@ -51,7 +51,9 @@ class PhaseResult(msgspec.Struct, frozen=True):
             if not getattr(self, what) <= limit  # NaN fails this comparison, too
         ]
         if self.right_tokens < self.certain_tokens:
-            found.append(f"{self.right_tokens} of {self.certain_tokens} certain tokens are right")
+            found.append(
+                f"only {self.right_tokens} of {self.certain_tokens} tokens that rounding cannot change are right"
+            )
         return f"{self.phase}: {', '.join(found)}" if found else ""
 
 
@@ -62,8 +64,8 @@ class SelfTest(msgspec.Struct, frozen=True):
     texts: int  # number of golden texts
     phases: list[PhaseResult]
     greedy_tokens: int  # number of tokens in all golden continuations
-    greedy_identical: int  # number of these that are equal, up to the first different one in each continuation
-    placements: dict[int, list[Placement]]  # the providers that ran the nodes, by the length of a call; 0: any length
+    greedy_identical: int  # number of right tokens, up to the first wrong token of each continuation
+    placements: dict[int, list[Placement]]  # by the number of positions of a call; 0: any number
     failures: list[str]  # empty if the test passed
 
 
@@ -80,7 +82,7 @@ def selftest(
         bundle: The folder of the bundle.
         target: The provider that runs the graph, and its options.
         profile: The profile of the graph to run; default: the best one for the provider.
-        advance: Called after each hashed piece with the number of its bytes and the number of bytes of all files.
+        advance: A function that is called after each hashed piece with its size and the size of all files, in bytes.
 
     Raises:
         BundleError: The bundle is incomplete, or its golden vectors are missing or of another version.
@@ -104,16 +106,16 @@ def selftest(
         same = _greedy(generator, texts)
     except (BundleError, ProviderError) as error:  # e.g. logits that are not finite
         failures.append(f"greedy text: {error}")
-    # The golden texts end before a token that rounding by the graph's dtypes could change. A provider with `max_abs`
-    # above 0 may round more, so its tokens may differ.
+    # A golden continuation ends before the first token that rounding by the graph's dtypes could change. A provider
+    # with `max_abs` above 0 may round more, so its tokens may differ.
     if same < total and not preset.max_abs:
-        failures.append(f"greedy text: {same} of {total} tokens are equal to the source model's")
+        failures.append(f"greedy text: only {same} of {total} tokens are equal to the tokens of the source model")
     return SelfTest(opened.profile, len(texts), phases, total, same, generator.placements, failures)
 
 
 def _prefill(generator: Generator, text: GoldenText) -> Iterator[Floats]:
     state, start = generator.sequences(max_length=len(text.input_ids)), 0
-    # For each static graph, one piece that it computes without padding, plus one token for the decode graph.
+    # For each static graph there is one piece: the positions that fill the graph, and one token for the decode graph.
     sizes = [length + 1 for length in reversed(generator.bundle.graph().lengths) if length > 1]
     while start < len(text.input_ids):
         size = sizes.pop(0) if sizes else _PIECE
@@ -154,7 +156,7 @@ def _run_phase(
 
 
 def _run_batch(generator: Generator, texts: list[GoldenText], limits: GoldenLimits) -> PhaseResult:
-    """Decode all texts in one batch, from the first token of each to its end, but at most 48 positions."""
+    """Decode all texts in one batch: the first 48 positions of each text, or all positions of a shorter text."""
     state = generator.sequences(len(texts), max(len(text.input_ids) for text in texts))
     found = [[state.prefill(index, text.input_ids[:1])] for index, text in enumerate(texts)]
     ends = np.array([min(len(text.input_ids), _BATCH_STEPS) for text in texts])
@@ -169,7 +171,7 @@ def _run_batch(generator: Generator, texts: list[GoldenText], limits: GoldenLimi
 
 
 def _greedy(generator: Generator, texts: list[GoldenText]) -> int:
-    """Continue all texts in one batch. Return the number of right tokens, up to the first wrong one of each text."""
+    """Continue all texts in one batch. Return the number of tokens before the first wrong token of each text."""
     texts = [text for text in texts if len(text.greedy_ids)]
     if not texts:
         return 0

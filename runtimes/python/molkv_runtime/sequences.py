@@ -1,6 +1,6 @@
 """The state of a batch of sequences, and the two operations on it: prefill and decode.
 
-Both operations read records from the store and convert them to float32 first.
+Both operations first read records from the store and decode the records, usually to float32 (`RecordDecoder`).
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ from molkv_runtime.memory import check_memory
 from molkv_runtime.static_calls import StaticCalls
 from molkv_runtime.store import Store
 
-# An ONNX model of one node, y = Cast(x), from float16 [n] to float32 [n]; a test builds it again with the onnx package.
+# An ONNX model of one node, y = Cast(x), from float16 [n] to float32 [n]. A test compares these bytes with the
+# model that the onnx package builds.
 CAST_MODEL = bytes.fromhex(
     "080a3a400a170a01781201792204436173742a090a02746f1801a001021201675a100a0178120b0a09080a12050a0312016e"
     "62100a0179120b0a09080112050a0312016e42040a001016"
 )
 
-_WORTH_A_CALL = 16_384  # numbers; for fewer, numpy is faster than a call of ONNX Runtime
+_WORTH_A_CALL = 16_384  # for fewer numbers, numpy is faster than a call of ONNX Runtime
 
-GROUP = 16  # number of records that prefill decodes together: few enough to stay in the processor's cache
+GROUP = 16  # number of records that prefill decodes together; they fit into the processor's cache
 
 
 class Sequences(InOneProcess):
@@ -70,7 +71,7 @@ class Sequences(InOneProcess):
             store: The expert store of the model.
             kv_dtype: Dtype of the KV cache in the graph.
             window_dtype: Dtype of the values in the expert window of the graph.
-            lengths: The lengths of calls that the graph supports, ascending; (0,) for a graph of any length.
+            lengths: The numbers of positions for which there is a graph, ascending; (0,): one graph for any number.
             batch_size: The number of sequences B.
             max_length: The longest sequence in tokens; default and maximum: the model's context length.
             prefill_chunk: The largest number of prompt tokens in one call, which limits the memory of prefill.
@@ -84,7 +85,9 @@ class Sequences(InOneProcess):
         context = config.max_position_embeddings
         self.max_length = context if max_length is None else whole_number("max_length", max_length, 1)
         if self.max_length > context:
-            raise RequestError(f"max_length is {max_length}, expected 1 to the model's context of {context} tokens")
+            raise RequestError(
+                f"max_length: found {max_length}, expected 1 to {context} (the model's context in tokens)"
+            )
         whole_number("batch_size", batch_size, 1)
         if prefill_chunk is not None:
             whole_number("prefill_chunk", prefill_chunk, 1)
@@ -99,9 +102,9 @@ class Sequences(InOneProcess):
                 if lengths[0]
                 else DynamicCalls(config, graph, kv_dtype, batch_size, self.max_length, prefill_chunk, window_dtype)
             )
-        except MemoryError as error:  # a limit on the address space, which `check_memory` cannot see
+        except MemoryError as error:  # caused by a limit on the address space, which `check_memory` does not know
             raise RequestError(
-                f"{batch_size} sequences of {allocated} tokens do not fit into memory; ask for fewer or shorter ones"
+                f"{batch_size} sequences of {allocated} tokens do not fit into memory; use fewer or shorter sequences"
             ) from error
         self._records = store.buffer(batch_size)  # for a decode step
         self._decoder = RecordDecoder(config, store.value_dtype, window_dtype)
@@ -119,7 +122,7 @@ class Sequences(InOneProcess):
         """
         tokens = token_ids("the prompt", ids)
         if whole_number("sequence", sequence, 0) >= len(self.lengths):
-            raise RequestError(f"sequence is {sequence}, expected 0 to {len(self.lengths) - 1}")
+            raise RequestError(f"sequence: found {sequence}, expected 0 to {len(self.lengths) - 1}")
         if len(tokens) == 0:
             raise RequestError("the prompt is empty, expected at least one token")
         self._store.check_ids(tokens)
@@ -132,7 +135,7 @@ class Sequences(InOneProcess):
     def _begin(self) -> None:
         self.check_process()
         if not self._in_use.acquire(blocking=False):
-            raise RequestError("these Sequences are in use by another thread; make Sequences for each thread")
+            raise RequestError("this Sequences object is in use by another thread; make one for each thread")
 
     def _prefill(self, sequence: int, tokens: Ids, all_logits: bool) -> Floats:
         room = self.max_length - int(self.lengths[sequence])
@@ -144,7 +147,7 @@ class Sequences(InOneProcess):
         start = int(self.lengths[sequence])
         parts = self._calls.parts(sequence, start, len(tokens), all_logits)
         logits = self._prefill_parts(parts, tokens, start)
-        # At the end, so that the sequence is unchanged if a record cannot be read or the graph fails.
+        # The state changes only now. So it stays as it was if a record cannot be read or the graph fails.
         self._calls.finish(sequence, start + len(tokens))
         self.lengths[sequence] = start + len(tokens)
         return np.concatenate(logits)
@@ -195,7 +198,7 @@ class Sequences(InOneProcess):
         going = np.ones(len(tokens), bool) if active is None else np.asarray(active)
         if going.shape != tokens.shape or going.dtype != bool:
             raise RequestError(
-                f"active is {going.dtype} {list(going.shape)}, expected bool [{len(tokens)}], one for each sequence"
+                f"active: found {going.dtype} {list(going.shape)}, expected bool [{len(tokens)}], one for each sequence"
             )
         self._begin()
         try:
@@ -204,7 +207,7 @@ class Sequences(InOneProcess):
             self._in_use.release()
 
     def _decode(self, tokens: Ids, going: list[bool]) -> Floats:
-        # Python lists, not arrays: after a step of the graph, numpy's code is no longer in the processor's caches.
+        # Python lists are faster here: after a step of the graph, numpy's code is not in the processor's caches.
         lengths = self.lengths.tolist()
         if any(goes and length >= self.max_length for goes, length in zip(going, lengths, strict=True)):
             raise RequestError(f"a sequence has reached max_length ({self.max_length} tokens) and cannot continue")
@@ -219,7 +222,7 @@ class HalfReader:
     """A converter from float16 to float32 that uses ONNX Runtime. Repeated calls with the same memory are fastest.
 
     numpy converts one number at a time, which is ten times slower than the processor's instructions for float16
-    (docs/performance.md has figures). ONNX Runtime uses these instructions, and the driver needs it anyway.
+    (docs/performance.md has figures). ONNX Runtime uses these instructions, and is already a dependency.
     """
 
     def __init__(self) -> None:
@@ -266,9 +269,9 @@ class RecordDecoder:
         """Decode records [n].
 
         Returns:
-            Structured array [n] with "embedding" [d] and "layers" [L], which has the model's vectors by name. They are
-            float32, or int8 codes with their scales. The next call overwrites the array; but the records of a float32
-            store are returned as they are.
+            Structured array [n] with "embedding" [d] and "layers" [L], which has the model's vectors by name. The
+            vectors are float32, or int8 codes with their scales. The next call overwrites the array. For a float32
+            store the result is `records` itself.
         """
         if self._dtype == "float32":
             return records
@@ -301,7 +304,7 @@ def _widened(stored: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _doubled(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype of a float16 store's records with float32 numbers, so that all sizes double; no checksum."""
+    """Return the dtype of a float16 store's records as float32: all sizes double. It has no field for the checksum."""
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         return np.dtype((_doubled(base), shape))

@@ -22,13 +22,13 @@ class Target(NamedTuple):
     """The provider that runs the graphs, and its options."""
 
     provider: str = "cpu"  # a preset of `providers.PRESETS`
-    options: providers.Options = MappingProxyType({})  # options of the provider, in addition to the preset's
+    options: providers.Options = MappingProxyType({})  # the provider's options; they override the preset's
     required: bool = False  # whether it is an error if another provider runs some of the nodes
-    threads: int | None = None  # threads inside an operator; None: ONNX Runtime decides (one per physical core)
+    threads: int | None = None  # threads of one operator; None: ONNX Runtime decides (one per physical core)
 
 
 class Placement(NamedTuple):
-    """The share of a graph's nodes that a provider runs."""
+    """The part of a graph that one provider runs."""
 
     provider: str  # ONNX Runtime's name of the provider
     nodes: int
@@ -86,13 +86,13 @@ def session_options(target: Target = CPU, model: str = "") -> onnxruntime.Sessio
 
 
 def _cache_folder(model: str, provider: str, option: str) -> str:
-    """Create and return the cache folder of this model. A folder for several models could return stale entries."""
+    """Create and return the cache folder of this model. A shared folder could return entries of another model."""
     try:
         folder = Path.home() / ".cache" / "molkv" / model[:32]
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
         raise ProviderError(
-            f"provider {provider!r} needs a folder for compiled models, and {Path('~/.cache/molkv')} cannot be created "
+            f"provider {provider!r} needs a folder for compiled models, but {Path('~/.cache/molkv')} cannot be created "
             f"({error}); choose a folder with --provider-option {option}=FOLDER"
         ) from error
     return str(folder)
@@ -104,13 +104,14 @@ def open_session(
     """Load a graph.
 
     Raises:
-        ProviderError: The provider cannot load the graph, or leaves nodes to others although `target.required` is set.
+        ProviderError: The provider cannot load the graph, or leaves nodes to other providers although
+            `target.required` is set.
     """
     where = model if isinstance(model, Path) else "the graph"
     try:
         # From a path, ONNX Runtime maps external data into memory; from bytes, it would copy the data.
         session = onnxruntime.InferenceSession(str(model) if isinstance(model, Path) else model, options)
-    except Exception as error:  # ONNX Runtime raises many types, none of them public
+    except Exception as error:  # ONNX Runtime raises many exception types, none of them public
         raise ProviderError(f"{where}: provider {target.provider!r} cannot load it: {one_line(error)}") from error
     if target.required:
         _check_placement(session, target, where)
@@ -134,7 +135,7 @@ def _check_placement(session: onnxruntime.InferenceSession, target: Target, wher
 
 
 def placements(session: onnxruntime.InferenceSession) -> list[Placement]:
-    """Return the providers that run the nodes of a graph, the one with the most nodes first."""
+    """Return the providers that run the nodes of a graph, the provider with the most nodes first."""
     nodes: Counter[str] = Counter()
     groups: Counter[str] = Counter()
     for group in session.get_provider_graph_assignment_info():
@@ -144,7 +145,7 @@ def placements(session: onnxruntime.InferenceSession) -> list[Placement]:
 
 
 def describe_placements(found: Mapping[int, Sequence[Placement]]) -> str:
-    """Return a text that says where nodes run. `found` has the placements of each graph by the length of a call."""
+    """Return a text that says where nodes run. `found` has the placements by the number of positions of a call."""
     described = []
     for length, places in found.items():
         parts = [

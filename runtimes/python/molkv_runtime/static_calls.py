@@ -1,4 +1,4 @@
-"""Calls of a static profile's graphs: one sequence, a fixed number of positions, a KV cache that the host writes."""
+"""Calls of a static profile's graphs, for one sequence and a fixed number of positions. The host writes the cache."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from molkv_runtime.families import expert_state
 class StaticCalls:
     """The `Calls` of a static profile. The graph for one position returns logits; graphs for more positions do not.
 
-    The last token of a prompt is therefore a separate call. For the tokens before it, each call uses the longest graph
-    that they fill. If they fill none, the call uses the shortest graph for more than one position, with padding. A
+    So the last token of a prompt is a separate call. For the tokens before it, each call uses the longest graph for
+    more than one position that needs no padding. If all these graphs need padding, the call uses the shortest one. A
     single token uses the graph for one position.
     """
 
@@ -51,7 +51,7 @@ class StaticCalls:
         self._steps = [self._decode_call(sequence) for sequence in range(batch_size)]
 
     def _rotary_rows(self, name: str, rotation: Rotation) -> Arrays:
-        """Return cos and sin of all positions for both halves: the rotation is x * cos + (second, first) * sin."""
+        """Return cos and sin of all positions. A rotation of x = (first, second) is x * cos + (second, first) * sin."""
         positions = np.arange(self._config.max_position_embeddings)
         cos, sin = rotary_tables(positions, rotation.size, rotation.rope_theta)
         both = {"cos": np.concatenate([cos, cos], axis=-1), "sin": np.concatenate([-sin, sin], axis=-1)}
@@ -67,7 +67,7 @@ class StaticCalls:
         rows: Arrays = {}
         for tensor in inputs:
             shape = [int(size) for size in tensor.shape]
-            if tensor.name in experts:  # the graph's input may lack the dimension of the one sequence
+            if tensor.name in experts:  # the graph's input may have no dimension for sequences
                 array = experts[tensor.name]
                 known[tensor.name] = array[0] if array.ndim > len(shape) else array
             elif tensor.name == "inputs_embeds" or tensor.name in self._rotary:
@@ -85,16 +85,17 @@ class StaticCalls:
         return _StaticCall(call, rows, mask[..., :-length], caches)
 
     def _causal_mask(self, length: int) -> Floats:
-        """Return a causal mask [1, G*T, S+T] that hides the whole cache. Padding comes last, so it is hidden, too."""
+        """Return a causal mask [1, G*T, S+T] that hides the whole cache. It also hides padding, which comes last."""
         config = self._config
         mask = np.full((length, config.max_position_embeddings + length), HIDDEN, self._dtype)
         mask[:, -length:] = np.triu(mask[:, -length:], k=1)
         return np.tile(mask, (config.num_attention_heads // config.kv_caches()[0].num_key_value_heads, 1))[None]
 
     def parts(self, sequence: int, start: int, length: int, all_logits: bool) -> list[Part]:
-        """Divide a prompt into parts, as `Calls.parts`.
+        """Divide a prompt into parts; see `Calls.parts`.
 
-        With `all_logits`, longer parts first write keys and values. Then each position is a part that returns logits.
+        With `all_logits`, parts of several positions come first. They write keys and values, but return no logits. Then
+        each position is a part of its own, which returns logits.
         """
         before = self._without_logits(sequence, start, length - 1)
         if not all_logits:
@@ -115,7 +116,7 @@ class StaticCalls:
         return parts
 
     def prepare(self, part: Part, groups: Iterable[Records]) -> tuple[Call, Floats]:
-        """Return the call for a part, and the memory for its logits: [1, vocab_size], or [0, vocab_size] for none."""
+        """Return the call for a part, and the memory for its logits [1, vocab_size]; without logits [0, vocab_size]."""
         logits = np.empty((1, self._config.vocab_size), np.float32)
         embeds = np.zeros((part.length, self._config.hidden_size), np.float32)
         experts = take_in(self._experts, part, groups, embeds)
@@ -151,7 +152,7 @@ class _StaticCall:
     """A call that writes the new keys and values into the cache."""
 
     def __init__(self, call: Call, rows: Arrays, mask: Floats, caches: list[_Cache]) -> None:
-        self._call, self._rows, self._mask, self._caches = call, rows, mask, caches  # mask: the columns of the cache
+        self._call, self._rows, self._mask, self._caches = call, rows, mask, caches  # mask: the columns for the cache
         self._start = self._length = 0
         self._writes = False
 
@@ -164,7 +165,7 @@ class _StaticCall:
             row[:length], row[length:] = source, source[-1]
 
     def run(self) -> None:
-        """Compute the positions. They see only the positions before `start` in the cache."""
+        """Compute the positions. The mask hides all cached positions from `start` on."""
         start, end = self._start, self._start + self._length
         self._mask[..., :start], self._mask[..., start:] = 0, HIDDEN
         self._call.run()

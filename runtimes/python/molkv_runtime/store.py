@@ -1,4 +1,4 @@
-"""The expert store: it reads the records of token ids from flash."""
+"""The expert store, which reads the records of token ids from flash."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from molkv_bundle import (
 )
 from molkv_runtime.checks import InOneProcess
 
-# Flash serves many requests in parallel. More than 16 threads made no measured disk faster (docs/store-performance.md).
+# Flash serves many requests in parallel. No measured disk was faster with more threads (docs/store-performance.md).
 READ_THREADS = 16
-_READS_PER_THREAD = 8  # with fewer reads, starting a thread costs more than it saves
-_LONGEST_READ = 1024 * 1024  # bytes; longer runs of consecutive records are split, so that threads can share them
+_READS_PER_THREAD = 8  # with fewer reads, starting a thread takes longer than it saves
+_LONGEST_READ = 1024 * 1024  # bytes; longer runs of consecutive records are split, so that more threads can read
 
 
 class _Read(NamedTuple):
@@ -40,12 +40,12 @@ class _Read(NamedTuple):
 
 
 class Gathering(NamedTuple):
-    """An operation, in progress, that reads records into a buffer."""
+    """A read of records into a buffer, which is in progress."""
 
     out: Records
     reads: list[_Read]
     repeats: Ids  # rows of `out` whose token id is also in an earlier row; their records are copied, not read
-    sources: Ids  # for each of these rows, the row with the same token id that is read
+    sources: Ids  # for each row in `repeats`, the row with the same token id whose record is read
     work: list[Future[None]]
 
     def result(self) -> Records:
@@ -85,7 +85,7 @@ class Store(Protocol):
     value_dtype: RowDtype
 
     def buffer(self, count: int) -> Records:
-        """Allocate memory for some records."""
+        """Allocate memory for `count` records."""
 
     def gather(self, ids: Ids, out: Records | None = None) -> Records:
         """Read the records of token ids."""
@@ -178,9 +178,9 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
         return gathering._replace(work=[self._pool.submit(_perform, reads[index::threads]) for index in range(threads)])
 
     def _reads(self, tokens: list[int], rows: list[int], memory: memoryview) -> Iterator[_Read]:
-        """Yield reads for ascending token ids, each into its row of the memory. Consecutive ids share a read."""
+        """Yield reads for ascending token ids, each into its row in `memory`. Consecutive ids share a read."""
         stride = self.record_dtype.itemsize
-        longest = min(max(1, _LONGEST_READ // stride), 512)  # buffers in one call; the system's limit is 1,024
+        longest = min(max(1, _LONGEST_READ // stride), 512)  # buffers of one call; the system's limit is 1,024
         shard: OpenShard | None = None
         waiting: list[memoryview] = []
         start = 0
@@ -209,7 +209,7 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
             )
 
     def _checked(self, one: Ids) -> int:
-        """Return the only token id after the same checks as in `check_ids`, but ten times as fast."""
+        """Check a single token id as `check_ids` does, but ten times as fast. Return the id."""
         token = one.item()
         if type(token) is not int or not 0 <= token < self.vocab_size:
             self.check_ids(one)

@@ -12,11 +12,11 @@ from tokenizers import Tokenizer
 from molkv_bundle import TOKENIZER, Bundle, BundleError, MolkvError, read_bytes
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # a token that the decoder "ByteFallback" decodes to one byte
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # decoders return this for bytes that are not, or not yet, a character
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # decoders return this for bytes that are not a complete character
 
 
 def open_tokenizer(content: bytes, where: Path, error: type[MolkvError]) -> Tokenizer:
-    """Return the tokenizer of a tokenizer.json, with padding and truncation off: these would silently change a prompt.
+    """Return the tokenizer of a `tokenizer.json`, without padding and truncation, which would silently change a prompt.
 
     Args:
         content: The content of the file.
@@ -34,7 +34,7 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], where: Path, error: type[
     """Return the token ids of each text. For `where` and `error` see `open_tokenizer`.
 
     Raises:
-        error: The tokenizer has no token for a part of a text, or has a defect that opening it did not show.
+        error: The tokenizer has no token for a part of a text, or has a defect that `open_tokenizer` does not detect.
     """
     with _refused(f"{where}: cannot encode a text", error):
         return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
@@ -63,7 +63,7 @@ def bundle_tokenizer(bundle: Bundle) -> Tokenizer:
 
 
 class TextStream:
-    """A converter of token ids, one at a time, to text. It returns a piece as soon as no later id can change it.
+    """A converter from token ids, one at a time, to pieces of text. A piece is returned once no later id can change it.
 
     All pieces together are the decoded text of prompt and continuation, without the text of the prompt and without
     special tokens. One exception: if the continuation makes the last bytes of the prompt invalid, the pieces together
@@ -111,7 +111,7 @@ class TextStream:
         own_text = self._decode(self._held)
         if own_text:
             self._context, self._context_text = self._held, own_text
-        else:  # the ids decode to nothing alone, e.g. a single space, which a decoder drops at the start of a text
+        else:  # alone, the ids decode to an empty text, e.g. a space, which a decoder drops at the start of a text
             self._context = self._context + self._held
             self._context_text = self._decode(self._context)
         self._held = []

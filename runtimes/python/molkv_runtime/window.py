@@ -11,13 +11,13 @@ import numpy.typing as npt
 from molkv_bundle import Arrays, Floats, MolkvConfig, Records, WindowDtype, rotary_tables
 from molkv_runtime.experts import ExpertState, InputFormat, Part, PresentExperts
 
-_Rows = npt.NDArray[Any]  # [L, any, N, size]: rows of all layers, for the experts of some positions
+_Rows = npt.NDArray[Any]  # [L, ..., N, size]: rows of all L layers, for N experts of some positions
 _SCALE = "expert_value_scale"
 _SMALLEST = np.float32(np.finfo(np.float32).tiny)
 
 
 class ExpertWindow:
-    """The key-value experts of B sequences. Position p is in slot p % W; the graph does not depend on the order.
+    """The key-value experts of B sequences. Position p is in slot p % W. The order of slots does not affect the graph.
 
     A key is rotated by its position once, when it enters the window. In an int8 window, each value is a row of int8
     codes with a scale. The codes and scales of an int8 store are copied; values of other stores are rounded when they
@@ -28,11 +28,11 @@ class ExpertWindow:
         self._layers = config.layers_with_experts
         self._num_experts = config.num_experts
         self._inputs = inputs
-        self._window = min(config.expert_window, max_length)  # a shorter sequence never fills the ring
+        self._window = min(config.expert_window, max_length)  # a sequence that is shorter than W never fills the ring
         self._before = self._window - 1  # number of positions before a part that its first position sees
         self.block_length = self._window
         slots = (len(self._layers), batch_size, self._window, config.num_experts)
-        # Zeros, because unused slots are only masked: their weight is 0, and 0 * NaN would be NaN.
+        # Unused slots must not be NaN: the mask makes their weights 0, but 0 * NaN is NaN.
         dtype, hidden = inputs.dtype, inputs.hidden
         self._rings: dict[str, _Rows] = {"expert_key": np.zeros((*slots, config.expert_key_size), dtype)}
         if inputs.window_dtype == "int8":
@@ -45,7 +45,7 @@ class ExpertWindow:
         if config.expert_rope:
             self._rotary = rotary_tables(np.arange(max_length), config.expert_key_size, config.rope_theta)
         self.decode_inputs: Arrays = {"expert_mask": self._mask, **self._by_name(self._rings)}
-        # Memory for the blocks of prefill, [L, any].
+        # Memory for the blocks of prefill, [L, numbers of a layer].
         self._memory = {name: np.zeros((len(self._layers), 0), ring.dtype) for name, ring in self._rings.items()}
         # The last W positions of the last part, [L, W, N, size].
         self._latest = {name: ring[:, 0] for name, ring in self._rings.items()}
@@ -66,14 +66,14 @@ class ExpertWindow:
         }
 
     def begin(self, part: Part) -> None:
-        """Allocate memory for a part of a prompt, and copy the W - 1 positions before it, which the part can see.
+        """Allocate memory for a part of a prompt, and copy the experts of the W - 1 positions before it.
 
-        The part is divided into blocks of C = min(length, W) positions. A block reads the R = C + W - 1 positions that
-        at least one of its positions sees. Work and memory therefore grow with length * W, not with length squared. A
-        padded part is one block.
+        The part is divided into blocks of C = min(length, W) positions. A block reads the experts of the
+        R = C + W - 1 positions that its positions see. So work and memory grow with length * W, not with length
+        squared. A padded part is one block.
 
         Args:
-            part: The part. Its length is at most W, or a multiple of W, or it is padded.
+            part: The part. If it is not padded, its length is at most W, or a multiple of W.
         """
         block = part.rows or min(part.length, self._window)
         reach, count = block + self._before, (part.rows or part.length) // block
@@ -89,27 +89,28 @@ class ExpertWindow:
         self._part, self._block, self._blocks = part, block, blocks
 
     def add(self, first: int, records: Records) -> None:
-        """Add decoded records of the part, those of its positions from index `first` on."""
+        """Add decoded records. They belong to the part's positions from index `first` on."""
         for number, chosen, rows in _in_blocks(first, len(records), self._block):
             there = slice(self._before + rows.start, self._before + rows.stop)
             places = {name: blocks[:, number, there] for name, blocks in self._blocks.items()}
             self._put(self._part.start + first + chosen.start, records[chosen], places)
             for blocks in self._blocks.values():
-                if number + 1 < blocks.shape[1]:  # the next block sees all positions of this block but the first
+                if number + 1 < blocks.shape[1]:  # the next block sees all positions of this block except the first
                     seen = slice(max(rows.start, 1), rows.stop)
                     shared = blocks[:, number, self._before + seen.start : self._before + seen.stop]
                     blocks[:, number + 1, seen.start - 1 : seen.stop - 1] = shared
 
     def inputs(self) -> Arrays:
-        """Return expert_mask [blocks, C, R*N], and per layer expert_key [blocks, R*N, dk] and expert_value [..., d].
+        """Return expert_mask [blocks, C, R*N] and the inputs of each layer.
 
-        An int8 window also has expert_value_scale [blocks, 1, R*N] for each layer.
+        These are expert_key [blocks, R*N, dk], expert_value [blocks, R*N, d] and, in an int8 window, expert_value_scale
+        [blocks, 1, R*N].
         """
         mask = self._mask_of_blocks(self._part.start, self._part.rows or self._part.length, self._block)
         return {"expert_mask": mask, **self._by_name(self._blocks)}
 
     def finish(self, sequence: int, end: int) -> None:
-        """Copy the last W positions before `end`, the end of the last part of a prompt, into the ring buffer."""
+        """Copy the experts of the last W positions of the prompt, which ends before `end`, into the ring buffer."""
         for name, ring in self._rings.items():
             self._enter(ring[:, sequence], self._latest[name], end)
 
@@ -139,7 +140,7 @@ class ExpertWindow:
         self._mask[sequence, 0, visible:] = self._inputs.hidden
 
     def _rotated(self, stored: Floats, start: int, out: Floats) -> None:
-        """Rotate stored keys [L, T, N, dk], for the positions from `start` on, into `out`."""
+        """Rotate stored keys [L, T, N, dk] by their positions, which begin at `start`. Write the result to `out`."""
         if self._rotary is None:
             np.copyto(out, stored)
             return
@@ -147,7 +148,7 @@ class ExpertWindow:
         _rotate(stored, cos, sin, out)
 
     def _room(self, name: str, count: int, reach: int) -> _Rows:
-        """Return memory [L, count, R, N, size] for rows of the ring `name`. It grows if a part needs more."""
+        """Return memory [L, count, R, N, size] for rows of the ring `name`. The memory grows if needed."""
         ring = self._rings[name]
         rows, size = ring.shape[-2:]
         needed = count * reach * rows * size
@@ -156,7 +157,11 @@ class ExpertWindow:
         return self._memory[name][:, :needed].reshape(len(ring), count, reach, rows, size)
 
     def _runs(self, start: int, count: int) -> Iterator[tuple[slice, slice]]:
-        """Yield the slots of `count` <= W positions from `start` on, as one or two runs of slots and of positions."""
+        """Yield the slots of `count` <= W positions from `start` on.
+
+        Yields:
+            One or two pairs: a slice of consecutive slots, and the slice of the `count` positions that are in them.
+        """
         first = start % self._window
         until_end = min(count, self._window - first)
         yield slice(first, first + until_end), slice(0, until_end)
@@ -164,7 +169,7 @@ class ExpertWindow:
             yield slice(0, count - until_end), slice(until_end, count)
 
     def _mask_of_blocks(self, start: int, length: int, block: int) -> Floats:
-        """Return the mask [blocks, C, R*N] of positions t and slots j: 0 if t - W < j <= t and j >= 0, else hidden."""
+        """Return the mask [blocks, C, R*N]: 0 if position t sees position j >= 0 (t - W < j <= t), else hidden."""
         start = min(start, self._window)  # the mask is the same for all larger starts, so it can be reused
         if self._prefill_mask[0] != (start, length):
             first = start + np.arange(0, length, block)[:, None, None]
@@ -191,7 +196,7 @@ def _in_blocks(first: int, count: int, block: int) -> Iterator[tuple[int, slice,
 
 
 def molkv_state(config: MolkvConfig, batch_size: int, max_length: int, inputs: InputFormat) -> ExpertState:
-    """Return a new expert state of a MoLKV model. Without layers that have experts, it keeps nothing."""
+    """Return a new expert state of a MoLKV model. If no layer has experts, the state keeps nothing."""
     state = ExpertWindow if config.layers_with_experts else PresentExperts
     return state(config, batch_size, max_length, inputs)
 
@@ -204,7 +209,7 @@ def molkv_state_bytes(config: MolkvConfig, length: int, dtype: WindowDtype) -> i
 
 
 def _round(values: Floats, codes: _Rows, scales: _Rows) -> None:
-    """Round rows [..., d] to int8 codes [..., d] with a scale [..., 1] for each (`docs/bundle-format.md`)."""
+    """Round rows [..., d] to int8 codes [..., d] with a scale [..., 1] for each row (`docs/bundle-format.md`)."""
     largest = np.maximum(values.max(axis=-1, keepdims=True), -values.min(axis=-1, keepdims=True))
     scale = largest / np.float32(127)
     with np.errstate(invalid="ignore"):  # the result for a record with NaN or infinity does not matter

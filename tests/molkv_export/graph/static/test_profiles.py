@@ -210,7 +210,7 @@ def test_a_shorter_context_and_window_equal_a_model_with_that_configuration(
     assert (generator.config.max_position_embeddings, generator.config.expert_window) == (20, 3)
     scope = Scope(sequences=1, continuations=1, new_tokens=4)
     assert validate(tmp_path / "b", checkpoints("molkv"), scope=scope).failures == []
-    with pytest.raises(RequestError, match=r"max_length is 21, expected 1 to the model's context of 20"):
+    with pytest.raises(RequestError, match=r"max_length: found 21, expected 1 to 20"):
         generator.sequences(max_length=21)
 
 
