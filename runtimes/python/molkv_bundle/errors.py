@@ -11,8 +11,8 @@
     └── MissingExtraError a command needs packages that are not installed
 
 Every message is one line. It names the file, the field, the found value, the expected value and the remedy. The command
-line prints this line. It exits with status 2 after an ArgumentError for an option, and with status 1 after any other of
-these errors. An exception of another class is a bug in this project.
+line prints this line. It exits with status 2 after an ArgumentError for an option, and with status 1 after every other
+MolkvError. An exception of another class is a bug in this project.
 """
 
 from __future__ import annotations

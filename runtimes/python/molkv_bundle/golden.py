@@ -17,7 +17,7 @@ from molkv_bundle.errors import BundleError
 from molkv_bundle.row_formats import Floats
 from molkv_bundle.safetensors_file import TensorFile
 
-GOLDEN = "golden.safetensors"  # file name for the cpu profile; other profiles add their name to it
+GOLDEN = "golden.safetensors"  # file name for the cpu profile; the names for other profiles also contain the profile
 # This is the only metadata key, since safetensors would write several keys in any order.
 VERSION_KEY, VERSION = "golden_version", "2"
 TOP = 16  # number of logits that the file contains for each position

@@ -1,7 +1,7 @@
 """A reader of safetensors files that uses positioned reads.
 
-The safetensors library maps files into memory. All parts of a table that a process has read then count as its resident
-memory. After a positioned read, no part of the file counts.
+The safetensors library maps files into memory. The parts of a table that were read then count as resident memory of the
+process. With positioned reads, no part of the file counts.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TensorFile:
-    """An open safetensors file. Parts of it can be read without the rest."""
+    """An open safetensors file, which can be read in parts."""
 
     def __init__(self, path: Path, error: type[MolkvError]) -> None:
         """Open a file and check its header.

@@ -56,7 +56,7 @@ def verify(path: Path, advance: Callable[[int, int], object] = lambda _done, _to
 
 
 def _damage(bundle: Bundle, shard: Shard) -> list[str]:
-    """Return findings for the first 10 damaged records of a shard, and one with the number of the others."""
+    """Return findings for the first 10 damaged records of a shard, and one with the number of further records."""
     try:
         found = list(_damaged_records(bundle, shard))
     except BundleError as error:
