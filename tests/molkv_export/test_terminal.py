@@ -22,6 +22,8 @@ from molkv_export.terminal import byte_progress, console, print_line
 from tests.models import STDLIB_MINI
 from tests.processes import CLI, Done, run_script
 
+pytestmark = pytest.mark.slow
+
 FULL = Path("/dev/full")
 NAME = "b[/b] [red]é漢 :smile:[/"  # the slash makes a folder and a file name
 
@@ -44,8 +46,6 @@ TRAIN = """
 from molkv_export.commands import main
 from molkv_export.training import loop
 from molkv_export.corpus import Corpus
-
-pytestmark = pytest.mark.slow
 loop.standard_library = lambda: Corpus(["def f(x):\\n    return x\\n" * 20] * 2, ["def g(x): return x" * 20])
 main()
 """  # a short text, so that the test is fast

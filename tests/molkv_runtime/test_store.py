@@ -76,6 +76,7 @@ class _Reads:
         self.threads: set[int] = set()
         self.fail_at: int | None = None  # offset inside a file that cannot be read
         self.at_most: int | None = None  # bytes that one call returns
+        self.meeting: threading.Barrier | None = None  # of the first calls: each waits until the others have begun
         self._original: Any = os.preadv
         patch.setattr(os, "preadv", self)
 
@@ -83,6 +84,8 @@ class _Reads:
         size = sum(map(len, buffers))
         self.calls.append((descriptor, offset, size))
         self.threads.add(threading.get_ident())
+        if self.meeting is not None and len(self.calls) <= self.meeting.parties:
+            self.meeting.wait()
         if self.fail_at is not None and offset <= self.fail_at < offset + size:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         if self.at_most is not None:
@@ -121,6 +124,7 @@ def test_one_id_is_one_read_on_the_same_thread(one_file: ExpertStore, reads: _Re
 
 
 def test_a_long_prompt_is_read_by_several_threads(one_file: ExpertStore, reads: _Reads) -> None:
+    reads.meeting = threading.Barrier(2, timeout=60)  # broken if one thread reads everything
     one_file.gather(np.arange(0, VOCAB, 2))
     assert len(reads.threads) > 1
     assert threading.get_ident() not in reads.threads

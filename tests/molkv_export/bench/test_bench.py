@@ -61,13 +61,13 @@ def test_time_is_assigned_to_the_part_that_spends_it(
 
         return call
 
-    monkeypatch.setattr(BoundCall, "run", slowly(BoundCall.run, 0.03))
-    monkeypatch.setattr(OpenShard, "read", slowly(OpenShard.read, 0.01))
+    monkeypatch.setattr(BoundCall, "run", slowly(BoundCall.run, 0.15))
+    monkeypatch.setattr(OpenShard, "read", slowly(OpenShard.read, 0.05))
     report = bench(bundles("molkv"), prompts=[1], contexts=[8], steps=4, runs=1, storage=["warm"])
     for shares in (report.prefill[0].shares, report.decode[0].shares):
         assert shares.graph == pytest.approx(0.75, abs=0.1)
         assert shares.gather == pytest.approx(0.25, abs=0.1)
-    assert report.decode[0].p50 >= 0.04
+    assert report.decode[0].p50 >= 0.2
 
 
 def test_bytes_read_count_each_distinct_id_once(bundles: Callable[..., Path]) -> None:
