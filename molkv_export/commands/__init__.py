@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 import click
 
-from molkv_bundle import MissingExtraError, MolkvError
+from molkv_bundle import MissingExtraError, MolkvError, printable
 from molkv_export import __version__
 from molkv_export.commands.bench import bench_command
 from molkv_export.commands.export import export_command
@@ -87,7 +87,7 @@ def main() -> None:
                 sys.stdout.flush()
         sys.exit(status)
     except MolkvError as error:
-        _fail("; ".join((str(error), *getattr(error, "__notes__", ()))))
+        _fail(_with_notes(str(error), error))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXPORTER_PACKAGES:
             raise
@@ -103,9 +103,9 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        _fail(_message(error), error.exit_code)
+        _fail(_with_notes(_message(error), error.__cause__), error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
-        _fail("; ".join(("interrupted", *getattr(error.__cause__ or error, "__notes__", ()))), _INTERRUPTED)
+        _fail(_with_notes("interrupted", error.__cause__ or error), _INTERRUPTED)
     except BrokenPipeError:  # the program that reads the output, such as `head`, has ended
         _discard(sys.stdout)
         _discard(sys.stderr)
@@ -159,10 +159,14 @@ def _message(error: click.ClickException) -> str:
     return message
 
 
+def _with_notes(message: str, error: BaseException | None) -> str:
+    return "; ".join((message, *getattr(error, "__notes__", ())))
+
+
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
 def _fail(message: str, status: int = 1) -> None:
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {printable(message)}", err=True)
     sys.exit(status)

@@ -16,7 +16,6 @@ from molkv_bundle import (
     MANIFEST,
     PROFILES,
     ROW_FORMATS,
-    ArgumentError,
     DenseDtype,
     GraphInfo,
     KVDtype,
@@ -24,7 +23,7 @@ from molkv_bundle import (
     RowDtype,
     WindowDtype,
 )
-from molkv_export.commands.options import PATH, byte_size, common_options, counts, json_option, print_json
+from molkv_export.commands.options import PATH, byte_size, common_options, counts, json_option, print_json, renamed
 from molkv_export.graph.choices import CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BLOCK_SIZE
 from molkv_export.terminal import human_bytes, print_line
 
@@ -181,13 +180,10 @@ def export_command(
         )
         _note_own_reading(bundle, manifest, notes)
     else:
-        try:
+        with renamed(profile="add_profile"):
             manifest = molkv_export.add_profile(
                 checkpoint, bundle, add_profile, graph=graph, force=force, command=command, console=notes
             )
-        except ArgumentError as error:
-            argument = "add_profile" if error.argument == "profile" else error.argument
-            raise ArgumentError(argument, error.found, error.expected) from error
     facts = _facts(bundle, manifest)
     if as_json:
         print_json(facts)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
@@ -118,8 +119,24 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
             if (parameter := _parameter(error.argument)) is None:
                 raise
             raise click.BadParameter(f"found {error.found}, expected {error.expected}", param=parameter) from error
+        except KeyboardInterrupt as error:  # click would print an empty line for it
+            raise click.Abort from error
 
     return prepared
+
+
+@contextmanager
+def renamed(**options: str) -> Iterator[None]:
+    """Rename the arguments in an ArgumentError of the block to the options that set them.
+
+    Args:
+        options: Name of the option's parameter, by the name of the argument.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        error.argument = options.get(error.argument, error.argument)
+        raise
 
 
 def _parameter(argument: str) -> click.Parameter | None:

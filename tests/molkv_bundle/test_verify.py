@@ -82,6 +82,11 @@ def test_an_unlisted_file_is_named(bundle: Path) -> None:
     assert verify(bundle).findings == [f"{bundle / 'notes.txt'}: is not part of the bundle"]
 
 
+def test_a_name_with_a_line_break_forges_no_finding(bundle: Path) -> None:
+    (bundle / "x\nDAMAGED forged").write_text("mine")
+    assert verify(bundle).findings == [f"{bundle}/x\\nDAMAGED forged: is not part of the bundle"]
+
+
 @pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini", "Desktop.ini", "._manifest.json"])
 def test_system_files_are_ignored(name: str, bundle: Path) -> None:
     (bundle / name).write_text("x")

@@ -17,7 +17,7 @@ from molkv_export.commands.options import byte_size
 from molkv_runtime import Generator, Sampling
 from tests.manifests import edit_manifest
 from tests.models import STDLIB_MINI
-from tests.processes import Done, run_cli
+from tests.processes import Done, run_cli, run_script
 
 
 def _error(done: Done, status: int = 1) -> str:
@@ -170,6 +170,41 @@ def test_a_config_that_is_not_json_is_said(tmp_path: Path) -> None:
 
 def test_an_argument_error_names_what_was_found_and_survives_a_process() -> None:
     error = ArgumentError("top_k", -3, "0 or more")
+    error.add_note("nothing was kept")
     copy = pickle.loads(pickle.dumps(error))
     assert str(copy) == str(error) == "top_k: found -3, expected 0 or more"
     assert (copy.argument, copy.found, copy.expected) == ("top_k", "-3", "0 or more")
+    assert copy.__notes__ == ["nothing was kept"]
+
+
+def test_a_value_with_line_breaks_and_escape_sequences_is_an_error_of_one_line(tmp_path: Path) -> None:
+    name = "a\nb\x1b[31m.txt"
+    for options in (("--plot", name), ("--quick", "--checkpoint", "x", f"--{name}")):
+        done = run_cli("validate", tmp_path, *options)
+        assert _error(done, 2).isprintable()
+        assert done.stderr.count("\n") == 1
+    assert "--plot: found a\\nb\\x1b[31m.txt, expected a file name" in run_cli("validate", "b", "--plot", name).stderr
+
+
+_ARGUMENT_ERROR = """
+import molkv_export
+from molkv_bundle import ArgumentError
+from molkv_export.commands import main
+
+
+def fail(*_, **__):
+    error = ArgumentError("profile", "cpu", "another one")
+    error.add_note("nothing was kept")
+    raise error
+
+
+molkv_export.add_profile = fail
+main()
+"""
+
+
+def test_the_notes_of_an_argument_error_are_printed(tmp_path: Path) -> None:
+    script = tmp_path / "export.py"
+    script.write_text(_ARGUMENT_ERROR)
+    done = run_script(script, "export", "model", "bundle", "--add-profile", "cpu")
+    assert _error(done, 2) == "error: --add-profile: found cpu, expected another one; nothing was kept"

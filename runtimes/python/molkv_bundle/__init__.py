@@ -13,6 +13,7 @@ from molkv_bundle.errors import (
     ProviderError,
     RequestError,
     one_line,
+    printable,
 )
 from molkv_bundle.families import FAMILIES, model_config, read_config
 from molkv_bundle.files import contents, decode_json, file_sha256, is_system_file, read_bytes, shown
@@ -137,6 +138,7 @@ __all__ = [
     "is_system_file",
     "model_config",
     "one_line",
+    "printable",
     "read_bytes",
     "read_config",
     "read_golden",

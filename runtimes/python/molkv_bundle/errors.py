@@ -23,7 +23,7 @@ class MolkvError(Exception):
 
     def __init__(self, message: str) -> None:
         # The message may quote names and values from files. These may contain line breaks or terminal escape sequences.
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+        super().__init__(printable(message))
 
 
 class ConfigError(MolkvError, ValueError):
@@ -61,14 +61,19 @@ class ArgumentError(RequestError):
 
     def __init__(self, argument: str, found: object, expected: str) -> None:
         super().__init__(f"{argument}: found {found}, expected {expected}")
-        self.argument, self.found, self.expected = argument, str(found), expected
+        self.argument, self.found, self.expected = argument, printable(str(found)), printable(expected)
 
-    def __reduce__(self) -> tuple[type[ArgumentError], tuple[str, str, str]]:
-        return type(self), (self.argument, self.found, self.expected)
+    def __reduce__(self) -> tuple[type[ArgumentError], tuple[str, str, str], dict[str, object]]:
+        return type(self), (self.argument, self.found, self.expected), self.__dict__  # which holds the notes, too
 
 
 class MissingExtraError(MolkvError):
     """A command needs packages that are not installed."""
+
+
+def printable(text: str) -> str:
+    """Return a text as one line: line breaks and other characters that do not print become escape sequences."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(error: Exception) -> str:

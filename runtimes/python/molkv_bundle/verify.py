@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from molkv_bundle.bundle import Bundle
-from molkv_bundle.errors import BundleError
+from molkv_bundle.errors import BundleError, printable
 from molkv_bundle.files import contents, file_sha256
 from molkv_bundle.manifest import MANIFEST, Shard
 from molkv_bundle.shard import OpenShard
@@ -52,7 +52,9 @@ def verify(path: Path, advance: Callable[[int, int], object] = lambda _done, _to
             damage = _damage(bundle, shards[name]) if name in shards else []
             whole = f"{path / name}: has sha256 {digest[:12]}..., the manifest says {info.sha256[:12]}..."
             findings += damage or [whole]
-    return Verification(1 + len(files), (path / MANIFEST).stat().st_size + total, findings)
+    size = (path / MANIFEST).stat().st_size + total
+    # Names may hold line breaks, which could forge lines in the output of a command.
+    return Verification(1 + len(files), size, [printable(finding) for finding in findings])
 
 
 def _damage(bundle: Bundle, shard: Shard) -> list[str]:
