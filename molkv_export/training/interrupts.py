@@ -28,8 +28,11 @@ class Interrupts:
 def hold_interrupts() -> Iterator[Interrupts]:
     """Hold SIGINT, SIGTERM and SIGHUP in a `with` block; the block reads `came` at points where it can stop.
 
-    Signals that the process ignores stay ignored. In threads other than the main thread, no signal is held, since only
-    the main thread of Python can handle signals.
+    Signals that the process ignores stay ignored, and signals without a Python handler keep their effect. In threads
+    other than the main thread, no signal is held, since only the main thread of Python can handle signals.
+
+    Raises:
+        KeyboardInterrupt: A signal came, and the block has ended without another exception.
     """
     interrupts = Interrupts()
     handlers = {}
@@ -45,3 +48,5 @@ def hold_interrupts() -> Iterator[Interrupts]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+    if interrupts.came:
+        raise KeyboardInterrupt

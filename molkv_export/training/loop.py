@@ -34,6 +34,7 @@ from molkv_export.training.interrupts import hold_interrupts
 from molkv_export.training.losses import validation_losses
 
 SAVE_EVERY_STEPS = 100
+_AVERAGED_STEPS = 50
 _FILES = (CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "generation_config.json", "training.json")
 _LOG = logging.getLogger(__name__)
 
@@ -53,17 +54,17 @@ class TrainOptions:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "sequence_length", "learning_rate"):
             if not 0 < getattr(self, name) < 2**63:
-                raise ArgumentError(name, getattr(self, name), "more than 0")
+                raise ArgumentError(name, getattr(self, name), "more than 0 and less than 2^63")
         for name in ("warmup_steps", "weight_decay", "seed"):
             if not 0 <= getattr(self, name) < 2**63:
-                raise ArgumentError(name, getattr(self, name), "0 or more")
+                raise ArgumentError(name, getattr(self, name), "0 or more and less than 2^63")
 
 
 @dataclass(frozen=True)
 class TrainResult:
     """Losses at the end of a run, in nats per token."""
 
-    train_loss: float  # mean over the last 50 steps, or fewer if the run was just resumed
+    train_loss: float  # mean over the last 50 steps
     validation_loss: float
     validation_loss_experts_silenced: float
 
@@ -89,7 +90,8 @@ def train(
     """Train a model on Python's standard library and write a checkpoint folder in training form.
 
     The state is saved in `OUT.training` every 100 steps, after the last step, and when SIGINT, SIGTERM or SIGHUP
-    interrupts the training. The same call then resumes from the saved step.
+    interrupts the training. The same call then resumes from the saved step. SIGTERM and SIGHUP interrupt the training
+    only if the program has a Python handler for them, as the command line has; by default, they end the process.
 
     Args:
         config: Configuration of the model.
@@ -101,7 +103,7 @@ def train(
         console: Console that shows the progress; None shows nothing.
 
     Raises:
-        KeyboardInterrupt: A signal interrupted the training; the state is saved.
+        KeyboardInterrupt: A signal interrupted the training. Its note says which state is saved.
         OutputError: `out` exists, or the state in `OUT.training` belongs to a different run.
         RequestError: The text is too short, sequence_length exceeds the model's context, or the tokenizer has more
             tokens than the model.
@@ -129,11 +131,15 @@ def train(
     model = reference_model(config)
     model.initialize(options.seed)
     state = _State(out, config, options, train_ids)
-    train_loss = _run_steps(model, train_ids, options, state, console)
     try:
+        train_loss = _run_steps(model, train_ids, options, state, console)
         loss, silenced = validation_losses(model, validation_ids, options.sequence_length, console)
     except KeyboardInterrupt as error:
-        error.add_note(state.saved(options.steps))
+        if state.saved_step:
+            error.add_note(
+                f"the state after step {state.saved_step} is saved in {state.folder}; the same command continues from "
+                "there"
+            )
         raise
     result = TrainResult(train_loss, loss, silenced)
     _write_checkpoint(out, model, tokenizer, options, result, force)
@@ -152,8 +158,8 @@ def _run_steps(
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95))
-    first = state.load(model, optimizer)
-    losses: list[float] = []
+    losses = state.load(model, optimizer)
+    first = state.saved_step
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
     with Progress(TextColumn("training"), *columns, console=console) as progress, hold_interrupts() as interrupts:
         task = progress.add_task("", total=options.steps, completed=first, loss=float("nan"))
@@ -166,17 +172,16 @@ def _run_steps(
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(loss.item())
-            progress.update(task, advance=1, loss=float(np.mean(losses[-50:])))
+            losses = [*losses, loss.item()][-_AVERAGED_STEPS:]
+            progress.update(task, advance=1, loss=float(np.mean(losses)))
             done = step + 1
-            if done % SAVE_EVERY_STEPS == 0 or done == options.steps or interrupts.came:
-                state.save(model, optimizer, done)
-                _LOG.info("step %d: loss %.4f", done, float(np.mean(losses[-50:])))
-            if interrupts.came:
-                error = KeyboardInterrupt()
-                error.add_note(state.saved(done))
-                raise error
-    return float(np.mean(losses[-50:])) if losses else float("nan")
+            is_interrupted = interrupts.came  # read once: a signal after this line waits for the end of the next step
+            if done % SAVE_EVERY_STEPS == 0 or done == options.steps or is_interrupted:
+                state.save(model, optimizer, done, losses)
+                _LOG.info("step %d: loss %.4f", done, float(np.mean(losses)))
+            if is_interrupted:
+                break
+    return float(np.mean(losses))
 
 
 def training_batch(ids: npt.NDArray[np.int64], options: TrainOptions, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -193,6 +198,7 @@ class _State:
 
     def __init__(self, out: Path, config: ModelConfig, options: TrainOptions, ids: npt.NDArray[np.int64]) -> None:
         self.folder = out.with_name(out.name + ".training")
+        self.saved_step = 0  # number of steps in the saved state; 0: nothing is saved
         text = hashlib.sha256(ids.tobytes()).hexdigest()
         self.run = msgspec.json.encode({"config": config, "options": asdict(options), "text": text}).decode()
         try:
@@ -200,34 +206,32 @@ class _State:
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be written ({error.strerror})") from error
 
-    def load(self, model: ReferenceModel, optimizer: torch.optim.Optimizer) -> int:
-        """Restore the last saved state and return its number of steps; return 0 if there is none."""
+    def load(self, model: ReferenceModel, optimizer: torch.optim.Optimizer) -> list[float]:
+        """Restore the last saved state and return the losses of its last steps; return no losses if there is none."""
         path = self.folder / "state.pt"
         if not path.exists():
-            return 0
+            return []
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True)
         except Exception as error:  # PyTorch raises errors of many types
             raise OutputError(f"{path}: is damaged; remove {self.folder} to start again") from error
-        if state["run"] != self.run:
+        if run != self.run:
             raise OutputError(
                 f"{self.folder}: holds an unfinished run with another configuration, other options or another text; "
                 "repeat the command of that run to resume it, or remove the folder"
             )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"])
+        self.saved_step = step
+        return losses
 
-    def saved(self, step: int) -> str:
-        """Return a message that the state after a number of steps is saved."""
-        return f"the state after step {step} is saved in {self.folder}; the same command continues from there"
-
-    def save(self, model: ReferenceModel, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Save the state after a number of steps; replace the old state in one atomic rename."""
+    def save(self, model: ReferenceModel, optimizer: torch.optim.Optimizer, step: int, losses: list[float]) -> None:
+        """Save the state after a number of steps, with the last losses; replace the old state in one atomic rename."""
         temporary = self.folder / "state.pt.new"
-        state = {"run": self.run, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        torch.save(state, temporary)
+        state = {"run": self.run, "step": step, "losses": losses}
+        torch.save({**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, temporary)
         os.replace(temporary, self.folder / "state.pt")  # noqa: PTH105
+        self.saved_step = step
 
 
 def _write_checkpoint(

@@ -25,8 +25,7 @@ def _mean_loss(
     model: ReferenceModel,
     ids: npt.NDArray[np.int64],
     sequence_length: int,
-    max_windows: int,
-    advance: Callable[[int, int], object] = lambda _done, _total: None,
+    advance: Callable[[int, int], object],
 ) -> float:
     """Return the mean negative log-likelihood in nats per token.
 
@@ -34,11 +33,10 @@ def _mean_loss(
         model: The model.
         ids: Token ids [n] of a text; the windows are spread evenly over the text.
         sequence_length: Number of tokens in a window.
-        max_windows: Largest number of windows.
         advance: Called after each window with 1 and the number of all windows.
     """
     available = (len(ids) - 1) // sequence_length
-    starts = np.unique(np.linspace(0, available - 1, min(max_windows, available)).astype(int)) * sequence_length
+    starts = np.unique(np.linspace(0, available - 1, min(_VALIDATION_WINDOWS, available)).astype(int)) * sequence_length
     losses = []
     for start in starts:
         window = torch.from_numpy(ids[start : start + sequence_length + 1])
@@ -73,6 +71,6 @@ def validation_losses(
         def advance(done: int, total: int) -> None:
             progress.update(task, advance=done, total=2 * total)
 
-        loss = _mean_loss(model, ids, sequence_length, _VALIDATION_WINDOWS, advance)
+        loss = _mean_loss(model, ids, sequence_length, advance)
         with _experts_silenced(model):
-            return loss, _mean_loss(model, ids, sequence_length, _VALIDATION_WINDOWS, advance)
+            return loss, _mean_loss(model, ids, sequence_length, advance)

@@ -48,7 +48,7 @@ def test_training_lowers_the_loss_and_writes_a_sound_checkpoint(tmp_path: Path) 
 
 
 def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(CONFIG, tmp_path / "straight", OPTIONS, corpus=CORPUS)
+    expected = train(CONFIG, tmp_path / "straight", OPTIONS, corpus=CORPUS)
     monkeypatch.setattr(loop, "SAVE_EVERY_STEPS", 10)
 
     def interrupted(step: int, options: TrainOptions) -> float:
@@ -70,7 +70,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypa
     steps: dict[int, float] = {}
     with monkeypatch.context() as patch:
         patch.setattr(loop, "learning_rate_at", lambda step, o: steps.setdefault(step, learning_rate_at(step, o)))
-        train(CONFIG, tmp_path / "resumed", OPTIONS, corpus=CORPUS)
+        assert train(CONFIG, tmp_path / "resumed", OPTIONS, corpus=CORPUS) == expected
     assert list(steps) == list(range(10, 30))
     straight, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "resumed"))
     assert straight.keys() == resumed.keys()
@@ -108,18 +108,47 @@ def test_a_signal_waits_for_the_step_and_saves_its_state(
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
+def _signalled_while_held(count: int) -> list[int]:
+    """Send SIGINT to this process while it is held. Return the signals after which the block went on."""
+    passed: list[int] = []
+
+    def hold() -> None:
+        with hold_interrupts():
+            for number in range(count):
+                os.kill(os.getpid(), signal.SIGINT)
+                passed.append(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        hold()
+    return passed
+
+
 def test_a_second_signal_does_not_wait() -> None:
-    with hold_interrupts() as interrupts:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interrupts.came
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+    assert _signalled_while_held(2) == [0]
+
+
+def test_a_signal_is_raised_after_a_block_that_does_not_stop() -> None:
+    assert _signalled_while_held(1) == [0]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_before_the_first_saved_state_promises_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_arguments: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "learning_rate_at", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(CONFIG, tmp_path / "model", OPTIONS, corpus=CORPUS)
+    assert not hasattr(caught.value, "__notes__")
 
 
 def test_an_interrupt_in_the_validation_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_arguments: object) -> tuple[float, float]:
         raise KeyboardInterrupt
 
+    expected = train(CONFIG, tmp_path / "straight", OPTIONS, corpus=CORPUS)
     original, steps = loop.training_batch, []
     monkeypatch.setattr(
         loop, "training_batch", lambda ids, options, step: steps.append(step) or original(ids, options, step)
@@ -129,7 +158,7 @@ def test_an_interrupt_in_the_validation_loses_no_step(tmp_path: Path, monkeypatc
         with pytest.raises(KeyboardInterrupt) as caught:
             train(CONFIG, tmp_path / "model", OPTIONS, corpus=CORPUS)
     assert "after step 30 is saved" in caught.value.__notes__[0]
-    train(CONFIG, tmp_path / "model", OPTIONS, corpus=CORPUS)
+    assert train(CONFIG, tmp_path / "model", OPTIONS, corpus=CORPUS) == expected
     assert steps == list(range(30))
 
 
@@ -191,7 +220,11 @@ def test_impossible_runs_are_refused_before_they_start(tmp_path: Path) -> None:
     for name, value in (("steps", 0), ("learning_rate", float("nan")), ("seed", -1), ("weight_decay", -0.1)):
         with pytest.raises(RequestError, match=f"{name}: found {value}, expected"):
             TrainOptions(**{name: value})
-    with pytest.raises(RequestError, match="sequence_length is 16, expected less than the number of tokens in the"):
+    with pytest.raises(RequestError, match=r"learning_rate: found inf, expected more than 0 and less than 2\^63"):
+        TrainOptions(learning_rate=float("inf"))
+    with pytest.raises(RequestError, match=r"seed: found 9223372036854775808, expected 0 or more and less than 2\^63"):
+        TrainOptions(seed=2**63)
+    with pytest.raises(RequestError, match="expected less than the number of tokens in the training text"):
         train(CONFIG, tmp_path / "model", OPTIONS, corpus=Corpus([TEXT], ["a"]))
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "notes.txt").write_text("mine")
