@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
@@ -66,7 +67,7 @@ def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
         for index, text in enumerate(texts)
         for field, array in text._asdict().items()
     }
-    tensors[LIMITS] = np.array(limits, np.float32)
+    tensors[LIMITS] = np.array(msgspec.structs.astuple(limits), np.float32)
     (bundle.path / graph.golden).write_bytes(save(tensors, {VERSION_KEY: VERSION}))
 
 

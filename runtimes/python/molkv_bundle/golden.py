@@ -9,6 +9,7 @@ import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -28,7 +29,7 @@ _FIELDS = {"input_ids": "I32", "top_ids": "I32", "top_logits": "F32", "projectio
 _DTYPES = {"I32": "<i4", "F32": "<f4"}
 
 
-class GoldenLimits(NamedTuple):
+class GoldenLimits(msgspec.Struct, frozen=True):
     """The largest differences from the golden vectors that the rounding of the graph's dtypes can cause."""
 
     max_abs: float  # for each logit and each projection
@@ -148,10 +149,10 @@ def read_golden(bundle: Bundle) -> Golden:
     if not count or set(file.entries) != expected:
         wrong = sorted(set(file.entries) ^ expected) or ["texts.0.input_ids"]
         raise BundleError(f"{path}: tensor {wrong[0]!r} is missing, or not expected in a file with {count} texts")
-    limits = GoldenLimits(*_array(file, LIMITS, "F32", (len(GoldenLimits._fields),)).tolist())
+    limits = _array(file, LIMITS, "F32", (len(GoldenLimits.__struct_fields__),)).tolist()
     if not all(0 <= limit < math.inf for limit in limits):  # NaN fails this comparison, too
-        raise BundleError(f"{path}: {LIMITS}: found {list(limits)}, expected finite numbers of at least 0")
-    return Golden(limits, [_read_text(file, f"texts.{index}", bundle) for index in range(count)])
+        raise BundleError(f"{path}: {LIMITS}: found {limits}, expected finite numbers of at least 0")
+    return Golden(GoldenLimits(*limits), [_read_text(file, f"texts.{index}", bundle) for index in range(count)])
 
 
 def _read_text(file: TensorFile, prefix: str, bundle: Bundle) -> GoldenText:

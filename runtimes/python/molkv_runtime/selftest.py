@@ -65,7 +65,9 @@ class SelfTest(msgspec.Struct, frozen=True):
     phases: list[PhaseResult]
     greedy_tokens: int  # number of tokens in all golden continuations
     greedy_identical: int  # number of right tokens, up to the first wrong token of each continuation
-    placements: dict[int, list[Placement]]  # by the number of positions of a call; 0: any number
+    # The providers that ran the nodes, by the number of positions of a call; 0: any number. The field has another name
+    # in JSON, because `placements` is a text in the results of `validate` and `bench`.
+    placements: dict[int, list[Placement]] = msgspec.field(name="placements_by_length")
     failures: list[str]  # empty if the test passed
 
 

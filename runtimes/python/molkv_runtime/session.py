@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+import msgspec
 import onnxruntime
 
 from molkv_bundle import ArgumentError, ProviderError, one_line
@@ -27,7 +28,7 @@ class Target(NamedTuple):
     threads: int | None = None  # threads of one operator; None: ONNX Runtime decides (one per physical core)
 
 
-class Placement(NamedTuple):
+class Placement(msgspec.Struct, frozen=True):
     """The part of a graph that one provider runs."""
 
     provider: str  # ONNX Runtime's name of the provider
