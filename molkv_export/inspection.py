@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import Counter
@@ -29,11 +30,14 @@ from molkv_bundle import (
     Table,
     TensorInfo,
 )
-from molkv_export.terminal import human_bytes, print_line
+from molkv_export.terminal import human_bytes, print_line, timed
 from molkv_runtime import cache_bytes, window_bytes
 
 if TYPE_CHECKING:
     from molkv_export.lint import LintResult  # needs the onnx package
+
+
+_LOG = logging.getLogger(__name__)
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -189,9 +193,10 @@ def _checks(path: Path, manifest: Manifest) -> dict[str, list[GraphCheck]] | Non
     except ModuleNotFoundError:
         return None
     checks: dict[str, list[GraphCheck]] = {}
-    for profile, graph in manifest.graphs.items():
-        paths = Bundle(path, manifest, profile=profile).graph_paths()
-        checks[profile] = [_check(file, lint_file(paths[file.length])) for file in graph.files]
+    with timed(_LOG, "operators and targets"):
+        for profile, graph in manifest.graphs.items():
+            paths = Bundle(path, manifest, profile=profile).graph_paths()
+            checks[profile] = [_check(file, lint_file(paths[file.length])) for file in graph.files]
     return checks
 
 

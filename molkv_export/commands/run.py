@@ -39,7 +39,7 @@ _LOG = logging.getLogger(__name__)
 @provider_options()
 @click.option("--mmap", "use_mmap", is_flag=True, help="Read the expert store through a memory map.")
 @click.option("--no-checksums", is_flag=True, help="Do not check the checksums of the records.")
-@click.option("--threads", type=int, help="Number of threads that compute an operator. [default: one per core]")
+@click.option("--threads", type=int, help="Number of threads of one operator. [default: one per physical core]")
 @common_options
 def run_command(
     bundle: Path,
@@ -125,11 +125,14 @@ def _print_stream(prompt: str, pieces: Iterator[tuple[int, str]], notes: Console
     The text ends with a line break even if an error interrupts it.
     """
     click.echo(prompt, nl=False)
-    with notes.capture() as captured:
-        try:
-            for _, piece in pieces:
-                click.echo(piece, nl=False)
-        finally:
-            click.echo()
-    if messages := captured.get():
-        print_line(notes, messages.rstrip("\n"))
+    captured = notes.capture()
+    try:
+        with captured:
+            try:
+                for _, piece in pieces:
+                    click.echo(piece, nl=False)
+            finally:
+                click.echo()
+    finally:
+        if messages := captured.get():
+            print_line(notes, messages.rstrip("\n"))

@@ -19,6 +19,7 @@ from molkv_export import GraphOptions, export
 from molkv_export.commands import cli
 from molkv_export.corpus import Corpus
 from molkv_export.training import loop
+from molkv_runtime import Generator
 from tests.models import STDLIB_MINI
 from tests.processes import run_cli
 
@@ -42,7 +43,7 @@ FIELDS = {  # of the JSON document: some that a script needs
     "export": {"bundle", "files", "size", "graphs", "experts_dtype"},
     "validate": {"comparisons", "weights", "records", "greedy"},
     "verify": {"files", "size", "findings"},
-    "selftest": {"phases", "placements", "failures"},
+    "selftest": {"phases", "placements_by_length", "failures"},
     "bench": {"prefill", "decode", "bandwidth"},
     "inspect": {"model", "sizes", "graphs", "provenance"},
     "package": {"target", "parts", "graphs"},
@@ -50,11 +51,11 @@ FIELDS = {  # of the JSON document: some that a script needs
 }
 DETAILS = {  # with --verbose, on standard error
     "export": "checkpoint's hash: ",
-    "validate": "profile cpu, provider cpu, threads",
+    "validate": "profile cpu, provider cpu, threads one per physical core",
     "verify": "model.onnx: sha256",
-    "selftest": "profile cpu, provider cpu, threads",
+    "selftest": "profile cpu, provider cpu, threads one per physical core",
     "bench": "measuring warm decode",
-    "inspect": "",
+    "inspect": "operators and targets: ",
     "run": "temperature 0 (bundle), top_k 0 (bundle)",
     "package": "files of the package: ",
     "train": "step 1: loss",
@@ -131,6 +132,14 @@ def test_json_is_one_document_on_standard_output(command: str, run: Callable[...
     assert json.loads(out).keys() >= FIELDS[command]
 
 
+def test_the_json_of_the_self_test_names_every_number(run: Callable[..., tuple[int, str, str]]) -> None:
+    document = json.loads(run("selftest", "--json")[1])
+    assert all(phase["limits"].keys() == {"max_abs", "relative_l2"} for phase in document["phases"])
+    ((length, (place,)),) = document["placements_by_length"].items()
+    assert (length, place.pop("nodes") > 0) == ("0", True)
+    assert place == {"provider": "CPUExecutionProvider", "partitions": 0}
+
+
 @pytest.mark.parametrize("command", ARGUMENTS)
 def test_quiet_leaves_the_result_alone(command: str, run: Callable[..., tuple[int, str, str]]) -> None:
     status, out, errors = run(command, "-q")
@@ -143,7 +152,7 @@ def test_verbose_adds_details_on_standard_error(command: str, run: Callable[...,
     status, out, errors = run(command, "--verbose")
     assert status == 0, errors
     assert DETAILS[command] in errors
-    assert not DETAILS[command] or DETAILS[command] not in out
+    assert DETAILS[command] not in out
 
 
 @pytest.mark.parametrize("command", list(cli.commands))
@@ -255,12 +264,33 @@ def test_a_greedy_run_says_which_options_have_no_effect(run: Callable[..., tuple
     assert run("run", "--top-p", "0.9", "--temperature", "0.5")[2] == ""
 
 
-def test_verbose_run_says_where_each_value_comes_from_after_the_text(run: Callable[..., tuple[int, str, str]]) -> None:
-    _, out, errors = run("run", "-v", "--temperature", "0.5", "--logit-bias", "5=1")
-    assert out.endswith("\n")
-    for value in ("temperature 0.5 (command line)", "logit_bias 5=1 (command line)", "seed 0 (default)"):
-        assert value in errors
-    assert errors.splitlines()[-1].startswith("decode: 2 tokens in ")
+def test_verbose_run_says_where_each_value_comes_from_after_the_text(stdlib_mini_bundle: Path) -> None:
+    command = ["run", str(stdlib_mini_bundle), "--prompt", "def ", "--max-new-tokens", "3", "--seed", "2"]
+    plain = CliRunner().invoke(cli, [*command, "--temperature", "0.5", "--logit-bias", "5=1"])
+    done = CliRunner().invoke(cli, [*command, "--temperature", "0.5", "--logit-bias", "5=1", "-v"])
+    for value in ("temperature 0.5 (command line)", "logit_bias 5=1 (command line)", "min_p 0 (bundle)"):
+        assert value in done.stderr
+    before, text, after = done.output.partition(plain.stdout)  # `output` has both streams in their order
+    assert text
+    assert "sampling: " in before
+    assert [line.partition(" in ")[0] for line in after.splitlines()] == ["prefill: 2 tokens", "decode: 2 tokens"]
+
+
+def test_a_verbose_run_that_fails_keeps_its_details(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
+    """Damage the record of the first generated token, so that prefill succeeds and decode fails."""
+    generator = Generator(stdlib_mini_bundle)
+    (first,) = generator.stream([generator.tokenizer.encode("def ").ids], max_new_tokens=1)
+    bundle = shutil.copytree(stdlib_mini_bundle, tmp_path / "bundle")
+    (shard,) = generator.bundle.manifest.experts.shards
+    data = bytearray((bundle / shard.file).read_bytes())
+    data[4096 + first.id * generator.bundle.manifest.experts.stride] ^= 1
+    (bundle / shard.file).write_bytes(data)
+    status, out, errors = _process("run", bundle, "--prompt", "def ", "-v")
+    assert status == 1
+    assert out.startswith("def ")
+    *_, prefill, error = errors.splitlines()
+    assert prefill.startswith("prefill: ")
+    assert f"(token id {first.id}) fails its checksum" in error
 
 
 def _complete(words: str, cwd: Path) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import logging
 import re
 import shutil
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,32 @@ def test_a_sequence_ends_with_a_stop_token_and_the_others_go_on(generator: Gener
     assert [token.id for token in first] == free[0][: free[0].index(stop) + 1]
     assert [token.finish for token in first][-1] == "stop"
     assert [token.id for token in stopped if token.sequence == 1] == free[1]
+
+
+def test_the_logged_speed_of_decode_counts_only_decode(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Use a clock on which a prefill takes 4 seconds, a decode step 2, and the caller 100 for each token."""
+    clock = [0.0]
+
+    def slow(call: Any, seconds: float) -> Any:
+        def slowed(*arguments: Any) -> Any:
+            clock[0] += seconds
+            return call(*arguments)
+
+        return slowed
+
+    monkeypatch.setattr("molkv_runtime.generator.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(Sequences, "prefill", slow(Sequences.prefill, 4))
+    monkeypatch.setattr(Sequences, "decode", slow(Sequences.decode, 2))
+    caplog.set_level(logging.INFO, "molkv_runtime.generator")
+    stop = _written(generator, [[1, 2, 3]], max_new_tokens=1)[0][0]
+    assert caplog.messages == ["prefill: 3 tokens in 4.000 s, 0.8 tokens/s"]  # the only token comes from the prefill
+    caplog.clear()
+    for _ in generator.stream([[1, 2, 3], [40]], max_new_tokens=4, stop_ids=frozenset([stop])):
+        clock[0] += 100
+    # The first sequence ends at once. Three decode steps write the last tokens of the second one.
+    assert caplog.messages[-1] == "decode: 3 tokens in 6.000 s, 0.5 tokens/s"
 
 
 def test_generation_ends_at_the_context(generator: Generator) -> None:

@@ -27,6 +27,7 @@ from molkv_bundle import (
 from molkv_runtime.checks import InOneProcess
 from molkv_runtime.experts import ExpertState, InputFormat, Part
 from molkv_runtime.families import expert_state
+from molkv_runtime.providers import PRESETS
 from molkv_runtime.session import (
     CPU,
     Placement,
@@ -108,13 +109,14 @@ class DenseGraph(InOneProcess):
             _check_interface(files[length], session, path)
             self._sessions[length] = session
         if _LOG.isEnabledFor(logging.INFO):
-            cores = f"{os.cpu_count()} (one per core)"
+            has_own_threads = bool(PRESETS[target.provider].threads)
+            threads = target.threads or (os.cpu_count() if has_own_threads else "one per physical core")
             _LOG.info(
                 "%s: profile %s, provider %s, threads %s",
                 bundle.path,
                 bundle.profile,
                 target.provider,
-                target.threads or cores,
+                threads,
             )
             _LOG.info("%s: %s", bundle.path, describe_placements(self.placements))
 

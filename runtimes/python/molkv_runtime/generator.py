@@ -168,11 +168,10 @@ class Generator(InOneProcess):
         texts = np.zeros((len(prompts), state.max_length + 1), np.int64)
         for index, prompt in enumerate(prompts):
             texts[index, : len(prompt)] = prompt
-        start_time = time.perf_counter()
+        before = time.perf_counter()
         logits = np.concatenate([state.prefill(index, prompt) for index, prompt in enumerate(prompts)])
-        prefilled = time.perf_counter()
-        _log_speed("prefill", sum(map(len, prompts)), prefilled - start_time)
-        written = 0
+        _log_speed("prefill", sum(map(len, prompts)), time.perf_counter() - before)
+        decoded, seconds = 0, 0.0  # without the caller's time between two tokens
         active = np.ones(len(prompts), bool)
         tokens = np.zeros(len(prompts), np.int64)
         for count in range(1, max_new_tokens + 1):
@@ -186,12 +185,15 @@ class Generator(InOneProcess):
                 if int(tokens[index]) in stops:
                     finish = "stop"
                 active[index] = finish is None
-                written += 1
                 yield Token(index, int(tokens[index]), finish)
             if not active.any():
-                _log_speed("decode", written, time.perf_counter() - prefilled)
+                if decoded:
+                    _log_speed("decode", decoded, seconds)
                 return
+            before = time.perf_counter()
             logits = state.decode(tokens, active)
+            seconds += time.perf_counter() - before
+            decoded += int(active.sum())
 
     def stream_text(
         self, prompts: Sequence[str], *, max_new_tokens: int = 128, sampling: Sampling | None = None
