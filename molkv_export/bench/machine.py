@@ -48,6 +48,11 @@ def peak_rss() -> int:
     return size if sys.platform == "darwin" else 1024 * size
 
 
+def can_drop_from_page_cache() -> bool:
+    """Return whether this system can drop files from its page cache."""
+    return hasattr(os, "posix_fadvise")
+
+
 def drop_from_page_cache(paths: Sequence[Path]) -> None:
     """Drop files from the page cache, so that the next read comes from storage."""
     for path in paths:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molkv_bundle import ArgumentError, Bundle
-from molkv_export.bench.machine import drop_from_page_cache, memory_bandwidth, peak_rss
+from molkv_export.bench.machine import can_drop_from_page_cache, drop_from_page_cache, memory_bandwidth, peak_rss
 from molkv_export.bench.report import BenchReport, Decode, Prefill, Shares, Storage
 from molkv_export.bench.stopwatch import Stopwatch, TimedGraph, TimedStore
 from molkv_runtime import (
@@ -42,7 +42,7 @@ def bench(
     batches: Sequence[int] = (1,),
     steps: int = 64,
     runs: int = 3,
-    storage: Sequence[Storage] = ("warm", "cold"),
+    storage: Sequence[Storage] | None = None,
     target: Target = Target(),
     profile: str = "",
     report_progress: Callable[[str], object] = lambda _: None,
@@ -57,12 +57,14 @@ def bench(
         steps: Number of decode steps in a run.
         runs: Number of measured runs, after one warm-up run.
         storage: "warm": the records were read before. "cold": the store is dropped from the page cache before each run.
+            By default, both, or only "warm" if this system cannot drop files from its page cache.
         target: Provider and options that run the graph. By default, one thread per core.
         profile: Profile of the bundle; by default, the profile that suits the provider best.
         report_progress: Called with a description of each step.
 
     Raises:
-        ArgumentError: A length is outside the model's context, or there are more threads than cores.
+        ArgumentError: A length is outside the model's context, there are more threads than cores, or `storage` has
+            "cold" and this system cannot drop files from its page cache.
         RequestError: A batch exceeds the RAM.
         BundleError, ProviderError: The bundle cannot be run.
     """
@@ -70,6 +72,8 @@ def bench(
     opened = Bundle(bundle, profiles=resolve(target.provider).profiles, profile=profile)
     prompts = _lengths(opened, "prompts", prompts, PROMPTS, least=1)
     contexts = _lengths(opened, "contexts", contexts, CONTEXTS, least=2)
+    if storage is None:
+        storage = ("warm", "cold") if can_drop_from_page_cache() else ("warm",)
     _check_request(batches, steps, runs, storage)
     threads = (os.cpu_count() or 1) if target.threads is None else target.threads
     report_progress("loading")
@@ -105,7 +109,8 @@ def _measure(
     storage: Sequence[Storage],
     report_progress: Callable[[str], object],
 ) -> tuple[list[Prefill], list[Decode]]:
-    for context, batch in product(contexts, batches):  # a batch that exceeds the RAM fails before any measurement
+    # This raises an error for a batch that exceeds the RAM, before any measurement.
+    for context, batch in product(contexts, batches):
         runner.sequences(batch, context)
     prefill, decode = [], []
     for kind in storage:
@@ -122,8 +127,12 @@ def _check_request(batches: Sequence[int], steps: int, runs: int, storage: Seque
     for name, values in (("batches", batches), ("steps", [steps]), ("runs", [runs])):
         if min(values, default=0) < 1:
             raise ArgumentError(name, min(values, default="none"), "1 or more")
-    if "cold" in storage and not hasattr(os, "posix_fadvise"):
-        raise ArgumentError("storage", "cold", "warm: this system cannot drop files from its page cache")
+    if "cold" in storage and not can_drop_from_page_cache():
+        raise ArgumentError(
+            "storage",
+            "both" if "warm" in storage else "cold",
+            "warm: this system cannot drop files from its page cache",
+        )
 
 
 def _lengths(bundle: Bundle, name: str, asked: Sequence[int] | None, usual: Sequence[int], least: int) -> Sequence[int]:

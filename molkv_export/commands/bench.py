@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from molkv_export.bench.machine import can_drop_from_page_cache
 from molkv_export.bench.measure import CONTEXTS, PROMPTS, bench
 from molkv_export.bench.report import Storage, markdown, print_bench
 from molkv_export.commands.options import PATH, common_options, counts, json_option, print_json, provider_options
-from molkv_export.terminal import console, status
+from molkv_export.terminal import console, print_line, status
 from molkv_runtime import Target
 
 _STORAGE: dict[str, tuple[Storage, ...]] = {"both": ("warm", "cold"), "warm": ("warm",), "cold": ("cold",)}
@@ -49,9 +50,8 @@ _STORAGE: dict[str, tuple[Storage, ...]] = {"both": ("warm", "cold"), "warm": ("
 @click.option(
     "--storage",
     type=click.Choice(list(_STORAGE)),
-    default="both",
-    show_default=True,
-    help="State of the records before a run: in the page cache (warm), or dropped from the page cache (cold).",
+    help="State of the records before a run: in the page cache (warm), or dropped from the page cache (cold). "
+    "[default: both; warm if this system cannot drop files from its page cache]",
 )
 @click.option("--threads", type=int, help="Number of threads of ONNX Runtime. [default: one per core]")
 @provider_options()
@@ -65,7 +65,7 @@ def bench_command(
     batches: tuple[int, ...],
     steps: int,
     runs: int,
-    storage: str,
+    storage: str | None,
     threads: int | None,
     profile: str | None,
     provider: str,
@@ -90,6 +90,8 @@ def bench_command(
     """
     if as_json and as_markdown:
         raise click.UsageError("found --json and --markdown, expected at most one of them")
+    if storage is None and not can_drop_from_page_cache():
+        print_line(notes, "note: measures warm storage only, because this system cannot drop files from its page cache")
     with status(notes, "loading") as show:
         report = bench(
             bundle,
@@ -98,7 +100,7 @@ def bench_command(
             batches=batches,
             steps=steps,
             runs=runs,
-            storage=_STORAGE[storage],
+            storage=_STORAGE[storage] if storage else None,
             target=Target(provider, dict(provider_options), require_provider, threads),
             profile=profile or "",
             report_progress=show,

@@ -116,6 +116,22 @@ def test_the_command_prints_tables_or_json_or_markdown(bundles: Callable[..., Pa
     assert {line.count("|") for line in shown["--markdown"].splitlines() if line.startswith("| 16 | 1 |")} == {13}
 
 
+def test_storage_is_warm_where_the_page_cache_cannot_be_dropped(
+    bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "posix_fadvise")
+    monkeypatch.setattr("molkv_bundle.safetensors_file._HAS_FADVISE", False)
+    options = ["--prompts", "8", "--contexts", "16", "--steps", "3", "--runs", "1", "--json"]
+    done = CliRunner().invoke(cli, ["bench", str(bundles("molkv")), *options])
+    assert done.exit_code == 0, done.output
+    assert [one["storage"] for one in msgspec.json.decode(done.stdout)["prefill"]] == ["warm"]
+    assert done.stderr.startswith("note: measures warm storage only, because this system cannot drop files from its")
+    for storage in ("both", "cold"):
+        done = CliRunner().invoke(cli, ["bench", str(bundles("molkv")), *options, "--storage", storage])
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert f"'--storage': found {storage}, expected warm" in done.stderr
+
+
 def test_json_and_markdown_together_are_a_usage_error(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["bench", str(tmp_path), "--json", "--markdown"])
     assert done.exit_code == 2
