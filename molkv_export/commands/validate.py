@@ -10,7 +10,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from molkv_export.commands.options import PATH, common_options, json_option, print_json, provider_options
+from molkv_export.commands.options import PATH, common_options, json_option, print_json, provider_options, renamed
 from molkv_export.terminal import console, status
 from molkv_runtime import PRESETS, Target
 
@@ -88,9 +88,12 @@ def validate_command(
     from molkv_export import validate
     from molkv_export.parity.report import print_report
 
-    scope = _scope(quick, sequences=sequences, continuations=continuations, new_tokens=new_tokens)
+    amounts = {"sequences": sequences, "continuations": continuations, "new_tokens": new_tokens}
+    given = {name: amount for name, amount in amounts.items() if amount is not None}
+    scope = _scope(quick, given)
     _check_places(report_folder, plot)
-    with status(notes, "loading") as show:
+    options = {"scope": next(iter(given), "quick"), "with_bisection": "with_bisection" if with_bisection else "plot"}
+    with renamed(**options), status(notes, "loading") as show:
         report = validate(
             bundle,
             checkpoint,
@@ -111,11 +114,10 @@ def validate_command(
     sys.exit(1 if report.failures else 0)
 
 
-def _scope(quick: bool, **asked: int | None) -> Scope | None:
+def _scope(quick: bool, given: dict[str, int]) -> Scope | None:
     """Return how much to compare; None selects the default of `validate`."""
     from molkv_export.parity.compared_texts import QUICK, Scope
 
-    given = {name: value for name, value in asked.items() if value is not None}
     return msgspec.structs.replace(QUICK if quick else Scope(), **given) if quick or given else None
 
 

@@ -219,9 +219,10 @@ def _check_arguments(given: list[str], text: Path | None, scope: Scope | None, w
         raise ArgumentError("checkpoint", " and ".join(given) or "no reference", wanted)
     if given != ["--checkpoint"] and with_bisection:
         raise ArgumentError("with_bisection", given[0], "--checkpoint: bisection needs the source model")
-    if given == ["--expected"] and (text is not None or scope is not None):
-        wanted = "none of --text, --quick, --sequences, --continuations and --new-tokens: the file has its own texts"
-        raise ArgumentError("expected", "an option that chooses texts", wanted)
+    if given == ["--expected"]:
+        for name, value in (("text", text), ("scope", scope)):
+            if value is not None:
+                raise ArgumentError(name, "with --expected", "without it: the file of --expected has its own texts")
 
 
 def _source_measure(

@@ -136,9 +136,9 @@ def test_a_file_of_another_format_is_an_error_of_one_line(content: bytes | None,
 
 
 def test_options_that_choose_texts_are_refused(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
-    for arguments in ({"scope": QUICK}, {"text": tmp_path}):
-        with pytest.raises(RequestError, match="expected: found an option that chooses texts, expected none of"):
-            validate(stdlib_mini_bundle, expected=tmp_path, **arguments)  # type: ignore[arg-type]
+    for name, value in (("scope", QUICK), ("text", tmp_path)):
+        with pytest.raises(RequestError, match=f"{name}: found with --expected, expected without it: the file of"):
+            validate(stdlib_mini_bundle, expected=tmp_path, **{name: value})  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="with_bisection: found --expected, expected --checkpoint"):
         validate(stdlib_mini_bundle, expected=tmp_path, with_bisection=True)
 
@@ -158,4 +158,4 @@ def test_wrong_logits_exit_with_1_and_bad_input_is_an_error_of_one_line(
     assert done.stderr.count("\n") == 1
     done = run_cli(*command, "--quick", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: --expected: found an option that chooses texts, expected none of --text")
+    assert done.stderr.startswith("error: --quick: found with --expected, expected without it")
