@@ -36,7 +36,10 @@ def chromium(profile: str, *arguments: str) -> str:
     """Run headless Chromium with a profile of its own and return what it prints."""
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
     command = ["chromium", *options, f"--user-data-dir={profile}", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"error: {command[0]} exited with {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def main(source: Path, out: str) -> None:
@@ -57,4 +60,5 @@ def main(source: Path, out: str) -> None:
                 chromium(profile, f"{window},{height}", settings, picture, page.as_uri())
 
 
-main(Path(sys.argv[1]), sys.argv[2])
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -42,7 +42,7 @@ from molkv_bundle import (
     write_manifest,
 )
 from molkv_export import __version__
-from molkv_export.atomic_folder import atomic_folder, check_output, link_or_copy, partial_of
+from molkv_export.atomic_folder import atomic_folder, check_output, link_or_copy
 from molkv_export.calibration import activation_scales, kv_scales
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.companions import Companions
@@ -54,7 +54,7 @@ from molkv_export.graph.files import save_graphs
 from molkv_export.profiles import GraphOptions, plan_graphs
 from molkv_export.source.hashes import HashedSource, check_source
 from molkv_export.tables.plan import Memory, plan_memory, plan_table, shard_bytes, with_id
-from molkv_export.tables.resume import JOURNAL, Journal, resume_export
+from molkv_export.tables.resume import JOURNAL, Journal, check_nothing_unfinished, origin_of, resume_export
 from molkv_export.tables.rows import RowSource, row_source
 from molkv_export.tables.table_writer import write_table
 from molkv_export.terminal import byte_progress, print_line, timed
@@ -111,7 +111,7 @@ def export(
             with byte_progress(console) as progress:
                 hashed = _hash_checkpoint(source, progress)
                 check = partial(_check_unchanged, hashed, plan.companions, folder)
-                origin = _origin(hashed.hashes)
+                origin = origin_of(hashed.hashes)
                 plan = plan._replace(table=with_id(plan.table, origin))
                 arguments = {**origin, "--experts-dtype": experts_dtype, "--shard-size": str(shard_size)}
                 journal = _start(plan, folder, bundle, arguments, progress)
@@ -157,11 +157,7 @@ def add_profile(
     check_output(bundle, is_ours=_is_bundle, force=True)
     if profile in old.manifest.graphs and not force:
         raise OutputError(f"{bundle}: already has profile {profile!r}; pass --force to replace it")
-    if (partial_of(bundle) / JOURNAL).exists():
-        raise OutputError(
-            f"{partial_of(bundle)}: holds an unfinished export to {bundle}; run the same export command again to "
-            "finish it, or remove this folder"
-        )
+    check_nothing_unfinished(bundle)
     with open_checkpoint(checkpoint) as source:
         [plan] = plan_graphs(source.config, [profile], graph)
         with byte_progress(console) as progress:
@@ -310,11 +306,6 @@ def _check_unchanged(hashed: HashedSource, companions: Companions, folder: Path)
     except CheckpointError:
         (folder / JOURNAL).unlink(missing_ok=True)
         raise
-
-
-def _origin(hashes: dict[str, str]) -> dict[str, str]:
-    """Return the values that, together with the layout, determine the records: checkpoint hashes and versions."""
-    return {**hashes, "molkv-export": __version__, "torch": str(torch.__version__)}
 
 
 def _is_bundle(folder: Path) -> bool:

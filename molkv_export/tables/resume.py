@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import torch
 
-from molkv_bundle import BundleError, FileInfo, decode_json, file_sha256
-from molkv_export.atomic_folder import clear, sync
+from molkv_bundle import BundleError, FileInfo, OutputError, decode_json, file_sha256
+from molkv_export import __version__
+from molkv_export.atomic_folder import clear, partial_of, sync
 
 JOURNAL = "export-in-progress.json"
 
@@ -26,6 +28,25 @@ class Journal(msgspec.Struct):
             file.flush()
             sync(file.fileno())
         new.replace(folder / JOURNAL)
+
+
+def origin_of(hashes: dict[str, str]) -> dict[str, str]:
+    """Return the inputs that determine the bytes of records, apart from the layout: checkpoint and software."""
+    return {**hashes, "molkv-export": __version__, "torch": str(torch.__version__)}
+
+
+def check_nothing_unfinished(bundle: Path) -> None:
+    """Check that no unfinished export to the folder of a bundle can be resumed.
+
+    Raises:
+        OutputError: There is one.
+    """
+    partial = partial_of(bundle)
+    if (partial / JOURNAL).exists():
+        raise OutputError(
+            f"{partial}: holds an unfinished export to {bundle}; run the same export command again to finish it, or "
+            "remove this folder"
+        )
 
 
 def resume_export(folder: Path, arguments: dict[str, str]) -> tuple[Journal, str]:
