@@ -63,8 +63,7 @@ def bench(
         report_progress: Called with a description of each step.
 
     Raises:
-        ArgumentError: A length is outside the model's context, there are more threads than cores, or `storage` has
-            "cold" and this system cannot drop files from its page cache.
+        ArgumentError: A value is impossible, for example a length outside the model's context.
         RequestError: A batch exceeds the RAM.
         BundleError, ProviderError: The bundle cannot be run.
     """
@@ -72,9 +71,8 @@ def bench(
     opened = Bundle(bundle, profiles=resolve(target.provider).profiles, profile=profile)
     prompts = _lengths(opened, "prompts", prompts, PROMPTS, least=1)
     contexts = _lengths(opened, "contexts", contexts, CONTEXTS, least=2)
-    if storage is None:
-        storage = ("warm", "cold") if can_drop_from_page_cache() else ("warm",)
-    _check_request(batches, steps, runs, storage)
+    storage = _storage(storage)
+    _check_request(batches, steps, runs)
     threads = (os.cpu_count() or 1) if target.threads is None else target.threads
     report_progress("loading")
     runner = _Runner(opened, target._replace(threads=threads), runs)
@@ -123,16 +121,23 @@ def _measure(
     return prefill, decode
 
 
-def _check_request(batches: Sequence[int], steps: int, runs: int, storage: Sequence[Storage]) -> None:
+def _check_request(batches: Sequence[int], steps: int, runs: int) -> None:
     for name, values in (("batches", batches), ("steps", [steps]), ("runs", [runs])):
         if min(values, default=0) < 1:
             raise ArgumentError(name, min(values, default="none"), "1 or more")
-    if "cold" in storage and not can_drop_from_page_cache():
+
+
+def _storage(asked: Sequence[Storage] | None) -> Sequence[Storage]:
+    can_be_cold = can_drop_from_page_cache()
+    if asked is None:
+        return ("warm", "cold") if can_be_cold else ("warm",)
+    if "cold" in asked and not can_be_cold:
         raise ArgumentError(
             "storage",
-            "both" if "warm" in storage else "cold",
+            "both" if "warm" in asked else "cold",
             "warm: this system cannot drop files from its page cache",
         )
+    return asked
 
 
 def _lengths(bundle: Bundle, name: str, asked: Sequence[int] | None, usual: Sequence[int], least: int) -> Sequence[int]:

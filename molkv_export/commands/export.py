@@ -184,6 +184,10 @@ def export_command(
             manifest = molkv_export.add_profile(
                 checkpoint, bundle, add_profile, graph=graph, force=force, command=command, console=notes
             )
+    _print(bundle, manifest, as_json)
+
+
+def _print(bundle: Path, manifest: Manifest, as_json: bool) -> None:
     facts = _facts(bundle, manifest)
     if as_json:
         print_json(facts)

@@ -86,11 +86,8 @@ def validate_command(
       molkv-export validate my.bundle --expected expected.safetensors
     """
     from molkv_export import validate
-    from molkv_export.parity.report import print_report
 
-    amounts = {"sequences": sequences, "continuations": continuations, "new_tokens": new_tokens}
-    given = {name: amount for name, amount in amounts.items() if amount is not None}
-    scope = _scope(quick, given)
+    given = _given(sequences=sequences, continuations=continuations, new_tokens=new_tokens)
     _check_places(report_folder, plot)
     options = {"scope": next(iter(given), "quick"), "with_bisection": "with_bisection" if with_bisection else "plot"}
     with renamed(**options), status(notes, "loading") as show:
@@ -100,18 +97,20 @@ def validate_command(
             against=against,
             expected=expected,
             text=text,
-            scope=scope,
+            scope=_scope(quick, given),
             target=Target(provider, dict(provider_options), require_provider),
             profile=profile or "",
             with_bisection=with_bisection or plot is not None or (report_folder is not None and checkpoint is not None),
             report_progress=show,
         )
-    if as_json:
-        print_json(report)
-    else:
-        print_report(report, console())
+    _print(report, as_json)
     _write(report, report_folder, plot)
     sys.exit(1 if report.failures else 0)
+
+
+def _given(**options: int | None) -> dict[str, int]:
+    """Return the options that are on the command line."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _scope(quick: bool, given: dict[str, int]) -> Scope | None:
@@ -129,6 +128,15 @@ def _check_places(report_folder: Path | None, plot: Path | None) -> None:
         check_plot(plot)
     if report_folder is not None:
         check_report_folder(report_folder)
+
+
+def _print(report: Report, as_json: bool) -> None:
+    from molkv_export.parity.report import print_report
+
+    if as_json:
+        print_json(report)
+    else:
+        print_report(report, console())
 
 
 def _write(report: Report, report_folder: Path | None, plot: Path | None) -> None:

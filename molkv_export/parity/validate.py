@@ -163,9 +163,8 @@ def validate(
             report_progress("comparing layer by layer")
             del generator  # frees the weights, because bisection loads the graph again
             bisection = bisect(opened, target, measure.model, measure.texts.sequences[0])
-    reference = checkpoint or against or expected
     found = _Found(placements, measure, compared, greedy, bisection)
-    return _report(opened, str(reference), target.provider, found)
+    return _report(opened, str(checkpoint or against or expected), target.provider, found)
 
 
 @contextmanager

@@ -113,21 +113,7 @@ def train(
         limit = f"at most {config.max_position_embeddings} (the model's max_position_embeddings)"
         raise ArgumentError("sequence_length", options.sequence_length, limit)
     console = console or Console(quiet=True)
-    with status(console, "reading the standard library and training the tokenizer"):
-        corpus = corpus or standard_library()
-        tokenizer = tokenizer or train_tokenizer(corpus.train, config.vocab_size)
-        train_ids, validation_ids = encode(tokenizer, corpus.train), encode(tokenizer, corpus.validation)
-    if tokenizer.get_vocab_size() > config.vocab_size:
-        raise RequestError(
-            f"tokenizer: has {tokenizer.get_vocab_size()} tokens, expected at most the model's vocab_size "
-            f"({config.vocab_size})"
-        )
-    if min(len(train_ids), len(validation_ids)) <= options.sequence_length:
-        raise RequestError(
-            f"sequence_length is {options.sequence_length}, expected less than the number of tokens in the training "
-            f"text ({len(train_ids)}) and in the validation text ({len(validation_ids)})"
-        )
-
+    tokenizer, train_ids, validation_ids = _encoded(config, options, tokenizer, corpus, console)
     model = reference_model(config)
     model.initialize(options.seed)
     state = _State(out, config, options, train_ids)
@@ -144,6 +130,27 @@ def train(
     result = TrainResult(train_loss, loss, silenced)
     _write_checkpoint(out, model, tokenizer, options, result, force)
     return result
+
+
+def _encoded(
+    config: ModelConfig, options: TrainOptions, tokenizer: Tokenizer | None, corpus: Corpus | None, console: Console
+) -> tuple[Tokenizer, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the tokenizer, and the token ids of the training text and of the validation text."""
+    with status(console, "reading the standard library and training the tokenizer"):
+        corpus = corpus or standard_library()
+        tokenizer = tokenizer or train_tokenizer(corpus.train, config.vocab_size)
+        train_ids, validation_ids = encode(tokenizer, corpus.train), encode(tokenizer, corpus.validation)
+    if tokenizer.get_vocab_size() > config.vocab_size:
+        raise RequestError(
+            f"tokenizer: has {tokenizer.get_vocab_size()} tokens, expected at most the model's vocab_size "
+            f"({config.vocab_size})"
+        )
+    if min(len(train_ids), len(validation_ids)) <= options.sequence_length:
+        raise RequestError(
+            f"sequence_length is {options.sequence_length}, expected less than the number of tokens in the training "
+            f"text ({len(train_ids)}) and in the validation text ({len(validation_ids)})"
+        )
+    return tokenizer, train_ids, validation_ids
 
 
 def _is_checkpoint(folder: Path) -> bool:
