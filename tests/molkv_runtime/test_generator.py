@@ -18,7 +18,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from molkv_bundle import BundleError, ProviderError, RequestError
+from molkv_bundle import ProviderError, RequestError
 from molkv_export.commands import cli
 from molkv_export.corpus import standard_library
 from molkv_runtime import BoundCall, ExpertStore, Generator, Sampling, Sequences, Target
@@ -130,16 +130,6 @@ def test_a_draw_depends_on_the_prompt_and_the_generated_tokens(generator: Genera
         generator.stream([[1]], sampling=Sampling(logit_bias={97: 1.0}))
 
 
-def test_text_streams_in_pieces_that_make_up_the_decoded_tokens(stdlib_mini_bundle: Path) -> None:
-    generator = Generator(stdlib_mini_bundle)
-    prompt = "class Öl:\n    def "
-    pieces = list(generator.text(prompt, max_new_tokens=60))
-    ids = generator.tokenizer.encode(prompt).ids
-    new = _written(generator, [ids], max_new_tokens=60)[0]
-    assert len(pieces) > 20
-    assert prompt + "".join(pieces) == generator.tokenizer.decode(ids + new)
-
-
 def test_the_trained_model_knows_python(stdlib_mini_bundle: Path) -> None:
     """Check its loss on held-out modules. Uniform guesses have 8.3 nats per token (ln 4096)."""
     generator = Generator(stdlib_mini_bundle)
@@ -199,23 +189,6 @@ def test_arrays_are_prompts(generator: Generator) -> None:
         assert list(generator.stream(list(arrays), max_new_tokens=np.int64(4))) == wanted  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("prompts", "message"),
-    [
-        ("def ", "prompts: found str, expected a list of texts"),
-        ([], "prompts: found an empty list, expected a list of texts"),
-        ([[1, 2]], "prompts: found an item of type list, expected str; use `stream` for token ids"),
-        ([b"def "], "prompts: found an item of type bytes, expected str"),
-        (["\ud800"], "contains bytes that are not text, expected UTF-8"),
-    ],
-)
-def test_arguments_that_are_not_a_list_of_texts_are_refused(
-    stdlib_mini_bundle: Path, prompts: Any, message: str
-) -> None:
-    with pytest.raises(RequestError, match=message):
-        Generator(stdlib_mini_bundle).stream_text(prompts)
-
-
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, seed=1)])
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
 def test_the_error_for_nan_or_infinite_logits_names_the_position(
@@ -249,21 +222,6 @@ def test_impossible_options_are_refused(generator: Generator) -> None:
         generator.sequences(max_length=49)
     with pytest.raises(RequestError, match="batch_size: found 0"):
         generator.sequences(batch_size=0)
-
-
-def test_a_full_sequence_takes_no_further_token(generator: Generator) -> None:
-    state = generator.sequences(max_length=4)
-    state.prefill(0, [1, 2, 3])
-    state.decode([4])
-    with pytest.raises(RequestError, match=r"reached max_length \(4 tokens\)"):
-        state.decode([5])
-    with pytest.raises(RequestError, match="the prompt has 1 tokens, expected at most 0"):
-        state.prefill(0, [5])
-
-
-def test_a_bundle_without_a_tokenizer_takes_ids_only(generator: Generator) -> None:
-    with pytest.raises(BundleError, match=r"has no tokenizer.json, so prompts must be token ids"):
-        list(generator.text("def "))
 
 
 def test_the_graph_writes_into_the_caches_of_the_host(generator: Generator) -> None:

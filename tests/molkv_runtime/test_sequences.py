@@ -124,3 +124,13 @@ def test_sequences_that_do_not_fit_into_memory_are_refused_before_any_is_allocat
     generator.sequences(4)
     with pytest.raises(RequestError, match=r"1000 sequences of 48 tokens need \d+ MiB of RAM, 10 MiB are free"):
         generator.sequences(1000)
+
+
+def test_a_full_sequence_takes_no_further_token(generator: Generator) -> None:
+    state = generator.sequences(max_length=4)
+    state.prefill(0, [1, 2, 3])
+    state.decode([4])
+    with pytest.raises(RequestError, match=r"reached max_length \(4 tokens\)"):
+        state.decode([5])
+    with pytest.raises(RequestError, match="the prompt has 1 tokens, expected at most 0"):
+        state.prefill(0, [5])

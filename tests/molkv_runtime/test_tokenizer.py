@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-from molkv_bundle import BundleError, CheckpointError
+from molkv_bundle import BundleError, CheckpointError, RequestError
 from molkv_export import export, validate
 from molkv_export.parity.compared_texts import QUICK
 from molkv_runtime import Generator, Sampling, Token, open_tokenizer, selftest
@@ -139,6 +139,38 @@ def test_text_of_a_high_temperature_streams(stdlib_mini_bundle: Path) -> None:
         for index, piece in generator.stream_text(prompts, max_new_tokens=24, sampling=sampling):
             texts[index] += piece
         assert texts == [_expected(generator.tokenizer, *both) for both in zip(ids, written, strict=True)]
+
+
+def test_text_streams_in_pieces_that_make_up_the_decoded_tokens(stdlib_mini_bundle: Path) -> None:
+    generator = Generator(stdlib_mini_bundle)
+    prompt = "class Öl:\n    def "
+    pieces = list(generator.text(prompt, max_new_tokens=60))
+    ids = generator.tokenizer.encode(prompt).ids
+    new = [token.id for token in generator.stream([ids], max_new_tokens=60)]
+    assert len(pieces) > 20
+    assert prompt + "".join(pieces) == generator.tokenizer.decode(ids + new)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("def ", "prompts is a str, expected a list of texts"),
+        ([], "prompts is empty, expected a list of texts"),
+        ([[1, 2]], "prompts: found an item of type list, expected str; `stream` takes token ids"),
+        ([b"def "], "prompts: found an item of type bytes, expected str"),
+        (["\ud800"], "contains bytes that are not text, expected UTF-8"),
+    ],
+)
+def test_arguments_that_are_not_a_list_of_texts_are_refused(
+    stdlib_mini_bundle: Path, prompts: Any, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        Generator(stdlib_mini_bundle).stream_text(prompts)
+
+
+def test_a_bundle_without_a_tokenizer_takes_ids_only(generator: Generator) -> None:
+    with pytest.raises(BundleError, match=r"has no tokenizer.json, so prompts must be token ids"):
+        list(generator.text("def "))
 
 
 def _with_saved_state(content: bytes) -> bytes:
