@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from molkv_bundle import OpenShard, RequestError
-from molkv_export.bench.machine import memory_bandwidth
+from molkv_export.bench.machine import can_drop_from_page_cache, memory_bandwidth
 from molkv_export.bench.measure import bench
 from molkv_export.bench.report import BenchReport
 from molkv_export.commands import cli
@@ -119,8 +119,11 @@ def test_the_command_prints_tables_or_json_or_markdown(bundles: Callable[..., Pa
 def test_storage_is_warm_where_the_page_cache_cannot_be_dropped(
     bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(os, "posix_fadvise")
-    monkeypatch.setattr("molkv_bundle.safetensors_file._HAS_FADVISE", False)
+    with monkeypatch.context() as patch:
+        patch.delattr(os, "posix_fadvise")
+        assert not can_drop_from_page_cache()
+    for module in ("molkv_export.bench.measure", "molkv_export.commands.bench"):
+        monkeypatch.setattr(f"{module}.can_drop_from_page_cache", lambda: False)
     options = ["--prompts", "8", "--contexts", "16", "--steps", "3", "--runs", "1", "--json"]
     done = CliRunner().invoke(cli, ["bench", str(bundles("molkv")), *options])
     assert done.exit_code == 0, done.output
