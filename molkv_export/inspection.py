@@ -193,7 +193,7 @@ def _checks(path: Path, manifest: Manifest) -> dict[str, list[GraphCheck]] | Non
     except ModuleNotFoundError:
         return None
     checks: dict[str, list[GraphCheck]] = {}
-    with timed(_LOG, "operators and targets"):
+    with timed(_LOG, "check of operators"):
         for profile, graph in manifest.graphs.items():
             paths = Bundle(path, manifest, profile=profile).graph_paths()
             checks[profile] = [_check(file, lint_file(paths[file.length])) for file in graph.files]

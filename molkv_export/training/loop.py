@@ -220,6 +220,7 @@ class _State:
             return []
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True)
+            run, step, losses = state["run"], int(state["step"]), list(state["losses"])
         except Exception as error:  # PyTorch raises errors of many types
             raise OutputError(f"{path}: is damaged; remove {self.folder} to start again") from error
         if run != self.run:

@@ -73,14 +73,14 @@ def test_other_dtypes_in_a_torch_file_are_refused(folder: Path) -> None:
 def test_a_truncated_torch_file_is_refused(keep: float, folder: Path) -> None:
     path = _as_torch(folder, _tensors(folder))
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    refused(folder, CheckpointError, "pytorch_model.bin: is truncated, or is not in the format of torch.save since Py")
+    refused(folder, CheckpointError, "pytorch_model.bin: is truncated, or is not in the format that torch.save has")
 
 
 def test_the_format_before_pytorch_1_6_is_refused(folder: Path) -> None:
     tensors = _tensors(folder)
     path = _as_torch(folder, {})
     torch.save(tensors, path, _use_new_zipfile_serialization=False)
-    refused(folder, CheckpointError, "is not in the format of torch.save since PyTorch 1.6")
+    refused(folder, CheckpointError, "is not in the format that torch.save has since PyTorch 1.6")
 
 
 def test_a_compressed_torch_file_is_refused(folder: Path) -> None:

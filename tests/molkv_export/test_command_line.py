@@ -55,7 +55,7 @@ DETAILS = {  # with --verbose, on standard error
     "verify": "model.onnx: sha256",
     "selftest": "profile cpu, provider cpu, threads one per physical core",
     "bench": "measuring warm decode",
-    "inspect": "operators and targets: ",
+    "inspect": "check of operators: ",
     "run": "temperature 0 (bundle), top_k 0 (bundle)",
     "package": "files of the package: ",
     "train": "step 1: loss",

@@ -154,9 +154,9 @@ def test_text_streams_in_pieces_that_make_up_the_decoded_tokens(stdlib_mini_bund
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ("def ", "prompts is a str, expected a list of texts"),
-        ([], "prompts is empty, expected a list of texts"),
-        ([[1, 2]], "prompts: found an item of type list, expected str; `stream` takes token ids"),
+        ("def ", "prompts: found str, expected a list of texts"),
+        ([], "prompts: found an empty list, expected a list of texts"),
+        ([[1, 2]], "prompts: found an item of type list, expected str; use `stream` for token ids"),
         ([b"def "], "prompts: found an item of type bytes, expected str"),
         (["\ud800"], "contains bytes that are not text, expected UTF-8"),
     ],
