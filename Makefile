@@ -8,8 +8,9 @@ READY := $(VENV)/.ready
 CHECKPOINT := examples/stdlib-mini
 BUNDLE := demo/stdlib-mini.bundle
 
-# One worker for each core. Each has one thread for PyTorch, because more are slower for the small models of the tests.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+# One worker more than cores, because some tests wait. Each has one thread for PyTorch: more threads are slower for the
+# small models of the tests.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(($$(nproc) + 1)) --dist worksteal
 
 .PHONY: setup demo test test-fast test-all test-lowest lint format bench-store bench-speed bench-mobile bench-mole
 .PHONY: test-openvino test-qnn

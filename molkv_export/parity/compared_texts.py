@@ -12,8 +12,6 @@ from molkv_export.corpus import standard_library
 from molkv_export.golden import Ids, window
 from molkv_runtime import Generator
 
-_LENGTH = 512  # tokens of a text; fewer if the context is shorter, more if four expert windows are longer
-
 
 class Scope(msgspec.Struct, frozen=True):
     """Amount of text and records to compare."""
@@ -22,9 +20,11 @@ class Scope(msgspec.Struct, frozen=True):
     continuations: int = 20  # number of greedy continuations
     new_tokens: int = 256  # number of tokens in each continuation
     records: int = 0  # number of records, spread evenly over the vocabulary; 0 means all
+    text_length: int = 512  # tokens of a text; fewer if the context is shorter, more if four expert windows are longer
 
     def __post_init__(self) -> None:
-        for name, least in (("sequences", 1), ("continuations", 1), ("new_tokens", 1), ("records", 0)):
+        for name in self.__struct_fields__:
+            least = int(name != "records")
             if getattr(self, name) < least:
                 raise ArgumentError(name, getattr(self, name), f"{least} or more")
 
@@ -56,7 +56,7 @@ def choose_texts(generator: Generator, text: Path | None, scope: Scope) -> Texts
         RequestError: The text cannot be read or is too short, or the bundle has no tokenizer for it.
     """
     context = generator.config.max_position_embeddings
-    length = min(context, max(_LENGTH, 4 * window(generator.config)))
+    length = min(context, max(scope.text_length, 4 * window(generator.config)))
     is_real = TOKENIZER in generator.bundle.manifest.files
     ids, description = _token_ids(generator, text, max(scope.sequences * length, context), is_real)
     if len(ids) < context:

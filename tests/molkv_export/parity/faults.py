@@ -23,7 +23,7 @@ from tests.molkv_export.parity import breaking as b
 
 # This text is as long as the context of stdlib-mini, so it exercises every part of the model.
 TEXT = STDLIB_MINI / "tokenizer.json"
-_SCOPE = Scope(sequences=1, continuations=1, new_tokens=16)
+SCOPE = Scope(sequences=1, continuations=1, new_tokens=16)
 
 
 class Fault(NamedTuple):
@@ -52,12 +52,12 @@ class Outcome(NamedTuple):
         return caught + (["self-test"] if self.selftest_failed else [])
 
 
-def examine(fault: Fault, sound: Path, folder: Path) -> Outcome:
+def examine(fault: Fault, sound: Path, folder: Path, scope: Scope = SCOPE) -> Outcome:
     """Break a copy of a correct bundle and run all checks on it."""
     bundle = shutil.copytree(sound, folder / "bundle")
     with pytest.MonkeyPatch.context() as patch:
         fault.apply(bundle, patch)
-        report = validate(bundle, STDLIB_MINI, text=TEXT, scope=_SCOPE, with_bisection=True)
+        report = validate(bundle, STDLIB_MINI, text=TEXT, scope=scope, with_bisection=True)
         failed = bool(selftest(bundle).failures)
     assert report.bisection is not None
     firsts = [phase.first for phase in report.bisection.phases]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -20,13 +21,15 @@ from molkv_runtime.session import CPU
 from tests.manifests import replace_file
 from tests.models import CONFIGS
 from tests.molkv_export.parity.breaking import attribute
-from tests.molkv_export.parity.faults import FAULTS, Fault, examine
+from tests.molkv_export.parity.faults import FAULTS, SCOPE, Fault, examine
+
+SHORT = msgspec.structs.replace(SCOPE, text_length=128)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
 def test_a_fault_is_caught_and_named(fault: Fault, stdlib_mini_bundle: Path, tmp_path: Path) -> None:
-    outcome = examine(fault, stdlib_mini_bundle, tmp_path)
+    outcome = examine(fault, stdlib_mini_bundle, tmp_path, SHORT)
     assert outcome.found is not None
     assert (outcome.found.layer, outcome.found.branch) == (fault.layer, fault.branch)
     assert outcome.report.failures

@@ -102,7 +102,7 @@ def test_a_wrongly_filled_window_fails(what: str, trained: Path, monkeypatch: py
     add, decode = ExpertWindow.add, ExpertWindow.decode
     monkeypatch.setattr(ExpertWindow, "add", lambda self, first, records: add(self, first, _broken(records, what)))
     monkeypatch.setattr(ExpertWindow, "decode", lambda self, *at: decode(self, *at[:2], _broken(at[2], what)))
-    report = validate(trained, STDLIB_MINI, scope=Scope(1, 2, 32))
+    report = validate(trained, STDLIB_MINI, scope=Scope(1, 2, 32, text_length=128))
     exact = [c for c in report.comparisons if c.reference == ROUNDED]
     assert all(c.failure.startswith("max abs") for c in exact)
     assert len(selftest(trained).failures) >= 3
@@ -110,7 +110,7 @@ def test_a_wrongly_filled_window_fails(what: str, trained: Path, monkeypatch: py
 
 def test_a_reference_that_does_not_round_differs_more(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("molkv_export.modeling.molkv.MolkvForCausalLM.round_window", lambda _: None)
-    report = validate(trained, STDLIB_MINI, scope=Scope(1, 2, 32))
+    report = validate(trained, STDLIB_MINI, scope=Scope(1, 2, 32, text_length=128))
     assert _worst(report) > 0.2
 
 

@@ -46,7 +46,7 @@ def test_a_bundle_of_every_kind_of_model_passes(
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", get_args(RowDtype))
 def test_the_trained_model_passes_every_gate(dtype: Any, bundles: Callable[..., Path]) -> None:
-    scope = Scope(2, 20, 256) if dtype == "float16" else Scope(1, 4, 128)
+    scope = Scope(2, 20, 256) if dtype == "float16" else Scope(1, 4, 64, text_length=256)
     report = validate(bundles("stdlib-mini", dtype), STDLIB_MINI, scope=scope)
     assert report.failures == []
     found = _greedy(report)
@@ -98,7 +98,7 @@ def test_a_weight_that_was_rounded_wrongly_fails(dtype: Any, tmp_path: Path, mon
 
     monkeypatch.setattr(f"molkv_export.graph.linear.{encode.__qualname__}", wrong)
     export(STDLIB_MINI, tmp_path / "bundle", graph=GraphOptions(dtype))
-    report = validate(tmp_path / "bundle", STDLIB_MINI, scope=Scope(1, 2, 32), with_bisection=True)
+    report = validate(tmp_path / "bundle", STDLIB_MINI, scope=Scope(1, 2, 32, text_length=128), with_bisection=True)
     assert any(failure.startswith("one-shot prefill (as stored): max abs") for failure in report.failures)
     assert selftest(tmp_path / "bundle").failures
 
@@ -116,7 +116,7 @@ def test_a_scale_that_is_one_step_off_fails(dtype: Any, tmp_path: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(f"molkv_export.graph.linear.{encode.__qualname__}", wrong)
         export(STDLIB_MINI, tmp_path / "bundle", graph=GraphOptions(dtype))
-    report = validate(tmp_path / "bundle", STDLIB_MINI, scope=Scope(1, 2, 32))
+    report = validate(tmp_path / "bundle", STDLIB_MINI, scope=Scope(1, 2, 32, text_length=128))
     assert report.failures[0].startswith("weights: model.layers.0.self_attn.q_proj.weight [7, ")
 
 
@@ -230,7 +230,7 @@ def test_the_same_check_passes_without_a_fault(stdlib_mini_bundle: Path) -> None
 
 
 def _validate_quickly(bundle: Path) -> Report:
-    return validate(bundle, STDLIB_MINI, scope=Scope(sequences=1, continuations=2, new_tokens=32))
+    return validate(bundle, STDLIB_MINI, scope=Scope(1, 2, 32, text_length=128))
 
 
 def test_nan_logits_fail(bundles: Callable[..., Path], checkpoints: Callable[[str], Path], monkeypatch: Any) -> None:
@@ -274,7 +274,7 @@ def test_a_text_for_a_bundle_without_a_tokenizer_is_refused(
 def test_int4_is_compared_with_float32(tmp_path: Path) -> None:
     for dtype in ("int4", "float32"):
         export(STDLIB_MINI, tmp_path / dtype, experts_dtype=dtype)  # type: ignore[arg-type]
-    scope = Scope(sequences=2, continuations=4, new_tokens=32)
+    scope = Scope(2, 4, 32)
     report = validate(tmp_path / "int4", against=tmp_path / "float32", scope=scope)
     source = validate(tmp_path / "int4", STDLIB_MINI, scope=scope)
     assert report.failures == []
@@ -292,7 +292,7 @@ def test_two_bundles_that_are_too_far_apart_fail(tmp_path: Path, monkeypatch: py
         _edit_records(_swap_values_of_two_experts)(patch)
         export(STDLIB_MINI, tmp_path / "broken")
     export(STDLIB_MINI, tmp_path / "sound")
-    report = validate(tmp_path / "broken", against=tmp_path / "sound", scope=Scope(1, 1, 8))
+    report = validate(tmp_path / "broken", against=tmp_path / "sound", scope=Scope(1, 1, 8, text_length=128))
     assert report.failures[0].startswith("one-shot prefill (other bundle): mean KL")
 
 

@@ -308,7 +308,7 @@ def test_an_invalid_graph_file_is_refused(content: bytes, static: Callable[..., 
 @pytest.mark.parametrize(
     ("profile", "options", "message"),
     [
-        ("coreml", {"context_length": 49}, r"context_length: found 49, expected 1 to 48 \(the model's\)"),
+        ("coreml", {"context_length": 49}, r"context_length: found 49, expected 1 to 48 \(the limit of the model\)"),
         ("coreml", {"context_length": 0}, "context_length: found 0, expected 1 to 48"),
         ("nnapi", {"expert_window": 6}, "expert_window: found 6, expected 1 to 5"),
         (
@@ -348,4 +348,4 @@ def test_the_trained_model_generates_text_in_int8_and_float16(
     profile: str, dtype: DenseDtype, bundles: Callable[..., Path]
 ) -> None:
     bundle = bundles("stdlib-mini", "float16", profiles=[profile], graph=GraphOptions(dtype))
-    assert validate(bundle, STDLIB_MINI, scope=Scope(sequences=1, continuations=2, new_tokens=32)).failures == []
+    assert validate(bundle, STDLIB_MINI, scope=Scope(1, 2, 32, text_length=128)).failures == []
