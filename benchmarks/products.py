@@ -42,7 +42,7 @@ def main() -> None:
     ways: dict[str, type[Linear] | tuple[int, int]] = {
         "float32": Linear,
         "float16": HalfLinear,
-        "int8 by rows": RowwiseInt8Linear,
+        "int8, one scale for each column": RowwiseInt8Linear,
         "int8, DynamicQuantizeMatMul": _DynamicLinear,
         "int8 in blocks of 32": (8, 32),
         "int8 in blocks of 128": (8, 128),

@@ -1,4 +1,4 @@
-"""A process with one contender. It reads orders and writes answers, each one line of JSON.
+"""A process with one contender (a runtime with a model). It reads orders and writes answers, each one line of JSON.
 
 `python -m benchmarks.speed.process KIND FOLDER THREADS`
 
