@@ -1,4 +1,4 @@
-"""The companions of the weights, which drivers need: tokenizer, chat template and settings for text generation."""
+"""The files beside the weights that drivers need: tokenizer, chat template and settings for text generation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ class _NamedTemplate(msgspec.Struct):
 
 
 class Companions:
-    """The companions of a checkpoint. The files are read at the start, so that they have the version of the weights."""
+    """The companions of a checkpoint: the files beside the weights that drivers need.
+
+    The files are read when the export starts, so that they belong to the same state of the checkpoint as the weights.
+    """
 
     def __init__(self, source: Checkpoint) -> None:
         """Read and check the companions.
@@ -125,9 +128,10 @@ class Companions:
         )
 
     def _end_ids(self, fields: Mapping[str, Any]) -> tuple[int, ...]:
-        """Return the token ids that end a text, from the first of these files that names one.
+        """Return the token ids that end a text.
 
-        The order is generation_config.json, config.json, tokenizer_config.json.
+        The files are read in the order generation_config.json, config.json, tokenizer_config.json. The first file that
+        names an end token is used.
         """
         end = fields.get(_END)
         if end is not None:
@@ -193,8 +197,8 @@ class Companions:
 def _sampling(fields: Mapping[str, Any], path: Path) -> SamplingDefaults:
     """Return the sampling defaults that follow from the fields of generation_config.json, as in transformers.
 
-    Without `do_sample`, the likeliest token is chosen, and of the other fields only `repetition_penalty` is used. A
-    field with the value null switches its step of sampling off.
+    Without `do_sample`, the likeliest token is chosen, and `repetition_penalty` is the only other field that has an
+    effect. A field with the value null switches its step of sampling off.
 
     Raises:
         CheckpointError: A field has an impossible value.

@@ -62,7 +62,7 @@ FAMILIES: dict[str, Family] = {
         graph=partial(build_graph, mixer=MolkvMixer),
         static_graph=partial(build_static_graph, mixer=StaticMolkvMixer),
         can_be_calibrated=True,
-        note="the equations of MoLKV are our reading of its paper; to compare them with your own code",
+        note="the equations of MoLKV are our interpretation of its paper; to compare them with your own code",
     ),
 }
 """All families by `model_type`. To add a family, add an entry (docs/architecture.md, "A new family")."""

@@ -59,7 +59,7 @@ def bench(
         storage: "warm": the records were read before. "cold": the store is dropped from the page cache before each run.
             By default, both, or only "warm" if this system cannot drop files from its page cache.
         target: Provider and options that run the graph. By default, one thread per core.
-        profile: Profile of the bundle; by default, the profile that suits the provider best.
+        profile: Profile of the bundle; by default, the best profile for the provider.
         report_progress: Called with a description of each step.
 
     Raises:

@@ -35,7 +35,7 @@ def _unchanged_root_logger() -> Iterator[None]:
         root.handlers[:] = handlers
 
 
-with _unchanged_root_logger():  # this module calls logging.basicConfig when it is imported
+with _unchanged_root_logger():  # the quantizer module calls logging.basicConfig when it is imported
     from onnxruntime.quantization.matmul_nbits_quantizer import (
         DefaultWeightOnlyQuantConfig,
         DefaultWeightOnlyQuantizer,

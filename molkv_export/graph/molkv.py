@@ -13,7 +13,7 @@ from molkv_export.graph.linear import int8_product
 
 
 class MolkvMixer(nn.Module):
-    """The mixer g_t * softmax(q_t . kk / sqrt(dk) + mask) v. The mask must have the order of the experts."""
+    """The mixer g_t * softmax(q_t . kk / sqrt(dk) + mask) v. The mask's columns are in the order of the experts."""
 
     def __init__(self, config: MolkvConfig, modules: CpuModules) -> None:
         super().__init__()
@@ -42,7 +42,8 @@ class MolkvMixer(nn.Module):
         scores = op.Add(op.MatMul(query, op.Transpose(key, perm=[0, 2, 1])), mask)
         weights = op.Softmax(scores, axis=-1)
         if self.window_dtype == "int8":
-            # `int8_product` takes no scales for rows of the codes, so the weights are multiplied by these scales.
+            # Each row of the codes has a scale. `int8_product` cannot apply scales of rows, so the weights are
+            # multiplied by the scales.
             weights = op.Mul(weights, values[f"expert_value_scale.{layer}"])  # [blocks, 1, R*N]
             mixed = int8_product(op, weights, value, op.Constant(value_float=1.0), is_negative=False)
         else:

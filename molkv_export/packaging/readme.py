@@ -79,7 +79,7 @@ def readme(manifest: Manifest, info: PackageInfo, limits: Limits, golden: Golden
 
 
 def _onnxruntime(manifest: Manifest) -> str:
-    """Return the version of ONNX Runtime that exported the graphs, or a usual version if it is unknown.
+    """Return the version of ONNX Runtime that was installed at export; if it is unknown, return a default version.
 
     Only digits and dots are accepted, because the version becomes program text.
     """

@@ -199,7 +199,12 @@ class ReferenceGraph:
     """
 
     def __init__(self, models: dict[int, onnx.ModelProto], folder: Path) -> None:
-        """Load graphs, given by the number of positions of a call (0: any), with their weights in files of a folder."""
+        """Load graphs.
+
+        Args:
+            models: The graphs, by the number of positions of a call (0: any number).
+            folder: The folder with the files of the graphs' weights.
+        """
         self._evaluators = {}
         for length, model in models.items():
             onnx.load_external_data_for_model(model, str(folder))

@@ -148,7 +148,7 @@ class DriverRunner:
 
 
 def open_bundle(bundle: Path, target: Target, profile: str = "") -> Bundle:
-    """Open a bundle for one of its profiles; by default, for the profile that suits the provider best."""
+    """Open a bundle for one of its profiles; by default, for the best profile for the provider."""
     profiles = () if target.provider == ONNX_REFERENCE else resolve(target.provider).profiles
     return Bundle(bundle, profiles=profiles, profile=profile)
 
@@ -158,9 +158,9 @@ def load_generator(bundle: Bundle, target: Target) -> Generator:
 
     Args:
         bundle: Open bundle.
-        target: Provider and options that run the graph. The additional provider "onnx-reference" computes the graph in
-            numpy, operator by operator, with `onnx.reference.ReferenceEvaluator`. This is slow, but uses no code of
-            ONNX Runtime.
+        target: Provider that runs the graph, and its options. The additional provider "onnx-reference" computes the
+            graph in numpy, operator by operator, with `onnx.reference.ReferenceEvaluator`. The evaluator is slow, but
+            uses no code of ONNX Runtime.
 
     Raises:
         RequestError: Options or `require-provider` are set for "onnx-reference".

@@ -129,7 +129,7 @@ def validate(
             For a bundle without a tokenizer, the default is random token ids.
         scope: Amount of text and records; default `Scope()`.
         target: Provider and options that run the graph, as in `runners.load_generator`.
-        profile: Profile of the bundle; by default, the profile that suits the provider best.
+        profile: Profile of the bundle; by default, the best profile for the provider.
         with_bisection: Whether to compare the values inside the layers, too.
         report_progress: Called with a description of each step.
 

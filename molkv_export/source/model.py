@@ -33,8 +33,9 @@ class SourceModel:
 
         Args:
             checkpoint: The checkpoint. It must stay open as long as the model is used.
-            bundle: A bundle of the checkpoint. The model rounds weights, activations and the expert window as this
-                bundle does, and has its context length and window. None: the model stays as trained.
+            bundle: A bundle of the checkpoint. The model rounds weights, activations and the expert window to the
+                formats of this bundle, and uses the bundle's context length and window. None: the model stays as
+                trained.
         """
         graph = None if bundle is None else bundle.graph()
         # A manifest is untrusted. Its context and window are used only for static graphs, whose shapes confirm both.
@@ -164,7 +165,10 @@ class SourceModel:
 
 
 def _longest_sum(checkpoint: Checkpoint) -> int:
-    """Return the number of terms of the longest sum in the expert networks: `in`, for a matrix [out, in]."""
+    """Return the number of terms of the longest sum in the expert networks; 0 if rows are read, not computed.
+
+    A product with a matrix [out, in] has sums of `in` terms.
+    """
     if checkpoint.form == "lookup":
         return 0
     shapes = [checkpoint.shape(name) for name in checkpoint.parameters if ".experts." in name]

@@ -12,7 +12,7 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
 class Interrupts:
-    """A record of whether a signal arrived while signals were held."""
+    """An object that tells whether a signal arrived while signals were held."""
 
     def __init__(self) -> None:
         self.came = False

@@ -1,7 +1,7 @@
 """A reader of safetensors files that uses positioned reads.
 
-The safetensors library maps files into memory. The parts of a table that were read then count as resident memory of the
-process. With positioned reads, no part of the file counts.
+The safetensors library maps files into memory. Then every part of a table that the process has read counts as resident
+memory of the process. With positioned reads, no part of the file counts.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class TensorFile:
             size *= dimension
         if min((0, *item.shape)) < 0 or begin < 0 or end - begin != size or data_start + end > total:
             raise self._error(
-                f"{self.path}: tensor {name!r} {item.dtype} {list(item.shape)} does not fit its place "
-                f"[{begin}, {end}) in a file of {total} bytes; is the file truncated?"
+                f"{self.path}: tensor {name!r} {item.dtype} {list(item.shape)} does not fit the bytes "
+                f"[{begin}, {end}) that the header gives, in a file of {total} bytes; is the file truncated?"
             )
         return TensorEntry(item.dtype, item.shape, data_start + begin, size)
 
@@ -173,7 +173,7 @@ class TensorFile:
         """Return a memory map of the whole file, for random access."""
         mapped = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
         if _HAS_MADVISE:
-            with suppress(OSError):  # some systems refuse advice
+            with suppress(OSError):  # some systems refuse madvise
                 mapped.madvise(mmap.MADV_RANDOM)
         return mapped
 
@@ -185,7 +185,7 @@ class TensorFile:
         if _HAS_FADVISE:
             try:  # noqa: SIM105 - suppress() would take as long as the call
                 os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_WILLNEED)
-            except OSError:  # some systems refuse advice
+            except OSError:  # some systems refuse posix_fadvise
                 pass
 
     def announce_mapped(self, mapped: mmap.mmap, offset: int, size: int) -> None:

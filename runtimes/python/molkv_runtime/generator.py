@@ -62,7 +62,7 @@ class Generator(InOneProcess):
                 effect if `bundle` is an open `Bundle`, which already has a profile.
             store_access: How to read records: "pread" or "mmap", see `ExpertStore`.
             verify_checksums: Whether to check the checksum of each record when it is read.
-            verify_provider: Whether to compare the results of a provider other than cpu with the golden vectors first.
+            verify_provider: Whether to compare a provider other than cpu with the golden vectors before it is used.
             graph: The implementation of the dense graph; default: ONNX Runtime sessions for `target`.
             store: The source of records; default: the bundle's store, with `store_access` and `verify_checksums`.
 

@@ -29,7 +29,7 @@ class ExpertWindow:
         self._num_experts = config.num_experts
         self._inputs = inputs
         self._window = min(config.expert_window, max_length)  # a sequence that is shorter than W never fills the ring
-        self._before = self._window - 1  # number of positions before a part that its first position sees
+        self._before = self._window - 1  # number of earlier positions that the first position of a part sees
         self.block_length = self._window
         slots = (len(self._layers), batch_size, self._window, config.num_experts)
         # Unused slots must not be NaN: the mask makes their weights 0, but 0 * NaN is NaN.
@@ -169,7 +169,10 @@ class ExpertWindow:
             yield slice(0, count - until_end), slice(until_end, count)
 
     def _mask_of_blocks(self, start: int, length: int, block: int) -> Floats:
-        """Return the mask [blocks, C, R*N]: 0 if position t sees position j >= 0 (t - W < j <= t), else hidden."""
+        """Return the mask [blocks, C, R*N].
+
+        An element is 0 if position t sees position j >= 0 (t - W < j <= t), else the input format's value `hidden`.
+        """
         start = min(start, self._window)  # the mask is the same for all larger starts, so it can be reused
         if self._prefill_mask[0] != (start, length):
             first = start + np.arange(0, length, block)[:, None, None]
@@ -202,7 +205,7 @@ def molkv_state(config: MolkvConfig, batch_size: int, max_length: int, inputs: I
 
 
 def molkv_state_bytes(config: MolkvConfig, length: int, dtype: WindowDtype) -> int:
-    """Return the bytes of the expert window of one sequence of `length` tokens whose values have this dtype."""
+    """Return the bytes of the expert window of one sequence of `length` tokens. The window's values have this dtype."""
     value = 4 * config.hidden_size if dtype == "float32" else config.hidden_size + 4
     row = 4 * config.expert_key_size + value
     return min(config.expert_window, length) * config.num_experts * row * len(config.layers_with_experts)

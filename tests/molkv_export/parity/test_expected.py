@@ -1,4 +1,4 @@
-"""A bundle is compared with logits from other code: right logits pass, a different reading of the paper fails."""
+"""Compare a bundle with logits from other code: right logits pass, a different interpretation of the paper fails."""
 
 from __future__ import annotations
 
