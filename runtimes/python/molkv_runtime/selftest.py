@@ -25,7 +25,7 @@ from molkv_runtime.sampling import Sampling
 from molkv_runtime.session import CPU, Placement, Target
 
 _BATCH_STEPS = 48  # number of steps for each text; the logits of all steps are in memory together
-_PIECE = 48  # number of positions whose logits are in memory at once; not a multiple of usual windows
+_PIECE = 48  # positions whose logits are in memory at once; not a multiple of the common windows 32 and 64
 
 
 class PhaseResult(msgspec.Struct, frozen=True):
