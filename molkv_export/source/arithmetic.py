@@ -1,4 +1,4 @@
-"""Running the source model with two precisions: in float64, and with the rounding errors that a bundle allows a driver.
+"""Running the source model in two ways: in float64, and with rounding errors as large as those of a correct driver.
 
 The limits for a correct driver follow from the difference between the two results. They must be measured for each model
 and each set of texts, since the effect of rounding errors depends on how well conditioned the model is. The rounding of
@@ -80,7 +80,7 @@ def rough_arithmetic(model: ReferenceModel, bundle: Bundle, draw: int) -> Iterat
             smaller steps, so that the errors of different draws are independent but have nearly the same size.
     """
     graph = bundle.graph()
-    finer = 1 + draw / 32  # divides the steps; results of smaller steps stay in the range of the calibrated scales
+    finer = 1 + draw / 32  # divides the steps. Rounding to larger steps could leave the range of the calibrated scales.
     generator = torch.Generator().manual_seed(draw)
     hooks: list[RemovableHandle] = []
     for name, module in model.named_modules():

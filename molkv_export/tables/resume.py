@@ -31,12 +31,12 @@ class Journal(msgspec.Struct):
 
 
 def origin_of(hashes: dict[str, str]) -> dict[str, str]:
-    """Return the inputs that determine the bytes of records, apart from the layout: checkpoint and software."""
+    """Return all inputs except the layout that determine the bytes of records: hashes and versions of software."""
     return {**hashes, "molkv-export": __version__, "torch": str(torch.__version__)}
 
 
 def check_nothing_unfinished(bundle: Path) -> None:
-    """Check that no unfinished export to the folder of a bundle can be resumed.
+    """Check that there is no unfinished export to the folder of a bundle.
 
     Raises:
         OutputError: There is one.

@@ -17,8 +17,8 @@ Options = Mapping[str, str]
 _NONE: Options = MappingProxyType({})
 _FLAG = ("0", "1")
 _ANY: tuple[str, ...] = ()
-# This fusion turns MatMul and Add into a Gemm whose bias is not a constant. Compilers refuse such a Gemm. The CoreML
-# provider also writes this Gemm as text (onnxruntime issue 32212).
+# This fusion turns MatMul and Add into a Gemm whose bias is not a constant. Compilers refuse such a Gemm. The
+# CoreML provider also writes its weights as text, which takes gigabytes for a large model (onnxruntime issue 32212).
 _WITHOUT_FUSION = {"optimization.disable_specified_optimizers": "MatMulAddFusion"}
 
 
@@ -30,7 +30,7 @@ class Preset(NamedTuple):
     known: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # allowed options and their values; no values: any
     options: Options = _NONE  # options that the driver sets by default
     config: Options = _NONE  # configuration entries of the session
-    max_abs: float = 0.0  # largest error of a logit that less precision than float32 causes
+    max_abs: float = 0.0  # largest error of a logit if the provider computes with less precision than float32
     threads: str = ""  # the option for the number of threads, if the provider has its own threads
     cache: str = ""  # the option for the folder of compiled models
     library: str = ""  # the Python package that contains the provider as a plug-in
@@ -160,7 +160,7 @@ def check_options(preset: str, given: Options) -> None:
 
 
 def add_provider(session_options: onnxruntime.SessionOptions, preset: Preset, options: Options) -> None:
-    """Add a provider to the options of a session. Its only other provider is ONNX Runtime's CPU provider.
+    """Add a provider to the options of a session. The session then has it and the CPU provider, and no other.
 
     Raises:
         ProviderError: The provider's plug-in cannot be loaded, finds no device, or refuses the options.

@@ -66,8 +66,8 @@ class TextStream:
     """A converter from token ids, one at a time, to pieces of text. A piece is returned once no later id can change it.
 
     All pieces together are the decoded text of prompt and continuation, without the text of the prompt and without
-    special tokens. One exception: if the continuation makes the last bytes of the prompt invalid, the pieces together
-    are the decoded text of the continuation alone.
+    special tokens. One exception: if the continuation changes how the end of the prompt is decoded (for example, if it
+    completes a character), the pieces together are the decoded text of the continuation alone.
 
     Two kinds of text are held back: the bytes of an incomplete character, and runs of byte tokens (`<0xE4>`). A run of
     byte tokens is decoded as a whole, so a single wrong byte makes all of the run invalid.
@@ -111,7 +111,7 @@ class TextStream:
         own_text = self._decode(self._held)
         if own_text:
             self._context, self._context_text = self._held, own_text
-        else:  # alone, the ids decode to an empty text, e.g. a space, which a decoder drops at the start of a text
+        else:  # without earlier ids, they decode to no text: e.g. a space, which decoders drop at the start of a text
             self._context = self._context + self._held
             self._context_text = self._decode(self._context)
         self._held = []
