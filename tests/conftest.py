@@ -17,6 +17,11 @@ from molkv_export import export
 from tests.models import CONFIGS, STDLIB_MINI, lookup_form, random_model, save_checkpoint
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run slow tests first, so that no process is left with a long test at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
     """Return a function that makes a folder once for all tests, and for all processes that run them."""

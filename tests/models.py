@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import torch
 from safetensors.torch import save_file
 
-from molkv_bundle import LookupExpertConfig
+from molkv_bundle import LookupExpertConfig, RowDtype
 from molkv_export.checkpoints.native import lookup_expert_config, tensors_to_save
 from molkv_export.families import reference_model
 from molkv_export.modeling import ReferenceModel
@@ -43,6 +44,12 @@ CONFIGS: dict[str, LookupExpertConfig] = {
         "dense": {**_BASE, "model_type": "mole", "num_experts": 0},
     }.items()
 }
+
+# Names of checkpoints and dtypes of experts: each kind of checkpoint in one dtype, and three kinds in every dtype.
+KINDS: list[tuple[str, RowDtype]] = [
+    *((name, "float16") for name in (*CONFIGS, "molkv/lookup", "mole/lookup")),
+    *((name, dtype) for name in ("molkv", "molkv-gated", "mole") for dtype in get_args(RowDtype) if dtype != "float16"),
+]
 
 
 def random_model(config: LookupExpertConfig, seed: int = 0) -> ReferenceModel:

@@ -19,7 +19,7 @@ from tests.molkv_export.checkpoints.published import published_config, training_
 
 pytestmark = pytest.mark.slow
 
-FEW, MANY = 2_000, 200_000
+FEW, MANY = 1_000, 100_000
 HIDDEN = 64
 MIB = 1024**2
 MAX_MEMORY = 80 * MIB
@@ -98,7 +98,7 @@ def test_a_table_of_all_layers_is_streamed(file: str, tmp_path: Path) -> None:
     table = (tmp_path / str(MANY) / file).stat().st_size
     beyond = many - few - lm_head
     print(f"\n{file} of {table / MIB:.0f} MiB: peak RSS beyond the LM head's grows by {beyond / MIB:.0f} MiB")
-    assert beyond < MAX_MEMORY < table / 3
+    assert beyond < MAX_MEMORY < table / 1.5
 
 
 @pytest.mark.parametrize("form", ["training", "lookup"])
@@ -118,4 +118,4 @@ def test_exporting_and_running_a_hundred_times_more_token_ids_takes_no_more_ram(
         assert beyond < MAX_MEMORY
     bundle = Bundle(folders[MANY][1])
     store = sum(bundle.manifest.files[shard.file].size for shard in bundle.manifest.experts.shards)
-    assert store > 3 * MAX_MEMORY  # so the check above fails if the store is held in RAM
+    assert store > 1.5 * MAX_MEMORY  # so the check above fails if the store is held in RAM

@@ -109,7 +109,7 @@ MOMENTS = (
 
 
 def _export(folder: Path) -> None:
-    export(folder, folder.parent / "bundle", shard_size=9_000)
+    export(folder, folder.parent / "bundle", shard_size=30_000)
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment[1])
@@ -129,7 +129,7 @@ def test_weights_that_change_end_the_export(
         # Everything is read after the change, so the bundle is that of the new bytes.
         _export(folder)
         monkeypatch.undo()
-        export(folder, folder.parent / "expected", shard_size=9_000)
+        export(folder, folder.parent / "expected", shard_size=30_000)
         files = [sorted((folder.parent / name).glob("experts-*")) for name in ("bundle", "expected")]
         assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
         return
@@ -162,7 +162,7 @@ def test_rewriting_the_same_bytes_is_not_a_change(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layout(folder)
-    export(folder, folder.parent / "expected", shard_size=9_000)
+    export(folder, folder.parent / "expected", shard_size=30_000)
     for owner, name, call in MOMENTS:
         _before(
             monkeypatch, owner, name, lambda: [change(path, path.read_bytes()) for path in [*folder.iterdir()]], call
@@ -174,7 +174,7 @@ def test_rewriting_the_same_bytes_is_not_a_change(
 
 def test_a_shard_made_from_other_bytes_is_not_reused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Change the weights, interrupt the export, and change them back. Only shards of the first bytes are reused."""
-    export(folder, folder.parent / "expected", shard_size=9_000)
+    export(folder, folder.parent / "expected", shard_size=30_000)
     path = folder / WEIGHTS
     first, other = path.read_bytes(), _other(path)
 

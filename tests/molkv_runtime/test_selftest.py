@@ -21,7 +21,7 @@ from molkv_export.source.model import SourceModel
 from molkv_runtime import Generator, Sequences, Target, selftest
 from molkv_runtime.tokenizer import bundle_tokenizer
 from tests.manifests import edit_manifest, replace_file
-from tests.models import CONFIGS, STDLIB_MINI
+from tests.models import KINDS, STDLIB_MINI
 from tests.molkv_export.parity.breaking import keys_not_rotated, swap_experts
 
 
@@ -31,8 +31,7 @@ def bundle(stdlib_mini_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "int4", "nf4"])
-@pytest.mark.parametrize("name", [*CONFIGS, "molkv/lookup"])
+@pytest.mark.parametrize(("name", "dtype"), KINDS)
 def test_a_sound_bundle_passes_in_every_format(name: str, dtype: str, bundles: Callable[..., Path]) -> None:
     result = selftest(bundles(name, dtype))
     assert result.failures == []

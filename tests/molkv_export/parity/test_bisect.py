@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,14 +12,14 @@ import onnx
 import pytest
 
 import molkv_export.parity.bisect as bisecting
-from molkv_bundle import Arrays, Bundle, BundleError, RowDtype
+from molkv_bundle import Arrays, Bundle, BundleError
 from molkv_export.families import open_checkpoint, reference_model
 from molkv_export.parity.bisect import Bisection, bisect
 from molkv_export.source.model import SourceModel
 from molkv_runtime import BoundCall
 from molkv_runtime.session import CPU
 from tests.manifests import replace_file
-from tests.models import CONFIGS
+from tests.models import CONFIGS, KINDS
 from tests.molkv_export.parity.breaking import attribute
 from tests.molkv_export.parity.faults import FAULTS, SCOPE, Fault, examine
 
@@ -53,8 +53,7 @@ def _bisect(name: str, dtype: str, checkpoints: Callable[[str], Path], bundles: 
         return bisect(Bundle(bundles(name, dtype)), CPU, SourceModel(source), ids)
 
 
-@pytest.mark.parametrize("dtype", get_args(RowDtype))
-@pytest.mark.parametrize("name", [*CONFIGS, "molkv/lookup", "mole/lookup"])
+@pytest.mark.parametrize(("name", "dtype"), KINDS)
 def test_a_sound_bundle_stays_well_within_the_limit(
     name: str, dtype: str, checkpoints: Callable[[str], Path], bundles: Callable[..., Path]
 ) -> None:

@@ -23,13 +23,12 @@ from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.validate import ROUNDED, TRAINED
 from molkv_runtime import selftest
 from tests.manifests import replace_file
-from tests.models import CONFIGS, STDLIB_MINI
+from tests.models import KINDS, STDLIB_MINI
 
 SMALL = Scope(sequences=2, continuations=3, new_tokens=20)
 
 
-@pytest.mark.parametrize("dtype", get_args(RowDtype))
-@pytest.mark.parametrize("name", [*CONFIGS, "molkv/lookup", "mole/lookup"])
+@pytest.mark.parametrize(("name", "dtype"), KINDS)
 def test_a_bundle_of_every_kind_of_model_passes(
     name: str, dtype: str, checkpoints: Callable[[str], Path], bundles: Callable[..., Path]
 ) -> None:
