@@ -180,7 +180,7 @@ class Companions:
         if token is not None:
             if not isinstance(token, str):
                 raise CheckpointError(
-                    f"{path}: eos_token is {shown(token)}, expected a string, or an object with a string content"
+                    f"{path}: eos_token is {shown(token)}, expected a string, or an object with a string 'content'"
                 )
             found = self._tokenizer.token_to_id(token) if self._tokenizer is not None else None
             if found is not None:

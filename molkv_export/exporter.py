@@ -164,7 +164,7 @@ def add_profile(
             hashed = _hash_checkpoint(source, progress)
         check_source(old, source, hashed.hashes)
         with atomic_folder(bundle, is_ours=_is_bundle, force=True) as folder:
-            if read_manifest(bundle).sha256 != old.manifest.sha256:  # another process replaced it before the lock
+            if read_manifest(bundle).sha256 != old.manifest.sha256:  # replaced before this process had the lock
                 raise OutputError(
                     f"{bundle}: was changed by another process while this command was running; run the command again"
                 )

@@ -245,7 +245,7 @@ def _prompts(bundle: Bundle, ways: dict[str, Callable[[], Any]], runs: int) -> s
             f"All records of a prompt, records a second, medians of {runs} runs:",
             "",
             f"| distinct tokens | {' | '.join(f'cold {n}' for n in PROMPTS)} | "
-            f"{' | '.join(f'warm {n}' for n in PROMPTS)} | cold: duration / duration of the limit |",
+            f"{' | '.join(f'warm {n}' for n in PROMPTS)} | cold: time / time of the limit |",
             "|---|---|---|---|---|---|---|---|",
             *lines,
         ]

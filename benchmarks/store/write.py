@@ -19,7 +19,7 @@ _BUFFER_BYTES = 8 * 1024 * 1024
 
 def write_benchmark(folder: Path, size: int, runs: int) -> str:
     """Write the store and the same number of plain bytes in turns, and return a table."""
-    context = multiprocessing.get_context("spawn")  # separate, so that its peak RSS is that of the store
+    context = multiprocessing.get_context("spawn")  # a separate process, so that its peak RSS is that of the store
     lines, ratios = [], []
     for run in range(runs):
         plain = _plain(folder, size)

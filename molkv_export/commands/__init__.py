@@ -3,8 +3,8 @@
 Exit codes:
     0: Done, and every check passed.
     1: An error, or a check failed: a gate of `validate`, a difference in `selftest`, damage in `verify`.
-    2: The arguments are wrong: click refuses them, or a function raises ArgumentError for the value of an option. The
-        possible values may depend on the model. Errors about files and prompts exit with 1.
+    2: The arguments are wrong: click refuses them, or a function raises ArgumentError for the value of an option. This
+        includes values that are wrong only for this model. Errors about files and prompts exit with 1.
     130: Interrupted by SIGINT, SIGTERM or SIGHUP.
 
 Standard output holds the result: text, or one JSON document with --json. Standard error holds progress, notes, details
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 class _Stdout(io.FileIO):
-    """Standard output. Its errors have the name "standard output", as errors of a file have the file's name."""
+    """Standard output. The `filename` of its errors is "standard output"."""
 
     def write(self, data: Any) -> int:
         try:

@@ -30,7 +30,8 @@ class Tap(NamedTuple):
     value: Callable[[tuple[Any, ...], Tensor], Tensor]  # computes the value from the module's inputs and output
     size: int | str  # size of the value's last dimension, or the name of a graph input that has the value's shape
     kept: int = 0
-    """If not 0, the value holds scores that the graph has in another order; a position sees at most `kept` of them."""
+    """For expert scores, the largest number of scores that a position sees; else 0. The graph may order the scores
+    differently, so parity sorts them."""
 
     @property
     def name(self) -> str:

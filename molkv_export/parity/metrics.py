@@ -54,7 +54,7 @@ class Metrics(msgspec.Struct, frozen=True):
 class MetricsAccumulator:
     """Sum of differences over several sequences. It keeps a few numbers for each position, not the logits.
 
-    With `is_partial`, the reference knows the same number of logits at each position, and its other logits are -inf:
+    With `is_partial`, only some logits of the reference are known, as many at each position. The other logits are -inf:
 
     - Differences and KL use the known logits only. KL compares the distributions over these logits, renormalized.
     - Top-1 and top-5 use all logits of the candidate.

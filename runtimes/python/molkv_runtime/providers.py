@@ -17,8 +17,9 @@ Options = Mapping[str, str]
 _NONE: Options = MappingProxyType({})
 _FLAG = ("0", "1")
 _ANY: tuple[str, ...] = ()
-# This fusion turns MatMul and Add into a Gemm whose bias is not a constant. Compilers refuse such a Gemm. The
-# CoreML provider also writes its weights as text, which takes gigabytes for a large model (onnxruntime issue 32212).
+# This fusion turns MatMul and Add into a Gemm whose bias is not a constant. Compilers refuse such a Gemm. In addition,
+# the CoreML provider writes the weights of a Gemm as text, which takes gigabytes for a large model (onnxruntime issue
+# 32212).
 _WITHOUT_FUSION = {"optimization.disable_specified_optimizers": "MatMulAddFusion"}
 
 
@@ -27,10 +28,10 @@ class Preset(NamedTuple):
 
     provider: str  # ONNX Runtime's name of the provider
     profiles: tuple[str, ...]  # profiles of the graphs that it can run, best first
-    known: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # allowed options and their values; no values: any
+    known: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # allowed options and values; (): any value
     options: Options = _NONE  # options that the driver sets by default
     config: Options = _NONE  # configuration entries of the session
-    max_abs: float = 0.0  # largest error of a logit if the provider computes with less precision than float32
+    max_abs: float = 0.0  # additional error of a logit that is allowed, if the provider is less precise than float32
     threads: str = ""  # the option for the number of threads, if the provider has its own threads
     cache: str = ""  # the option for the folder of compiled models
     library: str = ""  # the Python package that contains the provider as a plug-in
