@@ -45,13 +45,15 @@ bench-mobile: $(READY)  # writes 8 GiB to demo/ and keeps them; first run test-o
 bench-mole: $(READY)  # writes 21 GiB to demo/ and keeps them
 	$(BIN)/python -m benchmarks.mole --folder demo/bench-mole
 
-test: $(READY)  # all Python tests
-	$(PYTEST)
+test: $(READY)  # all Python tests but the exhaustive ones
+	$(PYTEST) -m "not exhaustive"
 
 test-fast: $(READY)  # those that are not marked as slow
 	$(PYTEST) -m "not slow"
 
-test-all: lint test test-lowest  # what CI runs
+test-all: lint  # what CI runs: every test
+	$(PYTEST)
+	$(MAKE) test-lowest
 
 # Test the host driver with each dependency at its lower bound. The command line runs in an environment with only these
 # dependencies. The driver's tests also need pytest and the exporter (for their bundles), which they import from .venv.

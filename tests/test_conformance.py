@@ -210,6 +210,7 @@ def test_a_bundle_of_another_model_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_new_suite_equals_the_old_one_within_tolerance(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "runtimes.conformance.make", str(tmp_path)],

@@ -17,7 +17,7 @@ from molkv_export.families import reference_model
 from molkv_export.modeling import Form
 from tests.molkv_export.checkpoints.published import published_config, training_tensors, write_folder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 FEW, MANY = 1_000, 100_000
 HIDDEN = 64

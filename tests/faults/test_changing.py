@@ -21,7 +21,7 @@ from molkv_export.parity import validate as validating
 from molkv_export.parity.compared_texts import QUICK
 from molkv_export.tables import table_writer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -21,7 +21,7 @@ from molkv_export import export
 from molkv_runtime import ExpertStore, Generator
 from tests.manifests import edit_manifest, replace_file
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 PATIENCE_SECONDS = 60
 

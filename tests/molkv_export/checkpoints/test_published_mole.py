@@ -164,6 +164,7 @@ def test_bundles_match_the_model_in_every_format_of_experts(
     _is_the_model(tmp_path / "bundle", folder)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("profile", "dense_dtype"),
