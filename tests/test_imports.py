@@ -161,6 +161,7 @@ def test_importing_the_exporter_leaves_the_logging_of_the_program_alone() -> Non
     assert _run(f"{code}; print(root.level == logging.WARNING, root.handlers)") == "True []\n"
 
 
+@pytest.mark.slow
 def test_the_exporter_imports_pytorch_when_it_is_first_used() -> None:
     heavy = "print(sorted({'torch', 'onnx', 'onnx_ir', 'jinja2'} & set(sys.modules)))"
     assert _run(f"import sys, molkv_export; {heavy}") == "[]\n"
@@ -170,6 +171,7 @@ def test_the_exporter_imports_pytorch_when_it_is_first_used() -> None:
     assert "torch" in _run(f"import sys; from molkv_export import export; {heavy}")
 
 
+@pytest.mark.slow
 def test_no_module_hides_a_function_of_the_same_name() -> None:
     """Import all submodules. Importing one sets an attribute of its package with the name of the submodule."""
     code = (

@@ -288,6 +288,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_nohup", [True, False])
 def test_a_hangup_ends_an_export_unless_nohup_started_it(with_nohup: bool, checkpoint: Path, tmp_path: Path) -> None:
     start = "nohup" if with_nohup else "plain"

@@ -23,6 +23,8 @@ from molkv_runtime import Generator
 from tests.models import STDLIB_MINI
 from tests.processes import run_cli
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = STDLIB_MINI / "configs" / "molkv.json"
 CORPUS = Corpus(["def f(x):\n    return x\n" * 20] * 2, ["def g(x): return x" * 20])  # instead of all modules

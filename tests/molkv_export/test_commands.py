@@ -19,6 +19,8 @@ from tests.manifests import edit_manifest
 from tests.models import STDLIB_MINI
 from tests.processes import Done, run_cli, run_script
 
+pytestmark = pytest.mark.slow
+
 
 def _error(done: Done, status: int = 1) -> str:
     """Check that a command failed with an error of one line, and return the line."""

@@ -29,6 +29,8 @@ from tests.molkv_export.toy_family.config import ToyConfig
 from tests.molkv_export.toy_family.graph import build_static_toy_graph, build_toy_graph
 from tests.molkv_export.toy_family.model import ToyForCausalLM
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ToyConfig(
     model_type="toy",
     vocab_size=97,

@@ -183,6 +183,7 @@ def _with_saved_state(content: bytes) -> bytes:
     return json.dumps(found).encode()
 
 
+@pytest.mark.slow
 def test_a_saved_padding_and_truncation_change_nothing(stdlib_mini_bundle: Path, tmp_path: Path) -> None:
     """Check the driver, the export (golden vectors are the same), the self-test and `validate`."""
     content = _with_saved_state((STDLIB_MINI / "tokenizer.json").read_bytes())

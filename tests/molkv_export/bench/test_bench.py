@@ -22,6 +22,8 @@ from molkv_export.bench.report import BenchReport
 from molkv_export.commands import cli
 from molkv_runtime import BoundCall, Target
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:

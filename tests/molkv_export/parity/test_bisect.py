@@ -53,6 +53,7 @@ def _bisect(name: str, dtype: str, checkpoints: Callable[[str], Path], bundles: 
         return bisect(Bundle(bundles(name, dtype)), CPU, SourceModel(source), ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype"), KINDS)
 def test_a_sound_bundle_stays_well_within_the_limit(
     name: str, dtype: str, checkpoints: Callable[[str], Path], bundles: Callable[..., Path]

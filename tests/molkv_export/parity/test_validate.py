@@ -28,6 +28,7 @@ from tests.models import KINDS, STDLIB_MINI
 SMALL = Scope(sequences=2, continuations=3, new_tokens=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype"), KINDS)
 def test_a_bundle_of_every_kind_of_model_passes(
     name: str, dtype: str, checkpoints: Callable[[str], Path], bundles: Callable[..., Path]

@@ -27,6 +27,8 @@ from molkv_runtime.static_calls import StaticCalls
 from tests.manifests import edit_manifest, replace_file
 from tests.models import CONFIGS, STDLIB_MINI, random_model, save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = (1, 4, 7)
 VARIANTS: dict[str, tuple[str, DenseDtype]] = {
     "coreml": ("coreml", "float32"),
@@ -45,7 +47,6 @@ def static(bundles: Callable[..., Path]) -> Callable[[str, str], Path]:
     return bundle
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "variant"),
     [(name, "coreml") for name in CONFIGS]
@@ -61,7 +62,6 @@ def test_every_phase_computes_what_the_model_computes(
     assert selftest(static(name, variant)).failures == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["coreml", "coreml-float16"])
 @pytest.mark.parametrize(
     "changes",
@@ -81,7 +81,6 @@ def test_models_work_if_longer_calls_need_few_inputs(
     assert selftest(tmp_path / "bundle").failures == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["coreml", "nnapi"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_onnx_reference_computes_the_model_with_standard_operators_only(
@@ -342,7 +341,6 @@ def test_the_error_for_a_missing_profile_says_how_to_add_it(stdlib_mini_bundle: 
         Generator(stdlib_mini_bundle, profile="coreml")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("profile", "dtype"), [("coreml", "float16"), ("nnapi", "qdq-int8")])
 def test_the_trained_model_generates_text_in_int8_and_float16(
     profile: str, dtype: DenseDtype, bundles: Callable[..., Path]
