@@ -47,5 +47,5 @@ class MoleForCausalLM(LookupExpertForCausalLM):
         super().__init__(config, form, lambda: ExpertNetworks(config), lambda: MoleMixer(config))
 
     def score_size(self) -> tuple[int | str, int]:
-        """Return N and 0. The 0 means that the dense graph has the scores in the same order as this model."""
+        """Return (N, 0). The graph has the N scores in the order of this model, so parity sorts none of them."""
         return self.config.num_experts, 0

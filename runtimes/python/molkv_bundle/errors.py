@@ -64,7 +64,7 @@ class ArgumentError(RequestError):
         self.argument, self.found, self.expected = argument, printable(str(found)), printable(expected)
 
     def __reduce__(self) -> tuple[type[ArgumentError], tuple[str, str, str], dict[str, object]]:
-        return type(self), (self.argument, self.found, self.expected), self.__dict__  # which holds the notes, too
+        return type(self), (self.argument, self.found, self.expected), self.__dict__  # __dict__ holds the notes
 
 
 class MissingExtraError(MolkvError):
