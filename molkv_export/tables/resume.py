@@ -36,7 +36,7 @@ def origin_of(hashes: dict[str, str]) -> dict[str, str]:
 
 
 def check_nothing_unfinished(bundle: Path) -> None:
-    """Check that there is no unfinished export to the folder of a bundle.
+    """Raise an error if an unfinished export to this bundle exists.
 
     Raises:
         OutputError: There is one.

@@ -151,7 +151,7 @@ def _zero_keys(layers: Records) -> None:
 
 
 def _edit_manifest(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
-    """Give the driver a configuration that differs from the trained model."""
+    """Write a configuration that differs from the trained model into the manifest, which the driver reads."""
 
     def fault(patch: pytest.MonkeyPatch) -> None:
         original = molkv_export.exporter.Manifest
