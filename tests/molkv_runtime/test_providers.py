@@ -23,8 +23,8 @@ from molkv_runtime import (
     resolve,
     session_options,
 )
+from molkv_runtime.onnxruntime_session import Placement
 from molkv_runtime.providers import Preset, check_options
-from molkv_runtime.session import Placement
 
 
 @pytest.fixture

@@ -27,8 +27,7 @@ from molkv_bundle import (
 from molkv_runtime.checks import InOneProcess
 from molkv_runtime.experts import ExpertState, InputFormat, Part
 from molkv_runtime.families import expert_state
-from molkv_runtime.providers import PRESETS
-from molkv_runtime.session import (
+from molkv_runtime.onnxruntime_session import (
     CPU,
     Placement,
     Target,
@@ -38,6 +37,7 @@ from molkv_runtime.session import (
     placements,
     session_options,
 )
+from molkv_runtime.providers import PRESETS
 
 _TYPES = {"float32": "float", "float16": "float16", "int64": "int64", "int32": "int32", "int8": "int8"}
 PREFILL_CHUNK = 128

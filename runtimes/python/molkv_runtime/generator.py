@@ -15,11 +15,11 @@ from tokenizers import Tokenizer
 from molkv_bundle import TOKENIZER, Access, Bundle, BundleError, Floats, Ids, ModelConfig, ProviderError, RequestError
 from molkv_runtime.calls import DenseGraph, Graph
 from molkv_runtime.checks import InOneProcess, inside_vocabulary, list_of, token_ids, whole_number
+from molkv_runtime.onnxruntime_session import CPU, Placement, Target
 from molkv_runtime.probe import probe
 from molkv_runtime.providers import resolve
 from molkv_runtime.sampling import Sampling
 from molkv_runtime.sequences import Sequences
-from molkv_runtime.session import CPU, Placement, Target
 from molkv_runtime.store import ExpertStore, Store
 from molkv_runtime.tokenizer import TextStream, bundle_tokenizer, encode
 

@@ -20,9 +20,9 @@ from molkv_bundle import (
     verify,
 )
 from molkv_runtime.generator import Generator
+from molkv_runtime.onnxruntime_session import CPU, Placement, Target
 from molkv_runtime.providers import resolve
 from molkv_runtime.sampling import Sampling
-from molkv_runtime.session import CPU, Placement, Target
 
 _BATCH_STEPS = 48  # number of steps for each text; the logits of all steps are in memory together
 _PIECE = 48  # positions whose logits are in memory at once; not a multiple of the common windows 32 and 64

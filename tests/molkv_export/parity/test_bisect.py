@@ -17,7 +17,7 @@ from molkv_export.families import open_checkpoint, reference_model
 from molkv_export.parity.bisect import Bisection, bisect
 from molkv_export.source.model import SourceModel
 from molkv_runtime import BoundCall
-from molkv_runtime.session import CPU
+from molkv_runtime.onnxruntime_session import CPU
 from tests.manifests import replace_file
 from tests.models import CONFIGS, KINDS
 from tests.molkv_export.parity.breaking import attribute
