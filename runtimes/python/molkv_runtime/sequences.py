@@ -23,7 +23,7 @@ from molkv_bundle import (
     RowDtype,
     ValueDecoder,
     WindowDtype,
-    record_dtype,
+    decoded_dtype,
 )
 from molkv_runtime.calls import Calls, DynamicCalls, Graph
 from molkv_runtime.checks import InOneProcess, token_ids, whole_number
@@ -253,15 +253,11 @@ class RecordDecoder:
     """
 
     def __init__(self, config: ModelConfig, dtype: RowDtype, window_dtype: WindowDtype = "float32") -> None:
-        self._stored = record_dtype(config, dtype)
         self._values = ValueDecoder(dtype)
         self._dtype = dtype
         self._vectors = config.record_vectors() if config.layers_with_experts else ()
-        # A float16 record is converted as a whole, including gaps and checksum, so every offset doubles.
         self._keeps_codes = dtype == window_dtype == "int8"
-        self._decoded = _doubled(self._stored) if dtype == "float16" else record_dtype(config, "float32")
-        if self._keeps_codes:
-            self._decoded = _widened(self._stored)
+        self._decoded = decoded_dtype(config, dtype, keep_codes=self._keeps_codes)
         self._halves = HalfReader() if dtype == "float16" else None
         self._out: Records = np.zeros(0, self._decoded)
 
@@ -294,28 +290,3 @@ class RecordDecoder:
 
 def _flat(records: Records, dtype: type[np.floating[Any]]) -> np.ndarray[Any, Any]:
     return records.view(np.uint8).view(dtype)
-
-
-def _widened(stored: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype of an int8 store's records with all floating-point fields as float32. Codes stay int8."""
-    layer, shape = stored["layers"].subdtype or (stored, ())
-    fields = [(name, "<i1" if layer[name].base.kind == "i" else "<f4", layer[name].shape) for name in layer.names or ()]
-    return np.dtype([("embedding", "<f4", stored["embedding"].shape), ("layers", fields, shape)])
-
-
-def _doubled(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype of a float16 store's records as float32: all sizes double. It has no field for the checksum."""
-    if dtype.subdtype is not None:
-        base, shape = dtype.subdtype
-        return np.dtype((_doubled(base), shape))
-    if dtype.fields is None:
-        return np.dtype("<f4")
-    names = [name for name in dtype.names or () if name != "checksum"]
-    return np.dtype(
-        {
-            "names": names,
-            "formats": [_doubled(dtype.fields[name][0]) for name in names],
-            "offsets": [2 * dtype.fields[name][1] for name in names],
-            "itemsize": 2 * dtype.itemsize,
-        }
-    )
