@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from molkv_bundle import Records, RowDtype, ValueDecoder, record_dtype
-from molkv_runtime.sequences import CAST_MODEL, HalfReader, RecordDecoder
+from molkv_runtime.record_decoder import CAST_MODEL, HalfReader, RecordDecoder
 from tests.models import CONFIGS
 
 

@@ -143,6 +143,11 @@ def _check_interface(file: GraphFile, session: onnxruntime.InferenceSession, pat
 class Calls(Protocol):
     """The calls of a graph, and the state of B sequences: KV caches and experts, in buffers that are allocated once."""
 
+    experts: ExpertState
+
+    def caches(self, sequence: int) -> Arrays:
+        """Return the KV cache of a sequence, by names such as "3.key": views [Hkv, max_length, head_dim]."""
+
     def parts(self, sequence: int, start: int, length: int, all_logits: bool) -> list[Part]:
         """Divide `length` positions of a prompt, from `start` on, into parts. The parts must run in this order.
 
@@ -168,7 +173,8 @@ class Calls(Protocol):
         """Compute one more position of each sequence that continues.
 
         Args:
-            positions: The new position of each sequence [B].
+            positions: The new position of each sequence [B]. A sequence that does not continue keeps its state, also if
+                its last position is given.
             going: Whether each sequence continues [B].
             records: The decoded records of the new tokens [B].
 
@@ -213,7 +219,8 @@ class DynamicCalls:
     ) -> None:
         self._config, self._graph = config, graph
         self._prefill_chunk = prefill_chunk or PREFILL_CHUNK
-        self._experts = expert_state(config, batch_size, max_length, InputFormat(window_dtype=window_dtype))
+        self._last = max_length - 1
+        self.experts = expert_state(config, batch_size, max_length, InputFormat(window_dtype=window_dtype))
         self._reads_positions = any(tensor.name == "position_ids" for tensor in graph_interface(config, kv_dtype)[0])
         self._cache = {
             f"{layer}.{kind}": np.zeros((batch_size, heads, max_length, head_dim), kv_dtype)
@@ -233,7 +240,7 @@ class DynamicCalls:
             "seqlens_k": self._seqlens,
             "total_sequence_length": self._total,
             "logits_to_keep": np.ones(1, np.int64),
-            **self._experts.decode_inputs,
+            **self.experts.decode_inputs,
         }
         if self._reads_positions:
             inputs["position_ids"] = self._positions
@@ -246,12 +253,16 @@ class DynamicCalls:
         present = {f"present.{name}": array for name, array in cache.items()}
         return self._graph.bind(0, {**inputs, **past}, {"logits": logits, **present})
 
+    def caches(self, sequence: int) -> Arrays:
+        """Return the KV cache of a sequence, by names such as "3.key": views [Hkv, max_length, head_dim]."""
+        return {name: array[sequence] for name, array in self._cache.items()}
+
     def parts(self, sequence: int, start: int, length: int, all_logits: bool) -> list[Part]:
         """Divide a prompt into parts of at most `prefill_chunk` positions, without padding.
 
         If the largest part is longer than a block, all parts but the last one are multiples of the block length.
         """
-        block, size = self._experts.block_length, self._prefill_chunk
+        block, size = self.experts.block_length, self._prefill_chunk
         if size <= block:
             starts = list(range(0, length, size))
         else:
@@ -270,7 +281,7 @@ class DynamicCalls:
         end = part.start + part.length
         logits = np.empty((1, part.keep, self._config.vocab_size), np.float32)
         embeds = np.empty((1, part.length, self._config.hidden_size), np.float32)
-        experts = take_in(self._experts, part, groups, embeds[0])
+        experts = take_in(self.experts, part, groups, embeds[0])
         inputs: Arrays = {
             "inputs_embeds": embeds,
             "seqlens_k": np.array([end - 1], np.int32),
@@ -284,16 +295,24 @@ class DynamicCalls:
 
     def finish(self, sequence: int, end: int) -> None:
         """Store the experts of the last positions in the sequence's expert state."""
-        self._experts.finish(sequence, end)
+        self.experts.finish(sequence, end)
 
-    def decode(self, positions: Sequence[int], going: Sequence[bool], records: Records) -> Floats:  # noqa: ARG002
-        """Compute one position of every sequence. The logits of sequences that do not continue have no meaning."""
+    def decode(self, positions: Sequence[int], going: Sequence[bool], records: Records) -> Floats:
+        """Compute one position of every sequence. The logits of sequences that do not continue have no meaning.
+
+        The graph computes the sequences that do not continue, too, and overwrites a slot of their caches. The slot is
+        after their last token, except in a full sequence, which gets its last slot back.
+        """
+        full = [at for at, goes in enumerate(going) if not goes and positions[at] == self._last]
+        last = {name: array[full, :, self._last] for name, array in self._cache.items()} if full else {}
         self._embeds[:, 0] = records["embedding"]
         longest = 0
         for sequence, position in enumerate(positions):
-            self._experts.decode(sequence, position, records[sequence : sequence + 1])
+            self.experts.decode(sequence, position, records[sequence : sequence + 1])
             self._positions[sequence, 0] = self._seqlens[sequence] = position
             longest = max(longest, position + 1)
         self._total[...] = longest
         self._decode_call.run()
+        for name, numbers in last.items():
+            self._cache[name][full, :, self._last] = numbers
         return self._logits[:, 0]

@@ -41,6 +41,9 @@ class ExpertState(Protocol):
     block_length: int
     """The length of a part must be at most the block length, or a multiple of the block length."""
 
+    lookback: int
+    """The number of positions before a position whose experts this position reads."""
+
     decode_inputs: Arrays
     """The buffers that the graph reads in a decode step, by input name. Their addresses never change."""
 
@@ -59,6 +62,15 @@ class ExpertState(Protocol):
         The prompt ends before position `end`. The state of the sequence does not change before this call.
         """
 
+    def restore(self, sequence: int, start: int, records: Records) -> None:
+        """Store the experts of earlier positions again, after a sequence was shortened or copied.
+
+        Args:
+            sequence: Index of the sequence.
+            start: The first of these positions.
+            records: The decoded records [n] of the positions; n is at most `lookback`.
+        """
+
     def decode(self, sequence: int, position: int, record: Records) -> None:
         """Write the decoded record [1] (see `RecordDecoder`) of a sequence's next position to `decode_inputs`."""
 
@@ -67,6 +79,7 @@ class PresentExperts:
     """The expert state of models whose positions read the experts of their own token only. It keeps no experts."""
 
     block_length = 1
+    lookback = 0
 
     def __init__(self, config: ModelConfig, batch_size: int, max_length: int, inputs: InputFormat) -> None:  # noqa: ARG002
         self._dtype, self._batch_size = inputs.dtype, batch_size
@@ -106,6 +119,9 @@ class PresentExperts:
 
     def finish(self, sequence: int, end: int) -> None:
         """Do nothing: later positions do not read these experts."""
+
+    def restore(self, sequence: int, start: int, records: Records) -> None:
+        """Do nothing: `lookback` is 0."""
 
     def decode(self, sequence: int, position: int, record: Records) -> None:  # noqa: ARG002
         """Copy the vectors of the record into `decode_inputs`."""

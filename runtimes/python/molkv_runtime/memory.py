@@ -25,23 +25,26 @@ def cache_bytes(config: ModelConfig, length: int, kv_dtype: KVDtype = "float32")
     return 2 * np.dtype(kv_dtype).itemsize * numbers * length
 
 
-def check_memory(
-    config: ModelConfig, batch_size: int, length: int, kv_dtype: KVDtype, window_dtype: WindowDtype
-) -> None:
-    """Check that the state of `batch_size` sequences of `length` tokens each fits into RAM.
+def state_bytes(config: ModelConfig, batch_size: int, length: int, kv_dtype: KVDtype, window_dtype: WindowDtype) -> int:
+    """Return the bytes of RAM that the state of `batch_size` sequences of `length` tokens each takes."""
+    window = window_bytes(config, length, window_dtype)
+    each = cache_bytes(config, length, kv_dtype) + window + 4 * config.vocab_size
+    return batch_size * each + 2 * window  # a part of a prompt needs at least two windows
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Check that `needed` bytes of RAM are available. `what` says in the message which data needs them.
 
     Raises:
         RequestError: There is not enough RAM.
     """
     # The operating system provides memory when a process first writes to it. So a request for too much memory
     # succeeds, and the process is killed later, without an error message.
-    window = window_bytes(config, length, window_dtype)
-    each = cache_bytes(config, length, kv_dtype) + window + 4 * config.vocab_size
-    needed, free = batch_size * each + 2 * window, available_memory()  # a part of a prompt needs at least two windows
+    free = available_memory()
     if needed > free:
         raise RequestError(
-            f"{batch_size} sequences of {length} tokens need {needed / 1024**2:,.0f} MiB of RAM, "
-            f"{free / 1024**2:,.0f} MiB are free; ask for fewer or shorter sequences"
+            f"{what} need {needed / 1024**2:,.0f} MiB of RAM, {free / 1024**2:,.0f} MiB are free; ask for fewer or "
+            "shorter sequences"
         )
 
 

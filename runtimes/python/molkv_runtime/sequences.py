@@ -1,53 +1,44 @@
-"""The state of a batch of sequences, and the two operations on it: prefill and decode.
+"""The state of a batch of sequences, and the operations on it: prefill, decode, rewind, fork and copy.
 
-Both operations first read records from the store and decode the records, usually to float32 (`RecordDecoder`).
+Each operation first reads records from the store and decodes the records, usually to float32 (`RecordDecoder`).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from molkv_bundle import (
+    Arrays,
     Floats,
     Ids,
     KVDtype,
     ModelConfig,
     Records,
     RequestError,
-    RowDtype,
-    ValueDecoder,
     WindowDtype,
-    decoded_dtype,
 )
 from molkv_runtime.calls import Calls, DynamicCalls, Graph
 from molkv_runtime.checks import InOneProcess, token_ids, whole_number
 from molkv_runtime.experts import Part
-from molkv_runtime.memory import check_memory
+from molkv_runtime.memory import check_memory, state_bytes
+from molkv_runtime.record_decoder import RecordDecoder
 from molkv_runtime.static_calls import StaticCalls
 from molkv_runtime.store import Store
-
-# An ONNX model of one node, y = Cast(x), from float16 [n] to float32 [n]. A test compares these bytes with the
-# model that the onnx package builds.
-CAST_MODEL = bytes.fromhex(
-    "080a3a400a170a01781201792204436173742a090a02746f1801a001021201675a100a0178120b0a09080a12050a0312016e"
-    "62100a0179120b0a09080112050a0312016e42040a001016"
-)
-
-_WORTH_A_CALL = 16_384  # for fewer numbers, numpy is faster than a call of ONNX Runtime
 
 GROUP = 16  # number of records that prefill decodes together; they fit into the processor's cache
 
 
 class Sequences(InOneProcess):
-    """B sequences, each with its KV cache and its experts, in buffers that are allocated and bound once.
+    """B sequences, each with its token ids, KV cache and experts, in buffers that are allocated and bound once.
 
-    Only one thread at a time may use an object of this class. Several objects may share one graph and one store.
+    A sequence of length 0 is free. While some sequences go on (`decode` with `active`), others can be reset, and a
+    prompt can start in a free sequence. Only one thread at a time may use an object of this class. Several objects may
+    share one graph and one store.
     """
 
     def __init__(
@@ -94,7 +85,9 @@ class Sequences(InOneProcess):
         self._in_use = threading.Lock()
         self._store = store
         allocated = context if lengths[0] else self.max_length
-        check_memory(config, batch_size, allocated, kv_dtype, window_dtype)
+        self.state_bytes = state_bytes(config, batch_size, allocated, kv_dtype, window_dtype)
+        """The bytes of RAM that these sequences take when they are full."""
+        check_memory(self.state_bytes, f"{batch_size} sequences of {allocated} tokens")
         self.lengths = np.zeros(batch_size, np.int64)
         try:
             self._calls: Calls = (
@@ -106,6 +99,7 @@ class Sequences(InOneProcess):
             raise RequestError(
                 f"{batch_size} sequences of {allocated} tokens do not fit into memory; use fewer or shorter sequences"
             ) from error
+        self._ids = np.zeros((batch_size, self.max_length), np.int64)  # the token id at each position
         self._records = store.buffer(batch_size)  # for a decode step
         self._decoder = RecordDecoder(config, store.value_dtype, window_dtype)
         self._chunk_records = store.buffer(0)  # for a part of a prompt
@@ -121,21 +115,25 @@ class Sequences(InOneProcess):
                 thread or process uses these sequences.
         """
         tokens = token_ids("the prompt", ids)
-        if whole_number("sequence", sequence, 0) >= len(self.lengths):
-            raise RequestError(f"sequence: found {sequence}, expected 0 to {len(self.lengths) - 1}")
+        self._check_number(sequence)
         if len(tokens) == 0:
             raise RequestError("the prompt is empty, expected at least one token")
         self._store.check_ids(tokens)
-        self._begin()
-        try:
+        with self._exclusively():
             return self._prefill(sequence, tokens, all_logits)
-        finally:
-            self._in_use.release()
 
-    def _begin(self) -> None:
+    def _check_number(self, sequence: int) -> None:
+        whole_number("sequence", sequence, 0, most=len(self.lengths) - 1)
+
+    @contextmanager
+    def _exclusively(self) -> Iterator[None]:
         self.check_process()
         if not self._in_use.acquire(blocking=False):
             raise RequestError("this Sequences object is in use by another thread; make one for each thread")
+        try:
+            yield
+        finally:
+            self._in_use.release()
 
     def _prefill(self, sequence: int, tokens: Ids, all_logits: bool) -> Floats:
         room = self.max_length - int(self.lengths[sequence])
@@ -149,6 +147,7 @@ class Sequences(InOneProcess):
         logits = self._prefill_parts(parts, tokens, start)
         # The state changes only now. So it stays as it was if a record cannot be read or the graph fails.
         self._calls.finish(sequence, start + len(tokens))
+        self._ids[sequence, start : start + len(tokens)] = tokens
         self.lengths[sequence] = start + len(tokens)
         return np.concatenate(logits)
 
@@ -200,11 +199,8 @@ class Sequences(InOneProcess):
             raise RequestError(
                 f"active: found {going.dtype} {list(going.shape)}, expected bool [{len(tokens)}], one for each sequence"
             )
-        self._begin()
-        try:
+        with self._exclusively():
             return self._decode(tokens, going.tolist())
-        finally:
-            self._in_use.release()
 
     def _decode(self, tokens: Ids, going: list[bool]) -> Floats:
         # Python lists are faster here: after a step of the graph, numpy's code is not in the processor's caches.
@@ -214,79 +210,140 @@ class Sequences(InOneProcess):
         records = self._decoder.decode(self._store.gather(tokens, self._records))
         positions = [min(length, self.max_length - 1) for length in lengths]
         logits = self._calls.decode(positions, going, records)
+        for sequence, goes in enumerate(going):
+            if goes:
+                self._ids[sequence, lengths[sequence]] = tokens[sequence]
         self.lengths += going
         return logits
 
+    def history(self, sequence: int) -> Ids:
+        """Return the token ids of a sequence, int64 [length].
 
-class HalfReader:
-    """A converter from float16 to float32 that uses ONNX Runtime. Repeated calls with the same memory are fastest.
+        Raises:
+            RequestError: There is no such sequence.
+        """
+        self._check_number(sequence)
+        return self._ids[sequence, : self.lengths[sequence]].copy()
 
-    numpy converts one number at a time, which is ten times slower than the processor's instructions for float16
-    (docs/performance.md has figures). ONNX Runtime uses these instructions, and is already a dependency.
-    """
+    def caches(self, sequence: int) -> Arrays:
+        """Return the KV cache of a sequence, by names such as "3.key": views [Hkv, length, head_dim].
 
-    def __init__(self) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # the work is too small for several threads
-        options.log_severity_level = 4
-        self._session = onnxruntime.InferenceSession(CAST_MODEL, options, providers=["CPUExecutionProvider"])
-        self._bound: tuple[int, int, int] | None = None
+        Raises:
+            RequestError: There is no such sequence.
+        """
+        self._check_number(sequence)
+        return self._first_slots(sequence, int(self.lengths[sequence]))
 
-    def read(self, halves: npt.NDArray[np.float16], out: Floats) -> None:
-        """Convert `halves` [n] to `out` [n]; both must be contiguous."""
-        if halves.size < _WORTH_A_CALL:
-            np.copyto(out, halves)
-            return
-        place = halves.ctypes.data, out.ctypes.data, halves.size
-        if place != self._bound:
-            self._binding = self._session.io_binding()
-            self._binding.bind_input("x", "cpu", 0, np.float16, [halves.size], place[0])
-            self._binding.bind_output("y", "cpu", 0, np.float32, [halves.size], place[1])
-            self._bound = place
-        self._session.run_with_iobinding(self._binding)
+    def _first_slots(self, sequence: int, length: int) -> Arrays:
+        return {name: array[:, :length] for name, array in self._calls.caches(sequence).items()}
 
+    def rewind(self, sequence: int, length: int) -> None:
+        """Shorten a sequence to its first `length` tokens. The other sequences stay as they are.
 
-class RecordDecoder:
-    """A decoder from stored records to float32. Its results are in memory that the next call reuses.
+        The KV cache of these tokens stays. Experts that the expert window has lost are read from the store again.
 
-    Values of an int8 store stay int8 codes with scales if the window is int8.
-    """
+        Raises:
+            RequestError: There is no such sequence, the sequence is shorter than `length`, or another thread or process
+                uses these sequences.
+            BundleError: A record cannot be read. The sequence is then unchanged.
+        """
+        self._check_number(sequence)
+        before = int(self.lengths[sequence])
+        whole_number("length", length, 0, most=before)
+        with self._exclusively():
+            lookback = self._calls.experts.lookback
+            # The window has the experts of the last `lookback` positions.
+            self._restore_experts(sequence, self._ids[sequence], length, min(length, before - lookback))
+            self.lengths[sequence] = length
 
-    def __init__(self, config: ModelConfig, dtype: RowDtype, window_dtype: WindowDtype = "float32") -> None:
-        self._values = ValueDecoder(dtype)
-        self._dtype = dtype
-        self._vectors = config.record_vectors() if config.layers_with_experts else ()
-        self._keeps_codes = dtype == window_dtype == "int8"
-        self._decoded = decoded_dtype(config, dtype, keep_codes=self._keeps_codes)
-        self._halves = HalfReader() if dtype == "float16" else None
-        self._out: Records = np.zeros(0, self._decoded)
+    def reset(self, sequence: int) -> None:
+        """Free a sequence, so that another one can take its place; see `rewind`."""
+        self.rewind(sequence, 0)
 
-    def decode(self, records: Records) -> Records:
-        """Decode records [n].
+    def fork(self, sequence: int) -> int:
+        """Copy a sequence to a free sequence. Both can then continue in different ways.
 
         Returns:
-            Structured array [n] with "embedding" [d] and "layers" [L], which has the model's vectors by name. The
-            vectors are float32, or int8 codes with their scales. The next call overwrites the array. For a float32
-            store the result is `records` itself.
+            The index of the copy.
+
+        Raises:
+            RequestError: There is no such sequence, no sequence is free, or another thread or process uses these
+                sequences.
+            BundleError: A record cannot be read. Nothing is changed then.
         """
-        if self._dtype == "float32":
-            return records
-        if len(self._out) < len(records):
-            self._out = np.zeros(len(records), self._decoded)
-        out = self._out[: len(records)]
-        if self._halves is not None:
-            self._halves.read(_flat(records, np.float16), _flat(out, np.float32))
-            return out
-        out["embedding"] = records["embedding"]
-        for vector in self._vectors:
-            layers = records["layers"]
-            if vector.scale and not self._keeps_codes:
-                self._values.decode(layers[vector.name], layers[vector.scale], out["layers"][vector.name])
-                continue
-            for name in filter(None, (vector.name, vector.scale)):
-                out["layers"][name] = layers[name]
-        return out
+        self._check_number(sequence)
+        free = np.flatnonzero(self.lengths == 0)
+        if not len(free):
+            raise RequestError(f"sequence: found {len(self.lengths)} sequences in use, expected a free one; reset one")
+        target = int(free[0])
+        self.copy(target, self, sequence, int(self.lengths[sequence]))
+        return target
 
+    def copy(self, sequence: int, source: Sequences, source_sequence: int, length: int) -> None:
+        """Make a free sequence a copy of the first `length` tokens of another sequence.
 
-def _flat(records: Records, dtype: type[np.floating[Any]]) -> np.ndarray[Any, Any]:
-    return records.view(np.uint8).view(dtype)
+        Args:
+            sequence: Index of the free sequence.
+            source: The sequences to copy from, of the same graph and store; may be this object.
+            source_sequence: Index of the sequence to copy from.
+            length: Number of tokens to copy.
+
+        Raises:
+            RequestError: There is no such sequence, the sequence is in use (its length is not 0), the source is shorter
+                than `length`, or another thread or process uses these sequences.
+            BundleError: A record cannot be read. The sequence then stays free.
+        """
+        found = source.caches(source_sequence)
+        whole_number("length", length, 0, most=int(source.lengths[source_sequence]))
+
+        def read(arrays: Arrays) -> None:
+            for name, array in arrays.items():
+                np.copyto(array, found[name][:, :length])
+
+        self.load(sequence, source.history(source_sequence)[:length], read)
+
+    def load(self, sequence: int, ids: npt.ArrayLike, read: Callable[[Arrays], None]) -> None:
+        """Fill a free sequence with token ids [n] and a KV cache that was computed before.
+
+        Args:
+            sequence: Index of the free sequence.
+            ids: The token ids.
+            read: Writes finite numbers to the KV cache, which it gets as `caches` returns it. If it raises an
+                exception, the sequence stays free.
+
+        Raises:
+            RequestError: There is no such sequence, the sequence is in use (its length is not 0), there are too many
+                ids, or an id is outside the vocabulary; or another thread or process uses these sequences.
+            BundleError: A record cannot be read. The sequence then stays free.
+        """
+        self._check_number(sequence)
+        tokens = token_ids("ids", ids)
+        self._store.check_ids(tokens)
+        with self._exclusively():
+            if self.lengths[sequence]:
+                raise RequestError(
+                    f"sequence: {sequence} is in use (it has {self.lengths[sequence]} tokens), expected a free "
+                    "sequence; reset it first"
+                )
+            if len(tokens) > self.max_length:
+                raise RequestError(f"ids: found {len(tokens)} token ids, expected at most {self.max_length}")
+            self._restore_experts(sequence, tokens, len(tokens), len(tokens))
+            arrays = self._first_slots(sequence, len(tokens))
+            try:
+                read(arrays)
+            except BaseException:
+                for array in arrays.values():
+                    array[...] = 0  # a NaN in an unused slot would reach the logits
+                raise
+            self._ids[sequence, : len(tokens)] = tokens
+            self.lengths[sequence] = len(tokens)
+
+    def _restore_experts(self, sequence: int, ids: Ids, length: int, end: int) -> None:
+        """Read the experts again that position `length` sees before position `end`."""
+        start = max(0, length - self._calls.experts.lookback)
+        if start >= end:
+            return
+        records = self._store.gather(ids[start:end], self._store.buffer(end - start))
+        for group in self._decoded(records):
+            self._calls.experts.restore(sequence, start, group)
+            start += len(group)

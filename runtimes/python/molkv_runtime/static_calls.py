@@ -36,7 +36,7 @@ class StaticCalls:
         self._dtype: npt.DTypeLike = kv_dtype
         self._interfaces = {length: graph_interface(config, kv_dtype, length) for length in lengths}
         context = config.max_position_embeddings
-        self._experts = expert_state(config, batch_size, context, InputFormat(self._dtype, HIDDEN))
+        self.experts = expert_state(config, batch_size, context, InputFormat(self._dtype, HIDDEN))
         self._caches = {
             layer: (
                 np.zeros((batch_size, heads, head_dim, context), self._dtype),
@@ -58,7 +58,7 @@ class StaticCalls:
         return {f"{name}_{function}": rows.astype(self._dtype) for function, rows in both.items()}
 
     def _decode_call(self, sequence: int) -> _StaticCall:
-        experts = {name: array[sequence : sequence + 1] for name, array in self._experts.decode_inputs.items()}
+        experts = {name: array[sequence : sequence + 1] for name, array in self.experts.decode_inputs.items()}
         return self._bind(1, sequence, experts, self._logits[sequence : sequence + 1])
 
     def _bind(self, length: int, sequence: int, experts: Arrays, logits: Floats) -> _StaticCall:
@@ -91,6 +91,13 @@ class StaticCalls:
         mask[:, -length:] = np.triu(mask[:, -length:], k=1)
         return np.tile(mask, (config.num_attention_heads // config.kv_caches()[0].num_key_value_heads, 1))[None]
 
+    def caches(self, sequence: int) -> Arrays:
+        """Return the KV cache of a sequence, by names such as "3.key": views [Hkv, S, head_dim]."""
+        named: Arrays = {}
+        for layer, (keys, values) in self._caches.items():
+            named |= {f"{layer}.key": keys[sequence].swapaxes(-1, -2), f"{layer}.value": values[sequence]}
+        return named
+
     def parts(self, sequence: int, start: int, length: int, all_logits: bool) -> list[Part]:
         """Divide a prompt into parts; see `Calls.parts`.
 
@@ -119,21 +126,21 @@ class StaticCalls:
         """Return the call for a part, and the memory for its logits [1, vocab_size]; without logits [0, vocab_size]."""
         logits = np.empty((1, self._config.vocab_size), np.float32)
         embeds = np.zeros((part.length, self._config.hidden_size), np.float32)
-        experts = take_in(self._experts, part, groups, embeds)
+        experts = take_in(self.experts, part, groups, embeds)
         call = self._bind(part.rows or part.length, part.sequence, experts, logits)
         call.place(part.start, part.length, embeds, self._rotary, part.writes)
         return call, logits[: part.keep]
 
     def finish(self, sequence: int, end: int) -> None:
         """Store the experts of the last positions in the sequence's expert state."""
-        self._experts.finish(sequence, end)
+        self.experts.finish(sequence, end)
 
     def decode(self, positions: Sequence[int], going: Sequence[bool], records: Records) -> Floats:
         """Compute one position of each sequence that continues, one sequence after the other."""
         for sequence, (position, goes) in enumerate(zip(positions, going, strict=True)):
             if goes:
                 record = records[sequence : sequence + 1]
-                self._experts.decode(sequence, position, record)
+                self.experts.decode(sequence, position, record)
                 self._steps[sequence].place(position, 1, record["embedding"], self._rotary, writes=True)
                 self._steps[sequence].run()
         return self._logits

@@ -29,8 +29,7 @@ class ExpertWindow:
         self._num_experts = config.num_experts
         self._inputs = inputs
         self._window = min(config.expert_window, max_length)  # a sequence that is shorter than W never fills the ring
-        self._before = self._window - 1  # number of earlier positions that the first position of a part sees
-        self.block_length = self._window
+        self.block_length, self.lookback = self._window, self._window - 1
         slots = (len(self._layers), batch_size, self._window, config.num_experts)
         # Unused slots must not be NaN: the mask makes their weights 0, but 0 * NaN is NaN.
         dtype, hidden = inputs.dtype, inputs.hidden
@@ -76,28 +75,28 @@ class ExpertWindow:
             part: The part. If it is not padded, its length is at most W, or a multiple of W.
         """
         block = part.rows or min(part.length, self._window)
-        reach, count = block + self._before, (part.rows or part.length) // block
+        reach, count = block + self.lookback, (part.rows or part.length) // block
         blocks = {name: self._room(name, count, reach) for name in self._rings}
         for name, rows in blocks.items():
             if part.follows:
-                rows[:, 0, : self._before] = self._latest[name][:, 1:]
+                rows[:, 0, : self.lookback] = self._latest[name][:, 1:]
             else:
-                for slots, chosen in self._runs(part.start - self._before, self._before):
+                for slots, chosen in self._runs(part.start - self.lookback, self.lookback):
                     rows[:, 0, chosen] = self._rings[name][:, part.sequence, slots]
         last = part.length - (count - 1) * block  # number of positions in the last block
-        self._latest = {name: rows[:, -1, last - 1 : last + self._before] for name, rows in blocks.items()}
+        self._latest = {name: rows[:, -1, last - 1 : last + self.lookback] for name, rows in blocks.items()}
         self._part, self._block, self._blocks = part, block, blocks
 
     def add(self, first: int, records: Records) -> None:
         """Add decoded records. They belong to the part's positions from index `first` on."""
         for number, chosen, rows in _in_blocks(first, len(records), self._block):
-            there = slice(self._before + rows.start, self._before + rows.stop)
+            there = slice(self.lookback + rows.start, self.lookback + rows.stop)
             places = {name: blocks[:, number, there] for name, blocks in self._blocks.items()}
             self._put(self._part.start + first + chosen.start, records[chosen], places)
             for blocks in self._blocks.values():
                 if number + 1 < blocks.shape[1]:  # the next block sees all positions of this block except the first
                     seen = slice(max(rows.start, 1), rows.stop)
-                    shared = blocks[:, number, self._before + seen.start : self._before + seen.stop]
+                    shared = blocks[:, number, self.lookback + seen.start : self.lookback + seen.stop]
                     blocks[:, number + 1, seen.start - 1 : seen.stop - 1] = shared
 
     def inputs(self) -> Arrays:
@@ -130,6 +129,12 @@ class ExpertWindow:
             places["expert_value"][...], scales[...] = layers["value"], layers["scale"]
         else:
             _round(layers["value"], places["expert_value"], scales)
+
+    def restore(self, sequence: int, start: int, records: Records) -> None:
+        """Write the decoded records [n] of the positions from `start` on into their slots; n is at most W - 1."""
+        for slots, chosen in self._runs(start, len(records)):
+            places = {name: ring[:, sequence, slots] for name, ring in self._rings.items()}
+            self._put(start + chosen.start, records[chosen], places)
 
     def decode(self, sequence: int, position: int, record: Records) -> None:
         """Write the decoded record [1] of one position into the oldest slot, and make the slot visible."""
