@@ -79,17 +79,17 @@ def test_the_logged_speed_of_decode_counts_only_decode(
 
         return slowed
 
-    monkeypatch.setattr("molkv_runtime.generator.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("molkv_runtime.continuation.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(Sequences, "prefill", slow(Sequences.prefill, 4))
     monkeypatch.setattr(Sequences, "decode", slow(Sequences.decode, 2))
-    caplog.set_level(logging.INFO, "molkv_runtime.generator")
+    caplog.set_level(logging.INFO, "molkv_runtime.continuation")
     stop = _written(generator, [[1, 2, 3]], max_new_tokens=1)[0][0]
-    assert caplog.messages == ["prefill: 3 tokens in 4.000 s, 0.8 tokens/s"]  # the only token comes from the prefill
+    assert caplog.messages == ["prefill: 3 tokens in 4.000 s, 0.8 tokens/s, 0 tokens reused"]  # no decode step
     caplog.clear()
     for _ in generator.stream([[1, 2, 3], [40]], max_new_tokens=4, stop_ids=frozenset([stop])):
         clock[0] += 100
     # The first sequence ends at once. Three decode steps write the last tokens of the second one.
-    assert caplog.messages[-1] == "decode: 3 tokens in 6.000 s, 0.5 tokens/s"
+    assert caplog.messages[-1] == "decode: 3 tokens in 6.000 s, 0.5 tokens/s, 3 steps"
 
 
 def test_generation_ends_at_the_context(generator: Generator) -> None:
@@ -321,8 +321,8 @@ def test_generation_runs_the_files_that_the_architecture_lists(stdlib_mini_bundl
         threading.setprofile(None)
     way = ROOT.joinpath("docs", "architecture.md").read_text().split("## From a prompt to text")[1].split("##")[0]
     listed = set(re.findall(r"^    (?:commands/)?(\w+\.py) ", way, re.MULTILINE))
-    assert passed - {"checks.py"} == listed - {"run.py"}
-    assert len(listed) <= 10
+    assert passed - {"checks.py", "prefix_cache.py"} == listed - {"run.py"}
+    assert len(listed) <= 12
 
 
 def test_the_sampling_of_the_bundle_is_the_default(stdlib_mini_bundle: Path, tmp_path: Path) -> None:

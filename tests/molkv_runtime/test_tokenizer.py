@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-from molkv_bundle import BundleError, CheckpointError, RequestError
+from molkv_bundle import BundleError, CheckpointError, Floats, RequestError
 from molkv_export import export, validate
 from molkv_export.parity.compared_texts import QUICK
-from molkv_runtime import Generator, Sampling, Token, open_tokenizer, selftest
+from molkv_runtime import Generator, Sampling, open_tokenizer, selftest
+from molkv_runtime.continuation import Continuation
 from molkv_runtime.tokenizer import TextStream
 from tests.manifests import replace_file
 from tests.models import STDLIB_MINI
@@ -106,23 +108,20 @@ def test_incomplete_bytes_come_at_the_end() -> None:
     assert _streamed(tokenizer, tokenizer.encode("你").ids, ids[1:]) == ["", "", "\ufffd\ufffd"]
 
 
-class _Scripted(Generator):
-    """A generator that writes the tokens that a test gives it."""
-
-    script: Sequence[Token] = ()
-
-    def stream(self, *_: Any, **__: Any) -> Iterator[Token]:
-        return iter(self.script)
-
-
-def test_the_token_that_ends_a_text_is_not_shown_whatever_it_is(stdlib_mini_bundle: Path) -> None:
-    generator = _Scripted(stdlib_mini_bundle)
-    tokenizer = _with_added_tokens(generator.tokenizer)
+def test_the_token_that_ends_a_text_is_not_shown_whatever_it_is(generator: Generator) -> None:
+    tokenizer = _TOKENIZERS["byte level"]
     a, end = tokenizer.encode("a").ids[0], tokenizer.token_to_id(_ADDED)
-    generator.script = [Token(0, a, None), Token(0, end, "stop")]
-    assert list(generator.stream_text(["def "])) == [(0, "a")]
-    generator.script = [Token(0, a, None), Token(0, end, "length")]
-    assert list(generator.stream_text(["def "])) == [(0, "a"), (0, _ADDED)]
+    for stops, pieces in (([end], ["a", ""]), ([], ["a", _ADDED])):
+        settings = generator.settings(max_new_tokens=2)._replace(stop_ids=stops)
+        text = Continuation(0, np.array([1]), 2, settings, TextStream(tokenizer, [1]))
+        assert [text.add(_likeliest(token)).text for token in (a, end)] == pieces
+        assert text.finish == ("stop" if stops else "length")
+
+
+def _likeliest(token: int) -> Floats:
+    logits = np.zeros(8192, np.float32)
+    logits[token] = 1
+    return logits
 
 
 def test_text_of_a_high_temperature_streams(stdlib_mini_bundle: Path) -> None:

@@ -12,6 +12,7 @@ from molkv_bundle.errors import (
     OutputError,
     ProviderError,
     RequestError,
+    SessionError,
     one_line,
     printable,
 )
@@ -58,6 +59,7 @@ from molkv_bundle.molkv import MolkvConfig
 from molkv_bundle.record import Ids, Records, checked_record_dtype, decoded_dtype, record_dtype, record_fields
 from molkv_bundle.row_formats import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, Floats, RowDtype, ValueDecoder
 from molkv_bundle.safetensors_file import MAX_HEADER_BYTES, TensorEntry, TensorFile
+from molkv_bundle.session_file import SessionFile, write_session
 from molkv_bundle.shard import RECORDS, Access, OpenShard, RecordChecksum, record_bytes, shard_header
 from molkv_bundle.verify import verify
 
@@ -120,6 +122,8 @@ __all__ = [
     "Rotation",
     "RowDtype",
     "SamplingDefaults",
+    "SessionError",
+    "SessionFile",
     "Shard",
     "Table",
     "TensorEntry",
@@ -154,4 +158,5 @@ __all__ = [
     "shown",
     "verify",
     "write_manifest",
+    "write_session",
 ]

@@ -7,7 +7,8 @@
     ├── OutputError       an output file or folder cannot be written
     ├── ProviderError     an execution provider is not available or cannot run the graph
     ├── RequestError      the model or the command does not support a prompt or an option
-    │   └── ArgumentError the value of an argument is impossible
+    │   ├── ArgumentError the value of an argument is impossible
+    │   └── SessionError  a saved session is damaged, or belongs to another bundle or graph
     └── MissingExtraError a command needs packages that are not installed
 
 Every message is one line. It names the file, the field, the found value, the expected value and the remedy. The command
@@ -65,6 +66,10 @@ class ArgumentError(RequestError):
 
     def __reduce__(self) -> tuple[type[ArgumentError], tuple[str, str, str], dict[str, object]]:
         return type(self), (self.argument, self.found, self.expected), self.__dict__  # __dict__ holds the notes
+
+
+class SessionError(RequestError):
+    """A saved session is damaged, or belongs to another bundle, another graph or another KV dtype."""
 
 
 class MissingExtraError(MolkvError):

@@ -10,14 +10,16 @@ For example:
 
 from molkv_bundle import Bundle, MolkvError
 from molkv_runtime.calls import BoundCall, Call, DenseGraph, Graph
+from molkv_runtime.continuation import Options, Token
 from molkv_runtime.families import window_bytes
-from molkv_runtime.generator import Generator, Token
+from molkv_runtime.generator import Completion, Generator
 from molkv_runtime.memory import cache_bytes
 from molkv_runtime.onnxruntime_session import Target, describe_placements, open_session, session_options
 from molkv_runtime.providers import PRESETS, resolve
 from molkv_runtime.sampling import Sampling
 from molkv_runtime.selftest import SelfTest, selftest
 from molkv_runtime.sequences import Sequences
+from molkv_runtime.session import Session
 from molkv_runtime.store import ExpertStore, Pending, Store
 from molkv_runtime.tokenizer import encode, open_tokenizer
 
@@ -26,15 +28,18 @@ __all__ = [
     "BoundCall",
     "Bundle",
     "Call",
+    "Completion",
     "DenseGraph",
     "ExpertStore",
     "Generator",
     "Graph",
     "MolkvError",
+    "Options",
     "Pending",
     "Sampling",
     "SelfTest",
     "Sequences",
+    "Session",
     "Store",
     "Target",
     "Token",

@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Unpack
 
 import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
-from molkv_bundle import TOKENIZER, Access, Bundle, BundleError, Floats, Ids, ModelConfig, ProviderError, RequestError
+from molkv_bundle import (
+    TOKENIZER,
+    Access,
+    ArgumentError,
+    Bundle,
+    BundleError,
+    Ids,
+    ModelConfig,
+    RequestError,
+    SessionFile,
+)
 from molkv_runtime.calls import DenseGraph, Graph
 from molkv_runtime.checks import InOneProcess, inside_vocabulary, list_of, token_ids, whole_number
+from molkv_runtime.continuation import Continuation, Finish, Options, Settings, Token, generate
 from molkv_runtime.onnxruntime_session import CPU, Placement, Target
+from molkv_runtime.prefix_cache import PrefixCache
 from molkv_runtime.probe import probe
 from molkv_runtime.providers import resolve
 from molkv_runtime.sampling import Sampling
 from molkv_runtime.sequences import Sequences
+from molkv_runtime.session import Session
 from molkv_runtime.store import ExpertStore, Store
 from molkv_runtime.tokenizer import TextStream, bundle_tokenizer, encode
 
-_LOG = logging.getLogger(__name__)
+_PREFIX_CACHE_BYTES = 256 * 1024**2
 
 
-class Token(NamedTuple):
-    """One generated token."""
+@dataclass(frozen=True)
+class Completion:
+    """The continuation of one prompt, complete."""
 
-    sequence: int  # index of the prompt that the token continues
-    id: int
-    finish: Literal["stop", "length"] | None  # the reason why the sequence ends here; None: it continues
+    text: str  # without the prompt
+    prompt_ids: list[int]
+    tokens: list[Token]
+    first_token_seconds: float  # from the call to this text's first token
+    seconds: float  # from the call to this text's end
+
+    @property
+    def finish(self) -> Finish:
+        """The reason why the text ends."""
+        return self.tokens[-1].finish
 
 
 class Generator(InOneProcess):
@@ -51,6 +72,7 @@ class Generator(InOneProcess):
         verify_provider: bool = True,
         graph: Graph | None = None,
         store: Store | None = None,
+        prefix_cache_bytes: int = _PREFIX_CACHE_BYTES,
     ) -> None:
         """Load a bundle's graph and open its store.
 
@@ -65,6 +87,9 @@ class Generator(InOneProcess):
             verify_provider: Whether to compare a provider other than cpu with the golden vectors before it is used.
             graph: The implementation of the dense graph; default: ONNX Runtime sessions for `target`.
             store: The source of records; default: the bundle's store, with `store_access` and `verify_checksums`.
+            prefix_cache_bytes: The RAM for the states of ended calls. A later prompt that begins like an earlier text
+                reuses the state, and computes only its other tokens. 0 switches this off. Then the same call gives the
+                same bits each time; otherwise logits can differ by rounding.
 
         Raises:
             BundleError: The bundle is incomplete or damaged, or has no graph for the provider.
@@ -81,6 +106,8 @@ class Generator(InOneProcess):
         self.graph: Graph = graph or DenseGraph(self.bundle, target)
         self.default_sampling = Sampling(**msgspec.structs.asdict(self.bundle.manifest.generation.sampling))
         """The sampling parameters of the bundle, which apply unless a caller gives others."""
+        whole_number("prefix_cache_bytes", prefix_cache_bytes, 0)
+        self._prefixes = PrefixCache(prefix_cache_bytes)
         self._tokenizer: Tokenizer | None = None
         if graph is None and target.provider != "cpu" and verify_provider:
             probe(self.bundle, lambda length: self.sequences(max_length=length), target.provider)
@@ -113,134 +140,167 @@ class Generator(InOneProcess):
             prefill_chunk=prefill_chunk,
         )
 
-    def stream(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        max_new_tokens: int = 128,
-        sampling: Sampling | None = None,
-        stop_ids: frozenset[int] | None = None,
-    ) -> Iterator[Token]:
+    def stream(self, prompts: Sequence[Sequence[int]], **options: Unpack[Options]) -> Iterator[Token]:
         """Continue a batch of prompts, which may have different lengths. A step adds one token to each sequence.
 
         Args:
             prompts: A list of token ids for each prompt.
-            max_new_tokens: Largest number of tokens to add to each prompt. A stop token or the end of the model's
-                context ends a sequence earlier.
-            sampling: The sampling parameters; default: `default_sampling`.
-            stop_ids: Token ids that end a sequence; default: the bundle's end-of-text tokens.
+            options: See `Options`.
 
         Returns:
             An iterator over the new tokens of all sequences.
 
         Raises:
-            RequestError: A prompt is empty or too long, or a prompt or logit_bias has an id outside the vocabulary.
+            RequestError: A prompt is empty or too long, an id is outside the vocabulary, or an option is impossible.
+            BundleError: There are stop strings, but the bundle has no tokenizer.
         """
-        self.check_process()
-        whole_number("max_new_tokens", max_new_tokens, 1)
-        if not isinstance(sampling, Sampling | None):
-            raise RequestError(f"sampling: found a {type(sampling).__name__}, expected a Sampling")
+        settings = self.settings(**options)
         ids = [token_ids("a prompt", prompt) for prompt in list_of("prompts", "prompts", prompts)]
+        return self._start(ids, settings, shows_text=bool(settings.stop))
+
+    def settings(self, **options: Unpack[Options]) -> Settings:
+        """Check options, and return them with the defaults of the bundle. For the errors see `stream`."""
+        self.check_process()
+        end_ids, vocab_size = self.bundle.manifest.generation.eos_token_ids, self.config.vocab_size
+        settings = Settings(**options).checked(self.default_sampling, end_ids, vocab_size)
+        biases = (settings.sampling or self.default_sampling).logit_bias
+        inside_vocabulary("logit_bias", np.array(list(biases), np.int64), vocab_size)
+        if settings.lookup and self.bundle.graph().lengths[0]:
+            what = f"0 for profile {self.bundle.profile}, whose graphs return the logits of one position"
+            raise ArgumentError("lookup", settings.lookup, what)
+        return settings
+
+    def continuation(
+        self, prompt: Ids, settings: Settings, *, sequence: int = 0, of: int = 1, shows_text: bool = True
+    ) -> Continuation:
+        """Check a prompt, and return its `Continuation`.
+
+        Args:
+            prompt: Token ids [n].
+            settings: The result of `settings`.
+            sequence: Index of the prompt in its call.
+            of: Number of prompts of the call.
+            shows_text: Whether the tokens get their text.
+
+        Raises:
+            RequestError: The prompt is empty or too long, or has an id outside the vocabulary.
+            BundleError: The text is shown, but the bundle has no tokenizer.
+        """
         context = self.config.max_position_embeddings
-        for number, prompt in enumerate(ids, start=1):
-            if not 0 < len(prompt) <= context:
-                which = "the prompt" if len(ids) == 1 else f"prompt {number} of {len(ids)}"
-                raise RequestError(f"{which} has {len(prompt)} tokens, expected 1 to {context} (the model's context)")
-            self.store.check_ids(prompt)
-        stops = frozenset(self.bundle.manifest.generation.eos_token_ids)
-        if stop_ids is not None:
-            stops = frozenset(token_ids("stop_ids", list(stop_ids) if isinstance(stop_ids, Set) else stop_ids).tolist())
-        sampling = sampling or self.default_sampling
-        inside_vocabulary("logit_bias", np.array(list(sampling.logit_bias), np.int64), self.config.vocab_size)
-        longest = max(map(len, ids))
-        state = self.sequences(len(ids), min(context, longest + max_new_tokens))
-        return self._steps(state, ids, max_new_tokens, sampling, stops)
+        if not 0 < len(prompt) <= context:
+            which = "the prompt" if of == 1 else f"prompt {sequence + 1} of {of}"
+            raise RequestError(f"{which} has {len(prompt)} tokens, expected 1 to {context} (the model's context)")
+        self.store.check_ids(prompt)
+        stream = TextStream(self.tokenizer, prompt.tolist()) if shows_text else None
+        return Continuation(sequence, prompt, context + 1 - len(prompt), settings, stream)
 
-    def _steps(
-        self,
-        state: Sequences,
-        prompts: Sequence[Ids],
-        max_new_tokens: int,
-        sampling: Sampling,
-        stops: frozenset[int],
-    ) -> Iterator[Token]:
-        # The token ids of each sequence. The KV cache does not contain the last chosen token yet.
-        texts = np.zeros((len(prompts), state.max_length + 1), np.int64)
-        for index, prompt in enumerate(prompts):
-            texts[index, : len(prompt)] = prompt
-        before = time.perf_counter()
-        logits = np.concatenate([state.prefill(index, prompt) for index, prompt in enumerate(prompts)])
-        _log_speed("prefill", sum(map(len, prompts)), time.perf_counter() - before)
-        decoded, seconds = 0, 0.0  # without the caller's time between two tokens
-        active = np.ones(len(prompts), bool)
-        tokens = np.zeros(len(prompts), np.int64)
-        for count in range(1, max_new_tokens + 1):
-            for index in np.flatnonzero(active).tolist():
-                length, start = int(state.lengths[index]), len(prompts[index])
-                text = texts[index, :length]
-                tokens[index] = _choose(sampling, logits[index], text[:start], text[start:], index)
-                texts[index, length] = tokens[index]
-                full = count == max_new_tokens or state.lengths[index] >= state.max_length
-                finish: Literal["stop", "length"] | None = "length" if full else None
-                if int(tokens[index]) in stops:
-                    finish = "stop"
-                active[index] = finish is None
-                yield Token(index, int(tokens[index]), finish)
-            if not active.any():
-                if decoded:
-                    _log_speed("decode", decoded, seconds)
-                return
-            before = time.perf_counter()
-            logits = state.decode(tokens, active)
-            seconds += time.perf_counter() - before
-            decoded += int(active.sum())
+    def _start(self, ids: Sequence[Ids], settings: Settings, *, shows_text: bool) -> Iterator[Token]:
+        texts = [
+            self.continuation(prompt, settings, sequence=index, of=len(ids), shows_text=shows_text)
+            for index, prompt in enumerate(ids)
+        ]
+        return self._steps(self._state(texts), texts)
 
-    def stream_text(
-        self, prompts: Sequence[str], *, max_new_tokens: int = 128, sampling: Sampling | None = None
-    ) -> Iterator[tuple[int, str]]:
+    def _steps(self, state: Sequences, texts: Sequence[Continuation]) -> Iterator[Token]:
+        try:
+            yield from generate(state, texts)
+        except GeneratorExit:  # the caller does not want more tokens
+            self._prefixes.put(state)
+            raise
+        self._prefixes.put(state)  # not after an error, since the state may contain wrong numbers
+
+    def _state(self, texts: Sequence[Continuation]) -> Sequences:
+        """Return sequences for texts. They hold those parts of the texts that earlier calls have computed."""
+        context = self.config.max_position_embeddings
+        room = min(context, max(len(text.ids) + text.room for text in texts))
+        state = None
+        for text in texts:
+            if (found := self._prefixes.take(text.ids)) is None:
+                continue
+            replaces = len(texts) == 1 and found.is_most_of_the_state
+            if replaces and found.state.max_length >= room:
+                return found.state
+            if replaces:  # a conversation grows, so allocate more than this call needs
+                room = min(context, max(room, 2 * found.state.max_length))
+            state = state or self._new_state(len(texts), room)
+            state.copy(text.sequence, found.state, found.sequence, found.common)
+            if not replaces:
+                self._prefixes.put(found.state)
+        return state or self._new_state(len(texts), room)
+
+    def _new_state(self, batch_size: int, max_length: int) -> Sequences:
+        try:
+            return self.sequences(batch_size, max_length)
+        except RequestError:  # perhaps there is enough RAM without the states that are kept
+            self._prefixes.clear()
+            return self.sequences(batch_size, max_length)
+
+    def stream_text(self, prompts: Sequence[str], **options: Unpack[Options]) -> Iterator[tuple[int, str]]:
         """Continue a batch of texts.
+
+        Args:
+            prompts: The texts.
+            options: See `Options`.
 
         Returns:
             An iterator over (index of the prompt, piece of text). A piece has only complete characters. The pieces do
-            not contain the prompt, special tokens, or the token that ends a text.
+            not contain the prompt, special tokens, the token that ends a text, or a stop string.
 
         Raises:
-            RequestError: A prompt is empty or too long.
+            RequestError: A prompt is empty or too long, or an option is impossible.
             BundleError: The bundle has no tokenizer.
         """
-        texts = list_of("texts", "prompts", prompts)
-        for prompt in texts:
-            if not isinstance(prompt, str):
-                kind = type(prompt).__name__
-                raise RequestError(f"prompts: found an item of type {kind}, expected str; use `stream` for token ids")
-            if not prompt.isascii() and prompt.encode(errors="ignore").decode() != prompt:
-                raise RequestError(f"the prompt {prompt[:20]!r} contains bytes that are not text, expected UTF-8")
-        ids = encode(self.tokenizer, texts, self.bundle.path / TOKENIZER, BundleError)
-        tokens = self.stream(ids, max_new_tokens=max_new_tokens, sampling=sampling)
-        return _pieces(tokens, [TextStream(self.tokenizer, prompt) for prompt in ids])
+        _, tokens = self._encoded(prompts, options)
+        return ((token.sequence, token.text) for token in tokens if token.text)
 
-    def text(self, prompt: str, *, max_new_tokens: int = 128, sampling: Sampling | None = None) -> Iterator[str]:
+    def text(self, prompt: str, **options: Unpack[Options]) -> Iterator[str]:
         """Continue one text. Return an iterator over the pieces of the continuation; see `stream_text`."""
-        pieces = self.stream_text([prompt], max_new_tokens=max_new_tokens, sampling=sampling)
-        return (piece for _, piece in pieces)
+        return (piece for _, piece in self.stream_text([prompt], **options))
 
+    def complete(self, prompts: Sequence[str], **options: Unpack[Options]) -> list[Completion]:
+        """Continue a batch of texts. Return the results when all texts have ended. For the errors see `stream_text`."""
+        start = time.perf_counter()
+        ids, stream = self._encoded(prompts, options)
+        tokens: list[list[Token]] = [[] for _ in ids]
+        seconds: list[list[float]] = [[] for _ in ids]
+        for token in stream:
+            tokens[token.sequence].append(token)
+            seconds[token.sequence].append(time.perf_counter() - start)
+        return [
+            Completion("".join(token.text for token in own), prompt.tolist(), own, times[0], times[-1])
+            for prompt, own, times in zip(ids, tokens, seconds, strict=True)
+        ]
 
-def _log_speed(phase: str, tokens: int, seconds: float) -> None:
-    _LOG.info("%s: %d tokens in %.3f s, %.1f tokens/s", phase, tokens, seconds, tokens / seconds)
+    def _encoded(self, prompts: Sequence[str], options: Options) -> tuple[list[Ids], Iterator[Token]]:
+        settings = self.settings(**options)
+        ids: list[Ids] = [np.array(prompt, np.int64) for prompt in self.encode(list_of("texts", "prompts", prompts))]
+        return ids, self._start(ids, settings, shows_text=True)
 
+    def encode(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+        """Return the token ids of texts. For `add_special_tokens` see `tokenizer.encode`.
 
-def _choose(sampling: Sampling, logits: Floats, prompt: Ids, generated: Ids, sequence: int) -> int:
-    try:
-        return sampling.choose(logits, prompt, generated, sequence)
-    except ProviderError as error:
-        raise ProviderError(f"position {len(prompt) + len(generated)} of sequence {sequence}: {error}") from error
+        Raises:
+            RequestError: A text is not Unicode text.
+            BundleError: The bundle has no tokenizer, or the tokenizer has a defect.
+        """
+        for text in texts:
+            if not isinstance(text, str):
+                kind = type(text).__name__
+                raise RequestError(f"prompts: found an item of type {kind}, expected str; use `stream` for token ids")
+            if not text.isascii() and text.encode(errors="ignore").decode() != text:
+                raise RequestError(f"the prompt {text[:20]!r} contains bytes that are not text, expected UTF-8")
+        where = self.bundle.path / TOKENIZER
+        return encode(self.tokenizer, texts, where, BundleError, add_special_tokens=add_special_tokens)
 
+    def session(self) -> Session:
+        """Return a new session: a text that grows over several calls."""
+        return Session(self)
 
-def _pieces(tokens: Iterator[Token], streams: list[TextStream]) -> Iterator[tuple[int, str]]:
-    for token in tokens:
-        stream = streams[token.sequence]
-        piece = "" if token.finish == "stop" else stream.push(token.id)
-        if token.finish is not None:
-            piece += stream.finish()
-        if piece:
-            yield token.sequence, piece
+    def restore(self, path: str | Path) -> Session:
+        """Return the session that `Session.save` wrote to a file.
+
+        Raises:
+            SessionError: The file is damaged, or belongs to another bundle, another graph or another KV dtype.
+            RequestError: There is not enough RAM.
+        """
+        return Session.restored(self, SessionFile(Path(path), self.bundle))

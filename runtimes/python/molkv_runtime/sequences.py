@@ -225,6 +225,12 @@ class Sequences(InOneProcess):
         self._check_number(sequence)
         return self._ids[sequence, : self.lengths[sequence]].copy()
 
+    def longest_match(self, ids: Ids) -> tuple[int, int]:
+        """Return the sequence that has the longest common prefix with token ids, and the length of this prefix."""
+        common = [common_prefix(row[:length], ids) for row, length in zip(self._ids, self.lengths, strict=True)]
+        longest = max(common)
+        return common.index(longest), longest
+
     def caches(self, sequence: int) -> Arrays:
         """Return the KV cache of a sequence, by names such as "3.key": views [Hkv, length, head_dim].
 
@@ -347,3 +353,10 @@ class Sequences(InOneProcess):
         for group in self._decoded(records):
             self._calls.experts.restore(sequence, start, group)
             start += len(group)
+
+
+def common_prefix(first: Ids, second: Ids) -> int:
+    """Return the number of equal token ids at the start of both arrays."""
+    length = min(len(first), len(second))
+    different = np.flatnonzero(first[:length] != second[:length])
+    return int(different[0]) if len(different) else length

@@ -1,4 +1,4 @@
-"""The tokenizer of a bundle, and the conversion of a stream of token ids to text."""
+"""The tokenizer of a bundle, the conversion of a stream of token ids to text, and the strings that end a text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from molkv_bundle import TOKENIZER, Bundle, BundleError, MolkvError, read_bytes
+from molkv_bundle import TOKENIZER, ArgumentError, Bundle, BundleError, MolkvError, RequestError, read_bytes
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # a token that the decoder "ByteFallback" decodes to one byte
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # decoders return this for bytes that are not a complete character
+_MOST_STOPS, _LONGEST_STOP = 16, 1_000
 
 
 def open_tokenizer(content: bytes, where: Path, error: type[MolkvError]) -> Tokenizer:
@@ -30,14 +31,29 @@ def open_tokenizer(content: bytes, where: Path, error: type[MolkvError]) -> Toke
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str], where: Path, error: type[MolkvError]) -> list[list[int]]:
-    """Return the token ids of each text. For `where` and `error` see `open_tokenizer`.
+def encode(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    where: Path,
+    error: type[MolkvError],
+    *,
+    add_special_tokens: bool = True,
+) -> list[list[int]]:
+    """Return the token ids of each text.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: The texts.
+        where: The path of the tokenizer's file, for messages.
+        error: The exception to raise if the tokenizer has a defect.
+        add_special_tokens: Whether to add the special tokens of the tokenizer's post-processor, such as a token at the
+            start of a text.
 
     Raises:
         error: The tokenizer has no token for a part of a text, or has a defect that `open_tokenizer` does not detect.
     """
     with _refused(f"{where}: cannot encode a text", error):
-        return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+        return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)]
 
 
 @contextmanager
@@ -116,3 +132,56 @@ class TextStream:
             self._context_text = self._decode(self._context)
         self._held = []
         return text
+
+
+class StopStrings:
+    """A filter for the pieces of a text. It ends the text before the first stop string, and holds back its beginnings.
+
+    The first stop string is the one that is complete first. If several are complete at the same character, it is the
+    longest. So the result does not depend on the borders of the pieces.
+    """
+
+    def __init__(self, strings: Sequence[str] = ()) -> None:
+        """Check the strings: at most 16 strings of 1 to 1,000 characters.
+
+        Raises:
+            RequestError: There are too many strings, or a string is empty, too long, or not a string.
+        """
+        if isinstance(strings, str):
+            raise RequestError("stop: found a single string, expected a list of strings")
+        self._strings = list(strings)
+        if len(self._strings) > _MOST_STOPS:
+            raise ArgumentError("stop", f"{len(self._strings)} strings", f"at most {_MOST_STOPS}")
+        for string in self._strings:
+            if not isinstance(string, str):
+                raise ArgumentError("stop", f"an item of type {type(string).__name__}", "strings")
+            if not 0 < len(string) <= _LONGEST_STOP:
+                raise ArgumentError("stop", f"a string of {len(string)} characters", f"1 to {_LONGEST_STOP} characters")
+        self._held = ""
+        self.found = False
+        """Whether a stop string is complete."""
+
+    def push(self, piece: str) -> str:
+        """Add a piece. Return the text that can no longer be a part of a stop string, often an empty text."""
+        if self.found or not self._strings:
+            return "" if self.found else piece
+        text = self._held + piece
+        places = [(text.index(string) + len(string), -len(string)) for string in self._strings if string in text]
+        if places:
+            end, negative = min(places)
+            self.found, self._held = True, ""
+            return text[: end + negative]
+        held = max(_overlap(text, string) for string in self._strings)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def finish(self) -> str:
+        """Return the text that is still held back. Call this when the text has ended."""
+        text, self._held = self._held, ""
+        return text
+
+
+def _overlap(text: str, string: str) -> int:
+    """Return the length of the longest end of `text` that is a beginning of `string`, but not all of it."""
+    longest = min(len(text), len(string) - 1)
+    return next((count for count in range(longest, 0, -1) if text.endswith(string[:count])), 0)

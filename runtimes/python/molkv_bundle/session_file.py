@@ -1,0 +1,205 @@
+"""Saved sessions: reading and writing the files that docs/bundle-format.md, "Sessions", describes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from molkv_bundle.bundle import Bundle
+from molkv_bundle.errors import OutputError, SessionError
+from molkv_bundle.files import decode_json
+from molkv_bundle.interface import Arrays
+from molkv_bundle.manifest import EXPERTS, NO_DIGEST
+from molkv_bundle.record import Ids
+from molkv_bundle.safetensors_file import TensorFile
+
+_VERSION: Final = "1"
+_DTYPES = {"float32": "F32", "float16": "F16", "int8": "I8"}
+_IDS, _CACHE = "input_ids", "past_key_values."
+_CHUNK_BYTES = 4 * 1024 * 1024
+
+
+def graph_identity(bundle: Bundle) -> str:
+    """Return the SHA-256 that identifies the graphs of the bundle's profile: of their files' hashes in the manifest."""
+    graph = bundle.graph()
+    names = [*(file.file for file in graph.files), graph.data]
+    return hashlib.sha256("".join(bundle.manifest.files[name].sha256 for name in names).encode()).hexdigest()
+
+
+def write_session(
+    path: Path, bundle: Bundle, ids: Ids, caches: Arrays, messages: Sequence[Mapping[str, str]] | None = None
+) -> None:
+    """Write a session. The file appears when it is complete.
+
+    Args:
+        path: The file to write. An existing file is replaced.
+        bundle: The bundle that computed the session.
+        ids: Token ids [n].
+        caches: The KV cache of the first m of these tokens, by names such as "3.key": [Hkv, m, head_dim].
+        messages: The messages of a chat.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    tensors = {_IDS: ids.astype("<i4"), **{f"{_CACHE}{name}": array for name, array in caches.items()}}
+    metadata = {**_identity(bundle), "session_version": _VERSION, "sha256": NO_DIGEST}
+    if messages is not None:
+        metadata["messages"] = json.dumps([dict(message) for message in messages], ensure_ascii=False)
+    data = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in tensors.values()]
+    digest = hashlib.sha256(_header(tensors, metadata))
+    for part in data:
+        digest.update(part)
+    header = _header(tensors, {**metadata, "sha256": digest.hexdigest()})
+    try:
+        _check_replaceable(path)
+        _write(path.resolve(), [memoryview(header), *data])
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _identity(bundle: Bundle) -> dict[str, str]:
+    return {"tables": json.dumps({EXPERTS: bundle.manifest.experts.id}), "graph": graph_identity(bundle)}
+
+
+def _header(tensors: Arrays, metadata: Mapping[str, str]) -> bytes:
+    """Return the header of a safetensors file, with its length."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, array in tensors.items():
+        kind = "I32" if name == _IDS else _DTYPES[array.dtype.name]
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
+        end += array.nbytes
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _check_replaceable(path: Path) -> None:
+    """Check that a path is free, or is a saved session.
+
+    Raises:
+        OutputError: The path is something else, which is not replaced.
+    """
+    if not path.exists():
+        return
+    with suppress(OutputError):
+        file = TensorFile(path, OutputError)
+        file.close()
+        if "session_version" in file.metadata:
+            return
+    raise OutputError(f"{path}: exists and is not a saved session, so it is not replaced; choose another name")
+
+
+def _write(path: Path, parts: Sequence[memoryview]) -> None:
+    """Write a file that appears under its name when it is complete. Only the user can read it, since it holds texts."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(descriptor)
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+class SessionFile:
+    """A saved session that belongs to a bundle and is undamaged."""
+
+    def __init__(self, path: Path, bundle: Bundle) -> None:
+        """Open a file, and check all of it except the numbers of the KV cache.
+
+        Raises:
+            SessionError: The file is missing or damaged, or belongs to another bundle, another graph or another KV
+                dtype.
+        """
+        self._file, self._path = TensorFile(path, SessionError), path
+        metadata = self._file.metadata
+        if (version := metadata.get("session_version")) != _VERSION:
+            raise SessionError(f"{path}: session_version: found {version!r}, expected {_VERSION!r}; is this a session?")
+        self._check_hash(metadata.get("sha256", ""))
+        known = _identity(bundle)
+        tables = decode_json(metadata.get("tables", "{}").encode(), dict[str, str], path, SessionError)
+        if tables != {EXPERTS: bundle.manifest.experts.id}:
+            raise SessionError(
+                f"{path}: tables: found {tables}, expected {known['tables']}; the session belongs to another bundle"
+            )
+        self.ids: Ids = self._file.read_rows(_IDS).view("<i4").astype(np.int64) if self._has_ids() else np.zeros(0, int)
+        """The token ids of the text, int64 [n]."""
+        self.length = self._checked_length(bundle)
+        """The number of first tokens whose keys and values are in the KV cache."""
+        if metadata.get("graph") != known["graph"]:
+            raise SessionError(
+                f"{path}: graph: found {metadata.get('graph')}, expected {known['graph']}; the session belongs to "
+                f"another graph than the bundle's profile {bundle.profile}"
+            )
+        self.messages: list[dict[str, str]] | None = None
+        """The messages of a chat; None if the session is not a chat."""
+        if "messages" in metadata:
+            self.messages = decode_json(metadata["messages"].encode(), list[dict[str, str]], path, SessionError)
+
+    def _check_hash(self, expected: str) -> None:
+        end = min((entry.start for entry in self._file.entries.values()), default=self._file.size())
+        digest, at = hashlib.sha256(), end
+        header = bytearray(end)
+        self._file.read_into([memoryview(header)], 0)
+        digest.update(bytes(header).replace(expected.encode() or b"?", NO_DIGEST.encode()))
+        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        while part := buffer[: self._file.size() - at]:
+            self._file.read_into([part], at)
+            digest.update(part)
+            at += len(part)
+        if len(expected) != len(NO_DIGEST) or digest.hexdigest() != expected:
+            raise SessionError(f"{self._path}: its sha256 does not match its contents; the file is damaged")
+
+    def _has_ids(self) -> bool:
+        entry = self._file.entries.get(_IDS)
+        return entry is not None and entry.dtype == "I32" and len(entry.shape) == 1
+
+    def _checked_length(self, bundle: Bundle) -> int:
+        """Check the tensors, and return the number of tokens in the KV cache."""
+        config, dtype = bundle.config, _DTYPES[bundle.graph().kv_dtype]
+        if not 0 < len(self.ids) <= config.max_position_embeddings + 1:
+            most = config.max_position_embeddings + 1
+            raise SessionError(f"{self._path}: {_IDS}: found {len(self.ids)} token ids, expected I32 [1 to {most}]")
+        wanted = {
+            f"{_CACHE}{layer}.{kind}": (heads, head_dim)
+            for layer, heads, head_dim in config.kv_caches()
+            for kind in ("key", "value")
+        }
+        found = {name: entry for name, entry in self._file.entries.items() if name != _IDS}
+        lengths = {entry.shape[1] for entry in found.values() if len(entry.shape) == 3}
+        length = lengths.pop() if len(lengths) == 1 else -1
+        if found.keys() != wanted.keys() or not 0 <= length <= len(self.ids):
+            raise SessionError(f"{self._path}: its tensors are not the KV cache of this model; the file is damaged")
+        for name, (heads, head_dim) in wanted.items():
+            shape = (heads, length, head_dim)
+            if (found[name].dtype, found[name].shape) != (dtype, shape):
+                raise SessionError(
+                    f"{self._path}: {name}: found {found[name].dtype} {list(found[name].shape)}, expected {dtype} "
+                    f"{list(shape)}; the session belongs to a graph with another KV cache"
+                )
+        return length
+
+    def read_into(self, caches: Arrays) -> None:
+        """Read the KV cache into arrays [Hkv, length, head_dim], by names such as "3.key".
+
+        Raises:
+            SessionError: The file cannot be read, or a number is NaN or infinite.
+        """
+        for name, array in caches.items():
+            numbers = self._file.read_rows(f"{_CACHE}{name}").view(array.dtype).reshape(array.shape)
+            if not np.isfinite(numbers).all():
+                raise SessionError(f"{self._path}: {_CACHE}{name}: found NaN or infinity, expected finite numbers")
+            array[...] = numbers
