@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from molkv_bundle import (
     TOKENIZER,
-    ChatTemplate,
+    ChatTemplateFile,
     CheckpointError,
     Generation,
     SamplingDefaults,
@@ -144,7 +144,7 @@ class Companions:
         ids = [] if end is None else end if isinstance(end, list) else [end]
         return tuple(dict.fromkeys(ids))
 
-    def _chat_template(self) -> ChatTemplate:
+    def _chat_template(self) -> ChatTemplateFile:
         """Return the name of the file with the chat template; "" if there is none.
 
         Like transformers, prefer chat_template.jinja to tokenizer_config.json.

@@ -18,7 +18,7 @@ from molkv_bundle.errors import (
 )
 from molkv_bundle.families import FAMILIES, model_config, read_config
 from molkv_bundle.files import contents, decode_json, file_sha256, is_system_file, read_bytes, shown
-from molkv_bundle.generation import ChatTemplate, Generation, SamplingDefaults, sampling_number, sampling_range
+from molkv_bundle.generation import ChatTemplateFile, Generation, SamplingDefaults, sampling_number, sampling_range
 from molkv_bundle.golden import (
     GOLDEN,
     LIMITS,
@@ -88,7 +88,7 @@ __all__ = [
     "Arrays",
     "Bundle",
     "BundleError",
-    "ChatTemplate",
+    "ChatTemplateFile",
     "CheckpointError",
     "ConfigError",
     "DenseDtype",

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-ChatTemplate = Literal["chat_template.jinja", "tokenizer_config.json", ""]  # file with the template; empty: no template
+ChatTemplateFile = Literal["chat_template.jinja", "tokenizer_config.json", ""]  # empty: no template
 
 
 class _Range(NamedTuple):
@@ -76,4 +76,4 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     eos_token_ids: tuple[int, ...]  # each of these ends a text
     sampling: SamplingDefaults
-    chat_template: ChatTemplate
+    chat_template: ChatTemplateFile
