@@ -74,7 +74,7 @@ test-lowest: $(LOWEST)/.ready
 	PYTHONPATH=$$(echo $(CURDIR)/$(LOWEST)/lib/python*/site-packages) $(PYTEST) tests/molkv_bundle tests/molkv_runtime
 
 # Compilers of other vendors. Each one is installed in a separate environment, because it includes its own ONNX Runtime.
-DRIVER := numpy tokenizers msgspec zlib-ng click rich
+DRIVER := numpy tokenizers msgspec zlib-ng jinja2 click rich
 QNN_EMULATOR := --provider-option htp_arch=75 --provider-option soc_model=57
 
 .venv-openvino/.ready: pyproject.toml constraints.txt

@@ -3,9 +3,6 @@
 The program runs in a separate environment (`benchmarks/speed/genai-requirements.txt`) without this project.
 """
 
-# The imports are not installed in the environment in which mypy runs.
-# mypy: disable-error-code="import-not-found"
-
 from __future__ import annotations
 
 import subprocess

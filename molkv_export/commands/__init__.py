@@ -35,7 +35,7 @@ from molkv_export.commands.train import train_command
 from molkv_export.commands.validate import validate_command
 from molkv_export.commands.verify import verify_command
 
-_EXPORTER_PACKAGES = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "jinja2", "markupsafe", "matplotlib"}
+_EXPORTER_PACKAGES = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "matplotlib"}
 _INTERRUPTED = 130
 _STDOUT = "standard output"
 _ERRORS = "backslashreplace"  # characters that standard output cannot encode are escaped

@@ -32,7 +32,7 @@ def test_importing_and_running_the_driver_imports_neither_torch_nor_onnx(stdlib_
 
 _COMMAND = """
 import sys
-for name in ("torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "jinja2", "markupsafe", "matplotlib"):
+for name in ("torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "matplotlib"):
     sys.modules[name] = None  # as if it were not installed
 sys.argv = ["molkv-export", *sys.argv[1:]]
 from molkv_export.commands import main
