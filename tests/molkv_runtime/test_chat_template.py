@@ -385,7 +385,7 @@ MAX_SIZE = 1 << 24  # less than in a program, to save time
 TOO_LARGE = f"its texts and lists are larger than {MAX_SIZE} characters"
 WIDE = "it formats a value with a width of 1000000 or more"
 BIG = "'a' * 10**7"
-REPEAT = "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = ITEM %}{% endfor %}{{ ns.x }}"
+REPEAT = "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = ITEM %}{% endfor %}"
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ REPEAT = "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = ITE
         # recursion
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
         ("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}", "recursion"),
-        (REPEAT.replace("99", "999").replace("ITEM", "(ns.x,)") + "{{ {ns.x: 1} }}", "it nests lists deeper than 100"),
+        (REPEAT.replace("99", "999").replace("ITEM", "(ns.x,)") + "{% set x = {ns.x: 1} %}", "lists deeper than 100"),
         # doubling
         (REPEAT.replace("ITEM", "ns.x ~ ns.x"), TOO_LARGE),
         (REPEAT.replace("ITEM", "ns.x|string + ns.x|string"), TOO_LARGE),
@@ -419,7 +419,9 @@ REPEAT = "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = ITE
         (REPEAT.replace("ITEM", "dict(a=ns.x, b=ns.x)"), TOO_LARGE),
         (REPEAT.replace("ITEM", "(ns.x + 1) * (ns.x + 1)"), "it computes with integers of more than 65536 bits"),
         ("{% for i in range(999) %}" + "a" * 99999 + "{% endfor %}", TOO_LARGE),
-        ("{% for i in range(999) %}{{ messages[0].content }}{% endfor %}", TOO_LARGE),
+        ("{% for i in range(999) %}{{ messages[0].content }}{% endfor %}{{ raise_exception('late') }}", TOO_LARGE),
+        ("{% for i in range(999) %}{% set x = messages[0].content.upper() %}{% endfor %}", TOO_LARGE),
+        ("{% for i in range(999) %}{% set x = messages[0].content | upper %}{% endfor %}", TOO_LARGE),
         ("{% for i in range(99) %}{% set x = " + BIG + " %}{% endfor %}", TOO_LARGE),
         # large results of one operation
         ("{{ 'x' * 10**9 }}", TOO_LARGE),
@@ -466,13 +468,15 @@ def test_a_hostile_template_gives_one_clear_error(template: str, message: str, m
 
 
 LOOP = "{% for x in range(99999) %}"
+SILENT_LOOP = "{% for x in many %}"  # without a call
 
 
 @pytest.mark.parametrize(
     "template",
     [
         LOOP * 3 + "{% endfor %}" * 3,
-        LOOP + "{% for x in range(99999) if x < 0 %}{% endfor %}{% endfor %}",
+        "{% set many = range(99999) %}" + SILENT_LOOP * 3 + "{% endfor %}" * 3,
+        "{% set many = range(99999) %}" + SILENT_LOOP * 2 + "{% for x in many if x < 0 %}" + "{% endfor %}" * 3,
         "{% for x in range(99999) recursive %}{{ loop(range(99999)) if loop.depth < 5 }}{% endfor %}",
         "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(50) }}",
         LOOP + "{% if range(9999) | map('string') | select('none') | list %}{% endif %}{% endfor %}",
@@ -485,6 +489,16 @@ def test_a_template_that_takes_too_long_is_stopped(template: str, monkeypatch: p
     monkeypatch.setattr(template_sandbox, "MAX_SIZE", 1 << 60)
     with pytest.raises(CheckpointError, match=r"\(line 1: it takes more than 0.05 seconds\)$"):
         ChatTemplate(template, {}, "bad.jinja", CheckpointError).render(CHAT)
+
+
+def test_the_items_of_generators_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = ChatTemplate(
+        "{{ range(9999) | map(attribute='x') | select('none') | first | default('none') }}", {}, "x", BundleError
+    )
+    assert template.render(CHAT) == "none"
+    monkeypatch.setattr(template_sandbox, "MAX_SIZE", 9999)
+    with pytest.raises(BundleError, match="larger than 9999 characters"):
+        template.render(CHAT)
 
 
 def test_a_limit_holds_for_one_rendering_only(monkeypatch: pytest.MonkeyPatch) -> None:
