@@ -24,6 +24,7 @@ from molkv_export.checkpoints import Checkpoint
 from molkv_export.checkpoints.checkpoint import check_token_ids
 from molkv_export.checkpoints.files import changed, file_state, refuse_pointer
 from molkv_runtime import encode, open_tokenizer
+from molkv_runtime.chat_template import ChatTemplate
 
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 CHAT_TEMPLATE: Final = "chat_template.jinja"
@@ -149,11 +150,16 @@ class Companions:
 
         Like transformers, prefer chat_template.jinja to tokenizer_config.json.
         """
-        if self._read[CHAT_TEMPLATE] is not None:
+        content = self._read[CHAT_TEMPLATE]
+        if content is not None:
+            self._warn_of_template(content, self._paths[CHAT_TEMPLATE])
             return CHAT_TEMPLATE
         template, path = self._tokenizer_config().get("chat_template"), self._paths[TOKENIZER_CONFIG]
         if template is None or isinstance(template, str):
-            return TOKENIZER_CONFIG if template else ""
+            if not template:
+                return ""
+            self._warn_of_template(template.encode(), path)
+            return TOKENIZER_CONFIG
         try:
             named = msgspec.convert(template, list[_NamedTemplate])
         except msgspec.ValidationError as error:
@@ -161,13 +167,24 @@ class Companions:
                 f"{path}: chat_template is {shown(template)}, expected a string, or a list of objects with strings "
                 '"name" and "template"; correct it or remove the field'
             ) from error
-        if any(each.name == "default" for each in named):
+        default = {each.name: each.template for each in named}.get("default")
+        if default is not None:
+            self._warn_of_template(default.encode(), path)
             return TOKENIZER_CONFIG
         self.warnings.append(
             f'{path}: no chat template is named "default", so the bundle will have no chat template; give this name '
             "to the template that drivers should use"
         )
         return ""
+
+    def _warn_of_template(self, content: bytes, path: Path) -> None:
+        """Add a warning if the driver cannot compile a template. A bundle can be used without its template."""
+        try:
+            ChatTemplate(content.decode(), {}, str(path), CheckpointError)
+        except UnicodeDecodeError as error:
+            self.warnings.append(f"{path}: is not a chat template, expected text in UTF-8 ({error})")
+        except CheckpointError as error:
+            self.warnings.append(f"{error}; correct it, since a chat with the bundle needs it")
 
     def _tokenizer_config(self) -> dict[str, Any]:
         content, path = self._read[TOKENIZER_CONFIG], self._paths[TOKENIZER_CONFIG]

@@ -167,6 +167,27 @@ def test_the_chat_template_is_found_where_transformers_finds_it(folder: Path) ->
     assert found.files["chat_template.jinja"] == b"{{ messages[0] }}"
 
 
+@pytest.mark.parametrize("place", ["file", "field", "list"])
+def test_a_chat_template_that_cannot_be_compiled_gives_a_warning(place: str, folder: Path) -> None:
+    _set(folder, GENERATION, eos_token_id=7)
+    broken = "line 1\n{% if %}"
+    if place == "file":
+        (folder / "chat_template.jinja").write_text(broken)
+    else:
+        _set(folder, TOKENS, chat_template=broken if place == "field" else [{"name": "default", "template": broken}])
+    found = _companions(folder)
+    assert found.generation.chat_template == ("chat_template.jinja" if place == "file" else TOKENS)
+    (warning,) = found.warnings
+    assert f"{found.generation.chat_template}: the chat template is not valid Jinja (line 2: " in warning
+
+
+def test_a_chat_template_that_is_not_text_gives_a_warning(folder: Path) -> None:
+    _set(folder, GENERATION, eos_token_id=7)
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    (warning,) = _companions(folder).warnings
+    assert "chat_template.jinja: is not a chat template, expected text in UTF-8 (" in warning
+
+
 @pytest.mark.parametrize(
     ("name", "field", "value", "message"),
     [
