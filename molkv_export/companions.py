@@ -23,8 +23,7 @@ from molkv_bundle import (
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.checkpoints.checkpoint import check_token_ids
 from molkv_export.checkpoints.files import changed, file_state, refuse_pointer
-from molkv_runtime import encode, open_tokenizer
-from molkv_runtime.chat_template import ChatTemplate
+from molkv_runtime import ChatTemplate, encode, open_tokenizer
 
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 CHAT_TEMPLATE: Final = "chat_template.jinja"

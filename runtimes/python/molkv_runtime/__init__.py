@@ -10,6 +10,7 @@ For example:
 
 from molkv_bundle import Bundle, MolkvError
 from molkv_runtime.calls import BoundCall, Call, DenseGraph, Graph
+from molkv_runtime.chat_template import ChatTemplate
 from molkv_runtime.continuation import Options, Token
 from molkv_runtime.families import window_bytes
 from molkv_runtime.generator import Completion, Generator
@@ -28,6 +29,7 @@ __all__ = [
     "BoundCall",
     "Bundle",
     "Call",
+    "ChatTemplate",
     "Completion",
     "DenseGraph",
     "ExpertStore",
