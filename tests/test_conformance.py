@@ -18,14 +18,18 @@ import pytest
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from molkv_bundle import Bundle, RecordChecksum, ValueDecoder
-from molkv_runtime import ExpertStore, Generator, Sampling
-from molkv_runtime.tokenizer import TextStream
+from molkv_bundle import Arrays, Bundle, RecordChecksum, RequestError, SessionFile, ValueDecoder
+from molkv_runtime import ExpertStore, Generator, Sampling, Sequences
+from molkv_runtime.sequences import common_prefix
+from molkv_runtime.tokenizer import StopStrings, TextStream
 from molkv_runtime.window import ExpertWindow
-from runtimes.conformance.python_driver import Suite
+from runtimes.conformance.python_driver import Suite, count_tokens
 
 SUITE = Path(__file__).parent.parent / "runtimes" / "conformance"
-KINDS = {"golden", "tokens", "text", "refused", "damage"}
+KINDS = {
+    *("golden", "tokens", "text", "refused", "damage"),
+    *("sequences", "calls", "session", "session-refused", "chat"),
+}
 MOST_LEFT_OUT = 0.02
 
 
@@ -53,7 +57,7 @@ def test_the_python_driver_passes_every_case() -> None:
 
 
 def test_the_suite_is_small_and_leaves_out_little() -> None:
-    cases, tokens = _cases(), _tokens(_cases())
+    cases = _cases()
     assert sum(path.stat().st_size for path in SUITE.rglob("*") if path.is_file()) < 4_000_000
     counts = Counter(case["kind"] for case in cases)
     assert counts.keys() == KINDS
@@ -62,8 +66,8 @@ def test_the_suite_is_small_and_leaves_out_little() -> None:
     assert {case["bundle"] for case in cases if case["kind"] == "tokens"} == {
         path.name for path in (SUITE / "bundles").iterdir()
     }
-    total = sum(len(found["ids"]) for found in tokens)
-    assert total - sum(found["compared"] for found in tokens) <= MOST_LEFT_OUT * total
+    total, compared = (sum(counts) for counts in zip(*map(count_tokens, cases), strict=True))
+    assert total - compared <= MOST_LEFT_OUT * total
 
 
 def _change_token(cases: list[dict[str, Any]]) -> str:
@@ -96,13 +100,52 @@ def _change_kind(cases: list[dict[str, Any]]) -> str:
     return str(case["name"])
 
 
-@pytest.mark.parametrize("change", [_change_token, _change_piece, _change_finish, _undo_damage, _change_kind])
+def _change_step(cases: list[dict[str, Any]]) -> str:
+    case = next(case for case in cases if case["kind"] == "sequences")
+    case["steps"][-1]["logits"][0][1] += 0.1
+    return str(case["name"])
+
+
+def _change_later_call(cases: list[dict[str, Any]]) -> str:
+    case = next(case for case in cases if case["kind"] == "calls")
+    case["calls"][-1]["expected"][0]["ids"][0] ^= 1
+    return str(case["name"])
+
+
+def _change_logprob(cases: list[dict[str, Any]]) -> str:
+    case = next(case for case in cases if case["name"] == "molkv/logprobs")
+    case["expected"][0]["logprobs"][2][1] += 0.01
+    return str(case["name"])
+
+
+def _change_chat(cases: list[dict[str, Any]]) -> str:
+    case = next(case for case in cases if case["kind"] == "chat")
+    case["add_generation_prompt"] = False
+    return str(case["name"])
+
+
+def _undo_session_damage(cases: list[dict[str, Any]]) -> str:
+    case = next(case for case in cases if case["kind"] == "session-refused")
+    case["patches"] = []
+    return str(case["name"])
+
+
+_CHANGES = [
+    *(_change_token, _change_piece, _change_finish, _undo_damage, _change_kind),
+    *(_change_step, _change_later_call, _change_logprob, _change_chat, _undo_session_damage),
+]
+
+
+@pytest.mark.parametrize("change", _CHANGES)
 def test_a_driver_that_does_something_else_fails(change: Any, tmp_path: Path) -> None:
     """Change an expected result of the suite, so that the result of the driver differs from it."""
     cases = _cases()
     name = change(cases)
-    (tmp_path / "cases.json").write_text(json.dumps({"cases": [case for case in cases if case["name"] == name]}))
-    (tmp_path / "bundles").symlink_to(SUITE / "bundles")
+    content = json.loads((SUITE / "cases.json").read_text(encoding="utf-8"))
+    content["cases"] = [case for case in cases if case["name"] == name]
+    (tmp_path / "cases.json").write_text(json.dumps(content))
+    for folder in ("bundles", "sessions"):
+        (tmp_path / folder).symlink_to(SUITE / folder)
     done = _run(tmp_path)
     assert done.returncode == 1
     assert done.stdout.startswith(f"FAIL {name}: ")
@@ -173,6 +216,36 @@ def _ignores_checksums(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RecordChecksum, "of", lambda _self, record, _row: int.from_bytes(record[-4:], "little"))
 
 
+def _keeps_the_window(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ExpertWindow, "restore", lambda *_: None)
+
+
+def _shifts_the_cache(patch: pytest.MonkeyPatch) -> None:
+    read = SessionFile.read_into
+
+    def read_into(self: SessionFile, caches: Arrays) -> None:
+        read(self, caches)
+        for array in caches.values():
+            array[:, 1:] = array[:, :-1].copy()
+
+    patch.setattr(SessionFile, "read_into", read_into)
+
+
+def _rejects_too_late(patch: pytest.MonkeyPatch) -> None:
+    """Keep the keys and values of a proposed token that was not chosen."""
+    rewind = Sequences.rewind
+    patch.setattr(Sequences, "rewind", lambda self, at, to: rewind(self, at, min(to + 1, int(self.lengths[at]))))
+
+
+def _shows_stop_strings(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(StopStrings, "push", lambda _self, piece: piece)
+
+
+def _counts_too_much(patch: pytest.MonkeyPatch) -> None:
+    """Take one token more from an earlier call than the texts have in common."""
+    patch.setattr("molkv_runtime.continuation.common_prefix", lambda a, b: min(common_prefix(a, b) + 1, len(a), len(b)))
+
+
 @pytest.mark.parametrize(
     ("fault", "bundle", "kinds"),
     [
@@ -186,6 +259,13 @@ def _ignores_checksums(patch: pytest.MonkeyPatch) -> None:
         (_shows_special_tokens, "bytes", {"text"}),
         (_cuts_bytes, "bytes", {"text"}),
         (_ignores_checksums, "molkv", {"damage"}),
+        *((_keeps_the_window, name, {"sequences"}) for name in ("molkv", "window-int8", "kv-int8", "coreml")),
+        (_keeps_the_window, "molkv", {"session"}),
+        *((_shifts_the_cache, name, {"session"}) for name in ("molkv", "mole", "kv-int8", "coreml")),
+        (_rejects_too_late, "mole", {"tokens"}),
+        (_shows_stop_strings, "bytes", {"text"}),
+        (_shows_stop_strings, "byte-fallback", {"text"}),
+        (_counts_too_much, "molkv", {"calls"}),
     ],
 )
 def test_a_faulty_driver_fails(
@@ -196,7 +276,14 @@ def test_a_faulty_driver_fails(
     assert [suite.run(case) for case in cases] == [""] * len(cases)
     fault(monkeypatch)
     broken = Suite(SUITE)
-    assert any(broken.run(case) for case in cases)
+
+    def fails(case: dict[str, Any]) -> bool:
+        try:
+            return bool(broken.run(case))
+        except RequestError:
+            return True
+
+    assert any(map(fails, cases))
 
 
 def test_a_bundle_of_another_model_fails(tmp_path: Path) -> None:

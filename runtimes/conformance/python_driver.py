@@ -10,11 +10,15 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from molkv_bundle import BundleError, ProviderError, RequestError
-from molkv_runtime import Generator, Sampling, selftest
+from molkv_runtime import Generator, Sampling, Token, bundle_chat_template, selftest
 
 Case = dict[str, Any]
 _KINDS = {BundleError: "bundle", RequestError: "request", ProviderError: "provider"}
@@ -25,7 +29,9 @@ class Suite:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.cases: list[Case] = json.loads((folder / "cases.json").read_text(encoding="utf-8"))["cases"]
+        content = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
+        self.cases: list[Case] = content["cases"]
+        self.limits: dict[str, float] = content["limits"]
         self._open: dict[str, Generator] = {}
 
     def run(self, case: Case) -> str:
@@ -36,6 +42,11 @@ class Suite:
             "text": self._text,
             "refused": self._refused,
             "damage": self._damage,
+            "sequences": self._sequences,
+            "calls": self._calls,
+            "session": self._session,
+            "session-refused": self._session_refused,
+            "chat": self._chat,
         }[case["kind"]](case)
 
     def _generator(self, case: Case) -> Generator:
@@ -48,19 +59,25 @@ class Suite:
         return "; ".join(selftest(self.folder / "bundles" / case["bundle"]).failures)
 
     def _tokens(self, case: Case) -> str:
-        found: list[Case] = [{"ids": [], "finish": ""} for _ in case["prompts"]]
+        found: list[list[Token]] = [[] for _ in case["prompts"]]
         for token in _stream(self._generator(case), case):
-            found[token.sequence]["ids"].append(token.id)
-            found[token.sequence]["finish"] = token.finish
-        return "; ".join(filter(None, map(_difference, range(len(found)), found, case["expected"])))
+            found[token.sequence].append(token)
+        wrong = list(map(_difference, range(len(found)), map(_result, found), case["expected"]))
+        if "logprobs" in case:
+            limit = 2 * self.limits[case["bundle"]]
+            wrong += [_far(tokens, each, limit) for tokens, each in zip(found, case["expected"], strict=True)]
+        return "; ".join(filter(None, wrong))
 
     def _text(self, case: Case) -> str:
         generator, expected = self._generator(case), case["expected"]
         if generator.tokenizer.encode(case["prompt"]).ids != case["prompt_ids"]:
             return f"the token ids of the prompt differ, expected {case['prompt_ids']}"
-        options = {"max_new_tokens": case["max_new_tokens"], "sampling": _sampling(case)}
-        tokens = list(generator.stream([case["prompt_ids"]], **options))
-        found = {"ids": [token.id for token in tokens], "finish": tokens[-1].finish}
+        options = {
+            "max_new_tokens": case["max_new_tokens"],
+            "sampling": _sampling(case),
+            "stop": case.get("stop", []),
+        }
+        found = _result(list(generator.stream([case["prompt_ids"]], **options)))
         pieces = list(generator.text(case["prompt"], **options))
         if expected["compared"] == len(expected["ids"]) and pieces != expected["pieces"]:
             return f"the pieces are {pieces}, expected {expected['pieces']}"
@@ -72,6 +89,74 @@ class Suite:
             list(generator.text(case["text"]) if "text" in case else _stream(generator, case))
 
         return _expect(case["error"], request)
+
+    def _sequences(self, case: Case) -> str:
+        """Run a script on one `Sequences` object. Compare the logit of the likeliest token after each step."""
+        state = self._generator(case).sequences(case["batch_size"])
+        operations: dict[str, Callable[[Case], Any]] = {
+            "prefill": lambda step: state.prefill(step["sequence"], step["ids"]),
+            "decode": lambda step: state.decode(step["ids"], np.array(step["active"])),
+            "rewind": lambda step: state.rewind(step["sequence"], step["length"]),
+            "fork": lambda step: state.fork(step["sequence"]),
+        }
+        for number, step in enumerate(case["steps"]):
+            run, place = partial(operations[step["do"]], step), f"step {number} ({step['do']})"
+            if "error" in step:
+                if wrong := _expect(step["error"], run):
+                    return f"{place}: {wrong}"
+                continue
+            found = run()
+            if step["do"] == "fork" and found != step["copy"]:
+                return f"{place}: found the copy {found}, expected {step['copy']}"
+            for sequence, expected in enumerate(step.get("logits", [step.get("logit")])):
+                if expected and abs(found[sequence][int(expected[0])] - expected[1]) > self.limits[case["bundle"]]:
+                    return f"{place}: found the logit {found[sequence][int(expected[0])]}, expected {expected}"
+        return ""
+
+    def _calls(self, case: Case) -> str:
+        """Run calls one after the other with one generator, which keeps what it has computed."""
+        generator = Generator(self.folder / "bundles" / case["bundle"])
+        for number, call in enumerate(case["calls"]):
+            found = _result(list(_stream(generator, call)))
+            if wrong := _difference(0, found, call["expected"][0]):
+                return f"call {number}: {wrong}"
+        return ""
+
+    def _session(self, case: Case) -> str:
+        """Continue a saved session; then go back, save it with this driver, and continue the new file."""
+        generator = self._generator(case)
+        with tempfile.TemporaryDirectory() as place:
+            path, own = self.folder / "sessions" / case["session"], Path(place) / "own.safetensors"
+            for file in (path, own):
+                session = generator.restore(file)
+                if session.ids != case["ids"]:
+                    return f"the session has the ids {session.ids}, expected {case['ids']}"
+                options = {"max_new_tokens": case["max_new_tokens"], "sampling": _sampling(case)}
+                tokens = list(session.stream(case["then"], stop_ids=[], logprobs=case["logprobs"], **options))
+                wrong = _difference(0, _result(tokens), case["expected"])
+                if wrong := wrong or _far(tokens, case["expected"], 2 * self.limits[case["bundle"]]):
+                    return f"{file.name}: {wrong}"
+                session.rewind(len(case["ids"]))
+                session.save(own)
+        return ""
+
+    def _session_refused(self, case: Case) -> str:
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place) / case["session"]
+            shutil.copyfile(self.folder / "sessions" / case["session"], path)
+            for patch in case["patches"]:
+                _patch(path, patch, path)
+            return _expect(case["error"], lambda: self._generator(case).restore(path))
+
+    def _chat(self, case: Case) -> str:
+        generator = self._generator(case)
+        template = bundle_chat_template(generator.bundle)
+        options = {"tools": case.get("tools"), "add_generation_prompt": case.get("add_generation_prompt", True)}
+        if "error" in case:
+            return _expect(case["error"], lambda: template.render(case["messages"], **options))
+        text = template.render(case["messages"], **options)
+        found = {"text": text, "ids": generator.encode([text], add_special_tokens=False)[0]}
+        return "" if found == case["expected"] else f"found {found}, expected {case['expected']}"
 
     def _damage(self, case: Case) -> str:
         with tempfile.TemporaryDirectory() as place:
@@ -88,7 +173,23 @@ def _stream(generator: Generator, case: Case) -> Any:
         max_new_tokens=case["max_new_tokens"],
         sampling=_sampling(case),
         stop_ids=frozenset(case.get("stop_ids", [])),
+        stop=case.get("stop", []),
+        lookup=case.get("lookup", 0),
+        logprobs=case.get("logprobs"),
     )
+
+
+def _result(tokens: list[Token]) -> Case:
+    return {"ids": [token.id for token in tokens], "finish": tokens[-1].finish}
+
+
+def _far(tokens: list[Token], expected: Case, limit: float) -> str:
+    """Compare log-probabilities, up to the first token that is not compared."""
+    for number, (token, logprobs) in enumerate(zip(tokens, expected["logprobs"][: expected["compared"]], strict=False)):
+        found = [token.logprob or 0, *(each.logprob for each in token.best)]
+        if any(abs(a - b) > limit for a, b in zip(found, logprobs, strict=True)):
+            return f"token {number}: found the log-probabilities {found}, expected {logprobs}"
+    return ""
 
 
 def _sampling(case: Case) -> Sampling | None:
@@ -127,6 +228,17 @@ def _patch(path: Path, patch: Case, bundles: Path) -> None:
         path.write_bytes(old[:offset] + bytes.fromhex(patch["insert"]) + old[offset + patch["delete"] :])
 
 
+def count_tokens(case: Case) -> tuple[int, int]:
+    """Return the number of expected tokens of a case, and the number of tokens that are compared."""
+    found = {
+        "tokens": lambda: case["expected"],
+        "text": lambda: [case["expected"]],
+        "session": lambda: [case["expected"]],
+        "calls": lambda: [each for call in case["calls"] for each in call["expected"]],
+    }.get(case["kind"], list)()
+    return sum(len(each["ids"]) for each in found), sum(each["compared"] for each in found)
+
+
 def main(folder: Path) -> int:
     """Run all cases, print the results, and return the exit code."""
     suite = Suite(folder)
@@ -135,9 +247,8 @@ def main(folder: Path) -> int:
         wrong = suite.run(case)
         failed += bool(wrong)
         print(f"FAIL {case['name']}: {wrong}" if wrong else f"ok {case['name']}", flush=True)
-    tokens = [found for case in suite.cases if case["kind"] == "tokens" for found in case["expected"]]
-    tokens += [case["expected"] for case in suite.cases if case["kind"] == "text"]
-    total, compared = sum(len(found["ids"]) for found in tokens), sum(found["compared"] for found in tokens)
+    counts = [count_tokens(case) for case in suite.cases]
+    total, compared = sum(count for count, _ in counts), sum(count for _, count in counts)
     print(
         f"{len(suite.cases) - failed} of {len(suite.cases)} cases passed; "
         f"{total - compared} of {total} tokens not compared"

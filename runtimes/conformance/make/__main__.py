@@ -14,9 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from molkv_bundle import Bundle
+from runtimes.conformance.make.chats import chat_cases
 from runtimes.conformance.make.damage import damage_cases
+from runtimes.conformance.make.living import (
+    SAVED,
+    SCRIPTED,
+    calls_case,
+    logprobs_case,
+    lookup_cases,
+    refused_sessions,
+    script_case,
+    session_case,
+)
 from runtimes.conformance.make.models import RECIPES, write_bundle
 from runtimes.conformance.make.tokens import GREEDY, Prompts, Source, golden_limit, text_cases, token_cases
+from runtimes.conformance.python_driver import count_tokens
 
 _SUITE = Path(__file__).parent.parent
 _TEXTS = ["the quick brown", "naïve 東京 ☕ <tool>", " owls <|user|>  and\n"]
@@ -24,10 +36,12 @@ Case = dict[str, Any]
 
 
 def make(folder: Path) -> None:
-    """Write `bundles` and `cases.json` to a folder."""
+    """Write `bundles`, `sessions` and `cases.json` to a folder."""
     known = json.loads((_SUITE / "cases.json").read_text(encoding="utf-8")) if (_SUITE / "cases.json").exists() else {}
     prompts = Prompts(known.get("cases", []))
-    shutil.rmtree(folder / "bundles", ignore_errors=True)
+    for part in ("bundles", "sessions"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    (folder / "sessions").mkdir(parents=True)
     cases: list[Case] = []
     with tempfile.TemporaryDirectory() as checkpoints:
         for name, recipe in RECIPES.items():
@@ -35,22 +49,31 @@ def make(folder: Path) -> None:
             source = Source(write_bundle(name, Path(checkpoints) / name, bundle), bundle)
             cases.append({"name": f"{name}/golden", "kind": "golden", "bundle": name})
             cases += token_cases(name, source, prompts)
+            cases += _living(name, source, folder / "sessions")
             if recipe.tokenizer:
                 cases += text_cases(name, source, prompts, _TEXTS)
+    cases += chat_cases("bytes", folder / "bundles" / "bytes")
+    cases += refused_sessions("molkv", "molkv-foreign", folder / "sessions")
     cases += _refusals("molkv", folder / "bundles" / "molkv")
     cases += damage_cases("molkv", folder / "bundles" / "molkv", "molkv-foreign")
-    tokens = [found for case in cases if case["kind"] in ("tokens", "text") for found in _expected(case)]
-    total, compared = sum(len(found["ids"]) for found in tokens), sum(found["compared"] for found in tokens)
+    counts = [count_tokens(case) for case in cases]
+    total, compared = sum(count for count, _ in counts), sum(count for _, count in counts)
     lines = ",\n  ".join(json.dumps(case, ensure_ascii=False) for case in cases)
     limits = {name: golden_limit(Bundle(folder / "bundles" / name)) for name in RECIPES}
     (folder / "cases.json").write_text(
-        f'{{"version": 1,\n "limits": {json.dumps(limits)},\n "cases": [\n  {lines}\n ]}}\n'
+        f'{{"version": 2,\n "limits": {json.dumps(limits)},\n "cases": [\n  {lines}\n ]}}\n'
     )
     print(f"{len(RECIPES)} bundles, {len(cases)} cases; {total - compared} of {total} tokens are not compared")
 
 
-def _expected(case: Case) -> list[Case]:
-    return case["expected"] if isinstance(case["expected"], list) else [case["expected"]]
+def _living(name: str, source: Source, sessions: Path) -> list[Case]:
+    """Return the cases of sequences that live, for the bundles that have them."""
+    cases = [script_case(name, source)] if name in SCRIPTED else []
+    if name in SAVED:
+        cases.append(session_case(name, source, sessions))
+    if name in ("molkv", "mole"):
+        cases += [calls_case(name, source), *lookup_cases(name, source), logprobs_case(name, source)]
+    return cases
 
 
 def _refusals(name: str, folder: Path) -> list[Case]:
@@ -64,6 +87,9 @@ def _refusals(name: str, folder: Path) -> list[Case]:
         "a negative id": {"prompts": [[-1]]},
         "a prompt longer than the context": {"prompts": [[1] * (context + 1)]},
         "no new tokens": {"max_new_tokens": 0},
+        "an empty stop string": {"stop": [""]},
+        "a stop string of 10,000 characters": {"stop": ["a" * 10_000]},
+        "17 stop strings": {"stop": [str(number) for number in range(17)]},
     }
     samplings: dict[str, list[Any]] = {
         "temperature": [-1, 1e7],

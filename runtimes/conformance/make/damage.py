@@ -6,6 +6,8 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from difflib import SequenceMatcher
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -126,24 +128,18 @@ def _digest(text: str) -> tuple[int, int]:
 
 
 def _splices(old: str, new: str) -> list[Case]:
-    """Return two changes that turn one manifest into another: one for the content, one for the hash."""
-    place, digest = slice(*_digest(old)), new[slice(*_digest(new))]
-    blank = [f"{text[: _digest(text)[0]]}{_ZEROS}{text[_digest(text)[1] :]}".encode() for text in (old, new)]
-    start = _same(blank[0], blank[1])
-    end = _same(*(text[start:][::-1] for text in blank))
-    change = blank[1][start : len(blank[1]) - end]
-    splices = [(place.start, 64, digest.encode()), (start, len(blank[0]) - end - start, change)]
-    # The later position comes first, so that both offsets are positions in the old text.
-    return [
-        {"file": MANIFEST, "offset": offset, "delete": delete, "insert": insert.hex()}
-        for offset, delete, insert in sorted(splices, reverse=True)
-    ]
+    """Return the changes of lines that turn one manifest into another. The last one in the file comes first.
 
-
-def _same(one: bytes, other: bytes) -> int:
-    """Return the number of equal bytes at the start of two byte strings."""
-    different = (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return next(different, min(len(one), len(other)))
+    So every offset is a position in the old text.
+    """
+    lines = [text.encode().splitlines(keepends=True) for text in (old, new)]
+    starts = list(accumulate(map(len, lines[0]), initial=0))
+    changes = []
+    for kind, a, b, c, d in SequenceMatcher(None, *lines, autojunk=False).get_opcodes():
+        if kind != "equal":
+            inserted = b"".join(lines[1][c:d]).hex()
+            changes.append({"file": MANIFEST, "offset": starts[a], "delete": starts[b] - starts[a], "insert": inserted})
+    return changes[::-1]
 
 
 def _experts(manifest: dict[str, Any]) -> dict[str, Any]:

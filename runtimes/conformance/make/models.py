@@ -46,6 +46,27 @@ _ONE_LAYER = {"num_hidden_layers": 1, "expert_layers": [0]}
 _LONG = {"max_position_embeddings": 160}  # more than a chunk of 128
 
 
+# It has what templates of real models have: checks of roles, tools as JSON, trimmed texts, and a generation prompt.
+_CHAT_TEMPLATE = """\
+{%- if tools is defined and tools %}
+    <tool>{{ tools | tojson }}{{ eos_token }}
+{% endif %}
+{%- for message in messages %}
+    {%- if message.role == "system" and not loop.first %}
+        {{- raise_exception("a system message must come first") }}
+    {%- endif %}
+    {{- "<|user|>" if message.role == "user" else message.role + ": " }}
+    {{- message.content | trim }}
+    {%- if not loop.last or add_generation_prompt %}
+        {{- eos_token }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- "the owl: " }}
+{%- endif %}
+"""
+
+
 class Recipe(NamedTuple):
     """The settings for making a bundle."""
 
@@ -55,6 +76,7 @@ class Recipe(NamedTuple):
     profile: str = "cpu"
     tokenizer: str = ""
     generation: Mapping[str, Any] = MappingProxyType({"eos_token_id": 0})
+    chat_template: str = ""
 
 
 _STATIC = GraphOptions(chunk_lengths=(1, 8))
@@ -75,7 +97,10 @@ RECIPES: dict[str, Recipe] = {
     "coreml": Recipe(_UNTIED, graph=_STATIC._replace(dense_dtype="float16"), profile="coreml"),
     "nnapi": Recipe(_MOLE, "int8", _STATIC._replace(dense_dtype="qdq-int8"), "nnapi"),
     "bytes": Recipe(
-        {**_UNTIED, "vocab_size": 280, "num_experts": 1}, tokenizer="byte-level", generation={"eos_token_id": [267, 3]}
+        {**_UNTIED, "vocab_size": 280, "num_experts": 1},
+        tokenizer="byte-level",
+        generation={"eos_token_id": [267, 3]},
+        chat_template=_CHAT_TEMPLATE,
     ),
     "byte-fallback": Recipe(
         {**_MOLE, **_ONE_LAYER, "vocab_size": 304, "num_experts": 1},
@@ -93,6 +118,9 @@ def write_bundle(name: str, folder: Path, bundle: Path) -> Path:
     save_file(_weights(config, zlib.crc32(name.encode())), folder / "model.safetensors")
     (folder / "config.json").write_bytes(msgspec.json.encode(config))
     (folder / "generation_config.json").write_text(json.dumps(dict(recipe.generation)))
+    if recipe.chat_template:
+        (folder / "chat_template.jinja").write_text(recipe.chat_template)
+        (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>", "bos_token": None}))
     if recipe.tokenizer:
         _TOKENIZERS[recipe.tokenizer](config.vocab_size).save(str(folder / "tokenizer.json"))
     export(

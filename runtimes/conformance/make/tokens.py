@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, takewhile
+from itertools import chain, pairwise, takewhile
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from runtimes.conformance.make.plain_sampling import sample
 
 Case = dict[str, Any]
 GREEDY: dict[str, Any] = {"seed": "0"}
-_SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_k": 20, "top_p": 0.95, "seed": str(2**40 + 7)}
+SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_k": 20, "top_p": 0.95, "seed": str(2**40 + 7)}
 _VARIED: dict[str, Any] = {"temperature": 5.0, "min_p": 0.001}  # almost any token can be chosen
 _PENALIZED_GREEDY: dict[str, Any] = {
     "repetition_penalty": 1.1,
@@ -66,6 +66,20 @@ class Source:
         certain = [is_certain for _, is_certain in steps]
         compared = certain.index(False) if False in certain else len(ids)
         return {"ids": ids, "finish": "stop" if ids[-1] in stops else "length", "compared": compared}
+
+    def likeliest(self, ids: list[int]) -> list[float]:
+        """Return the likeliest token after `ids`, and its logit."""
+        logits = self._model.logits(np.array(ids), self._store, last=1)[0]
+        return [int(logits.argmax()), float(logits.max())]
+
+    def logprobs(self, prompt: list[int], ids: list[int], count: int) -> list[list[float]]:
+        """Return for each id its log-probability, then those of the `count` likeliest tokens."""
+        rows = self._model.logits(np.array([*prompt, *ids]), self._store, last=len(ids) + 1)[:-1].astype(np.float64)
+        rows -= np.log(np.exp(rows - rows.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True)) + rows.max(
+            axis=1, keepdims=True
+        )
+        best = -np.sort(-rows, axis=1)[:, :count]
+        return [[row[token], *top.tolist()] for row, token, top in zip(rows, ids, best, strict=True)]
 
     def best(self, tried: Iterable[list[int]], new: int, options: Case, sequence: int) -> tuple[list[int], Case]:
         """Return a prompt and its continuation: the first whose tokens can all be compared, or else the best."""
@@ -125,7 +139,7 @@ def token_cases(name: str, source: Source, prompts: Prompts) -> list[Case]:
         ("greedy", GREEDY, new, batch),
         ("penalized", penalized, new, batch),
     ]
-    chosen += [("sampled", _SAMPLED, new, batch)] if source.is_exact else []
+    chosen += [("sampled", SAMPLED, new, batch)] if source.is_exact else []
     chosen += [("long", GREEDY, 6, (long,)), ("full", GREEDY, 9, (context - 3, 4, context))]
     cases = [
         _token_case(f"{name}/{what}", source, prompts, options, new, lengths) for what, options, new, lengths in chosen
@@ -180,11 +194,50 @@ def text_cases(name: str, source: Source, prompts: Prompts, texts: list[str]) ->
         else:
             raise ValueError(f"{case_name}: none of {_TRIES} seeds gives a text with the wanted property")
         cases.append(_text_case(case_name, text, ids, {"sampling": options}, found))
+    cases.append(_stop_case(f"{name}/text-stop-string", source, tokenizer, prompts, texts[0]))
     defaults = {**msgspec.structs.asdict(generation.sampling), "seed": "0"}
     ids = tokenizer.encode(texts[0]).ids
     found = source.continued(ids, 16, defaults, stops=generation.eos_token_ids)
     found["pieces"] = _pieces(tokenizer, ids, found["ids"], found["finish"])
     return [*cases, _text_case(f"{name}/text-defaults", texts[0], ids, {}, found)]
+
+
+def _stop_case(name: str, source: Source, tokenizer: Tokenizer, prompts: Prompts, text: str) -> Case:
+    """Return a case of a text that ends at a stop string, which begins and ends in the middle of the text."""
+    ids, ends = tokenizer.encode(text).ids, source.bundle.manifest.generation.eos_token_ids
+    for seed in prompts.seeds(name):
+        options = {**_VARIED, "seed": seed}
+        found = source.continued(ids, 16, options, stops=ends)
+        texts = _texts(tokenizer, ids, found["ids"], found["finish"])
+        if found["compared"] == 16 and (stop := _stop_over_a_border(texts)):
+            stops = [stop, "never in the text", f"{stop[1:]}?"]
+            count = next(number for number, shown in enumerate(texts, start=1) if stop in shown)
+            shown = [_visible(each, stops) for each in ["", *texts[:count]]]
+            pieces = [after[len(before) :] for before, after in pairwise(shown)]
+            expected = {"ids": found["ids"][:count], "finish": "stop", "compared": count}
+            expected["pieces"] = [piece for piece in pieces if piece]
+            return {**_text_case(name, text, ids, {"sampling": options}, expected), "stop": stops}
+    raise ValueError(f"{name}: none of {_TRIES} seeds gives a text with a stop string over the border of two tokens")
+
+
+def _stop_over_a_border(texts: list[str]) -> str:
+    """Return three characters around the end of a token, which are nowhere before in the text; "" if there are none."""
+    whole = texts[-1]
+    for end in sorted({len(text) for text in texts[4:-2]}):
+        stop = whole[end - 1 : end + 2]
+        if len(stop) == 3 and stop.isprintable() and "�" not in stop and whole.index(stop) == end - 1:
+            return stop
+    return ""
+
+
+def _visible(text: str, stops: list[str]) -> str:
+    """Return the part of a text that can be shown: before a stop string, or before the beginning of one at its end."""
+    for end in range(len(text) + 1):
+        complete = [stop for stop in stops if text[:end].endswith(stop)]
+        if complete:
+            return text[: end - max(map(len, complete))]
+    held = [count for stop in stops for count in range(1, len(stop)) if text.endswith(stop[:count])]
+    return text[: len(text) - max(held, default=0)]
 
 
 def _text_case(name: str, text: str, ids: list[int], sampling: Case, expected: Case) -> Case:
@@ -203,18 +256,24 @@ def _sampling(options: dict[str, Any]) -> Sampling:
 
 
 def _pieces(tokenizer: Tokenizer, prompt: list[int], ids: list[int], finish: str) -> list[str]:
-    """Return the pieces of a text as docs/bundle-format.md, "Text", defines them, by decoding all ids at each token."""
+    """Return the pieces of a text: the text that is shown after each token, without the text before."""
+    texts = ["", *_texts(tokenizer, prompt, ids, finish)]
+    return [after[len(before) :] for before, after in pairwise(texts) if after != before]
+
+
+def _texts(tokenizer: Tokenizer, prompt: list[int], ids: list[int], finish: str) -> list[str]:
+    """Return the text that is shown after each token, as docs/bundle-format.md, "Text", defines it: decode all ids."""
     shown = ids[:-1] if finish == "stop" else ids
 
     def decoded(count: int) -> str:
         whole, before = (tokenizer.decode(part) for part in ([*prompt, *shown[:count]], prompt))
         return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(shown[:count])
 
-    pieces, given = [], 0
+    texts, text = [], ""
     for count in range(1, len(shown) + 1):
         token = tokenizer.id_to_token(shown[count - 1])
         held = token is None or token.startswith("<0x") or decoded(count).endswith("�")
         if not held or count == len(shown):
-            pieces.append(decoded(count)[given:])
-            given = len(decoded(count))
-    return [piece for piece in pieces if piece]
+            text = decoded(count)
+        texts.append(text)
+    return texts

@@ -10,7 +10,7 @@ For example:
 
 from molkv_bundle import Bundle, MolkvError
 from molkv_runtime.calls import BoundCall, Call, DenseGraph, Graph
-from molkv_runtime.chat_template import ChatTemplate
+from molkv_runtime.chat_template import ChatTemplate, bundle_chat_template
 from molkv_runtime.continuation import Options, Token
 from molkv_runtime.families import window_bytes
 from molkv_runtime.generator import Completion, Generator
@@ -45,6 +45,7 @@ __all__ = [
     "Store",
     "Target",
     "Token",
+    "bundle_chat_template",
     "cache_bytes",
     "describe_placements",
     "encode",
