@@ -135,7 +135,7 @@ def _splices(old: str, new: str) -> list[Case]:
     lines = [text.encode().splitlines(keepends=True) for text in (old, new)]
     starts = list(accumulate(map(len, lines[0]), initial=0))
     changes = []
-    for kind, a, b, c, d in SequenceMatcher(None, *lines, autojunk=False).get_opcodes():
+    for kind, a, b, c, d in SequenceMatcher(None, lines[0], lines[1], autojunk=False).get_opcodes():
         if kind != "equal":
             inserted = b"".join(lines[1][c:d]).hex()
             changes.append({"file": MANIFEST, "offset": starts[a], "delete": starts[b] - starts[a], "insert": inserted})
