@@ -237,7 +237,7 @@ _texts = st.text(st.characters(codec="utf-8", max_codepoint=0x3FF), max_size=12)
     ["<skip>", "stop", "{{ 1 }}", "{% if %}", "\r\n", "</s>", "\ufeff", " \n\t"]
 )
 _json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | _texts,
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _texts,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(_texts, inner, max_size=2),
     max_leaves=4,
 )
@@ -361,9 +361,10 @@ def test_a_bundle_without_a_template_names_the_option(copy: Callable[..., Path])
         (CHAT[0], "messages: found dict, expected a list of objects"),
         (["hello"], r"messages\[0\]: found str, expected an object"),
         (
-            [{"role": "user", "content": [{"x": b"a"}]}],
-            r"messages\[0\].content\[0\].x: found bytes, expected a value of",
+            [{"content": [{"x": b"a"}]}],
+            r"messages: found a value of another kind \(.*bytes.*\), expected values of JSON",
         ),
+        ([{"content": float("nan")}], r"messages: found a value of another kind \(.*\), expected values of JSON"),
     ],
 )
 def test_messages_of_another_type_are_refused(messages: Any, message: str) -> None:
@@ -376,14 +377,30 @@ def test_messages_of_another_type_are_refused(messages: Any, message: str) -> No
 def test_messages_that_contain_themselves_are_refused() -> None:
     message: dict[str, Any] = {"role": "user"}
     message["content"] = message
-    with pytest.raises(ArgumentError, match=r"messages: found a value that is nested too deeply"):
+    with pytest.raises(ArgumentError, match=r"messages: found a value of another kind \(Circular reference detected\)"):
         ChatTemplate(SHORT, {}, "x", BundleError).render([message])
+    nested: list[Any] = []
+    for _ in range(99999):
+        nested = [nested]
+    with pytest.raises(
+        ArgumentError, match=r"messages: found a value of another kind \(maximum recursion depth exceeded"
+    ):
+        ChatTemplate(SHORT, {}, "x", BundleError).render([{"content": nested}])
+
+
+def test_the_limits_allow_large_numbers_that_are_no_widths() -> None:
+    template = """{% set ns = namespace(budget=32768) %}{% macro shown(n) %}{{ n }}{% endmacro %}
+{{- dict(a=1234567).a + ns.budget }} {{ shown(1700000000) }} {{ nothing | default(100000) }} {{ 1234567 | round(1) }}
+{{- ' {{"n": "{:,}"}} 12345'.format(1234567) }}{{ ' 12345 %s %05.1f%%' % (12345, 1) }} {{ 'a' | center(3) }}
+{{- [12345] | select('gt', 12344) | list }} {{ 'b' ~ 99999 }} {{ ['c'] * -1 }}"""
+    expected = '1267335 1700000000 100000 1234567 {"n": "1,234,567"} 12345 12345 12345 001.0%  a [12345] b99999 []'
+    assert ChatTemplate(template, {}, "x", BundleError).render(CHAT) == expected
 
 
 NOT_JINJA = "the chat template is not valid Jinja"
 MAX_SIZE = 1 << 24  # less than in a program, to save time
-TOO_LARGE = f"its texts and lists are larger than {MAX_SIZE} characters"
-WIDE = "it formats a value with a width of 1000000 or more"
+TOO_LARGE = f"its texts and lists together have more than {MAX_SIZE} characters and items"
+WIDE = "it formats a value with a width above 9999, or with a width that is an argument"
 BIG = "'a' * 10**7"
 REPEAT = "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = ITEM %}{% endfor %}"
 
@@ -394,11 +411,10 @@ REPEAT = "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = ITE
         # unsafe attributes and unknown names
         ("{{ ''.__class__.__mro__ }}", "access to attribute '__class__' of 'str' object is unsafe"),
         ("{{ messages.append(1) }}", "access to attribute 'append' of 'list' object is unsafe"),
+        ("{{ dict.update(messages[0], role='x') }}", "has no attribute 'update'"),
+        ("{{ dict[0].mro() }}", "has no element 0"),
         ("{{ cycler.__init__.__globals__ }}", "access to attribute '__init__' of 'type' object is unsafe"),
         ("{{ '{0.__class__.__mro__}'.format(1) }}", "access to attribute '__class__' of 'int' object is unsafe"),
-        ("{{ 'a'.encode('punycode') }}", "access to attribute 'encode' of 'str' object is unsafe"),
-        ("{{ namespace(__init__=1) }}", "a namespace cannot have the name '__init__'"),
-        ("{% set ns = namespace() %}{% set ns._x = 1 %}", "a namespace cannot have the name '_x'"),
         ("\n{{ nothing(1) }}", "(line 2: 'nothing' is undefined)"),
         ("{{ lipsum(10**9) }}", "'lipsum' is undefined"),
         ("{% include 'x' %}", "no loader for this environment"),
@@ -407,19 +423,19 @@ REPEAT = "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = ITE
         # recursion
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
         ("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}", "recursion"),
-        (REPEAT.replace("99", "999").replace("ITEM", "(ns.x,)") + "{% set x = {ns.x: 1} %}", "lists deeper than 100"),
         # doubling
         (REPEAT.replace("ITEM", "ns.x ~ ns.x"), TOO_LARGE),
         (REPEAT.replace("ITEM", "ns.x|string + ns.x|string"), TOO_LARGE),
         (REPEAT.replace("ITEM", "ns.x|string|replace('1', '11')"), TOO_LARGE),
         ("{% set ns = namespace(x='a') %}{% for i in range(99) %}"
          "{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}{% endfor %}", TOO_LARGE),
-        (REPEAT.replace("ITEM", "[ns.x, ns.x]"), TOO_LARGE),
-        (REPEAT.replace("ITEM", "{'a': [ns.x, ns.x]}.items()"), TOO_LARGE),
-        (REPEAT.replace("ITEM", "dict(a=ns.x, b=ns.x)"), TOO_LARGE),
+        (REPEAT.replace("ITEM", "ns.x + ns.x").replace("=1", "='a'").replace("99", "27"), TOO_LARGE),
+        (REPEAT.replace("ITEM", "ns.x * 2").replace("=1", "=[1]"), TOO_LARGE),
         (REPEAT.replace("ITEM", "(ns.x + 1) * (ns.x + 1)"), "it computes with integers of more than 65536 bits"),
         ("{% for i in range(999) %}" + "a" * 99999 + "{% endfor %}", TOO_LARGE),
         ("{% for i in range(999) %}{{ messages[0].content }}{% endfor %}{{ raise_exception('late') }}", TOO_LARGE),
+        ("{% macro m() %}{% for i in range(999) %}{{ messages }}{% endfor %}{{ raise_exception('late') }}{% endmacro %}"
+         "{{ m() }}", TOO_LARGE),
         ("{% for i in range(999) %}{% set x = messages[0].content.upper() %}{% endfor %}", TOO_LARGE),
         ("{% for i in range(999) %}{% set x = messages[0].content | upper %}{% endfor %}", TOO_LARGE),
         ("{% for i in range(99) %}{% set x = " + BIG + " %}{% endfor %}", TOO_LARGE),
@@ -432,27 +448,20 @@ REPEAT = "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = ITE
         ("{{ '%*d' % (10**9, 1) }}", WIDE),
         ("{{ '%(a)9999999d' | format(a=1) }}", WIDE),
         ("{{ '{:999999999}'.format(1) }}", WIDE),
+        ("{{ '{:٩٩٩٩٩٩٩٩٩}'.format(1) }}", WIDE),
+        ("{{ '{a:999999999}'.format_map({'a': 1}) }}", WIDE),
+        ("{{ '%(a(b))999999999d' % {'a(b)': 1} }}", WIDE),
+        ("{{ '%.999999999f' % 1 }}", WIDE),
         ("{{ '{:{}}'.format(1, 10**9) }}", WIDE),
-        ("{{ ('{0}' * 10**4).format(" + BIG + ") }}", TOO_LARGE),
-        ("{{ ('%(a)s' * 10**4) % {'a': " + BIG + "} }}", TOO_LARGE),
-        ("{{ 'a' | center(10**9) }}", TOO_LARGE),
-        ("{{ 'a' | center(1000000000) }}", TOO_LARGE),
-        ("{{ 'a'.zfill(1000000000) }}", TOO_LARGE),
-        ("{{ [1] | batch(10**9, 0) | list }}", TOO_LARGE),
-        ("{{ [1] | slice(10**9) | list }}", TOO_LARGE),
-        ("{{ 1 | round(10**9, 'ceil') }}", TOO_LARGE),
-        ("{{ messages | tojson(indent=10**9) }}", TOO_LARGE),
-        ("{{ (" + BIG + ").replace('', " + BIG + ") }}", TOO_LARGE),
-        ("{{ (" + BIG + ").join('a' * 10**6) }}", TOO_LARGE),
-        ("{{ (" + BIG + ") | join('a' * 10**6) }}", TOO_LARGE),
-        ("{{ messages[0].content | map('string') | join('a' * 10**6) }}", TOO_LARGE),
-        ("{{ ('a' * 10**6).join(messages[0].content | map('string')) }}", TOO_LARGE),
-        ("{{ ('a' * 999) | map('center', 999999) | list }}", TOO_LARGE),
-        # long searches
-        ("{{ (" + BIG + ").rfind('b' + 'a' * 10**6) }}", TOO_LARGE),
-        ("{{ (" + BIG + ").strip('b' * 10**6) }}", TOO_LARGE),
-        ("{{ ('<!---->' * 10**6) | striptags }}", TOO_LARGE),
-        ("{{ ([[0]] * 10**5) | sum(start=[]) }}", TOO_LARGE),
+        ("{{ 'a' | center(10**9) }}", "center: found the argument 1000000000, expected at most 9999"),
+        ("{{ 'a' | center(1000000000) }}", "center: found the argument 1000000000, expected at most 9999"),
+        ("{{ 'a'.zfill(1000000000) }}", "zfill: found the argument 1000000000, expected at most 9999"),
+        ("{{ 'ab' | map('center', 10000) | list }}", "center: found the argument 10000, expected at most 9999"),
+        ("{{ 1 | round(-10**9) }}", "round: found the argument -1000000000, expected at most 9999"),
+        ("{{ [1] | batch(10**9, 0) | list }}", "batch: found the argument 1000000000, expected at most 9999"),
+        ("{{ [1] | slice(10**9) | list }}", "slice: found the argument 1000000000, expected at most 9999"),
+        ("{{ 1 | round(10**9, 'ceil') }}", "round: found the argument 1000000000, expected at most 9999"),
+        ("{{ messages | tojson(indent=10**9) }}", "tojson: found the argument 1000000000, expected at most 9999"),
     ],
 )  # fmt: skip
 def test_a_hostile_template_gives_one_clear_error(template: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,6 +486,7 @@ SILENT_LOOP = "{% for x in many %}"  # without a call
         LOOP * 3 + "{% endfor %}" * 3,
         "{% set many = range(99999) %}" + SILENT_LOOP * 3 + "{% endfor %}" * 3,
         "{% set many = range(99999) %}" + SILENT_LOOP * 2 + "{% for x in many if x < 0 %}" + "{% endfor %}" * 3,
+        "{% set text = 'a' * 10**7 %}" + LOOP + "{% if 'ab' in text %}{% endif %}{% endfor %}",
         "{% for x in range(99999) recursive %}{{ loop(range(99999)) if loop.depth < 5 }}{% endfor %}",
         "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(50) }}",
         LOOP + "{% if range(9999) | map('string') | select('none') | list %}{% endif %}{% endfor %}",
@@ -491,22 +501,12 @@ def test_a_template_that_takes_too_long_is_stopped(template: str, monkeypatch: p
         ChatTemplate(template, {}, "bad.jinja", CheckpointError).render(CHAT)
 
 
-def test_the_items_of_generators_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    template = ChatTemplate(
-        "{{ range(9999) | map(attribute='x') | select('none') | first | default('none') }}", {}, "x", BundleError
-    )
-    assert template.render(CHAT) == "none"
-    monkeypatch.setattr(template_sandbox, "MAX_SIZE", 9999)
-    with pytest.raises(BundleError, match="larger than 9999 characters"):
-        template.render(CHAT)
-
-
 def test_a_limit_holds_for_one_rendering_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_sandbox, "MAX_SIZE", 1000)
     template = ChatTemplate("{{ messages[0].content ~ '' }}", {}, "x", BundleError)
     for _ in range(9):
         assert template.render([{"content": "a" * 300}]) == "a" * 300
-    with pytest.raises(BundleError, match="larger than 1000 characters"):
+    with pytest.raises(BundleError, match="more than 1000 characters"):
         template.render([{"content": "a" * 600}])
 
 

@@ -5,10 +5,12 @@ The text is the same as from transformers' `apply_chat_template`. `template_sand
 
 from __future__ import annotations
 
+import json
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from molkv_bundle import ArgumentError, Bundle, BundleError, MolkvError, RequestError, decode_json, one_line, read_bytes
 
@@ -20,6 +22,29 @@ _TOKENIZER_CONFIG = "tokenizer_config.json"
 _NAMED_TOKENS = ("additional_special_tokens", "model_specific_special_tokens", "extra_special_tokens")
 _HINT = "give a chat template with --template FILE"
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # names for the same field of a message
+
+
+class _RefusalError(Exception):
+    """A template called `raise_exception`."""
+
+
+def _raise_exception(message: object) -> NoReturn:
+    raise _RefusalError(str(message))
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.now().strftime(format)
+
+
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """Return a value as JSON. Jinja's own filter escapes characters of HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+# Functions that transformers has in addition to Jinja's.
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
 
 
 class ChatTemplate:
@@ -38,14 +63,14 @@ class ChatTemplate:
             error: The template is too large, or Jinja cannot compile it.
         """
         # Most programs use no chat template, so they need not wait for the import of Jinja.
-        from molkv_runtime.template_sandbox import Sandbox, limited
+        from molkv_runtime.template_sandbox import Sandbox, start_limits
 
         self._special_tokens, self._where, self._error = dict(special_tokens), where, error
         if len(source) > MAX_SOURCE:
             raise error(f"{where}: the chat template has {len(source)} characters, expected at most {MAX_SOURCE}")
+        start_limits()
         try:
-            with limited():
-                self._template: Template = Sandbox().from_string(source)
+            self._template: Template = Sandbox(_FUNCTIONS, {"tojson": _tojson}).from_string(source)
         except Exception as cause:  # a TemplateSyntaxError of Jinja, or an error of Python's compiler
             raise error(f"{where}: the chat template is not valid Jinja ({_described(cause)})") from cause
 
@@ -69,7 +94,7 @@ class ChatTemplate:
             RequestError: The template refuses the messages.
             error: The template has an error, or does too much work. `error` is the exception of the constructor.
         """
-        from molkv_runtime.template_sandbox import TemplateRefusalError, limited
+        from molkv_runtime.template_sandbox import start_limits
 
         variables = {
             **self._special_tokens,
@@ -80,10 +105,10 @@ class ChatTemplate:
         }
         if not variables["messages"]:
             raise ArgumentError("messages", "an empty list", "one message or more")
+        start_limits()
         try:
-            with limited():
-                return self._template.render(variables)
-        except TemplateRefusalError as refusal:
+            return self._template.render(variables)
+        except _RefusalError as refusal:
             raise RequestError(
                 f"{self._where}: the messages do not fit the chat template ({one_line(refusal)})"
             ) from refusal
@@ -164,10 +189,10 @@ def _described(cause: Exception) -> str:
 
 
 def _objects(name: str, values: Any) -> list[dict[str, Any]]:
-    """Return a copy of a list of objects, with only the types that JSON has.
+    """Return a copy of a list of objects. The template gets no object of the caller, since it could call its methods.
 
     Raises:
-        ArgumentError: The value is not a list of objects, or has another type inside.
+        ArgumentError: The value is not a list of objects of JSON.
     """
     if isinstance(values, str | Mapping) or not isinstance(values, Sequence):
         raise ArgumentError(name, type(values).__name__, "a list of objects")
@@ -175,28 +200,10 @@ def _objects(name: str, values: Any) -> list[dict[str, Any]]:
         if not isinstance(value, Mapping):
             raise ArgumentError(f"{name}[{index}]", type(value).__name__, "an object")
     try:
-        copied: list[dict[str, Any]] = _plain(name, list(values))
-    except RecursionError as cause:
-        raise ArgumentError(name, "a value that is nested too deeply", "values of JSON") from cause
+        copied: list[dict[str, Any]] = json.loads(json.dumps([dict(value) for value in values], allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as cause:
+        raise ArgumentError(name, f"a value of another kind ({one_line(cause)})", "values of JSON") from cause
     return copied
-
-
-def _plain(name: str, value: Any) -> Any:
-    """Copy a value. The template gets no object of the caller, since a template could call its methods."""
-    if isinstance(value, Mapping):
-        return {_plain(name, key): _plain(f"{name}.{key}", item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        items = [_plain(f"{name}[{index}]", item) for index, item in enumerate(value)]
-        return tuple(items) if isinstance(value, tuple) else items
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)  # these methods drop what a derived class, such as an enumeration, adds to the value
-    if isinstance(value, int):
-        return int.__int__(value)
-    if isinstance(value, float):
-        return float.__float__(value)
-    raise ArgumentError(name, type(value).__name__, "a value of JSON")
 
 
 def _with_reasoning(message: Mapping[str, Any]) -> dict[str, Any]:
