@@ -312,7 +312,9 @@ class DynamicCalls:
             self._positions[sequence, 0] = self._seqlens[sequence] = position
             longest = max(longest, position + 1)
         self._total[...] = longest
-        self._decode_call.run()
-        for name, numbers in last.items():
-            self._cache[name][full, :, self._last] = numbers
+        try:
+            self._decode_call.run()
+        finally:
+            for name, numbers in last.items():
+                self._cache[name][full, :, self._last] = numbers
         return self._logits[:, 0]
