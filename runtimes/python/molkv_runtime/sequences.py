@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -254,9 +254,9 @@ class Sequences(InOneProcess):
             BundleError: A record cannot be read. The sequence is then unchanged.
         """
         self._check_number(sequence)
-        before = int(self.lengths[sequence])
-        whole_number("length", length, 0, most=before)
         with self._exclusively():
+            before = int(self.lengths[sequence])
+            whole_number("length", length, 0, most=before)
             lookback = self._calls.experts.lookback
             # The window has the experts of the last `lookback` positions.
             self._restore_experts(sequence, self._ids[sequence], length, min(length, before - lookback))
@@ -299,14 +299,15 @@ class Sequences(InOneProcess):
                 than `length`, or another thread or process uses these sequences.
             BundleError: A record cannot be read. The sequence then stays free.
         """
-        found = source.caches(source_sequence)
-        whole_number("length", length, 0, most=int(source.lengths[source_sequence]))
+        with nullcontext() if source is self else source._exclusively():
+            found = source.caches(source_sequence)
+            whole_number("length", length, 0, most=int(source.lengths[source_sequence]))
 
-        def read(arrays: Arrays) -> None:
-            for name, array in arrays.items():
-                np.copyto(array, found[name][:, :length])
+            def read(arrays: Arrays) -> None:
+                for name, array in arrays.items():
+                    np.copyto(array, found[name][:, :length])
 
-        self.load(sequence, source.history(source_sequence)[:length], read)
+            self.load(sequence, source.history(source_sequence)[:length], read)
 
     def load(self, sequence: int, ids: npt.ArrayLike, read: Callable[[Arrays], None]) -> None:
         """Fill a free sequence with token ids [n] and a KV cache that was computed before.
