@@ -411,6 +411,11 @@ REFUSED: dict[str, tuple[Operation, type[Exception], str]] = {
         RequestError,
         "token id -1 is outside the vocabulary, expected 0 to 96",
     ),
+    "load of a wrong id that the window does not reach": (
+        lambda s: s.load(2, [97, 1, 1, 1, 1, 1, 1, 1], _unexpected),
+        RequestError,
+        "token id 97 is outside the vocabulary, expected 0 to 96",
+    ),
     "load of numbers that are no ids": (
         lambda s: s.load(2, [1.5], _unexpected),
         RequestError,
@@ -489,6 +494,20 @@ def test_a_loaded_sequence_continues_as_the_saved_one(opened: Callable[[str], Ge
     other.load(1, IDS[20:29].tolist(), read)
     other.prefill(0, IDS[:12])
     _assert_continues_as(state, other)
+
+
+def test_the_history_does_not_change_later_and_the_cache_has_a_row_for_each_token(
+    opened: Callable[[str], Generator],
+) -> None:
+    for name in ("molkv", "coreml float16"):
+        state = _started(opened(name))
+        history = state.history(1)
+        assert {array.shape for array in state.caches(1).values()} == {(2, 9, 16)}
+        state.rewind(1, 3)
+        state.prefill(1, IDS[40:46])
+        assert np.array_equal(history, IDS[20:29])
+        history[...] = 0
+        assert np.array_equal(state.history(1), [*IDS[20:23], *IDS[40:46]])
 
 
 DAMAGED: dict[str, Operation] = {
