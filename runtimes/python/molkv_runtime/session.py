@@ -124,6 +124,8 @@ class Session(InOneProcess):
             RequestError: The text is empty.
             OutputError: The file cannot be written.
         """
+        if not len(self._ids):
+            raise RequestError("the session is empty, expected at least one token to save")
         caches = {name: array[:, : self._computed()] for name, array in self._state.caches(0).items()}
         write_session(Path(path), self._generator.bundle, self._ids, caches, messages)
 
