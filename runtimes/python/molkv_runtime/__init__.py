@@ -10,6 +10,7 @@ For example:
 
 from molkv_bundle import Bundle, MolkvError
 from molkv_runtime.calls import BoundCall, Call, DenseGraph, Graph
+from molkv_runtime.chat import Chat
 from molkv_runtime.chat_template import ChatTemplate, bundle_chat_template
 from molkv_runtime.continuation import Options, Token
 from molkv_runtime.families import window_bytes
@@ -29,6 +30,7 @@ __all__ = [
     "BoundCall",
     "Bundle",
     "Call",
+    "Chat",
     "ChatTemplate",
     "Completion",
     "DenseGraph",

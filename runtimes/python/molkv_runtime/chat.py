@@ -1,0 +1,161 @@
+"""Conversations: messages that a chat template writes as the text of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+
+from molkv_bundle import Ids, RequestError, SessionError, SessionFile
+from molkv_runtime.chat_template import ChatTemplate, bundle_chat_template, open_chat_template
+from molkv_runtime.continuation import Finish, Options, Token
+from molkv_runtime.generator import Generator
+from molkv_runtime.sequences import common_prefix
+from molkv_runtime.session import Session
+
+_Message = dict[str, str]
+
+
+class Chat:
+    """A conversation with a model. Its KV cache is kept, so each answer computes only the new part of the conversation.
+
+    Only one thread at a time may use a Chat.
+    """
+
+    def __init__(self, generator: Generator, template: ChatTemplate | Path | None = None, *, system: str = "") -> None:
+        """Start a conversation.
+
+        Args:
+            generator: The model.
+            template: The chat template, or the path of a file with a chat template; default: that of the bundle.
+            system: The system message, which tells the model how to answer; default: none.
+
+        Raises:
+            BundleError: The bundle has no tokenizer or no chat template, or one of them is damaged.
+            RequestError: The file is not a chat template, or the system message is not Unicode text.
+        """
+        if template is None:
+            template = bundle_chat_template(generator.bundle)
+        elif isinstance(template, Path):
+            template = open_chat_template(template, generator.bundle)
+        generator.encode([system])
+        self.template: ChatTemplate = template
+        """The chat template of the conversation."""
+        self.messages: list[_Message] = [{"role": "system", "content": system}] if system else []
+        """The messages, oldest first, each with "role" and "content"."""
+        self.finish: Finish = None
+        """The reason why the last answer ended; None if it was stopped early."""
+        self._generator, self._session = generator, generator.session()
+        self._interrupted = False
+
+    def reply(self, content: str, **options: Unpack[Options]) -> Iterator[str]:
+        """Send a message of the user, and generate the answer.
+
+        The message and the answer are added to `messages` when the iterator is first used. If the caller stops early,
+        `messages` keeps the part of the answer that was generated. After an error, the conversation is as before.
+
+        Args:
+            content: The user's message.
+            options: See `Options`.
+
+        Returns:
+            An iterator over the pieces of the answer; see `Generator.stream_text`.
+
+        Raises:
+            RequestError: The conversation is too long for the model's context, the chat template refuses the messages,
+                or an option is impossible.
+        """
+        question = {"role": "user", "content": content}
+        ids = self._encoded([*self.messages, question], add_generation_prompt=True)
+        self._generator.settings(**options)
+        if len(ids) > (context := self._generator.config.max_position_embeddings):
+            raise RequestError(
+                f"the conversation has {len(ids)} tokens with this message, expected at most {context} (the model's "
+                "context); send a shorter message, or remove earlier messages with undo or clear"
+            )
+        if self._interrupted:  # the expert window may be written in part; a fork reads all of it again
+            self._session, self._interrupted = self._session.fork(), False
+        known = max(0, min(self._known(ids), len(ids) - 1))
+        self._session.rewind(known)
+        return self._answer(question, known, self._session.stream(ids[known:].tolist(), **options))
+
+    def _answer(self, question: _Message, known: int, tokens: Iterator[Token]) -> Iterator[str]:
+        answer = {"role": "assistant", "content": ""}
+        self.messages += [question, answer]
+        self.finish = None
+        try:
+            for token in tokens:
+                answer["content"] += token.text
+                self.finish = token.finish
+                if token.text:
+                    yield token.text
+        except KeyboardInterrupt:
+            self._interrupted = True
+            raise
+        except Exception:
+            if self.messages and self.messages[-1] is answer:
+                del self.messages[-2:]
+                self._session.rewind(known)
+            raise
+
+    def _encoded(self, messages: Sequence[_Message], *, add_generation_prompt: bool) -> Ids:
+        text = self.template.render(messages, add_generation_prompt=add_generation_prompt)
+        return np.array(self._generator.encode([text], add_special_tokens=False)[0], np.int64)
+
+    def _known(self, ids: Ids) -> int:
+        """Return the number of first token ids that the session also begins with."""
+        return common_prefix(np.array(self._session.ids, np.int64), ids)
+
+    def undo(self) -> None:
+        """Remove the last message of the user, and the answer to this message.
+
+        Raises:
+            RequestError: There is no message of the user.
+        """
+        users = [index for index, message in enumerate(self.messages) if message["role"] == "user"]
+        if not users:
+            raise RequestError("there is no message to remove, expected a message of the user and its answer")
+        kept = self.messages[: users[-1]]
+        known = self._known(self._encoded(kept, add_generation_prompt=False)) if len(users) > 1 else 0
+        self._session.rewind(known)
+        del self.messages[users[-1] :]
+
+    def clear(self) -> None:
+        """Remove all messages except the system message."""
+        self._session.rewind(0)
+        self.messages[:] = [message for message in self.messages[:1] if message["role"] == "system"]
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation and its KV cache to a file, which `restored` reads.
+
+        Raises:
+            RequestError: There is no answer yet.
+            OutputError: The file cannot be written.
+        """
+        self._session.save(path, messages=self.messages)
+
+    @classmethod
+    def restored(cls, generator: Generator, path: str | Path, template: ChatTemplate | Path | None = None) -> Chat:
+        """Return the conversation that `save` wrote to a file.
+
+        Args:
+            generator: The model. It must use the same bundle and profile as the saved conversation.
+            path: The file.
+            template: As in the constructor.
+
+        Raises:
+            SessionError: The file is damaged, is not a conversation, or belongs to another bundle or graph.
+            BundleError, RequestError: See the constructor.
+        """
+        file = SessionFile(Path(path), generator.bundle)
+        if file.messages is None:
+            raise SessionError(f"{path}: messages: not found, expected a list; the file is a session without a chat")
+        for index, message in enumerate(file.messages):
+            for field in ("role", "content"):
+                if field not in message:
+                    raise SessionError(f"{path}: messages[{index}]: found no {field!r}, expected 'role' and 'content'")
+        chat = cls(generator, template)
+        chat._session, chat.messages = Session.restored(generator, file), file.messages
+        return chat
