@@ -67,6 +67,7 @@ class Chat:
             RequestError: The conversation is too long for the model's context, the chat template refuses the messages,
                 or an option is impossible.
         """
+        self._generator.encode([content])  # an error quotes the message, and not the text of the template
         question = {"role": "user", "content": content}
         ids = self._encoded([*self.messages, question], add_generation_prompt=True)
         self._generator.settings(**options)
