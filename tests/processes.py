@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pty
 import runpy
+import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CLI = ROOT / "cli.py"
 _PATIENCE_SECONDS = 240
+CTRL_C, CTRL_D = "\x03", "\x04"
 
 # Tests that fork by themselves use this context, too, since a process has one fork server.
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -50,10 +55,11 @@ def run_cli(
     *arguments: str | Path,
     cwd: Path = ROOT,
     environment: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
     stdout: Path | None = None,
 ) -> Done:
     """Run `python cli.py ARGUMENTS`; the other arguments are those of `run_script`."""
-    return run_script(CLI, *arguments, cwd=cwd, environment=environment, stdout=stdout)
+    return run_script(CLI, *arguments, cwd=cwd, environment=environment, stdin=stdin, stdout=stdout)
 
 
 def run_script(
@@ -61,6 +67,7 @@ def run_script(
     *arguments: str | Path,
     cwd: Path = ROOT,
     environment: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
     stdout: Path | None = None,
 ) -> Done:
     """Run `python SCRIPT ARGUMENTS`.
@@ -70,6 +77,7 @@ def run_script(
         arguments: Arguments of the script.
         cwd: Working directory of the process.
         environment: Environment variables in addition to those of this process.
+        stdin: Content of standard input.
         stdout: File that standard output is written to. `stdout_bytes` is then empty.
 
     Raises:
@@ -77,7 +85,8 @@ def run_script(
     """
     command = [str(script), *map(str, arguments)]
     with tempfile.TemporaryDirectory() as name:
-        streams = [stdout or Path(name) / "stdout", Path(name) / "stderr"]
+        streams = [Path(name) / "stdin", stdout or Path(name) / "stdout", Path(name) / "stderr"]
+        streams[0].write_bytes(stdin)
         variables = {**os.environ, **(environment or {})}
         process = FORKSERVER.Process(target=_run, args=(command, cwd, variables, streams))
         process.start()
@@ -85,8 +94,68 @@ def run_script(
         if process.exitcode is None:
             process.kill()
             raise subprocess.TimeoutExpired(command, _PATIENCE_SECONDS)
-        printed = b"" if stdout else streams[0].read_bytes()
-        return Done(process.exitcode, printed, streams[1].read_bytes())
+        printed = b"" if stdout else streams[1].read_bytes()
+        return Done(process.exitcode, printed, streams[2].read_bytes())
+
+
+class Terminal:
+    """A terminal with a script that runs in it, for programs that react to a user."""
+
+    def __init__(self, file: int, process: multiprocessing.process.BaseProcess) -> None:
+        self._file, self._process = file, process
+        self.output = ""
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def press(self, text: str) -> None:
+        """Press keys. A control character, such as `CTRL_C`, is a key, too."""
+        os.write(self._file, text.encode())
+
+    def wait_for(self, text: str) -> str:
+        """Return the output since the last call, up to and including a text.
+
+        Raises:
+            subprocess.TimeoutExpired: The text does not appear.
+        """
+        until = time.monotonic() + _PATIENCE_SECONDS
+        while text not in self.output:
+            if not select.select([self._file], [], [], until - time.monotonic())[0]:
+                raise subprocess.TimeoutExpired(f"waiting for {text!r}, found {self.output!r}", _PATIENCE_SECONDS)
+            self.output += os.read(self._file, 4096).decode(errors="replace")
+        before, _, self.output = self.output.partition(text)
+        return before + text
+
+    def wait(self) -> int:
+        """Return the exit code of the process after it has ended."""
+        self._process.join(_PATIENCE_SECONDS)
+        assert self._process.exitcode is not None, self.output
+        return self._process.exitcode
+
+
+@contextmanager
+def in_terminal(script: Path, *arguments: str | Path) -> Iterator[Terminal]:
+    """Run `python SCRIPT ARGUMENTS` in a terminal of its own, and end the process after the block."""
+    file, other = pty.openpty()
+    name = os.ttyname(other)
+    command, variables = [str(script), *map(str, arguments)], {**os.environ, "TERM": "dumb"}
+    process = FORKSERVER.Process(target=_run_in_terminal, args=(command, ROOT, variables, [Path(name)] * 3))
+    process.start()
+    try:
+        yield Terminal(file, process)
+    finally:
+        process.kill()
+        process.join()
+        os.close(other)
+        os.close(file)
+
+
+def _run_in_terminal(command: list[str], cwd: Path, variables: dict[str, str], streams: list[Path]) -> None:
+    os.setsid()  # the first terminal that this process opens sends it the signals of keys
+    _run(command, cwd, variables, streams)
 
 
 def _run(command: list[str], cwd: Path, variables: dict[str, str], streams: list[Path]) -> None:
@@ -94,10 +163,12 @@ def _run(command: list[str], cwd: Path, variables: dict[str, str], streams: list
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(variables)
-    for number, path in enumerate(streams, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    for number, path in enumerate(streams):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
     encoding = variables.get("PYTHONIOENCODING", "utf-8")
-    sys.stdin = open(os.devnull, encoding=encoding)  # noqa: PTH123, SIM115 (open until the process ends)
+    sys.stdin = os.fdopen(0, encoding=encoding, closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding=encoding, closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding=encoding, errors="backslashreplace", closefd=False, buffering=1)
     sys.argv[:] = command

@@ -7,9 +7,10 @@ Exit codes:
         includes values that are wrong only for this model. Errors about files and prompts exit with 1.
     130: Interrupted by SIGINT, SIGTERM or SIGHUP.
 
-Standard output holds the result: text, or one JSON document with --json. Standard error holds progress, notes, details
-and errors. An error is one line that begins with "error: ". `common_options` in options.py adds --quiet and --verbose
-to every command, and turns an ArgumentError into an error of click that names the option.
+Standard output holds the result: text, or JSON with --json (one document; `run` prints one for each prompt). Standard
+error holds progress, notes, details and errors. An error is one line that begins with "error: ". `common_options` in
+options.py adds --quiet and --verbose to every command, and turns an ArgumentError into an error of click that names the
+option.
 """
 
 from __future__ import annotations

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from rich.console import Console
 
-from molkv_export.commands.options import PATH, common_options, provider_options, sampling_options
-from molkv_export.terminal import print_line
-from molkv_runtime import Generator, Sampling, Target, describe_placements
+from molkv_bundle import ArgumentError, RequestError
+from molkv_export.commands.generation import GenerationOptions, generation_options, print_pieces
+from molkv_export.commands.options import PATH, common_options
+from molkv_runtime import Completion, Generator, Options
 
-_UNUSED_WHEN_GREEDY = ("top_k", "top_p", "min_p", "seed")
-_LOG = logging.getLogger(__name__)
+_MAX_PROMPT_BYTES = 64 * 1024**2
+_STDIN = Path("-")
 
 
 @click.command("run")
@@ -24,35 +24,37 @@ _LOG = logging.getLogger(__name__)
 @click.option(
     "--prompt",
     "prompts",
+    metavar="TEXT",
     multiple=True,
-    required=True,
     help="Text to continue. The option can be repeated; all prompts run as one batch.",
 )
 @click.option(
-    "--max-new-tokens",
-    type=int,
-    default=128,
-    show_default=True,
-    help="Largest number of tokens to generate for each prompt.",
+    "--prompt-file",
+    "prompt_files",
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="FILE",
+    multiple=True,
+    help="File whose whole content (UTF-8, at most 64 MiB) is a prompt; - reads standard input. The option can be "
+    "repeated. These prompts come after those of --prompt.",
 )
-@sampling_options
-@provider_options()
-@click.option("--mmap", "use_mmap", is_flag=True, help="Read the expert store through a memory map.")
-@click.option("--no-checksums", is_flag=True, help="Do not check the checksums of the records.")
-@click.option("--threads", type=int, help="Number of threads of one operator. [default: one per physical core]")
+@generation_options(max_new_tokens=128)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object for each prompt, on a line, instead of text."
+)
+@click.option(
+    "--logprobs",
+    type=int,
+    metavar="K",
+    help="With --json: add the log-probability of each token, and the K likeliest tokens at its position.",
+)
 @common_options
 def run_command(
     bundle: Path,
     prompts: tuple[str, ...],
-    max_new_tokens: int,
-    sampling: dict[str, Any],
-    profile: str | None,
-    provider: str,
-    provider_options: tuple[tuple[str, str], ...],
-    require_provider: bool,
-    use_mmap: bool,
-    no_checksums: bool,
-    threads: int | None,
+    prompt_files: tuple[Path, ...],
+    generation: GenerationOptions,
+    as_json: bool,
+    logprobs: int | None,
     notes: Console,
 ) -> None:
     """Generate text with BUNDLE. The command does not need PyTorch.
@@ -64,75 +66,81 @@ def run_command(
       molkv-export run stdlib-mini.bundle --prompt "def "
       molkv-export run stdlib-mini.bundle --prompt "import " --prompt "class " --temperature 0.8 --top-p 0.95
       molkv-export run stdlib-mini.bundle --prompt "def " --temperature 1 --min-p 0.05 --logit-bias 10=-5
+      molkv-export run stdlib-mini.bundle --prompt-file module.py --stop "class " --lookup 8
+      molkv-export run stdlib-mini.bundle --prompt-file - --json --logprobs 3 < module.py
       molkv-export run my.bundle --prompt "def " --provider coreml --provider-option MLComputeUnits=CPUAndNeuralEngine
     """
-    Sampling(**sampling)  # raises on an impossible value, before the bundle is loaded
-    generator = Generator(
-        bundle,
-        target=Target(provider, dict(provider_options), require_provider, threads),
-        profile=profile or "",
-        store_access="mmap" if use_mmap else "pread",
-        verify_checksums=not no_checksums,
-    )
-    if provider != "cpu" and not _LOG.isEnabledFor(logging.INFO):  # --verbose shows the placements anyway
-        print_line(notes, f"{generator.bundle.profile}: {describe_placements(generator.placements)}")
-    chosen = replace(generator.default_sampling, **sampling)
-    _report_sampling(chosen, sampling, generator, notes)
-    pieces = generator.stream_text(prompts, max_new_tokens=max_new_tokens, sampling=chosen)
-    if len(prompts) == 1:
-        _print_stream(prompts[0], pieces, notes)
+    if not prompts and not prompt_files:
+        raise click.UsageError("found no prompt, expected --prompt TEXT or --prompt-file FILE")
+    if (times := prompt_files.count(_STDIN)) > 1:
+        raise ArgumentError("prompt_files", f"- {times} times", "at most once: standard input can be read once")
+    if logprobs is not None and not as_json:
+        raise ArgumentError("logprobs", "without --json", "with it: the numbers are only in the JSON object")
+    texts = [*prompts, *map(_read_prompt, prompt_files)]
+    generator, options = generation.open(bundle, notes)
+    if as_json:
+        options["logprobs"] = logprobs
+        for prompt, completion in zip(texts, generator.complete(texts, **options), strict=True):
+            click.echo(msgspec.json.encode(_as_json(prompt, completion, with_logprobs=logprobs is not None)))
         return
-    texts = list(prompts)
-    for index, piece in pieces:
+    if len(texts) == 1:
+        _print_text(generator, texts[0], options, notes)
+        return
+    for index, piece in generator.stream_text(texts, **options):
         texts[index] += piece
     for number, text in enumerate(texts, start=1):
         click.secho(f"--- prompt {number}", fg="cyan")
         click.echo(text)
 
 
-def _report_sampling(chosen: Sampling, given: dict[str, Any], generator: Generator, notes: Console) -> None:
-    """Log each value of the sampling with its origin, and print a note about given options that have no effect."""
-    from_bundle = generator.bundle.manifest.generation.sampling.__struct_fields__
-    values = []
-    for name, value in asdict(chosen).items():
-        origin = "command line" if name in given else "bundle" if name in from_bundle else "default"
-        values.append(f"{name} {_as_text(value)} ({origin})")
-    _LOG.info("sampling: %s", ", ".join(values))
-    off = Sampling()
-    unused = [
-        f"--{name.replace('_', '-')}"
-        for name in _UNUSED_WHEN_GREEDY
-        if given.get(name, getattr(off, name)) != getattr(off, name)
-    ]
-    if unused and chosen.temperature == 0:
-        print_line(
-            notes,
-            f"note: at temperature 0 (greedy text) these options have no effect: {', '.join(unused)}; "
-            "to sample, add an option such as --temperature 0.8",
-        )
-
-
-def _as_text(value: float | dict[int, float]) -> str:
-    """Return a field of `Sampling` in the form of the command line's options."""
-    if isinstance(value, dict):
-        return " ".join(f"{token}={bias:g}" for token, bias in value.items()) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _print_stream(prompt: str, pieces: Iterator[tuple[int, str]], notes: Console) -> None:
-    """Print a prompt and its continuation, then notes.
-
-    The text ends with a line break even if an error interrupts it.
-    """
+def _print_text(generator: Generator, prompt: str, options: Options, notes: Console) -> None:
+    pieces = generator.text(prompt, **options)
     click.echo(prompt, nl=False)
-    captured = notes.capture()
+    print_pieces(pieces, notes)
+
+
+def _read_prompt(path: Path) -> str:
+    """Return the content of a file, or of standard input, without any change.
+
+    Raises:
+        RequestError: The file cannot be read, is too large, or is not UTF-8.
+    """
+    name = "standard input" if path == _STDIN else str(path)
+    if path == _STDIN and sys.stdin is None:
+        raise RequestError(f"{name}: is closed, expected a prompt")
     try:
-        with captured:
-            try:
-                for _, piece in pieces:
-                    click.echo(piece, nl=False)
-            finally:
-                click.echo()
-    finally:
-        if messages := captured.get():
-            print_line(notes, messages.rstrip("\n"))
+        if path == _STDIN:
+            data = sys.stdin.buffer.read(_MAX_PROMPT_BYTES + 1)
+        else:
+            with path.open("rb") as file:
+                data = file.read(_MAX_PROMPT_BYTES + 1)
+    except OSError as error:
+        raise RequestError(f"{name}: cannot be read ({error.strerror}); expected a file with a prompt") from error
+    if len(data) > _MAX_PROMPT_BYTES:
+        raise RequestError(f"{name}: has more than {_MAX_PROMPT_BYTES} bytes (64 MiB), expected a prompt")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{name}: is not UTF-8 text ({error}); expected a prompt in UTF-8") from error
+
+
+def _as_json(prompt: str, completion: Completion, *, with_logprobs: bool) -> dict[str, Any]:
+    """Return the JSON object of one prompt; docs/command-line.md lists the fields."""
+    found: dict[str, Any] = {
+        "prompt": prompt,
+        "text": completion.text,
+        "tokens": [token.id for token in completion.tokens],
+        "finish": completion.finish,
+        "timings": {
+            "prompt_tokens": len(completion.prompt_ids),
+            "new_tokens": len(completion.tokens),
+            "first_token_seconds": completion.first_token_seconds,
+            "seconds": completion.seconds,
+        },
+    }
+    if with_logprobs:
+        found["logprobs"] = [
+            {"id": token.id, "logprob": token.logprob, "best": [each._asdict() for each in token.best]}
+            for token in completion.tokens
+        ]
+    return found

@@ -66,18 +66,20 @@ def test_export_validate_inspect_and_run(tmp_path: Path) -> None:
 def test_run_samples_as_its_options_say(stdlib_mini_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def note(_generator: Generator, _prompts: object, *, sampling: Sampling, max_new_tokens: int) -> Iterator[None]:
-        asked.append((sampling, max_new_tokens))
+    def note(_generator: Generator, _prompts: object, **options: object) -> Iterator[None]:
+        asked.append(options)
         return iter(())
 
     monkeypatch.setattr(Generator, "stream_text", note)
     options = (
         "--temperature 0.5 --top-k 7 --top-p 0.9 --min-p 0.1 --repetition-penalty 1.5 --presence-penalty 0.25 "
-        "--frequency-penalty -0.5 --logit-bias 42=-5 --logit-bias 3=1.5 --seed 11 --max-new-tokens 9"
+        "--frequency-penalty -0.5 --logit-bias 42=-5 --logit-bias 3=1.5 --seed 11 --max-new-tokens 9 "
+        "--stop a --stop b --lookup 5"
     )
     command = ["run", str(stdlib_mini_bundle), "--prompt", "def ", *options.split()]
     assert CliRunner().invoke(cli, command).exit_code == 0
-    assert asked == [(Sampling(0.5, 7, 0.9, 0.1, 1.5, 0.25, -0.5, {42: -5, 3: 1.5}, 11), 9)]
+    sampling = Sampling(0.5, 7, 0.9, 0.1, 1.5, 0.25, -0.5, {42: -5, 3: 1.5}, 11)
+    assert asked == [{"sampling": sampling, "max_new_tokens": 9, "stop": ("a", "b"), "lookup": 5}]
 
 
 @pytest.mark.parametrize("text", ["", "42", "=5", "x=1", "42=", "42=x"])
