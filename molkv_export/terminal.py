@@ -24,6 +24,10 @@ _LOGGERS = ("molkv_bundle", "molkv_runtime", "molkv_export")
 _LOG = logging.getLogger(__name__)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP asks the program to end. `chat` goes on after SIGINT (Ctrl-C), but not after these signals."""
+
+
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """Return the console of a command. It prints strings without markup and does not wrap lines."""
     return Console(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -5,7 +5,7 @@ Exit codes:
     1: An error, or a check failed: a gate of `validate`, a difference in `selftest`, damage in `verify`.
     2: The arguments are wrong: click refuses them, or a function raises ArgumentError for the value of an option. This
         includes values that are wrong only for this model. Errors about files and prompts exit with 1.
-    130: Interrupted by SIGINT, SIGTERM or SIGHUP.
+    130: Interrupted by SIGINT, SIGTERM or SIGHUP. At a terminal, SIGINT (Ctrl-C) does not end `chat`.
 
 Standard output holds the result: text, or JSON with --json (one document; `run` prints one for each prompt). Standard
 error holds progress, notes, details and errors. An error is one line that begins with "error: ". `common_options` in
@@ -27,6 +27,7 @@ import click
 from molkv_bundle import MissingExtraError, MolkvError, printable
 from molkv_export import __version__
 from molkv_export.commands.bench import bench_command
+from molkv_export.commands.chat import chat_command
 from molkv_export.commands.export import export_command
 from molkv_export.commands.inspect import inspect_command
 from molkv_export.commands.package import package_command
@@ -35,6 +36,7 @@ from molkv_export.commands.selftest import selftest_command
 from molkv_export.commands.train import train_command
 from molkv_export.commands.validate import validate_command
 from molkv_export.commands.verify import verify_command
+from molkv_export.terminal import Terminated
 
 _EXPORTER_PACKAGES = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "matplotlib"}
 _INTERRUPTED = 130
@@ -66,6 +68,7 @@ for _command in (
     selftest_command,
     bench_command,
     run_command,
+    chat_command,
     inspect_command,
     package_command,
     train_command,
@@ -165,7 +168,7 @@ def _with_notes(message: str, error: BaseException | None) -> str:
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise Terminated
 
 
 def _fail(message: str, status: int = 1) -> None:

@@ -38,6 +38,7 @@ ARGUMENTS = {
     "bench": "BUNDLE --prompts 4 --contexts 16 --steps 2 --runs 1 --storage warm",
     "inspect": "BUNDLE",
     "run": "STDLIB --prompt def --max-new-tokens 2",
+    "chat": "STDLIB --template TEMPLATE --max-new-tokens 2",
     "package": "PHONE NEW --target ios",
     "train": "CONFIG NEW --steps 1 --batch-size 1 --sequence-length 8",
 }
@@ -60,6 +61,7 @@ DETAILS = {  # with --verbose, on standard error
     "bench": "measuring warm decode",
     "inspect": "check of operators: ",
     "run": "temperature 0 (bundle), top_k 0 (bundle)",
+    "chat": "temperature 0 (bundle), top_k 0 (bundle)",
     "package": "files of the package: ",
     "train": "step 1: loss",
 }
@@ -67,7 +69,7 @@ DETAILS = {  # with --verbose, on standard error
 
 def _molkv(*arguments: str | Path) -> tuple[int, str, str]:
     """Run a command in this process; return exit code, standard output and standard error."""
-    done = CliRunner().invoke(cli, [str(word) for word in arguments])
+    done = CliRunner().invoke(cli, [str(word) for word in arguments], input="import os\n")  # a message for `chat`
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done.exit_code, done.stdout, done.stderr
@@ -98,6 +100,7 @@ def places(
 ) -> dict[str, Path]:
     """The paths for the words in capitals."""
     monkeypatch.setattr(loop, "standard_library", lambda: CORPUS)
+    (tmp_path / "template").write_text("{{ messages[-1].content }}")
     return {
         "BUNDLE": bundles("molkv"),
         "STDLIB": stdlib_mini_bundle,
@@ -105,6 +108,7 @@ def places(
         "MINI": STDLIB_MINI,
         "PHONE": phone,
         "CONFIG": CONFIG,
+        "TEMPLATE": tmp_path / "template",
         "NEW": tmp_path / "new",
     }
 
@@ -185,6 +189,9 @@ def test_quiet_and_verbose_together_are_a_usage_error(command: str) -> None:
         ("run STDLIB --prompt x --json --logprobs -1", "--logprobs", "found -1, expected 0 to 4096"),
         ("run STDLIB --prompt x --lookup -1", "--lookup", "found -1, expected 0 to 256"),
         ("run PHONE --prompt x --lookup 4", "--lookup", "found 4, expected 0 for profile coreml, whose graphs return"),
+        ("chat STDLIB --template TEMPLATE --lookup -1", "--lookup", "found -1, expected 0 to 256"),
+        ("chat STDLIB --template TEMPLATE --top-k -3", "--top-k", "found -3, expected 0 (off) to 2147483647"),
+        ("chat STDLIB --template TEMPLATE --stop=", "--stop", "found a string of 0 characters, expected 1 to 1000"),
         ("run STDLIB --prompt x --threads 0", "--threads", "found 0, expected 1 to "),
         ("run STDLIB --prompt x --logit-bias 9999=1", "--logit-bias", "found token id 9999, expected 0 to 4095"),
         ("run STDLIB --prompt x --provider gpu", "--provider", "'gpu' is not one of 'cpu', "),

@@ -38,6 +38,7 @@ COMMANDS = {
     "export --json": "CHECKPOINT NEW",
     "bench": "BUNDLE --prompts 4 --contexts 16 --steps 2 --runs 1 --storage warm",
     "run": "BUNDLE --prompt NAME --max-new-tokens 2",
+    "chat": "BUNDLE --template TEMPLATE --max-new-tokens 2",
     "inspect": "BUNDLE",
     "package": "BUNDLE NEW --target ios",
     "train": "CONFIG NEW --steps 1 --batch-size 1 --sequence-length 8",
@@ -84,14 +85,16 @@ def _run(command: str, bundle: Path, folder: Path, environment: str, stdout: Pat
         "CHECKPOINT": str(bundle.with_suffix("")),
         "CONFIG": str(STDLIB_MINI / "configs" / "molkv.json"),
         "NEW": str(folder / NAME / "y].new"),
+        "TEMPLATE": str(folder / "template"),
     }
+    (folder / "template").write_text("{{ messages[-1].content }}")
     words = f"{command} {COMMANDS[command]}".split()
     program = CLI
     if command == "train":
         program = folder / "train.py"
         program.write_text(TRAIN)
     arguments = [places.get(word, word) for word in words]
-    return run_script(program, *arguments, environment=ENVIRONMENTS[environment], stdout=stdout)
+    return run_script(program, *arguments, environment=ENVIRONMENTS[environment], stdin=b"x\n", stdout=stdout)
 
 
 def test_this_file_covers_every_command() -> None:
@@ -99,7 +102,12 @@ def test_this_file_covers_every_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "encoding"), [*((command, "cp1252") for command in COMMANDS), ("inspect", "ascii"), ("run", "ascii")]
+    ("command", "encoding"),
+    [  # the output of `chat` is only the text of the model, without names
+        *((command, "cp1252") for command in COMMANDS if command != "chat"),
+        ("inspect", "ascii"),
+        ("run", "ascii"),
+    ],
 )
 def test_names_are_printed_whatever_the_encoding(command: str, encoding: str, bundle: Path, tmp_path: Path) -> None:
     done = _run(command, bundle, tmp_path, encoding)
