@@ -89,8 +89,8 @@ class Settings(NamedTuple):
         if self.stop_ids is not None:
             given = list(self.stop_ids) if isinstance(self.stop_ids, Set) else self.stop_ids
             end_ids = token_ids("stop_ids", given).tolist()
-        StopStrings(self.stop)
-        return self._replace(sampling=self.sampling or defaults, stop_ids=frozenset(end_ids))
+        stop = StopStrings(self.stop).strings  # each text reads them again, which an iterator does not allow
+        return self._replace(sampling=self.sampling or defaults, stop_ids=frozenset(end_ids), stop=stop)
 
 
 class Continuation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -141,7 +141,7 @@ class StopStrings:
     longest. So the result does not depend on the borders of the pieces.
     """
 
-    def __init__(self, strings: Sequence[str] = ()) -> None:
+    def __init__(self, strings: Iterable[str] = ()) -> None:
         """Check the strings: at most 16 strings of 1 to 1,000 characters.
 
         Raises:
@@ -149,10 +149,13 @@ class StopStrings:
         """
         if isinstance(strings, str):
             raise RequestError("stop: found a single string, expected a list of strings")
-        self._strings = list(strings)
-        if len(self._strings) > _MOST_STOPS:
-            raise ArgumentError("stop", f"{len(self._strings)} strings", f"at most {_MOST_STOPS}")
-        for string in self._strings:
+        if not isinstance(strings, Iterable):
+            raise ArgumentError("stop", type(strings).__name__, "a list of strings")
+        self.strings = tuple(strings)
+        """The stop strings."""
+        if len(self.strings) > _MOST_STOPS:
+            raise ArgumentError("stop", f"{len(self.strings)} strings", f"at most {_MOST_STOPS}")
+        for string in self.strings:
             if not isinstance(string, str):
                 raise ArgumentError("stop", f"an item of type {type(string).__name__}", "strings")
             if not 0 < len(string) <= _LONGEST_STOP:
@@ -163,15 +166,15 @@ class StopStrings:
 
     def push(self, piece: str) -> str:
         """Add a piece. Return the text that can no longer be a part of a stop string, often an empty text."""
-        if self.found or not self._strings:
+        if self.found or not self.strings:
             return "" if self.found else piece
         text = self._held + piece
-        places = [(text.index(string) + len(string), -len(string)) for string in self._strings if string in text]
+        places = [(text.index(string) + len(string), -len(string)) for string in self.strings if string in text]
         if places:
             end, negative = min(places)
             self.found, self._held = True, ""
             return text[: end + negative]
-        held = max(_overlap(text, string) for string in self._strings)
+        held = max(_overlap(text, string) for string in self.strings)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 
