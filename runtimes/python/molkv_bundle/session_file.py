@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from molkv_bundle.bundle import Bundle
-from molkv_bundle.errors import OutputError, SessionError
-from molkv_bundle.files import decode_json
+from molkv_bundle.errors import OutputError, RequestError, SessionError
+from molkv_bundle.files import decode_json, shown
 from molkv_bundle.interface import Arrays
 from molkv_bundle.manifest import EXPERTS, NO_DIGEST
 from molkv_bundle.record import Ids
@@ -25,6 +26,8 @@ _VERSION: Final = "1"
 _DTYPES = {"float32": "F32", "float16": "F16", "int8": "I8"}
 _IDS, _CACHE = "input_ids", "past_key_values."
 _CHUNK_BYTES = 4 * 1024 * 1024
+
+_Value = TypeVar("_Value")
 
 
 def graph_identity(bundle: Bundle) -> str:
@@ -47,12 +50,13 @@ def write_session(
         messages: The messages of a chat.
 
     Raises:
+        RequestError: A message is not an object of Unicode texts.
         OutputError: The file cannot be written.
     """
     tensors = {_IDS: ids.astype("<i4"), **{f"{_CACHE}{name}": array for name, array in caches.items()}}
     metadata = {**_identity(bundle), "session_version": _VERSION, "sha256": NO_DIGEST}
     if messages is not None:
-        metadata["messages"] = json.dumps([dict(message) for message in messages], ensure_ascii=False)
+        metadata["messages"] = _messages_text(messages)
     data = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in tensors.values()]
     digest = hashlib.sha256(_header(tensors, metadata))
     for part in data:
@@ -63,6 +67,14 @@ def write_session(
         _write(path.resolve(), [memoryview(header), *data])
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _messages_text(messages: Sequence[Mapping[str, str]]) -> str:
+    listed = [dict(message) for message in messages]
+    for value in (value for message in listed for pair in message.items() for value in pair):
+        if not isinstance(value, str) or value.encode(errors="ignore").decode() != value:
+            raise RequestError(f"messages: found {value!r:.80}, expected Unicode text")
+    return json.dumps(listed, ensure_ascii=False)
 
 
 def _identity(bundle: Bundle) -> dict[str, str]:
@@ -125,54 +137,70 @@ class SessionFile:
                 dtype.
         """
         self._file, self._path = TensorFile(path, SessionError), path
-        metadata = self._file.metadata
+        metadata, known = self._file.metadata, _identity(bundle)
         if (version := metadata.get("session_version")) != _VERSION:
-            raise SessionError(f"{path}: session_version: found {version!r}, expected {_VERSION!r}; is this a session?")
+            raise SessionError(
+                f"{path}: session_version: found {shown(version)}, expected {shown(_VERSION)}; is this a session?"
+            )
         self._check_hash(metadata.get("sha256", ""))
-        known = _identity(bundle)
-        tables = decode_json(metadata.get("tables", "{}").encode(), dict[str, str], path, SessionError)
+        tables = self._decoded("tables", dict[str, str])
         if tables != {EXPERTS: bundle.manifest.experts.id}:
             raise SessionError(
-                f"{path}: tables: found {tables}, expected {known['tables']}; the session belongs to another bundle"
+                f"{path}: tables: found {shown(tables)}, expected {known['tables']}; the session belongs to another "
+                "bundle"
             )
-        self.ids: Ids = self._file.read_rows(_IDS).view("<i4").astype(np.int64) if self._has_ids() else np.zeros(0, int)
+        self.ids: Ids = self._checked_ids(bundle)
         """The token ids of the text, int64 [n]."""
         self.length = self._checked_length(bundle)
         """The number of first tokens whose keys and values are in the KV cache."""
         if metadata.get("graph") != known["graph"]:
             raise SessionError(
-                f"{path}: graph: found {metadata.get('graph')}, expected {known['graph']}; the session belongs to "
-                f"another graph than the bundle's profile {bundle.profile}"
+                f"{path}: graph: found {shown(metadata.get('graph'))}, expected {shown(known['graph'])}; the session "
+                f"belongs to another graph than the bundle's profile {bundle.profile}"
             )
-        self.messages: list[dict[str, str]] | None = None
+        self.messages = self._decoded("messages", list[dict[str, str]]) if "messages" in metadata else None
         """The messages of a chat; None if the session is not a chat."""
-        if "messages" in metadata:
-            self.messages = decode_json(metadata["messages"].encode(), list[dict[str, str]], path, SessionError)
+
+    def _decoded(self, name: str, kind: type[_Value]) -> _Value:
+        """Return the value of a field of the metadata, which is JSON."""
+        text = self._file.metadata.get(name, "")
+        where = Path(f"{self._path}: {name}")
+        return decode_json(text.encode(errors="surrogatepass"), kind, where, SessionError)
 
     def _check_hash(self, expected: str) -> None:
+        if not re.fullmatch("[0-9a-f]{64}", expected):
+            raise SessionError(f"{self._path}: sha256: found {shown(expected)}, expected 64 digits from 0 to f")
         end = min((entry.start for entry in self._file.entries.values()), default=self._file.size())
         digest, at = hashlib.sha256(), end
         header = bytearray(end)
         self._file.read_into([memoryview(header)], 0)
-        digest.update(bytes(header).replace(expected.encode() or b"?", NO_DIGEST.encode()))
+        digest.update(bytes(header).replace(expected.encode(), NO_DIGEST.encode()))
         buffer = memoryview(bytearray(_CHUNK_BYTES))
         while part := buffer[: self._file.size() - at]:
             self._file.read_into([part], at)
             digest.update(part)
             at += len(part)
-        if len(expected) != len(NO_DIGEST) or digest.hexdigest() != expected:
+        if digest.hexdigest() != expected:
             raise SessionError(f"{self._path}: its sha256 does not match its contents; the file is damaged")
 
-    def _has_ids(self) -> bool:
-        entry = self._file.entries.get(_IDS)
-        return entry is not None and entry.dtype == "I32" and len(entry.shape) == 1
+    def _checked_ids(self, bundle: Bundle) -> Ids:
+        config, entry = bundle.config, self._file.entries.get(_IDS)
+        most = config.max_position_embeddings + 1
+        # Check the shape before the ids are read: it determines the memory.
+        if entry is None or entry.dtype != "I32" or len(entry.shape) != 1 or not 0 < entry.shape[0] <= most:
+            found = f"{entry.dtype} {list(entry.shape)}" if entry else "no tensor"
+            raise SessionError(f"{self._path}: {_IDS}: found {found}, expected I32 [1 to {most}]")
+        ids: Ids = self._file.read_rows(_IDS).view("<i4").astype(np.int64)
+        if ((ids < 0) | (ids >= config.vocab_size)).any():
+            raise SessionError(
+                f"{self._path}: {_IDS}: found ids from {ids.min()} to {ids.max()}, expected 0 to "
+                f"{config.vocab_size - 1} (the vocabulary)"
+            )
+        return ids
 
     def _checked_length(self, bundle: Bundle) -> int:
         """Check the tensors, and return the number of tokens in the KV cache."""
         config, dtype = bundle.config, _DTYPES[bundle.graph().kv_dtype]
-        if not 0 < len(self.ids) <= config.max_position_embeddings + 1:
-            most = config.max_position_embeddings + 1
-            raise SessionError(f"{self._path}: {_IDS}: found {len(self.ids)} token ids, expected I32 [1 to {most}]")
         wanted = {
             f"{_CACHE}{layer}.{kind}": (heads, head_dim)
             for layer, heads, head_dim in config.kv_caches()
@@ -181,7 +209,8 @@ class SessionFile:
         found = {name: entry for name, entry in self._file.entries.items() if name != _IDS}
         lengths = {entry.shape[1] for entry in found.values() if len(entry.shape) == 3}
         length = lengths.pop() if len(lengths) == 1 else -1
-        if found.keys() != wanted.keys() or not 0 <= length <= len(self.ids):
+        most = min(len(self.ids), config.max_position_embeddings)
+        if found.keys() != wanted.keys() or not 0 <= length <= most:
             raise SessionError(f"{self._path}: its tensors are not the KV cache of this model; the file is damaged")
         for name, (heads, head_dim) in wanted.items():
             shape = (heads, length, head_dim)
