@@ -68,11 +68,15 @@ class Session(InOneProcess):
         return self._steps(text, self._calls)
 
     def _steps(self, text: Continuation, call: int) -> Iterator[Token]:
-        for token in generate(self._state, [text]):
-            if call != self._calls:
-                raise RequestError("the session is in use by a later call, which ended this one")
+        tokens = generate(self._state, [text])
+        while call == self._calls:  # after a later call, one more step would change the state under that call
+            token = next(tokens, None)
+            if token is None:
+                return
             self._ids = text.ids
             yield token
+        if text.finish is None:
+            raise RequestError("the session is in use by a later call, which ended this one")
 
     def _grow(self, length: int) -> None:
         """Provide room for `length` tokens, or for the whole context."""
@@ -121,7 +125,7 @@ class Session(InOneProcess):
             messages: The messages of a chat, which the file then also holds.
 
         Raises:
-            RequestError: The text is empty.
+            RequestError: The text is empty, or a message is not an object of Unicode texts.
             OutputError: The file cannot be written.
         """
         if not len(self._ids):
