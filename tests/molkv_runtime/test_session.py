@@ -149,6 +149,20 @@ def test_a_session_grows_with_its_text(long_bundle: Path) -> None:
     assert session.fork()._state.max_length >= len(session.ids)
 
 
+def test_a_session_grows_only_as_needed_if_there_is_little_memory(
+    long_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = Generator(long_bundle)
+    session, free = generator.session(), generator.sequences(1, 700).state_bytes
+    monkeypatch.setattr("molkv_runtime.memory.available_memory", lambda: free)
+    _all_of(session, [1] * 600, 5)
+    assert session._state.max_length == 605
+    with pytest.raises(RequestError, match="MiB are free"):
+        session.stream([1] * 100)
+    assert len(session.ids) == 605
+    assert len(_all_of(session, [2] * 9, 5)) == 5
+
+
 def test_a_later_call_ends_an_earlier_one_and_is_not_disturbed_by_it(generator: Generator) -> None:
     """The earlier iterator must not run its next token, which would enter the KV cache of the later call."""
     session = generator.session()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -128,17 +130,23 @@ class Generator(InOneProcess):
         self, batch_size: int = 1, max_length: int | None = None, prefill_chunk: int | None = None
     ) -> Sequences:
         """Return the state of a batch of new sequences, for use step by step. For the arguments see `Sequences`."""
-        return Sequences(
+        graph = self.bundle.graph()
+        make = partial(
+            Sequences,
             self.config,
             self.graph,
             self.store,
-            kv_dtype=self.bundle.graph().kv_dtype,
-            window_dtype=self.bundle.graph().window_dtype,
-            lengths=self.bundle.graph().lengths,
+            kv_dtype=graph.kv_dtype,
+            window_dtype=graph.window_dtype,
+            lengths=graph.lengths,
             batch_size=batch_size,
             max_length=max_length,
             prefill_chunk=prefill_chunk,
         )
+        with suppress(RequestError):
+            return make()
+        self._prefixes.clear()  # perhaps there is enough RAM without the states that are kept
+        return make()
 
     def stream(self, prompts: Sequence[Sequence[int]], **options: Unpack[Options]) -> Iterator[Token]:
         """Continue a batch of prompts, which may have different lengths. A step adds one token to each sequence.
@@ -211,8 +219,14 @@ class Generator(InOneProcess):
 
     def _state(self, texts: Sequence[Continuation]) -> Sequences:
         """Return sequences for texts. They hold those parts of the texts that earlier calls have computed."""
-        context = self.config.max_position_embeddings
-        room = min(context, max(len(text.ids) + text.room for text in texts))
+        room = min(self.config.max_position_embeddings, max(len(text.ids) + text.room for text in texts))
+        with suppress(RequestError):  # not enough RAM for the earlier state and a new one; this drops the earlier state
+            if state := self._reused(texts, room):
+                return state
+        return self.sequences(len(texts), room)
+
+    def _reused(self, texts: Sequence[Continuation], room: int) -> Sequences | None:
+        """Return sequences of at least `room` tokens that hold parts of the texts; None if no earlier call has any."""
         state = None
         for text in texts:
             if (found := self._prefixes.take(text.ids)) is None:
@@ -221,19 +235,12 @@ class Generator(InOneProcess):
             if replaces and found.state.max_length >= room:
                 return found.state
             if replaces:  # a conversation grows, so allocate more than this call needs
-                room = min(context, max(room, 2 * found.state.max_length))
-            state = state or self._new_state(len(texts), room)
+                room = min(self.config.max_position_embeddings, max(room, 2 * found.state.max_length))
+            state = state or self.sequences(len(texts), room)
             state.copy(text.sequence, found.state, found.sequence, found.common)
             if not replaces:
                 self._prefixes.put(found.state)
-        return state or self._new_state(len(texts), room)
-
-    def _new_state(self, batch_size: int, max_length: int) -> Sequences:
-        try:
-            return self.sequences(batch_size, max_length)
-        except RequestError:  # perhaps there is enough RAM without the states that are kept
-            self._prefixes.clear()
-            return self.sequences(batch_size, max_length)
+        return state
 
     def stream_text(self, prompts: Sequence[str], **options: Unpack[Options]) -> Iterator[tuple[int, str]]:
         """Continue a batch of texts.

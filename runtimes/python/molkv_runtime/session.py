@@ -81,7 +81,10 @@ class Session(InOneProcess):
     def _grow(self, length: int) -> None:
         """Provide room for `length` tokens, or for the whole context."""
         if self._room(length) > self._state.max_length:
-            longer = self._generator.sequences(1, self._room(max(length, 2 * self._state.max_length)))
+            try:
+                longer = self._generator.sequences(1, self._room(max(length, 2 * self._state.max_length)))
+            except RequestError:  # not enough RAM
+                longer = self._generator.sequences(1, self._room(length))
             longer.copy(0, self._state, 0, int(self._state.lengths[0]))
             self._state = longer
 
