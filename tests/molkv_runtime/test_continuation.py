@@ -89,28 +89,26 @@ def _proposed(ids: Sequence[int], most: int) -> list[int]:
 @given(
     st.lists(st.integers(0, 2), min_size=1, max_size=14),
     st.lists(st.integers(0, 2), max_size=14),
-    st.integers(1, 6),
-    st.integers(0, 8),
+    st.integers(0, 6),
 )
 def test_proposals_are_what_followed_the_longest_ngram_at_its_latest_place(
-    prompt: list[int], added: list[int], lookup: int, most: int
+    prompt: list[int], added: list[int], lookup: int
 ) -> None:
     settings = Settings(20, lookup=lookup).checked(Sampling(), [], 3)
     text = Continuation(0, np.array(prompt), 100, settings)
     ids = list(prompt)
     for number, token_id in enumerate(added):
         if number % 3 != 1:  # not after every token, as if proposed tokens were accepted
-            assert text.propose(most) == _proposed(ids, min(most, lookup, 19 - number)) == text.proposed
+            assert text.propose() == _proposed(ids, min(lookup, 19 - number)) == text.proposed
         ids.append(text.add(np.eye(3, dtype=np.float32)[token_id]).id)
-    assert text.propose(most) == _proposed(ids, min(most, lookup, 19 - len(added)))
+    assert text.propose() == _proposed(ids, min(lookup, 19 - len(added)))
 
 
 @pytest.mark.parametrize(("new", "context", "most"), [(1, 9, 0), (2, 9, 1), (9, 3, 2), (9, 1, 0)])
 def test_no_more_tokens_are_proposed_than_the_text_has_room(new: int, context: int, most: int) -> None:
-    """A call adds one token more than it proposes."""
     settings = Settings(new, lookup=8).checked(Sampling(), [], 3)
     text = Continuation(0, np.array([1, 2, 1, 2, 1, 2, 1, 2, 1]), context, settings)
-    assert len(text.propose(8)) == most
+    assert len(text.propose()) == most
 
 
 class _Runs:

@@ -138,10 +138,33 @@ def test_the_least_recently_used_state_is_dropped(
         _call(generator, [prompts[number]])
     # Prompt 2 drops prompt 1, since prompt 0 was used later. Then prompt 1 is computed again.
     assert reused() == [0, 0, 24, 0, 24, 0]
+    _call(generator, [[each] * 24 for each in range(60, 63)])  # this state is too large, and drops no other state
+    _call(generator, [prompts[1]])
+    assert reused() == [0, 24]
     small = Generator(bundles("molkv"), prefix_cache_bytes=size - 1)
     for _ in range(2):
         _call(small, [prompts[0]])
     assert reused() == [0, 0]
+
+
+def test_the_state_of_a_conversation_doubles(
+    stdlib_mini_bundle: Path, monkeypatch: pytest.MonkeyPatch, reused: Callable[[], list[int]]
+) -> None:
+    """Without this, each call would copy the KV cache to a slightly longer one."""
+    rooms, original = list[int](), Sequences.__init__
+
+    def noted(state: Sequences, *arguments: Any, **options: Any) -> None:
+        original(state, *arguments, **options)
+        rooms.append(state.max_length)
+
+    monkeypatch.setattr(Sequences, "__init__", noted)
+    generator, ids = Generator(stdlib_mini_bundle), list(range(30))
+    for turn in range(20):
+        ids += _ids(_call(generator, [[*ids, turn]], 3, logprobs=None))
+    assert rooms == [34, 68, 136]
+    assert reused()[0] == 0
+    ids += _ids(_call(generator, [ids], 400, logprobs=None, stop_ids=[]))
+    assert rooms == [34, 68, 136, 490]
 
 
 def test_a_state_that_other_prompts_share_is_kept(generator: Generator, reused: Callable[[], list[int]]) -> None:

@@ -160,12 +160,12 @@ class Continuation:
             self.finish = "stop"
         return text + self._stop.finish() if self.finish is not None else text
 
-    def propose(self, most: int) -> list[int]:
-        """Propose up to `most` next tokens: those that followed the last tokens where they occurred before.
+    def propose(self) -> list[int]:
+        """Propose next tokens: those that followed the last tokens where they occurred before.
 
         The longest of the n-grams that occurred before is used, and its latest occurrence. `proposed` keeps the result.
         """
-        most = min(most, self._settings.lookup, self.room - 1)
+        most = min(self._settings.lookup, self.room - 1)  # a call adds one token more than it proposes
         self.proposed = []
         if most > 0:
             for end in range(self._indexed, self._length):
@@ -256,7 +256,7 @@ def _step(state: Sequences, active: Sequence[Continuation], rows: list[Floats]) 
     tokens, plain = np.zeros(len(rows), np.int64), np.zeros(len(rows), bool)
     for text in active:
         place = text.sequence
-        if proposed := text.propose(state.max_length - len(text.ids)):
+        if proposed := text.propose():
             # The graph takes several positions of one sequence only, so each sequence has a call of its own.
             rows[place] = state.prefill(place, [text.ids[-1], *proposed], all_logits=True)
         else:
