@@ -246,6 +246,7 @@ def _cases(bundle: Bundle) -> Iterator[tuple[dict[str, Any], dict[str, Any], str
     yield {"messages": '[{"role": 1}]'}, {}, "messages: Expected `str`"
     yield {"messages": '[{"role": "user", "role": "system"}]'}, {}, "messages: the key 'role' appears twice"
     yield {"messages": "\ud800"}, {}, "messages: is not JSON"
+    yield {"messages": '[{"role": "\ud800"}]'}, {}, "messages: is not JSON"
     yield {"messages": 5}, {}, "its safetensors header is damaged"
 
 

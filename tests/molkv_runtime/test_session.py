@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -76,8 +77,9 @@ def test_only_new_tokens_are_computed(generator: Generator, monkeypatch: pytest.
     session.rewind(12)
     _all_of(session, [])
     _all_of(session.fork(), [9, 9, 9])
+    _all_of(session, [8])  # the fork has a KV cache of its own
     # The last token of a text was never run. A text that is rewound runs its last token again, for its logits.
-    assert lengths == [10, 3, 1, 4]
+    assert lengths == [10, 3, 1, 4, 2]
 
 
 def test_a_rewound_session_continues_like_its_beginning(variant: Generator) -> None:
@@ -132,8 +134,9 @@ def long_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bundle"
 
 
-def test_a_session_grows_with_its_text(long_bundle: Path) -> None:
+def test_a_session_grows_with_its_text(long_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     generator = Generator(long_bundle, prefix_cache_bytes=0)
+    caplog.set_level(logging.INFO, "molkv_runtime.continuation")
     session, rng = generator.session(), np.random.default_rng(1)
     rooms, ids = [session._state.max_length], list[int]()
     for _ in range(4):
@@ -144,8 +147,10 @@ def test_a_session_grows_with_its_text(long_bundle: Path) -> None:
         ids += _ids(wanted)
         rooms.append(session._state.max_length)
     assert rooms == [512, 512, 1024, 1024, 2048]
+    caplog.clear()
     _all_of(session, rng.integers(0, 97, 1100).tolist(), 3)
     assert session._state.max_length == 4000
+    assert caplog.messages[0].endswith(f", {len(ids) - 1} tokens reused")
     assert session.fork()._state.max_length >= len(session.ids)
 
 
@@ -312,6 +317,26 @@ def test_a_session_that_was_rewound_is_saved_up_to_there(variant: Generator, tmp
     restored = variant.restore(path)
     assert restored.ids == session.ids
     assert _all_of(restored, [3]) == _all_of(session, [3])
+
+
+def test_refused_proposals_are_not_saved(generator: Generator, tmp_path: Path) -> None:
+    """Close an iterator after each token. The KV cache can then hold tokens that the text does not have."""
+    differences = 0
+    for count in range(1, 16):
+        session, path = generator.session(), tmp_path / str(count)
+        sampling = Sampling(4.0, logit_bias=dict.fromkeys((7, 8, 9), 60.0), seed=2)
+        stream = session.stream([7, 8, 9] * 5, max_new_tokens=20, sampling=sampling, lookup=6)
+        for _ in range(count):
+            next(stream)
+        stream.close()  # type: ignore[attr-defined]
+        run = session._state.history(0)
+        differences += len(run) >= len(session.ids) and run[len(session.ids) - 1] != session.ids[-1]
+        session.save(path)
+        # A restored session holds none of the other tokens, so it has the reference result.
+        _assert_close(_all_of(generator.restore(path), [1]), _all_of(session, [1]))
+        wanted = list(generator.stream([session.ids[:-6]], max_new_tokens=6, sampling=_SAMPLING, logprobs=2))
+        assert _ids(wanted) == session.ids[-6:]
+    assert differences > 2
 
 
 def test_a_full_session_is_saved(variant: Generator, tmp_path: Path) -> None:
