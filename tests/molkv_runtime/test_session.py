@@ -134,34 +134,53 @@ def long_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bundle"
 
 
-def test_a_session_grows_with_its_text(long_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def states(monkeypatch: pytest.MonkeyPatch) -> list[Sequences]:
+    """Return a list to which each new state is added."""
+    made, original = list[Sequences](), Sequences.__init__
+
+    def noted(state: Sequences, *arguments: Any, **options: Any) -> None:
+        original(state, *arguments, **options)
+        made.append(state)
+
+    monkeypatch.setattr(Sequences, "__init__", noted)
+    return made
+
+
+def test_a_session_grows_with_its_text(
+    long_bundle: Path, states: list[Sequences], caplog: pytest.LogCaptureFixture
+) -> None:
     generator = Generator(long_bundle, prefix_cache_bytes=0)
     caplog.set_level(logging.INFO, "molkv_runtime.continuation")
     session, rng = generator.session(), np.random.default_rng(1)
-    rooms, ids = [session._state.max_length], list[int]()
+    rooms, ids = [states[-1].max_length], list[int]()
     for _ in range(4):
         added = rng.integers(0, 97, 300).tolist()
         ids += added
+        tokens = _all_of(session, added, 3)
+        rooms.append(states[-1].max_length)
         wanted = list(generator.stream([ids], max_new_tokens=3, sampling=_SAMPLING, logprobs=2))
-        _assert_close(_all_of(session, added, 3), wanted)
-        ids += _ids(wanted)
-        rooms.append(session._state.max_length)
+        states.pop()  # of the second call
+        _assert_close(tokens, wanted)
+        ids += _ids(tokens)
     assert rooms == [512, 512, 1024, 1024, 2048]
     caplog.clear()
     _all_of(session, rng.integers(0, 97, 1100).tolist(), 3)
-    assert session._state.max_length == 4000
+    assert states[-1].max_length == 4000
     assert caplog.messages[0].endswith(f", {len(ids) - 1} tokens reused")
-    assert session.fork()._state.max_length >= len(session.ids)
+    assert session.fork().ids == session.ids
+    assert states[-1].max_length >= len(session.ids) - 1
 
 
 def test_a_session_grows_only_as_needed_if_there_is_little_memory(
-    long_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    long_bundle: Path, states: list[Sequences], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = Generator(long_bundle)
-    session, free = generator.session(), generator.sequences(1, 700).state_bytes
+    free = generator.sequences(1, 700).state_bytes
+    session = generator.session()
     monkeypatch.setattr("molkv_runtime.memory.available_memory", lambda: free)
     _all_of(session, [1] * 600, 5)
-    assert session._state.max_length == 605
+    assert states[-1].max_length == 605
     with pytest.raises(RequestError, match="MiB are free"):
         session.stream([1] * 100)
     assert len(session.ids) == 605
@@ -319,7 +338,7 @@ def test_a_session_that_was_rewound_is_saved_up_to_there(variant: Generator, tmp
     assert _all_of(restored, [3]) == _all_of(session, [3])
 
 
-def test_refused_proposals_are_not_saved(generator: Generator, tmp_path: Path) -> None:
+def test_refused_proposals_are_not_saved(generator: Generator, states: list[Sequences], tmp_path: Path) -> None:
     """Close an iterator after each token. The KV cache can then hold tokens that the text does not have."""
     differences = 0
     for count in range(1, 16):
@@ -329,7 +348,7 @@ def test_refused_proposals_are_not_saved(generator: Generator, tmp_path: Path) -
         for _ in range(count):
             next(stream)
         stream.close()  # type: ignore[attr-defined]
-        run = session._state.history(0)
+        run = states[-1].history(0)
         differences += len(run) >= len(session.ids) and run[len(session.ids) - 1] != session.ids[-1]
         session.save(path)
         # A restored session holds none of the other tokens, so it has the reference result.
