@@ -388,7 +388,7 @@ def test_another_process_continues_bit_for_bit(generator: Generator, tmp_path: P
 
 
 def test_an_empty_session_is_not_saved(generator: Generator, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="the session has no text, expected at least one token"):
+    with pytest.raises(RequestError, match="the session is empty, expected at least one token"):
         generator.session().save(tmp_path / "empty")
     assert list(tmp_path.iterdir()) == []
 
