@@ -157,7 +157,7 @@ class Companions:
         if template is None or isinstance(template, str):
             if not template:
                 return ""
-            self._warn_of_template(template.encode(), path)
+            self._warn_of_template(template, path)
             return TOKENIZER_CONFIG
         try:
             named = msgspec.convert(template, list[_NamedTemplate])
@@ -168,7 +168,7 @@ class Companions:
             ) from error
         default = {each.name: each.template for each in named}.get("default")
         if default is not None:
-            self._warn_of_template(default.encode(), path)
+            self._warn_of_template(default, path)
             return TOKENIZER_CONFIG
         self.warnings.append(
             f'{path}: no chat template is named "default", so the bundle will have no chat template; give this name '
@@ -176,10 +176,11 @@ class Companions:
         )
         return ""
 
-    def _warn_of_template(self, content: bytes, path: Path) -> None:
+    def _warn_of_template(self, template: str | bytes, path: Path) -> None:
         """Add a warning if the driver cannot compile a template. A bundle can be used without its template."""
         try:
-            ChatTemplate(content.decode(), {}, str(path), CheckpointError)
+            text = template.decode() if isinstance(template, bytes) else template
+            ChatTemplate(text, {}, str(path), CheckpointError)
         except UnicodeDecodeError as error:
             self.warnings.append(f"{path}: is not a chat template, expected text in UTF-8 ({error})")
         except CheckpointError as error:

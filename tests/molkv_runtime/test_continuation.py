@@ -59,7 +59,7 @@ def test_without_a_request_there_are_no_logprobs(generator: Generator) -> None:
     [tokens] = _written(generator, [[1, 2]], max_new_tokens=3)
     assert [(token.logprob, token.best) for token in tokens] == [(None, ())] * 3
     for wrong in (-1, 98, 1.5, True):
-        with pytest.raises(RequestError, match=r"logprobs: found .*, expected 0 to 97"):
+        with pytest.raises(RequestError, match=r"logprobs: found .*, expected (an integer, )?0 to 97"):
             generator.stream([[1]], logprobs=wrong)  # type: ignore[arg-type]
 
 
@@ -258,6 +258,6 @@ def test_lookup_is_for_the_profile_cpu(bundles: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize("lookup", [-1, 257, 1.5, None, True])
 def test_an_impossible_lookup_is_refused(generator: Generator, lookup: Any) -> None:
-    with pytest.raises(RequestError, match=r"lookup: found .*, expected 0 to 256"):
+    with pytest.raises(RequestError, match=r"lookup: found .*, expected (an integer, )?0 to 256"):
         generator.stream([[1]], lookup=lookup)
     assert len(list(generator.stream([[1, 2] * 8], lookup=256, max_new_tokens=40))) == 33

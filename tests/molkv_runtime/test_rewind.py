@@ -93,7 +93,7 @@ Operation = Callable[[Sequences], object]
 REFUSED: dict[str, tuple[Operation, type[Exception], str]] = {
     "rewind to a longer text": (lambda s: s.rewind(0, 13), ArgumentError, "length: found 13, expected 0 to 12"),
     "rewind before the start": (lambda s: s.rewind(0, -1), ArgumentError, "length: found -1, expected 0 to 12"),
-    "rewind to a fraction": (lambda s: s.rewind(0, 2.0), ArgumentError, "length: found 2.0, expected 0 to 12"),  # type: ignore[arg-type]
+    "rewind to a fraction": (lambda s: s.rewind(0, 2.0), ArgumentError, "length: found 2.0, expected an integer, 0 to 12"),  # type: ignore[arg-type]
     "rewind of no sequence": (lambda s: s.rewind(3, 0), ArgumentError, "sequence: found 3, expected 0 to 2"),
     "reset of no sequence": (lambda s: s.reset(-1), ArgumentError, "sequence: found -1, expected 0 to 2"),
     "fork of no sequence": (lambda s: s.fork(3), ArgumentError, "sequence: found 3, expected 0 to 2"),
@@ -273,7 +273,7 @@ def test_sequences_that_another_thread_uses_are_refused(operation: str, opened: 
         with ThreadPoolExecutor(1) as pool:
             pool.submit(operations[operation], state).result()
 
-    with pytest.raises(RequestError, match="this Sequences object is in use by another thread; make one"):
+    with pytest.raises(RequestError, match="these sequences are in use by another thread"):
         state.load(2, [1, 2], read)
     assert target.lengths.tolist() == [0]
     _assert_continues_as(state, other)

@@ -117,7 +117,7 @@ def test_the_context_ends_a_session(generator: Generator) -> None:
     session, context = generator.session(), generator.config.max_position_embeddings
     tokens = _all_of(session, range(40), 1000)
     assert (len(session.ids), tokens[-1].finish) == (context + 1, "length")
-    with pytest.raises(RequestError, match="the prompt has 49 tokens, expected 1 to 48"):
+    with pytest.raises(RequestError, match="the session has 49 tokens with this prompt, expected at most 48"):
         session.stream([])
     full = session.fork()
     assert full.ids == session.ids
@@ -270,7 +270,7 @@ def test_a_refused_call_leaves_the_session_as_it_was(generator: Generator) -> No
         ([1.5], {}, "token ids have dtype float64"),
         ([[1]], {}, "ids: found an array of shape"),
         ("abc", {}, "ids: found str"),
-        ([1] * 60, {}, "the prompt has 69 tokens, expected 1 to 48"),
+        ([1] * 60, {}, "the session has 69 tokens with this prompt, expected at most 48"),
         ([1], {"max_new_tokens": 0}, "max_new_tokens: found 0"),
         ([1], {"logprobs": 98}, "logprobs: found 98, expected 0 to 97"),
     ):

@@ -43,7 +43,7 @@ def write_session(
     """Write a session. The file appears when it is complete.
 
     Args:
-        path: The file to write. An existing file is replaced.
+        path: The file to write. Only a saved session of this name is replaced.
         bundle: The bundle that computed the session.
         ids: Token ids [n].
         caches: The KV cache of the first m of these tokens, by names such as "3.key": [Hkv, m, head_dim].
@@ -136,7 +136,10 @@ class SessionFile:
             SessionError: The file is missing or damaged, or belongs to another bundle, another graph or another KV
                 dtype.
         """
-        self._file, self._path = TensorFile(path, SessionError), path
+        try:
+            self._file, self._path = TensorFile(path, SessionError), path
+        except SessionError as error:
+            raise SessionError(f"{error}; expected a file with a saved session") from error
         metadata, known = self._file.metadata, _identity(bundle)
         if (version := metadata.get("session_version")) != _VERSION:
             raise SessionError(
@@ -146,8 +149,7 @@ class SessionFile:
         tables = self._decoded("tables", dict[str, str])
         if tables != {EXPERTS: bundle.manifest.experts.id}:
             raise SessionError(
-                f"{path}: tables: found {shown(tables)}, expected {known['tables']}; the session belongs to another "
-                "bundle"
+                f"{path}: belongs to another bundle (tables: found {shown(tables)}, expected {known['tables']})"
             )
         self.ids: Ids = self._checked_ids(bundle)
         """The token ids of the text, int64 [n]."""
@@ -155,8 +157,8 @@ class SessionFile:
         """The number of first tokens whose keys and values are in the KV cache."""
         if metadata.get("graph") != known["graph"]:
             raise SessionError(
-                f"{path}: graph: found {shown(metadata.get('graph'))}, expected {shown(known['graph'])}; the session "
-                f"belongs to another graph than the bundle's profile {bundle.profile}"
+                f"{path}: belongs to another graph than that of the bundle's profile {bundle.profile} (graph: found "
+                f"{shown(metadata.get('graph'))}, expected {shown(known['graph'])})"
             )
         self.messages = self._decoded("messages", list[dict[str, str]]) if "messages" in metadata else None
         """The messages of a chat; None if the session is not a chat."""
@@ -216,8 +218,8 @@ class SessionFile:
             shape = (heads, length, head_dim)
             if (found[name].dtype, found[name].shape) != (dtype, shape):
                 raise SessionError(
-                    f"{self._path}: {name}: found {found[name].dtype} {list(found[name].shape)}, expected {dtype} "
-                    f"{list(shape)}; the session belongs to a graph with another KV cache"
+                    f"{self._path}: belongs to a graph with another KV cache ({name}: found {found[name].dtype} "
+                    f"{list(found[name].shape)}, expected {dtype} {list(shape)})"
                 )
         return length
 

@@ -25,13 +25,15 @@ def whole_number(name: str, value: Any, least: int, *, most: int | None = None, 
     Raises:
         ArgumentError: The value is not an integer, or is outside of this range.
     """
+    expected = f"{least} or more" if most is None else f"{least} to {most}"
     try:
-        number = least - 1 if isinstance(value, bool) else operator.index(value)
+        number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        number = least - 1
+        number = None
+    if number is None:
+        raise ArgumentError(name, f"{what}{value!r:.80}", f"an integer, {expected}")
     if number < least or (most is not None and number > most):
-        upwards = "or more" if most is None else f"to {most}"
-        raise ArgumentError(name, f"{what}{value!r}", f"{least} {upwards}")
+        raise ArgumentError(name, f"{what}{value!r}", expected)
     return number
 
 

@@ -54,7 +54,8 @@ class Options(TypedDict, total=False):
     """Token ids that end a text; default: the bundle's end-of-text tokens."""
 
     stop: Sequence[str]
-    """Strings that end a text. The text ends before the first of these strings; see `StopStrings`."""
+    """Strings that end a text. The text ends before the first of these strings; see `StopStrings`. A special token,
+    which is not shown, ends the text if one of the strings is its name."""
 
     logprobs: int | None
     """Return the log-probability of each token, and of this number of likeliest tokens; default: none."""
@@ -163,7 +164,8 @@ class Continuation:
     def propose(self) -> list[int]:
         """Propose next tokens: those that followed the last tokens where they occurred before.
 
-        The longest of the n-grams that occurred before is used, and its latest occurrence. `proposed` keeps the result.
+        The longest of the n-grams that occurred before is used, and its latest occurrence. If this occurrence is less
+        than the wanted number of tokens back, the tokens since then are repeated. `proposed` keeps the result.
         """
         most = min(self._settings.lookup, self.room - 1)  # a call adds one token more than it proposes
         self.proposed = []
@@ -172,8 +174,8 @@ class Continuation:
                 self._seen.update(dict.fromkeys(self._ngrams(end), end))
             self._indexed = self._length
             places = (self._seen.get(ngram) for ngram in self._ngrams(self._length))
-            start = next((place for place in places if place is not None), self._length)
-            self.proposed = self.ids[start : start + most].tolist()
+            if (start := next((place for place in places if place is not None), None)) is not None:
+                self.proposed = np.resize(self.ids[start : start + most], most).tolist()  # repeats them if needed
         return self.proposed
 
     def _ngrams(self, end: int) -> list[tuple[int, ...]]:
@@ -216,7 +218,7 @@ def generate(state: Sequences, texts: Sequence[Continuation]) -> Iterator[Token]
             for token in _chosen(text, rows[text.sequence]):
                 generated += steps > 0
                 yield token
-            if text.proposed:
+            if text.proposed and text.finish is None:
                 state.rewind(text.sequence, len(text.ids) - 1)
         active = [text for text in active if text.finish is None]
         if not active:

@@ -71,6 +71,9 @@ class ExpertState(Protocol):
             records: The decoded records [n] of the positions; n is at most `lookback`.
         """
 
+    def trim(self) -> None:
+        """Free the memory that only prompts need."""
+
     def decode(self, sequence: int, position: int, record: Records) -> None:
         """Write the decoded record [1] (see `RecordDecoder`) of a sequence's next position to `decode_inputs`."""
 
@@ -122,6 +125,10 @@ class PresentExperts:
 
     def restore(self, sequence: int, start: int, records: Records) -> None:
         """Do nothing: `lookback` is 0."""
+
+    def trim(self) -> None:
+        """Free the memory for prefill."""
+        self._chunk = {name: self._zeros(name, 0) for name in self._shapes}
 
     def decode(self, sequence: int, position: int, record: Records) -> None:  # noqa: ARG002
         """Copy the vectors of the record into `decode_inputs`."""

@@ -39,6 +39,7 @@ from molkv_runtime.store import ExpertStore, Store
 from molkv_runtime.tokenizer import TextStream, bundle_tokenizer, encode
 
 _PREFIX_CACHE_BYTES = 256 * 1024**2
+_ROOM_TO_GROW = 512  # tokens
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,15 @@ class Generator(InOneProcess):
     def settings(self, **options: Unpack[Options]) -> Settings:
         """Check options, and return them with the defaults of the bundle. For the errors see `stream`."""
         self.check_process()
+        if unknown := [name for name in options if name not in Settings._fields]:
+            raise TypeError(f"{unknown[0]!r} is not an option, expected {', '.join(Settings._fields)}")
         end_ids, vocab_size = self.bundle.manifest.generation.eos_token_ids, self.config.vocab_size
         settings = Settings(**options).checked(self.default_sampling, end_ids, vocab_size)
+        if settings.stop and TOKENIZER in self.bundle.manifest.files:
+            # A special token has no text in a stream, so its id must end the text.
+            added = self.tokenizer.get_added_tokens_decoder().items()
+            special = {token_id for token_id, token in added if token.special and token.content in settings.stop}
+            settings = settings._replace(stop_ids=frozenset(settings.stop_ids or ()) | special)
         biases = (settings.sampling or self.default_sampling).logit_bias
         inside_vocabulary("logit_bias", np.array(list(biases), np.int64), vocab_size)
         if settings.lookup and self.bundle.graph().lengths[0]:
@@ -217,12 +225,21 @@ class Generator(InOneProcess):
             raise
         self._prefixes.put(state)  # not after an error, since the state may contain wrong numbers
 
+    def room_for(self, length: int) -> int:
+        """Return the `max_length` of sequences for texts of `length` tokens: at most the model's context.
+
+        Static graphs allocate the whole context in any case.
+        """
+        context = self.config.max_position_embeddings
+        return context if self.bundle.graph().lengths[0] else min(length, context)
+
     def _state(self, texts: Sequence[Continuation]) -> Sequences:
         """Return sequences for texts. They hold those parts of the texts that earlier calls have computed."""
-        room = min(self.config.max_position_embeddings, max(len(text.ids) + text.room for text in texts))
+        room = self.room_for(max(len(text.ids) + text.room for text in texts))
+        # With more room, the next call of a conversation needs no longer state. Unused memory is only reserved.
+        roomy = self.room_for(room + _ROOM_TO_GROW) if len(texts) == 1 else room
         with suppress(RequestError):  # not enough RAM for the earlier state and a new one; this drops the earlier state
-            if state := self._reused(texts, room):
-                return state
+            return self._reused(texts, room) or self.sequences(len(texts), roomy)
         return self.sequences(len(texts), room)
 
     def _reused(self, texts: Sequence[Continuation], room: int) -> Sequences | None:
@@ -235,7 +252,7 @@ class Generator(InOneProcess):
             if replaces and found.state.max_length >= room:
                 return found.state
             if replaces:  # a conversation grows, so allocate more than this call needs
-                room = min(self.config.max_position_embeddings, max(room, 2 * found.state.max_length))
+                room = self.room_for(max(room, 2 * found.state.max_length))
             state = state or self.sequences(len(texts), room)
             state.copy(text.sequence, found.state, found.sequence, found.common)
             if not replaces:

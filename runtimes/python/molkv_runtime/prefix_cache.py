@@ -41,10 +41,13 @@ class PrefixCache:
     def put(self, state: Sequences) -> None:
         """Keep a state. The caller must not use it any more."""
         if state.state_bytes <= self._max_bytes:
+            state.trim()
             self._returned.put(state)
             if self._lock.acquire(blocking=False):
-                self._tidy()
-                self._lock.release()
+                try:
+                    self._tidy()
+                finally:
+                    self._lock.release()
 
     def take(self, prompt: Ids) -> Match | None:
         """Remove and return the state with the longest common prefix with a prompt; None if no prefix is worthwhile."""

@@ -129,7 +129,7 @@ class Sequences(InOneProcess):
     def _exclusively(self) -> Iterator[None]:
         self.check_process()
         if not self._in_use.acquire(blocking=False):
-            raise RequestError("this Sequences object is in use by another thread; make one for each thread")
+            raise RequestError("these sequences are in use by another thread; each thread needs its own, or a session")
         try:
             yield
         finally:
@@ -344,6 +344,11 @@ class Sequences(InOneProcess):
                 raise
             self._ids[sequence, : len(tokens)] = tokens
             self.lengths[sequence] = len(tokens)
+
+    def trim(self) -> None:
+        """Free the memory that only prompts need. The next prompt allocates it again."""
+        self._chunk_records = self._store.buffer(0)
+        self._calls.experts.trim()
 
     def _restore_experts(self, sequence: int, ids: Ids, length: int, end: int) -> None:
         """Read the experts again that position `length` sees before position `end`."""

@@ -29,12 +29,10 @@ class Session(InOneProcess):
         """Start with an empty text."""
         super().__init__()
         self._generator = generator
-        self._state = generator.sequences(1, self._room(_FIRST_ROOM))
+        self._state = generator.sequences(1, generator.room_for(_FIRST_ROOM))
+        self._sound: int | None = None  # number of usable tokens in the state after a call that failed; None: all
         self._ids: Ids = np.zeros(0, np.int64)
         self._calls = 0
-
-    def _room(self, needed: int) -> int:
-        return min(needed, self._generator.config.max_position_embeddings)
 
     @property
     def ids(self) -> list[int]:
@@ -51,7 +49,7 @@ class Session(InOneProcess):
 
         Returns:
             An iterator over the new tokens, with their text if the bundle has a tokenizer. A token becomes part of the
-            text when the iterator returns it.
+            text when the iterator returns it. So the text keeps the tokens of an end token or a stop string.
 
         Raises:
             RequestError: The text is empty or too long, an id is outside the vocabulary, or an option is impossible.
@@ -60,6 +58,11 @@ class Session(InOneProcess):
         tokens = token_ids("ids", ids)
         self._generator.store.check_ids(tokens)
         whole = np.concatenate([self._ids, tokens.astype(np.int64)])
+        if len(whole) > (context := self._generator.config.max_position_embeddings):
+            raise RequestError(
+                f"the session has {len(whole)} tokens with this prompt, expected at most {context} (the model's "
+                "context); shorten its text with rewind"
+            )
         settings = self._generator.settings(**options)
         has_tokenizer = TOKENIZER in self._generator.bundle.manifest.files
         text = self._generator.continuation(whole, settings, shows_text=has_tokenizer)
@@ -70,7 +73,13 @@ class Session(InOneProcess):
     def _steps(self, text: Continuation, call: int) -> Iterator[Token]:
         tokens = generate(self._state, [text])
         while call == self._calls:  # after a later call, one more step would change the state under that call
-            token = next(tokens, None)
+            try:
+                token = next(tokens, None)
+            except BaseException as error:
+                # After an interrupt, the expert window may be written in part. After an error, the KV cache may have
+                # wrong numbers, such as NaN.
+                self._sound = 0 if isinstance(error, Exception) else self._computed()
+                raise
             if token is None:
                 return
             self._ids = text.ids
@@ -80,13 +89,17 @@ class Session(InOneProcess):
 
     def _grow(self, length: int) -> None:
         """Provide room for `length` tokens, or for the whole context."""
-        if self._room(length) > self._state.max_length:
-            try:
-                longer = self._generator.sequences(1, self._room(max(length, 2 * self._state.max_length)))
-            except RequestError:  # not enough RAM
-                longer = self._generator.sequences(1, self._room(length))
-            longer.copy(0, self._state, 0, int(self._state.lengths[0]))
-            self._state = longer
+        room, known = self._generator.room_for(length), self._state.max_length
+        if room <= known and self._sound is None:
+            return
+        try:
+            state = self._generator.sequences(
+                1, self._generator.room_for(max(length, 2 * known if room > known else known))
+            )
+        except RequestError:  # not enough RAM
+            state = self._generator.sequences(1, max(room, known))
+        state.copy(0, self._state, 0, self._computed())
+        self._state, self._sound = state, None
 
     def text(self, text: str, **options: Unpack[Options]) -> Iterator[str]:
         """Append a text, and generate the text that follows. Return an iterator over its pieces; see `stream`.
@@ -118,13 +131,14 @@ class Session(InOneProcess):
 
     def _computed(self) -> int:
         """Return the number of tokens of the text whose keys and values are in the KV cache."""
-        return common_prefix(self._ids, self._state.history(0))
+        common = common_prefix(self._ids, self._state.history(0))
+        return common if self._sound is None else min(common, self._sound)
 
     def save(self, path: str | Path, *, messages: Sequence[Mapping[str, str]] | None = None) -> None:
         """Write the session to a file, which `Generator.restore` reads; format: docs/bundle-format.md, "Sessions".
 
         Args:
-            path: The file. An existing file is replaced when the new one is complete.
+            path: The file. A saved session of this name is replaced when the new file is complete; other files are not.
             messages: The messages of a chat, which the file then also holds.
 
         Raises:
@@ -133,7 +147,8 @@ class Session(InOneProcess):
         """
         if not len(self._ids):
             raise RequestError("the session is empty, expected at least one token to save")
-        caches = {name: array[:, : self._computed()] for name, array in self._state.caches(0).items()}
+        computed = self._computed()
+        caches = {name: array[:, :computed] for name, array in self._state.caches(0).items()}
         write_session(Path(path), self._generator.bundle, self._ids, caches, messages)
 
     @classmethod

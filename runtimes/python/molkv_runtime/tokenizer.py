@@ -158,6 +158,8 @@ class StopStrings:
         for string in self.strings:
             if not isinstance(string, str):
                 raise ArgumentError("stop", f"an item of type {type(string).__name__}", "strings")
+            if string.encode(errors="ignore").decode() != string:
+                raise ArgumentError("stop", repr(string[:20]), "Unicode text")
             if not 0 < len(string) <= _LONGEST_STOP:
                 raise ArgumentError("stop", f"a string of {len(string)} characters", f"1 to {_LONGEST_STOP} characters")
         self._held = ""

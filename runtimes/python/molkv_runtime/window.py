@@ -44,7 +44,11 @@ class ExpertWindow:
         if config.expert_rope:
             self._rotary = rotary_tables(np.arange(max_length), config.expert_key_size, config.rope_theta)
         self.decode_inputs: Arrays = {"expert_mask": self._mask, **self._by_name(self._rings)}
-        # Memory for the blocks of prefill, [L, numbers of a layer].
+        self.trim()
+
+    def trim(self) -> None:
+        """Free the memory for the blocks of prefill."""
+        # Memory for the blocks, [L, numbers of a layer].
         self._memory = {name: np.zeros((len(self._layers), 0), ring.dtype) for name, ring in self._rings.items()}
         # The last W positions of the last part, [L, W, N, size].
         self._latest = {name: ring[:, 0] for name, ring in self._rings.items()}
