@@ -1,4 +1,4 @@
-# make demo | test-fast | test | test-all | test-lowest | lint | format | bench-store | bench-speed | bench-mobile | bench-mole | test-openvino | test-qnn
+# make demo | test-fast | test | test-all | test-lowest | lint | format | bench-store | bench-speed | bench-mobile | bench-mole | bench-sessions | test-openvino | test-qnn
 # Each target sets up the environment that it needs. The only requirements are make and Python 3.11, 3.12 or 3.13.
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ BUNDLE := demo/stdlib-mini.bundle
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(($$(nproc) + 1)) --dist worksteal
 
 .PHONY: setup demo test test-fast test-all test-lowest lint format bench-store bench-speed bench-mobile bench-mole
-.PHONY: test-openvino test-qnn
+.PHONY: bench-sessions test-openvino test-qnn
 
 setup: $(READY)
 
@@ -44,6 +44,9 @@ bench-mobile: $(READY)  # writes 8 GiB to demo/ and keeps them; first run test-o
 
 bench-mole: $(READY)  # writes 21 GiB to demo/ and keeps them
 	$(BIN)/python -m benchmarks.mole --folder demo/bench-mole
+
+bench-sessions: $(READY)  # writes 7 GiB of models to demo/ and keeps them
+	$(BIN)/python -m benchmarks.sessions --folder demo/bench-sessions
 
 test: $(READY)  # all Python tests but the exhaustive ones
 	$(PYTEST) -m "not exhaustive"

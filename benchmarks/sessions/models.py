@@ -1,0 +1,45 @@
+"""The bundles of the benchmark: a MoLKV of the 160M class with random weights, in several formats of one store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from benchmarks.store.model import write_checkpoint
+from molkv_bundle import MolkvConfig
+from molkv_export import GraphOptions, add_profile, export
+
+FORMATS = {
+    "float32": GraphOptions("float32"),
+    "int8": GraphOptions("int8"),
+    "int4": GraphOptions("int4"),
+    "float32, KV cache int8": GraphOptions("float32", kv_dtype="int8"),
+}
+
+
+def make_bundles(config: MolkvConfig, folder: Path) -> dict[str, Path]:
+    """Write the checkpoint and the bundles that do not exist yet. Return the folders of the bundles by their format.
+
+    The experts are float16. All bundles share the files of one expert store by hard links.
+    """
+    checkpoint = folder / "checkpoint"
+    if not checkpoint.exists():
+        write_checkpoint(config, checkpoint)
+    bundles = {name: folder / name.replace(", KV cache ", "-kv-") for name in FORMATS}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several threads are slower if other programs run
+    first = bundles["float32"]
+    if not first.exists():
+        export(checkpoint, first, graph=FORMATS["float32"])
+    for name, bundle in bundles.items():
+        if not bundle.exists():
+            incomplete = folder / "incomplete"
+            shutil.rmtree(incomplete, ignore_errors=True)
+            shutil.copytree(first, incomplete, copy_function=os.link)
+            add_profile(checkpoint, incomplete, "cpu", graph=FORMATS[name], force=True)
+            incomplete.rename(bundle)
+    torch.set_num_threads(threads)
+    return bundles
