@@ -82,7 +82,10 @@ def _proposed(ids: Sequence[int], most: int) -> list[int]:
     for count in (4, 3, 2):
         for start in range(len(ids) - count - 1, -1, -1):
             if list(ids[start : start + count]) == list(ids[len(ids) - count :]):
-                return list(ids[start + count :][:most])
+                extended = list(ids)  # the text goes on as it did after that place
+                while len(extended) < len(ids) + most:
+                    extended.append(extended[start + count + len(extended) - len(ids)])
+                return extended[len(ids) :]
     return []
 
 

@@ -128,6 +128,13 @@ def test_without_the_cache_equal_calls_are_equal_bit_for_bit(
             Generator(bundles("molkv"), prefix_cache_bytes=wrong)  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def exact_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a call only the room that it needs, so that a test can count the bytes of states."""
+    monkeypatch.setattr("molkv_runtime.generator.ROOM_TO_GROW", 0)
+
+
+@pytest.mark.usefixtures("exact_room")
 def test_the_least_recently_used_state_is_dropped(
     bundles: Callable[..., Path], reused: Callable[[], list[int]]
 ) -> None:
@@ -147,6 +154,21 @@ def test_the_least_recently_used_state_is_dropped(
     assert reused() == [0, 0]
 
 
+def test_a_conversation_has_room_for_its_next_calls(stdlib_mini_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, original = list[Sequences](), Sequences.__init__
+
+    def noted(state: Sequences, *arguments: Any, **options: Any) -> None:
+        original(state, *arguments, **options)
+        made.append(state)
+
+    monkeypatch.setattr(Sequences, "__init__", noted)
+    generator, ids = Generator(stdlib_mini_bundle), list(range(30))
+    for turn in range(20):
+        ids += _ids(_call(generator, [[*ids, turn]], 3, logprobs=None))
+    assert len(made) == 1
+
+
+@pytest.mark.usefixtures("exact_room")
 def test_the_state_of_a_conversation_doubles(
     stdlib_mini_bundle: Path, monkeypatch: pytest.MonkeyPatch, reused: Callable[[], list[int]]
 ) -> None:
@@ -236,6 +258,7 @@ def test_the_state_of_a_call_that_failed_is_not_reused(
     assert reused() == [0, 23, 0]
 
 
+@pytest.mark.usefixtures("exact_room")
 def test_states_make_room_for_a_new_call(
     bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, reused: Callable[[], list[int]]
 ) -> None:

@@ -93,7 +93,11 @@ Operation = Callable[[Sequences], object]
 REFUSED: dict[str, tuple[Operation, type[Exception], str]] = {
     "rewind to a longer text": (lambda s: s.rewind(0, 13), ArgumentError, "length: found 13, expected 0 to 12"),
     "rewind before the start": (lambda s: s.rewind(0, -1), ArgumentError, "length: found -1, expected 0 to 12"),
-    "rewind to a fraction": (lambda s: s.rewind(0, 2.0), ArgumentError, "length: found 2.0, expected an integer, 0 to 12"),  # type: ignore[arg-type]
+    "rewind to a fraction": (
+        lambda s: s.rewind(0, 2.0),  # type: ignore[arg-type]
+        ArgumentError,
+        "length: found 2.0, expected an integer, 0 to 12",
+    ),
     "rewind of no sequence": (lambda s: s.rewind(3, 0), ArgumentError, "sequence: found 3, expected 0 to 2"),
     "reset of no sequence": (lambda s: s.reset(-1), ArgumentError, "sequence: found -1, expected 0 to 2"),
     "fork of no sequence": (lambda s: s.fork(3), ArgumentError, "sequence: found 3, expected 0 to 2"),

@@ -298,7 +298,7 @@ def test_options_are_taken_as_numbers_of_binary64() -> None:
 
 def test_an_invalid_bias_is_refused() -> None:
     for token in (1.5, -1, True):
-        with pytest.raises(RequestError, match=f"logit_bias: found token id {token}, expected (an integer, )?0 to 2147483647"):
+        with pytest.raises(RequestError, match=rf"logit_bias: found token id {token}, expected .*0 to 2147483647"):
             Sampling(logit_bias={token: 1.0})  # type: ignore[dict-item]
     with pytest.raises(RequestError, match="logit_bias: found token id 3 with True, expected"):
         Sampling(logit_bias={3: True})

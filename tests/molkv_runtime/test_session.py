@@ -15,9 +15,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from molkv_bundle import BundleError, OutputError, ProviderError, RequestError, SessionError
+from molkv_bundle import Arrays, BundleError, OutputError, ProviderError, RequestError, SessionError
 from molkv_export import GraphOptions, export
 from molkv_runtime import BoundCall, Generator, Sampling, Sequences, Session, Token
+from molkv_runtime.window import ExpertWindow
 from tests.models import CONFIGS, random_model, save_checkpoint
 
 _SAMPLING = Sampling(0.8, repetition_penalty=1.1, seed=3)
@@ -418,11 +419,11 @@ def test_sessions_of_another_model_or_graph_are_refused(bundles: Callable[..., P
         _all_of(session, range(1, 10))
         session.save(tmp_path / name)
     wrong = {
-        "records": "tables: found .*; the session belongs to another bundle",
-        "model": "tables: found .*; the session belongs to another bundle",
-        "graph": "graph: found .*; the session belongs to another graph than the bundle's profile cpu",
-        "cache": r"past_key_values.0.key: found I8 \[2, 14, 16\], expected F32 \[2, 14, 16\]",
-        "profile": "graph: found .*; the session belongs to another graph than the bundle's profile cpu",
+        "records": r"belongs to another bundle \(tables: found .*",
+        "model": r"belongs to another bundle \(tables: found .*",
+        "graph": r"belongs to another graph than that of the bundle's profile cpu \(graph: found .*",
+        "cache": r".*another KV cache \(past_key_values.0.key: found I8 \[2, 14, 16\], expected F32 \[2, 14, 16\]",
+        "profile": r"belongs to another graph than that of the bundle's profile cpu \(graph: found .*",
     }
     generator = Generator(paths["bundle"])
     for name, message in wrong.items():
@@ -444,3 +445,40 @@ def test_a_session_does_not_replace_other_files(generator: Generator, tmp_path: 
     with pytest.raises(OutputError, match="cannot be written"):
         session.save(tmp_path / "missing" / "file")
     assert list(tmp_path.iterdir()) == [other]
+
+
+@pytest.mark.parametrize("error", [BundleError, KeyboardInterrupt])
+def test_a_call_after_a_failed_call_gives_the_tokens_of_a_session_without_it(
+    error: type[BaseException], bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failing call writes NaN to the KV cache, or writes wrong experts to the window."""
+    outputs, init, run, finish = list[Arrays](), BoundCall.__init__, BoundCall.run, ExpertWindow.finish
+
+    def noted(call: BoundCall, session: Any, inputs: Arrays, results: Arrays) -> None:
+        init(call, session, inputs, results)
+        outputs.append(results)
+
+    def writes_nan(call: BoundCall) -> None:
+        run(call)
+        for array in outputs[-1].values():
+            array[...] = np.nan
+        raise BundleError("a damaged graph")
+
+    def is_interrupted(window: ExpertWindow, sequence: int, end: int) -> None:
+        finish(window, sequence, end + 3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BoundCall, "__init__", noted)
+    generator = Generator(bundles("molkv"))
+    session, other = generator.session(), generator.session()
+    for each in (session, other):
+        _all_of(each, range(1, 20))
+    with monkeypatch.context() as patch:
+        if error is BundleError:
+            patch.setattr(BoundCall, "run", writes_nan)
+        else:
+            patch.setattr(ExpertWindow, "finish", is_interrupted)
+        with pytest.raises(error):
+            _all_of(session, [5, 6, 7])
+    assert session.ids == other.ids
+    _assert_close(_all_of(session, [5, 6, 7]), _all_of(other, [5, 6, 7]))

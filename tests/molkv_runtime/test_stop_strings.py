@@ -204,3 +204,15 @@ def test_an_end_token_is_not_shown_even_if_its_text_is_a_stop_string(trained: Ge
     tokens = _forced(trained, ids, [" cd"], stop_ids=ids[-1:])
     assert tokens[-1].finish == "stop"
     assert "".join(token.text for token in tokens) == trained.tokenizer.decode(ids[:-1])
+
+
+def test_a_stop_string_that_names_a_special_token_ends_the_text(stdlib_mini_bundle: Path) -> None:
+    """A special token has no text in a stream, so its text cannot be searched."""
+    generator = Generator(stdlib_mini_bundle)
+    special = "<|endoftext|>"
+    token_id = generator.tokenizer.token_to_id(special)
+    sampling = Sampling(logit_bias={token_id: 1e6})
+    tokens = list(generator.stream([[5, 6]], max_new_tokens=4, sampling=sampling, stop_ids=[], stop=["x", special]))
+    assert [(token.id, token.finish) for token in tokens] == [(token_id, "stop")]
+    kept = generator.stream([[5, 6]], max_new_tokens=4, sampling=sampling, stop_ids=[], stop=["x"])
+    assert [token.finish for token in kept] == [None, None, None, "length"]

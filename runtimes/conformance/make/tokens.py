@@ -195,6 +195,14 @@ def text_cases(name: str, source: Source, prompts: Prompts, texts: list[str]) ->
             raise ValueError(f"{case_name}: none of {_TRIES} seeds gives a text with the wanted property")
         cases.append(_text_case(case_name, text, ids, {"sampling": options}, found))
     cases.append(_stop_case(f"{name}/text-stop-string", source, tokenizer, prompts, texts[0]))
+    # The second text has a special token, which ends this text.
+    case = cases[1]
+    ids = case["expected"]["ids"]
+    count = next(number for number, token in enumerate(ids, start=1) if token in special)
+    found = {"ids": ids[:count], "finish": "stop", "compared": count}
+    found["pieces"] = _pieces(tokenizer, case["prompt_ids"], ids[:count], "stop")
+    content = tokenizer.id_to_token(ids[count - 1])
+    cases.append({**case, "name": f"{name}/text-stop-special", "stop": ["?", content], "expected": found})
     defaults = {**msgspec.structs.asdict(generation.sampling), "seed": "0"}
     ids = tokenizer.encode(texts[0]).ids
     found = source.continued(ids, 16, defaults, stops=generation.eos_token_ids)

@@ -39,7 +39,7 @@ from molkv_runtime.store import ExpertStore, Store
 from molkv_runtime.tokenizer import TextStream, bundle_tokenizer, encode
 
 _PREFIX_CACHE_BYTES = 256 * 1024**2
-_ROOM_TO_GROW = 512  # tokens
+ROOM_TO_GROW = 512  # tokens
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class Generator(InOneProcess):
         """Return sequences for texts. They hold those parts of the texts that earlier calls have computed."""
         room = self.room_for(max(len(text.ids) + text.room for text in texts))
         # With more room, the next call of a conversation needs no longer state. Unused memory is only reserved.
-        roomy = self.room_for(room + _ROOM_TO_GROW) if len(texts) == 1 else room
+        roomy = self.room_for(room + ROOM_TO_GROW) if len(texts) == 1 else room
         with suppress(RequestError):  # not enough RAM for the earlier state and a new one; this drops the earlier state
             return self._reused(texts, room) or self.sequences(len(texts), roomy)
         return self.sequences(len(texts), room)
