@@ -27,7 +27,7 @@ def conversations(bundles: dict[str, Path], length: int, runs: int, threads: int
         cached = Generator(bundle, target=Target(threads=threads))
         plain = Generator(bundle, graph=cached.graph, store=cached.store, prefix_cache_bytes=0)
         turns = [_conversation(cached, plain, length, seed) for seed in range(runs + 1)][1:]
-        for turn, title in enumerate(("second call, the state grows", "third call")):
+        for turn, title in enumerate(("second call", "third call")):
             with_reuse, without = zip(*(run[turn] for run in turns), strict=True)
             rows.append(_row(name, title, with_reuse, without))
         copied, computed = _copy(plain, length, runs)
