@@ -39,7 +39,10 @@ with /. Ctrl-C stops an answer."""
 @click.argument("bundle", type=PATH)
 @click.option("--system", metavar="TEXT", default="", help="System message, which tells the model how to answer.")
 @click.option(
-    "--template", type=PATH, metavar="FILE", help="File with a chat template (Jinja). [default: the bundle's]"
+    "--template",
+    type=PATH,
+    metavar="FILE",
+    help="File with a chat template: Jinja, or a tokenizer_config.json. [default: the bundle's]",
 )
 @click.option("--load", type=PATH, metavar="FILE", help="Conversation to continue: a file that /save wrote.")
 @generation_options(max_new_tokens=512)
@@ -90,7 +93,9 @@ class _Conversation:
     def run(self) -> None:
         """Handle lines until the end of the input or /exit."""
         if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(errors="surrogateescape")  # `Generator.encode` refuses bytes that are not text
+            # `Chat.reply` refuses bytes that are not text. "utf-8-sig" skips a byte order mark.
+            encoding, newline = (None, None) if self._is_interactive else ("utf-8-sig", "\n")
+            sys.stdin.reconfigure(encoding=encoding, errors="surrogateescape", newline=newline)
         if self._is_interactive:
             _keep_history()
             print_line(self._notes, f"/help lists the commands; {_EXIT} or Ctrl-D ends the program")
@@ -119,8 +124,14 @@ class _Conversation:
                 with self._stoppable("stopped; the conversation keeps the answer so far"):
                     self._answer(line.text)
         except MolkvError as error:
-            click.echo(f"error: {error}", err=True)
+            self._report(error)
         return True
+
+    def _report(self, error: MolkvError) -> None:
+        """Print an error if the user sits at a terminal. Else raise the error, so that a script sees the exit code."""
+        if not self._is_interactive:
+            raise error
+        click.echo(f"error: {error}", err=True)
 
     @contextmanager
     def _stoppable(self, note: str) -> Iterator[None]:
@@ -143,15 +154,18 @@ class _Conversation:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _read(self) -> _Line | None:
-        """Return the next message or command; None at the end of the input. The end of the input ends a block, too."""
+        """Return the next message or command; None at the end of the input, also inside a block."""
         line = self._read_line(_PROMPT)
         if line is None:
             return None
         lines: list[str] = []
-        if line == _BLOCK:
-            while (line := self._read_line(_MORE)) not in (_BLOCK, None):
-                lines.append(str(line))
-            return _Line("\n".join(lines))
+        if line.strip() == _BLOCK:
+            while (line := self._read_line(_MORE)) is not None:
+                if line.strip() == _BLOCK:
+                    return _Line("\n".join(lines))
+                lines.append(line)
+            self._report(RequestError(f"found the end of the input in a block, expected a line {_BLOCK} after it"))
+            return None
         while line is not None and line.endswith("\\"):
             lines.append(line[:-1])
             line = self._read_line(_MORE)
@@ -173,13 +187,14 @@ class _Conversation:
         else:  # `input` would print the prompt to standard output, which is not the terminal
             click.echo(prompt, nl=False, err=True)
             line = sys.stdin.readline()
-        return line.removesuffix("\n") if line else None
+        return line.removesuffix("\n").removesuffix("\r") if line else None
 
     def _answer(self, message: str) -> None:
         print_pieces(self._chat.reply(message, **self._options), self._notes)
         if self._chat.finish == "length":
             most = self._options["max_new_tokens"]
-            print_line(self._notes, f"note: the answer has {most} tokens (--max-new-tokens), or the context is full")
+            reason = f"has {most} tokens (--max-new-tokens)" if self._chat.new_tokens == most else "fills the context"
+            print_line(self._notes, f"note: the answer {reason}")
 
     def _run_command(self, name: str, argument: str = "") -> None:
         if (command := self._commands.get(name)) is None:
@@ -201,11 +216,11 @@ class _Conversation:
 
     def _undo(self, _argument: str) -> None:
         self._chat.undo()
-        print_line(self._notes, f"removed the last message and its answer; {len(self._chat.messages)} messages remain")
+        print_line(self._notes, f"removed the last message and its answer; messages left: {len(self._chat.messages)}")
 
     def _clear(self, _argument: str) -> None:
         self._chat.clear()
-        print_line(self._notes, f"removed the conversation; {len(self._chat.messages)} messages remain")
+        print_line(self._notes, f"removed the conversation; messages left: {len(self._chat.messages)}")
 
     def _help(self, _argument: str) -> None:
         click.echo(_HELP, err=True)

@@ -78,6 +78,8 @@ def run_command(
         raise ArgumentError("logprobs", "without --json", "with it: the numbers are only in the JSON object")
     texts = [*prompts, *map(_read_prompt, prompt_files)]
     generator, options = generation.open(bundle, notes)
+    for file, text in zip(prompt_files, texts[len(prompts) :], strict=True):
+        _check_length(generator, _name(file), text)
     if as_json:
         options["logprobs"] = logprobs
         for prompt, completion in zip(texts, generator.complete(texts, **options), strict=True):
@@ -99,13 +101,28 @@ def _print_text(generator: Generator, prompt: str, options: Options, notes: Cons
     print_pieces(pieces, notes)
 
 
+def _name(path: Path) -> str:
+    return "standard input" if path == _STDIN else str(path)
+
+
+def _check_length(generator: Generator, name: str, prompt: str) -> None:
+    """Check the prompt of a file. The error of `Generator` would not name the file.
+
+    Raises:
+        RequestError: The prompt is empty, or too long for the model's context.
+    """
+    count, context = len(generator.encode([prompt])[0]), generator.config.max_position_embeddings
+    if not 0 < count <= context:
+        raise RequestError(f"{name}: has {count} tokens, expected 1 to {context} (the model's context)")
+
+
 def _read_prompt(path: Path) -> str:
     """Return the content of a file, or of standard input, without any change.
 
     Raises:
         RequestError: The file cannot be read, is too large, or is not UTF-8.
     """
-    name = "standard input" if path == _STDIN else str(path)
+    name = _name(path)
     if path == _STDIN and sys.stdin is None:
         raise RequestError(f"{name}: is closed, expected a prompt")
     try:

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from molkv_export.commands import cli
 from molkv_runtime import Chat, Generator
-from tests.processes import CTRL_C, CTRL_D, in_terminal, run_cli, run_script
+from tests.processes import CLI, CTRL_C, CTRL_D, in_terminal, run_cli, run_script
 
 pytestmark = pytest.mark.slow
 
@@ -84,8 +84,8 @@ def script(tmp_path: Path) -> Path:
 def talk(stdlib_mini_bundle: Path, template: Path) -> Callable[..., Result]:
     """Return a function that runs `chat` in this process, with standard input from a pipe."""
 
-    def talk(text: str | bytes, *options: str | Path, bundle: Path = stdlib_mini_bundle) -> Result:
-        command = ["chat", bundle, "--template", template, "--max-new-tokens", "5", *options]
+    def talk(text: str | bytes, *options: str | Path) -> Result:
+        command = ["chat", stdlib_mini_bundle, "--template", template, "--max-new-tokens", "5", *options]
         done = CliRunner().invoke(cli, [str(word) for word in command], input=text)
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
@@ -116,9 +116,17 @@ def test_each_line_of_a_pipe_is_a_message(stdlib_mini_bundle: Path, template: Pa
 
 
 def test_lines_become_messages(talk: Callable[..., Result], sent: list[str]) -> None:
-    text = 'one\n"""\ntwo\n\n  three\\\n/undo\n"""\nfour\\\n/undo\\\nfive\n "six"\n"""\nseven'
+    text = 'one\n"""\ntwo\n\n  three\\\n/undo\n"""\nfour\\\n/undo\\\nfive\n "six"\n """ \nseven\n"""\t'
+    messages = ["one", "two\n\n  three\\\n/undo", "four\n/undo\nfive", ' "six"', "seven"]
     assert talk(text).exit_code == 0
-    assert sent == ["one", "two\n\n  three\\\n/undo", "four\n/undo\nfive", ' "six"', "seven"]
+    assert sent == messages
+    assert talk(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()).exit_code == 0  # a file of Windows
+    assert sent == 2 * messages
+
+
+def test_only_the_mark_and_the_line_end_of_windows_are_removed(talk: Callable[..., Result], sent: list[str]) -> None:
+    assert talk("\N{BYTE ORDER MARK}\N{BYTE ORDER MARK}a\rb\r\r\n\N{BYTE ORDER MARK}\r\n").exit_code == 0
+    assert sent == ["\N{BYTE ORDER MARK}a\rb\r", "\N{BYTE ORDER MARK}"]
 
 
 def test_exit_ends_the_program(talk: Callable[..., Result], sent: list[str]) -> None:
@@ -140,15 +148,14 @@ def test_commands_change_save_and_load_the_conversation(
     talk: Callable[..., Result], stdlib_mini_bundle: Path, template: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "my chat"
-    lines = ["import os", f"/save {file}", "import sys", "/undo", "/clear", "/undo", f"/load {file}", "import re"]
+    lines = ["import os", f"/save {file}", "import sys", "/undo", "/clear", f"/load {file}", "import re"]
     done = talk("\n".join(lines), "--system", "Be brief.")
     assert done.exit_code == 0
-    notes = [line for line in done.stderr.splitlines() if not line.startswith("note: the answer has 5 tokens")]
+    notes = [line for line in done.stderr.splitlines() if line != "note: the answer has 5 tokens (--max-new-tokens)"]
     assert notes == [
         "saved 3 messages",
-        "removed the last message and its answer; 3 messages remain",
-        "removed the conversation; 1 messages remain",
-        "error: there is no message to remove, expected a message of the user and its answer",
+        "removed the last message and its answer; messages left: 3",
+        "removed the conversation; messages left: 1",
         "loaded 3 messages",
     ]
     chat = Chat.restored(Generator(stdlib_mini_bundle), file, template)
@@ -168,24 +175,47 @@ def test_commands_change_save_and_load_the_conversation(
         ("/load \0", "\\x00: contains a NUL character, expected the name of a file"),
         ("/load none", "none: cannot be opened (No such file or directory)"),
         (f"/load {'x' * 300}", f"{'x' * 300}: cannot be opened (File name too long)"),
-        ("/save none", "the session is empty, expected at least one token to save"),
+        ("/save none", "there is no answer to save yet"),
+        ("/undo", "there is no message to remove, expected a message of the user and its answer"),
+        ('"""\nx', 'found the end of the input in a block, expected a line """ after it'),
         ("def f(x):" * 300, "the conversation has "),
-        (b"\xff", "the prompt '\\udcff' contains bytes that are not text, expected UTF-8"),
+        (b"\xff", "the message '\\udcff' contains bytes that are not text, expected UTF-8"),
     ],
 )
-def test_an_error_in_the_conversation_is_one_line_and_the_conversation_goes_on(
-    line: str | bytes, message: str, talk: Callable[..., Result]
+def test_an_error_in_a_pipe_is_one_line_and_ends_the_program(
+    line: str | bytes, message: str, stdlib_mini_bundle: Path, template: Path
 ) -> None:
-    plain = talk("import os\n")
-    done = talk((line.encode() if isinstance(line, str) else line) + b"\nimport os\n")
-    assert (done.exit_code, done.stdout) == (0, plain.stdout)
-    error, _, rest = done.stderr.partition("\n")
-    assert error.startswith(f"error: {message}")
-    assert rest == plain.stderr
+    text = (line.encode() if isinstance(line, str) else line) + b"\nimport os\n"
+    done = run_cli("chat", stdlib_mini_bundle, "--template", template, stdin=text)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
 
 
-def test_a_damaged_record_ends_the_answer_and_not_the_conversation(
-    talk: Callable[..., Result], stdlib_mini_bundle: Path, tmp_path: Path
+def test_an_error_at_a_terminal_does_not_end_the_program(stdlib_mini_bundle: Path, template: Path) -> None:
+    options = ("--template", template, "--max-new-tokens", "5")
+    with in_terminal(CLI, "chat", stdlib_mini_bundle, *options) as terminal:
+        terminal.wait_for("> ")
+        terminal.press("/foo\n")
+        terminal.wait_for("error: /foo: is not a command")
+        terminal.wait_for("> ")
+        terminal.press("import os\n")
+        terminal.wait_for("note: the answer has 5 tokens (--max-new-tokens)")
+        terminal.wait_for("> ")
+        terminal.press('"""\n')
+        terminal.wait_for("... ")
+        terminal.press(CTRL_D)
+        terminal.wait_for("error: found the end of the input in a block")
+        assert terminal.wait() == 0
+
+
+def test_a_note_says_that_the_context_is_full(talk: Callable[..., Result]) -> None:
+    done = talk("x = 1; " * 50 + "\n", "--max-new-tokens", "500")
+    assert (done.exit_code, done.stderr) == (0, "note: the answer fills the context\n")
+
+
+def test_a_damaged_record_ends_the_answer_and_the_program(
+    stdlib_mini_bundle: Path, template: Path, tmp_path: Path
 ) -> None:
     bundle = shutil.copytree(stdlib_mini_bundle, tmp_path / "bundle")
     generator = Generator(bundle)
@@ -194,11 +224,10 @@ def test_a_damaged_record_ends_the_answer_and_not_the_conversation(
     data = bytearray((bundle / shard.file).read_bytes())
     data[4096 + token * generator.bundle.manifest.experts.stride] ^= 1
     (bundle / shard.file).write_bytes(data)
-    done = talk("import re\nimport os\n", "-q", bundle=bundle)
-    assert done.exit_code == 0
+    done = run_cli("chat", bundle, "--template", template, stdin=b"import re\nimport os\n")
+    assert (done.returncode, done.stdout) == (1, "\n")
     assert done.stderr.startswith("error: ")
     assert f"(token id {token}) fails its checksum" in done.stderr
-    assert done.stdout == "\n" + talk("import os\n").stdout
 
 
 def test_help_lists_every_command(talk: Callable[..., Result]) -> None:

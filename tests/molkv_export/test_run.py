@@ -88,6 +88,21 @@ def test_a_file_that_cannot_be_a_prompt_is_named(run: Callable[..., Result], tmp
         run("--prompt-file", "/dev/zero")
 
 
+def test_a_file_with_a_prompt_of_a_wrong_length_is_named(run: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "long").write_text("x = 1\n" * 600)
+    for options, message in [
+        (
+            ("--prompt", "a", "--prompt-file", tmp_path / "empty"),
+            r"empty: has 0 tokens, expected 1 to 512 \(",
+        ),
+        (("--prompt-file", tmp_path / "long", "--json"), r"long: has \d{4} tokens, expected 1 to 512 \(the model's"),
+        (("--prompt", "a", "--prompt-file", "-"), r"^standard input: has 0 tokens, expected 1 to 512"),
+    ]:
+        with pytest.raises(RequestError, match=message):
+            run(*options)
+
+
 def test_a_prompt_is_required_and_standard_input_is_read_once(run: Callable[..., Result]) -> None:
     for options, message in [
         ((), "found no prompt, expected --prompt TEXT or --prompt-file FILE"),

@@ -99,7 +99,9 @@ def test_an_answer_that_the_caller_stops_is_kept(chat: Chat) -> None:
     answer.close()
     assert chat.messages[-1] == {"role": "assistant", "content": text}
     assert chat.finish is None
+    assert chat.new_tokens == 2
     assert _say(chat, "import sys")
+    assert chat.new_tokens == SHORT["max_new_tokens"]
 
 
 def test_an_interrupted_answer_is_kept_and_the_next_one_is_right(
@@ -139,12 +141,14 @@ def test_the_answer_after_an_interrupt_does_not_use_an_expert_window_that_is_wri
 def test_after_an_error_the_conversation_is_as_before(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
     _say(chat, "import os")
     before = [dict(message) for message in chat.messages]
-    with pytest.raises(RequestError, match=r"has \d+ tokens with this message, expected at most 512 .* undo or clear"):
+    with pytest.raises(RequestError, match=r"has \d+ tokens with this message, expected at most 512 .*/undo, /clear"):
         chat.reply("def f(x):\n" * 500)
     with pytest.raises(ArgumentError, match="max_new_tokens: found 0"):
         chat.reply("import sys", max_new_tokens=0)
-    with pytest.raises(RequestError, match=r"the prompt '\\udcff' contains bytes that are not text"):
+    with pytest.raises(RequestError, match=r"the message '\\udcff' contains bytes that are not text"):
         chat.reply("\udcff")
+    with pytest.raises(RequestError, match="content: found int, expected str"):
+        chat.reply(5)  # type: ignore[arg-type]
     with monkeypatch.context() as patch:
         patch.setattr(Session, "stream", _failing_after(3, BundleError("a record is damaged")))
         with pytest.raises(BundleError):
@@ -206,7 +210,7 @@ def test_a_saved_file_has_nothing_of_what_was_removed(stdlib: Generator, chat: C
     assert "import os" in saved
     assert "secret" not in saved
     chat.clear()
-    with pytest.raises(RequestError, match="the session is empty"):
+    with pytest.raises(RequestError, match="there is no answer to save yet"):
         chat.save(tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -237,12 +241,25 @@ def test_a_chat_needs_a_template_and_a_tokenizer(generator: Generator, stdlib: G
     with pytest.raises(BundleError, match=r"has no tokenizer\.json"):
         Chat(generator, path)
     assert Chat(stdlib, path).template.render([{"role": "user", "content": "x"}]) == "user: x\nassistant:"
-    with pytest.raises(RequestError, match="bytes that are not text"):
+    with pytest.raises(RequestError, match=r"the system message '\\udcff' contains bytes that are not text"):
         Chat(stdlib, path, system="\udcff")
+    with pytest.raises(RequestError, match="system: found int, expected str"):
+        Chat(stdlib, path, system=5)  # type: ignore[arg-type]
+
+
+def test_a_template_is_a_path_or_a_chat_template(stdlib: Generator, chat: Chat, tmp_path: Path) -> None:
+    (tmp_path / "template.jinja").write_text(TEMPLATE)
+    _say(chat, "import os")
+    chat.save(tmp_path / "chat")
+    for path in (tmp_path / "template.jinja", str(tmp_path / "template.jinja")):
+        for opened in (Chat(stdlib, path), Chat.restored(stdlib, tmp_path / "chat", path)):
+            assert opened.template.render([{"role": "user", "content": "x"}]) == "user: x\nassistant:"
+    with pytest.raises(RequestError, match="template: found bytes, expected a ChatTemplate, or the path of a file"):
+        Chat(stdlib, b"template.jinja")  # type: ignore[arg-type]
 
 
 def test_an_empty_text_of_a_template_is_refused(stdlib: Generator) -> None:
     chat = Chat(stdlib, ChatTemplate("", {}, "template", RequestError))
-    with pytest.raises(RequestError, match="has 0 tokens, expected 1 to 512"):
+    with pytest.raises(RequestError, match=r"^template: the chat template gives no text for these messages$"):
         chat.reply("x")
     assert chat.messages == []

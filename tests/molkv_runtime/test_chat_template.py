@@ -341,6 +341,25 @@ def test_the_template_of_a_bundle_is_a_field(copy: Callable[..., Path], template
     assert bundle_chat_template(bundle).render(CHAT) == "<s>°C"
 
 
+@pytest.mark.parametrize("template", [SHORT, NAMED])
+def test_the_template_of_the_user_is_a_field(copy: Callable[..., Path], template: object, tmp_path: Path) -> None:
+    bundle, own = Bundle(copy("", None, CONFIG)), tmp_path / "tokenizer_config.json"
+    own.write_text(json.dumps({"bos_token": "not this one", "chat_template": template}))
+    assert open_chat_template(own, bundle).render(CHAT) == "<s>°C"
+
+
+def test_a_json_file_without_a_template_is_refused(copy: Callable[..., Path], tmp_path: Path) -> None:
+    bundle, own = Bundle(copy("", None, CONFIG)), tmp_path / "tokenizer_config.json"
+    for content, message in [
+        ("{}", 'chat_template is not a text or a list with a text named "default"$'),
+        (SHORT, "is not JSON"),
+        ("[]", "Expected `object`"),
+    ]:
+        own.write_text(content)
+        with pytest.raises(RequestError, match=f"tokenizer_config.json: .*{message}"):
+            open_chat_template(own, bundle)
+
+
 @pytest.mark.parametrize("template", [None, 5, [], NAMED[:1], [{"name": "default"}], ["default"]])
 def test_a_field_that_is_not_a_template_is_refused(copy: Callable[..., Path], template: object) -> None:
     bundle = Bundle(copy("tokenizer_config.json", None, {**CONFIG, "chat_template": template}))

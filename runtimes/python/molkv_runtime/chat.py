@@ -8,7 +8,7 @@ from typing import Unpack
 
 import numpy as np
 
-from molkv_bundle import Ids, RequestError, SessionError, SessionFile
+from molkv_bundle import ArgumentError, Ids, RequestError, SessionError, SessionFile
 from molkv_runtime.chat_template import ChatTemplate, bundle_chat_template, open_chat_template
 from molkv_runtime.continuation import Finish, Options, Token
 from molkv_runtime.generator import Generator
@@ -24,29 +24,38 @@ class Chat:
     Only one thread at a time may use a Chat.
     """
 
-    def __init__(self, generator: Generator, template: ChatTemplate | Path | None = None, *, system: str = "") -> None:
+    def __init__(
+        self, generator: Generator, template: ChatTemplate | str | Path | None = None, *, system: str = ""
+    ) -> None:
         """Start a conversation.
 
         Args:
             generator: The model.
-            template: The chat template, or the path of a file with a chat template; default: that of the bundle.
+            template: The chat template, or the path of a file with a chat template: a file in the language Jinja, or a
+                tokenizer_config.json. Default: that of the bundle.
             system: The system message, which tells the model how to answer; default: none.
 
         Raises:
             BundleError: The bundle has no tokenizer or no chat template, or one of them is damaged.
-            RequestError: The file is not a chat template, or the system message is not Unicode text.
+            RequestError: The file has no chat template, the system message is not Unicode text, or an argument has a
+                wrong type.
         """
+        _check_text("system", "the system message", system)
         if template is None:
             template = bundle_chat_template(generator.bundle)
-        elif isinstance(template, Path):
-            template = open_chat_template(template, generator.bundle)
-        generator.encode([system])
+        elif isinstance(template, str | Path):
+            template = open_chat_template(Path(template), generator.bundle)
+        elif not isinstance(template, ChatTemplate):
+            raise ArgumentError("template", type(template).__name__, "a ChatTemplate, or the path of a file with one")
+        generator.encode([system])  # raises if the bundle has no tokenizer
         self.template: ChatTemplate = template
         """The chat template of the conversation."""
         self.messages: list[_Message] = [{"role": "system", "content": system}] if system else []
         """The messages, oldest first, each with "role" and "content"."""
         self.finish: Finish = None
         """The reason why the last answer ended; None if it was stopped early."""
+        self.new_tokens = 0
+        """The number of tokens of the last answer."""
         self._generator, self._session = generator, generator.session()
         self._interrupted = False
 
@@ -64,17 +73,20 @@ class Chat:
             An iterator over the pieces of the answer; see `Generator.stream_text`.
 
         Raises:
-            RequestError: The conversation is too long for the model's context, the chat template refuses the messages,
-                or an option is impossible.
+            RequestError: The message is not Unicode text, the conversation is too long for the model's context, the
+                chat template refuses the messages or gives no text for them, or an option is impossible.
         """
-        self._generator.encode([content])  # an error quotes the message, and not the text of the template
+        _check_text("content", "the message", content)  # an error quotes the message, not the text of the template
         question = {"role": "user", "content": content}
         ids = self._encoded([*self.messages, question], add_generation_prompt=True)
         self._generator.settings(**options)
+        if not len(ids):
+            raise RequestError(f"{self.template.where}: the chat template gives no text for these messages")
         if len(ids) > (context := self._generator.config.max_position_embeddings):
             raise RequestError(
                 f"the conversation has {len(ids)} tokens with this message, expected at most {context} (the model's "
-                "context); send a shorter message, or remove earlier messages with undo or clear"
+                "context); shorten the message, or remove messages with undo or clear (/undo, /clear in the command "
+                "chat)"
             )
         if self._interrupted:  # the expert window may be written in part; a fork reads all of it again
             self._session, self._interrupted = self._session.fork(), False
@@ -85,11 +97,12 @@ class Chat:
     def _answer(self, question: _Message, known: int, tokens: Iterator[Token]) -> Iterator[str]:
         answer = {"role": "assistant", "content": ""}
         self.messages += [question, answer]
-        self.finish = None
+        self.finish, self.new_tokens = None, 0
         try:
             for token in tokens:
                 answer["content"] += token.text
                 self.finish = token.finish
+                self.new_tokens += 1
                 if token.text:
                     yield token.text
         except KeyboardInterrupt:
@@ -135,10 +148,14 @@ class Chat:
             RequestError: There is no answer yet.
             OutputError: The file cannot be written.
         """
+        if not self._session.ids:
+            raise RequestError("there is no answer to save yet")
         self._session.save(path, messages=self.messages)
 
     @classmethod
-    def restored(cls, generator: Generator, path: str | Path, template: ChatTemplate | Path | None = None) -> Chat:
+    def restored(
+        cls, generator: Generator, path: str | Path, template: ChatTemplate | str | Path | None = None
+    ) -> Chat:
         """Return the conversation that `save` wrote to a file.
 
         Args:
@@ -160,3 +177,22 @@ class Chat:
         chat = cls(generator, template)
         chat._session, chat.messages = Session.restored(generator, file), file.messages
         return chat
+
+
+def _check_text(argument: str, what: str, text: object) -> None:
+    """Check the text of a message.
+
+    Args:
+        argument: The name of the argument, for the message.
+        what: A noun for the text, for the message.
+        text: The value to check, of any type.
+
+    Raises:
+        RequestError: The value is not a str, or contains characters that UTF-8 does not have (surrogates).
+    """
+    if not isinstance(text, str):
+        raise ArgumentError(argument, type(text).__name__, "str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{what} {text[:20]!r} contains bytes that are not text, expected UTF-8") from error

@@ -21,6 +21,7 @@ MAX_SOURCE = 1 << 18  # characters of a template
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _NAMED_TOKENS = ("additional_special_tokens", "model_specific_special_tokens", "extra_special_tokens")
 _HINT = "give a chat template with --template FILE"
+_WRONG_FIELD = 'chat_template is not a text or a list with a text named "default"'
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # names for the same field of a message
 
 
@@ -65,7 +66,9 @@ class ChatTemplate:
         # Most programs use no chat template, so they need not wait for the import of Jinja.
         from molkv_runtime.template_sandbox import Sandbox, start_limits
 
-        self._special_tokens, self._where, self._error = dict(special_tokens), where, error
+        self._special_tokens, self._error = dict(special_tokens), error
+        self.where = where
+        """The name of the file, for messages."""
         if len(source) > MAX_SOURCE:
             raise error(f"{where}: the chat template has {len(source)} characters, expected at most {MAX_SOURCE}")
         start_limits()
@@ -110,10 +113,10 @@ class ChatTemplate:
             return self._template.render(variables)
         except _RefusalError as refusal:
             raise RequestError(
-                f"{self._where}: the messages do not fit the chat template ({one_line(refusal)})"
+                f"{self.where}: the messages do not fit the chat template ({one_line(refusal)})"
             ) from refusal
         except Exception as cause:  # a template is a program, so it can raise any exception
-            raise self._error(f"{self._where}: the chat template failed ({_described(cause)})") from cause
+            raise self._error(f"{self.where}: the chat template failed ({_described(cause)})") from cause
 
 
 def bundle_chat_template(bundle: Bundle) -> ChatTemplate:
@@ -127,12 +130,8 @@ def bundle_chat_template(bundle: Bundle) -> ChatTemplate:
         raise BundleError(f"{bundle.path}: has no chat template; {_HINT}")
     config, path = _tokenizer_config(bundle), bundle.path / name
     if name == _TOKENIZER_CONFIG:
-        source = config.get("chat_template")
-        if isinstance(source, list):
-            named = [each for each in source if isinstance(each, dict) and each.get("name") == "default"]
-            source = named[-1].get("template") if named else None
-        if not isinstance(source, str):
-            raise BundleError(f'{path}: chat_template is not a text or a list with a text named "default"; {_HINT}')
+        if (source := _template_field(config)) is None:
+            raise BundleError(f"{path}: {_WRONG_FIELD}; {_HINT}")
     else:
         source = _read_text(bundle.file(name), BundleError)
     return ChatTemplate(source, special_tokens(config), str(path), BundleError)
@@ -141,13 +140,31 @@ def bundle_chat_template(bundle: Bundle) -> ChatTemplate:
 def open_chat_template(path: Path, bundle: Bundle) -> ChatTemplate:
     """Return the chat template in a file of the user, with the special tokens of a bundle.
 
+    Args:
+        path: A file with a template, or a JSON file such as tokenizer_config.json, whose name ends with ".json". Its
+            field "chat_template" is then the template.
+        bundle: The bundle.
+
     Raises:
-        RequestError: The file cannot be read, or is not a chat template.
+        RequestError: The file cannot be read, or has no chat template.
         BundleError: tokenizer_config.json of the bundle is damaged.
     """
-    return ChatTemplate(
-        _read_text(path, RequestError), special_tokens(_tokenizer_config(bundle)), str(path), RequestError
-    )
+    source: str | None
+    if path.suffix == ".json":
+        if (source := _template_field(_read_json(path, RequestError))) is None:
+            raise RequestError(f"{path}: {_WRONG_FIELD}")
+    else:
+        source = _read_text(path, RequestError)
+    return ChatTemplate(source, special_tokens(_tokenizer_config(bundle)), str(path), RequestError)
+
+
+def _template_field(config: Mapping[str, Any]) -> str | None:
+    """Return the chat template in the fields of tokenizer_config.json; None: there is none."""
+    source = config.get("chat_template")
+    if isinstance(source, list):
+        named = [each for each in source if isinstance(each, dict) and each.get("name") == "default"]
+        source = named[-1].get("template") if named else None
+    return source if isinstance(source, str) else None
 
 
 def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
@@ -167,8 +184,11 @@ def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
 def _tokenizer_config(bundle: Bundle) -> dict[str, Any]:
     if _TOKENIZER_CONFIG not in bundle.manifest.files:
         return {}
-    path = bundle.file(_TOKENIZER_CONFIG)
-    return decode_json(read_bytes(path, BundleError, "expected a JSON file"), dict[str, Any], path, BundleError)
+    return _read_json(bundle.file(_TOKENIZER_CONFIG), BundleError)
+
+
+def _read_json(path: Path, error: type[MolkvError]) -> dict[str, Any]:
+    return decode_json(read_bytes(path, error, "expected a JSON file"), dict[str, Any], path, error)
 
 
 def _read_text(path: Path, error: type[MolkvError]) -> str:
