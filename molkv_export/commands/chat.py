@@ -93,9 +93,9 @@ class _Conversation:
     def run(self) -> None:
         """Handle lines until the end of the input or /exit."""
         if isinstance(sys.stdin, io.TextIOWrapper):
-            # `Chat.reply` refuses bytes that are not text. "utf-8-sig" skips a byte order mark.
-            encoding, newline = (None, None) if self._is_interactive else ("utf-8-sig", "\n")
-            sys.stdin.reconfigure(encoding=encoding, errors="surrogateescape", newline=newline)
+            if not self._is_interactive:
+                sys.stdin.reconfigure(encoding="utf-8-sig", newline="\n")  # without a byte order mark
+            sys.stdin.reconfigure(errors="surrogateescape")  # `Chat.reply` refuses bytes that are not text
         if self._is_interactive:
             _keep_history()
             print_line(self._notes, f"/help lists the commands; {_EXIT} or Ctrl-D ends the program")
