@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from molkv_bundle import Floats, RequestError, read_golden
 from molkv_export import GraphOptions
 from molkv_runtime import BoundCall, Generator, Sampling, Sequences, Token
-from molkv_runtime.continuation import Continuation, Settings
+from molkv_runtime.continuation import Continuation
+from molkv_runtime.options import Settings
 
 _PENALTIES = Sampling(1.2, top_k=30, top_p=0.9, repetition_penalty=1.2, presence_penalty=0.4, frequency_penalty=0.3)
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from molkv_bundle import BundleError, RequestError
 from molkv_runtime import Generator, Token
-from molkv_runtime.continuation import Continuation, Settings
+from molkv_runtime.continuation import Continuation
+from molkv_runtime.options import Settings
 from molkv_runtime.sampling import Sampling
 from molkv_runtime.tokenizer import StopStrings, TextStream
 

@@ -12,11 +12,11 @@ from molkv_bundle import Bundle, MolkvError
 from molkv_runtime.calls import BoundCall, Call, DenseGraph, Graph
 from molkv_runtime.chat import Chat
 from molkv_runtime.chat_template import ChatTemplate, bundle_chat_template
-from molkv_runtime.continuation import Options, Token
 from molkv_runtime.families import window_bytes
 from molkv_runtime.generator import Completion, Generator
 from molkv_runtime.memory import cache_bytes
 from molkv_runtime.onnxruntime_session import Target, describe_placements, open_session, session_options
+from molkv_runtime.options import Options, Token
 from molkv_runtime.providers import PRESETS, resolve
 from molkv_runtime.sampling import Sampling
 from molkv_runtime.selftest import SelfTest, selftest

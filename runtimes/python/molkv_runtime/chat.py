@@ -10,8 +10,8 @@ import numpy as np
 
 from molkv_bundle import ArgumentError, Ids, RequestError, SessionError, SessionFile
 from molkv_runtime.chat_template import ChatTemplate, bundle_chat_template, open_chat_template
-from molkv_runtime.continuation import Finish, Options, Token
 from molkv_runtime.generator import Generator
+from molkv_runtime.options import Finish, Options, Token
 from molkv_runtime.sequences import common_prefix
 from molkv_runtime.session import Session
 
@@ -57,7 +57,6 @@ class Chat:
         self.new_tokens = 0
         """The number of tokens of the last answer."""
         self._generator, self._session = generator, generator.session()
-        self._interrupted = False
 
     def reply(self, content: str, **options: Unpack[Options]) -> Iterator[str]:
         """Send a message of the user, and generate the answer.
@@ -88,8 +87,6 @@ class Chat:
                 "context); shorten the message, or remove messages with undo or clear (/undo, /clear in the command "
                 "chat)"
             )
-        if self._interrupted:  # the expert window may be written in part; a fork reads all of it again
-            self._session, self._interrupted = self._session.fork(), False
         known = max(0, min(self._known(ids), len(ids) - 1))
         self._session.rewind(known)
         return self._answer(question, known, self._session.stream(ids[known:].tolist(), **options))
@@ -105,9 +102,6 @@ class Chat:
                 self.new_tokens += 1
                 if token.text:
                     yield token.text
-        except KeyboardInterrupt:
-            self._interrupted = True
-            raise
         except Exception:
             if self.messages and self.messages[-1] is answer:
                 del self.messages[-2:]

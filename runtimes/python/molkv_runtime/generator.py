@@ -27,8 +27,9 @@ from molkv_bundle import (
 )
 from molkv_runtime.calls import DenseGraph, Graph
 from molkv_runtime.checks import InOneProcess, inside_vocabulary, list_of, token_ids, whole_number
-from molkv_runtime.continuation import Continuation, Finish, Options, Settings, Token, generate
+from molkv_runtime.continuation import Continuation, generate
 from molkv_runtime.onnxruntime_session import CPU, Placement, Target
+from molkv_runtime.options import Finish, Options, Settings, Token
 from molkv_runtime.prefix_cache import PrefixCache
 from molkv_runtime.probe import probe
 from molkv_runtime.providers import resolve

@@ -10,7 +10,8 @@ import numpy as np
 
 from molkv_bundle import TOKENIZER, Ids, RequestError, SessionFile, write_session
 from molkv_runtime.checks import InOneProcess, token_ids, whole_number
-from molkv_runtime.continuation import Continuation, Options, Token, generate
+from molkv_runtime.continuation import Continuation, generate
+from molkv_runtime.options import Options, Token
 from molkv_runtime.sequences import common_prefix
 
 if TYPE_CHECKING:
