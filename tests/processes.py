@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,16 +115,25 @@ class Terminal:
         """Press keys. A control character, such as `CTRL_C`, is a key, too."""
         os.write(self._file, text.encode())
 
-    def wait_for(self, text: str) -> str:
+    def wait_for(self, text: str, repeat: Callable[[], object] | None = None) -> str:
         """Return the output since the last call, up to and including a text.
+
+        Args:
+            text: The text to wait for.
+            repeat: An action to repeat every few seconds until the text appears. Python's `input` can miss a signal
+                that arrives in the moment before it waits for a key.
 
         Raises:
             subprocess.TimeoutExpired: The text does not appear.
         """
         until = time.monotonic() + _PATIENCE_SECONDS
         while text not in self.output:
-            if not select.select([self._file], [], [], until - time.monotonic())[0]:
-                raise subprocess.TimeoutExpired(f"waiting for {text!r}, found {self.output!r}", _PATIENCE_SECONDS)
+            left = until - time.monotonic()
+            if not select.select([self._file], [], [], max(0, min(left, 3) if repeat else left))[0]:
+                if repeat is None or left <= 0:
+                    raise subprocess.TimeoutExpired(f"waiting for {text!r}, found {self.output!r}", _PATIENCE_SECONDS)
+                repeat()
+                continue
             self.output += os.read(self._file, 4096).decode(errors="replace")
         before, _, self.output = self.output.partition(text)
         return before + text

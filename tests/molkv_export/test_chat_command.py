@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -301,12 +302,10 @@ def test_ctrl_c_at_the_prompt_drops_the_input_and_shows_how_to_leave(
         terminal.wait_for("... ")
         terminal.press("dropped")
         terminal.wait_for("dropped")
-        terminal.press(CTRL_C)
-        terminal.wait_for("/exit or Ctrl-D ends the program")
-        terminal.wait_for("> ")
-        terminal.press(CTRL_C)  # also with an empty line
-        terminal.wait_for("/exit or Ctrl-D ends the program")
-        terminal.wait_for("> ")
+        for _ in range(2):  # the second time with an empty line
+            terminal.press(CTRL_C)
+            terminal.wait_for("/exit or Ctrl-D ends the program", repeat=partial(terminal.press, CTRL_C))
+            terminal.wait_for("> ")
         terminal.press("/exit\n")
         assert terminal.wait() == 0
 
@@ -322,7 +321,7 @@ def test_other_signals_end_the_program(
             terminal.press("import os\n")
             terminal.wait_for("[waiting]")
         os.kill(terminal.pid, number)
-        terminal.wait_for("error: interrupted")
+        terminal.wait_for("error: interrupted", repeat=partial(os.kill, terminal.pid, number))
         assert terminal.wait() == 130
 
 
