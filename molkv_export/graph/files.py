@@ -17,7 +17,7 @@ from molkv_bundle import GOLDEN, Bundle, GraphFile, GraphInfo
 from molkv_export import __version__
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.graph.build import BuiltGraph, GraphPlan
-from molkv_export.graph.choices import MIN_ONNXRUNTIME
+from molkv_export.graph.choices import MIN_ONNXRUNTIME, MIN_ONNXRUNTIME_OF_INT8_KV
 from molkv_export.graph.initializers import attach_weights
 
 _CACHE_KEY = (
@@ -72,7 +72,7 @@ def save_graphs(
         block_size=plan.dense.block_size if plan.dense.dtype == "int4" else 0,
         context_length=plan.config.max_position_embeddings,
         expert_window=plan.config.expert_window,
-        min_onnxruntime=MIN_ONNXRUNTIME[plan.profile],
+        min_onnxruntime=MIN_ONNXRUNTIME_OF_INT8_KV if plan.dense.kv_dtype == "int8" else MIN_ONNXRUNTIME[plan.profile],
     )
 
 
