@@ -71,12 +71,11 @@ def bench(
     opened = Bundle(bundle, profiles=resolve(target.provider).profiles, profile=profile)
     prompts = _lengths(opened, "prompts", prompts, PROMPTS, least=1)
     contexts = _lengths(opened, "contexts", contexts, CONTEXTS, least=2)
-    storage = _storage(storage)
     _check_request(batches, steps, runs)
     threads = (os.cpu_count() or 1) if target.threads is None else target.threads
     report_progress("loading")
     runner = _Runner(opened, target._replace(threads=threads), runs)
-    prefill, decode = _measure(runner, prompts, contexts, batches, steps, storage, report_progress)
+    prefill, decode = _measure(runner, prompts, contexts, batches, steps, _storage(storage), report_progress)
     peak = peak_rss()
     report_progress("measuring memory bandwidth")  # measured last, because its array would raise the peak RSS
     bandwidth = memory_bandwidth(threads)

@@ -68,7 +68,7 @@ def test_without_a_request_there_are_no_logprobs(generator: Generator) -> None:
 def test_equal_logits_are_ordered_by_id(numbers: list[float], data: st.DataObject) -> None:
     logits = np.array(numbers, np.float32)
     count = data.draw(st.integers(0, len(numbers)))
-    settings = Settings(1, logprobs=count).checked(Sampling(), [], len(numbers))
+    settings = Settings(1, logprobs=count)
     token = Continuation(0, np.zeros(1, np.int64), 1, settings).add(logits)
     order = sorted(range(len(numbers)), key=lambda each: (-logits[each], each))[:count]
     expected = _log_softmax(logits)
@@ -98,7 +98,7 @@ def _proposed(ids: Sequence[int], most: int) -> list[int]:
 def test_proposals_are_what_followed_the_longest_ngram_at_its_latest_place(
     prompt: list[int], added: list[int], lookup: int
 ) -> None:
-    settings = Settings(20, lookup=lookup).checked(Sampling(), [], 3)
+    settings = Settings(20, lookup=lookup)
     text = Continuation(0, np.array(prompt), 100, settings)
     ids = list(prompt)
     for number, token_id in enumerate(added):
@@ -110,7 +110,7 @@ def test_proposals_are_what_followed_the_longest_ngram_at_its_latest_place(
 
 @pytest.mark.parametrize(("new", "context", "most"), [(1, 9, 0), (2, 9, 1), (9, 3, 2), (9, 1, 0)])
 def test_no_more_tokens_are_proposed_than_the_text_has_room(new: int, context: int, most: int) -> None:
-    settings = Settings(new, lookup=8).checked(Sampling(), [], 3)
+    settings = Settings(new, lookup=8)
     text = Continuation(0, np.array([1, 2, 1, 2, 1, 2, 1, 2, 1]), context, settings)
     assert len(text.propose()) == most
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from molkv_bundle import Arrays, BundleError, RequestError, read_golden
+from molkv_bundle import ArgumentError, Arrays, BundleError, RequestError, read_golden
 from molkv_export import GraphOptions
 from molkv_runtime import BoundCall, Call, Generator, Graph, Sampling, Sequences, Token
 
@@ -130,7 +130,7 @@ def test_without_the_cache_equal_calls_are_equal_bit_for_bit(
 
 @pytest.fixture
 def exact_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give a call only the room that it needs, so that a test can count the bytes of states."""
+    """Allocate for a call no more room than it needs, so that a test can count the bytes of states."""
     monkeypatch.setattr("molkv_runtime.generator.ROOM_TO_GROW", 0)
 
 
@@ -256,6 +256,15 @@ def test_the_state_of_a_call_that_failed_is_not_reused(
             _call(generator, [_PROMPT])
     _call(generator, [_PROMPT])
     assert reused() == [0, 23, 0]
+
+
+def test_an_impossible_request_drops_no_state(generator: Generator, reused: Callable[[], list[int]]) -> None:
+    _call(generator, [_PROMPT])
+    for arguments in ((1, 10**9), (0,), (1, 8, 0)):
+        with pytest.raises(ArgumentError):
+            generator.sequences(*arguments)
+    _call(generator, [[*_PROMPT, 1]])
+    assert reused() == [0, len(_PROMPT)]
 
 
 @pytest.mark.usefixtures("exact_room")

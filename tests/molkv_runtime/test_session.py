@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,52 +12,21 @@ import msgspec
 import numpy as np
 import pytest
 
-from molkv_bundle import Arrays, BundleError, OutputError, ProviderError, RequestError, SessionError
-from molkv_export import GraphOptions, export
-from molkv_runtime import BoundCall, Generator, Sampling, Sequences, Session, Token
+from molkv_bundle import Arrays, BundleError, ProviderError, RequestError
+from molkv_export import export
+from molkv_runtime import BoundCall, Generator, Sequences
 from molkv_runtime.window import ExpertWindow
 from tests.models import CONFIGS, random_model, save_checkpoint
-
-_SAMPLING = Sampling(0.8, repetition_penalty=1.1, seed=3)
-_VARIANTS: dict[str, dict[str, Any]] = {
-    "float32": {},
-    "int8": {"graph": GraphOptions(kv_dtype="int8")},
-    "static float32": {"profiles": ["coreml"], "graph": GraphOptions(chunk_lengths=(4,))},
-    "static float16": {"profiles": ["coreml"], "graph": GraphOptions("float16", chunk_lengths=(4,))},
-}
-
-
-def _ids(tokens: Sequence[Token]) -> list[int]:
-    return [token.id for token in tokens]
-
-
-def _all_of(session: Session, ids: Sequence[int], count: int = 6, **options: Any) -> list[Token]:
-    return list(session.stream(ids, max_new_tokens=count, sampling=_SAMPLING, logprobs=2, **options))
-
-
-@pytest.fixture(params=_VARIANTS)
-def variant(request: pytest.FixtureRequest, bundles: Callable[..., Path]) -> Generator:
-    """Load the small MoLKV model with each dtype of the KV cache."""
-    return Generator(bundles("molkv", **_VARIANTS[request.param]), prefix_cache_bytes=0)
-
-
-def _assert_close(found: Sequence[Token], wanted: Sequence[Token]) -> None:
-    """Check that tokens are equal, and log-probabilities up to rounding."""
-    assert _ids(found) == _ids(wanted)
-    for one, other in zip(found, wanted, strict=True):
-        assert (one.logprob, [each.id for each in one.best]) == (
-            pytest.approx(other.logprob, abs=1e-4),
-            [each.id for each in other.best],
-        )
+from tests.molkv_runtime.sessions import SAMPLING, all_of, assert_close, ids_of
 
 
 def test_a_session_writes_the_text_of_a_call_with_the_whole_prompt(generator: Generator) -> None:
     session, ids = generator.session(), list[int]()
     for added in ([5, 6, 7], [8] * 13, [], [90]):
         ids += added
-        wanted = list(generator.stream([ids], max_new_tokens=5, sampling=_SAMPLING, logprobs=2))
-        _assert_close(_all_of(session, added, 5), wanted)
-        ids += _ids(wanted)
+        wanted = list(generator.stream([ids], max_new_tokens=5, sampling=SAMPLING, logprobs=2))
+        assert_close(all_of(session, added, 5), wanted)
+        ids += ids_of(wanted)
         assert session.ids == ids
 
 
@@ -73,24 +39,24 @@ def test_only_new_tokens_are_computed(generator: Generator, monkeypatch: pytest.
 
     monkeypatch.setattr(Sequences, "prefill", noted)
     session = generator.session()
-    _all_of(session, range(10))
-    _all_of(session, [3, 4])
+    all_of(session, range(10))
+    all_of(session, [3, 4])
     session.rewind(12)
-    _all_of(session, [])
-    _all_of(session.fork(), [9, 9, 9])
-    _all_of(session, [8])  # the fork has a KV cache of its own
+    all_of(session, [])
+    all_of(session.fork(), [9, 9, 9])
+    all_of(session, [8])  # the fork has a KV cache of its own
     # The last token of a text was never run. A text that is rewound runs its last token again, for its logits.
     assert lengths == [10, 3, 1, 4, 2]
 
 
 def test_a_rewound_session_continues_like_its_beginning(variant: Generator) -> None:
     session, other = variant.session(), variant.session()
-    _all_of(session, range(1, 20), 20)
+    all_of(session, range(1, 20), 20)
     for length in (25, 19, 7, 1):
         session.rewind(length)
         assert session.ids == list(range(1, 20))[:length] + session.ids[19:]
         other.rewind(0)
-        _assert_close(_all_of(session.fork(), [50]), _all_of(other, [*session.ids, 50]))
+        assert_close(all_of(session.fork(), [50]), all_of(other, [*session.ids, 50]))
     session.rewind(0)
     assert session.ids == []
     with pytest.raises(RequestError, match="the prompt has 0 tokens"):
@@ -102,28 +68,28 @@ def test_a_rewound_session_continues_like_its_beginning(variant: Generator) -> N
 
 def test_forks_are_independent(variant: Generator) -> None:
     session = variant.session()
-    _all_of(session, range(12))
+    all_of(session, range(12))
     before, fork = session.ids, session.fork()
-    first = _all_of(session, [40])
-    second = _all_of(fork, [41])
+    first = all_of(session, [40])
+    second = all_of(fork, [41])
     again = variant.session()
-    _assert_close(_all_of(again, [*before, 40]), first)
+    assert_close(all_of(again, [*before, 40]), first)
     again.rewind(0)
-    _assert_close(_all_of(again, [*before, 41]), second)
-    assert (session.ids, fork.ids) == ([*before, 40, *_ids(first)], [*before, 41, *_ids(second)])
+    assert_close(all_of(again, [*before, 41]), second)
+    assert (session.ids, fork.ids) == ([*before, 40, *ids_of(first)], [*before, 41, *ids_of(second)])
     assert variant.session().fork().ids == []
 
 
 def test_the_context_ends_a_session(generator: Generator) -> None:
     session, context = generator.session(), generator.config.max_position_embeddings
-    tokens = _all_of(session, range(40), 1000)
+    tokens = all_of(session, range(40), 1000)
     assert (len(session.ids), tokens[-1].finish) == (context + 1, "length")
     with pytest.raises(RequestError, match="the session has 49 tokens with this prompt, expected at most 48"):
         session.stream([])
     full = session.fork()
     assert full.ids == session.ids
     full.rewind(context)
-    assert len(_all_of(full, [])) == 1
+    assert len(all_of(full, [])) == 1
 
 
 @pytest.fixture(scope="module")
@@ -133,19 +99,6 @@ def long_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = msgspec.structs.replace(CONFIGS["molkv"], max_position_embeddings=4000)
     export(save_checkpoint(random_model(config), folder / "checkpoint"), folder / "bundle", experts_dtype="float32")
     return folder / "bundle"
-
-
-@pytest.fixture
-def states(monkeypatch: pytest.MonkeyPatch) -> list[Sequences]:
-    """Return a list to which each new state is added."""
-    made, original = list[Sequences](), Sequences.__init__
-
-    def noted(state: Sequences, *arguments: Any, **options: Any) -> None:
-        original(state, *arguments, **options)
-        made.append(state)
-
-    monkeypatch.setattr(Sequences, "__init__", noted)
-    return made
 
 
 def test_a_session_grows_with_its_text(
@@ -158,15 +111,15 @@ def test_a_session_grows_with_its_text(
     for _ in range(4):
         added = rng.integers(0, 97, 300).tolist()
         ids += added
-        tokens = _all_of(session, added, 3)
+        tokens = all_of(session, added, 3)
         rooms.append(states[-1].max_length)
-        wanted = list(generator.stream([ids], max_new_tokens=3, sampling=_SAMPLING, logprobs=2))
+        wanted = list(generator.stream([ids], max_new_tokens=3, sampling=SAMPLING, logprobs=2))
         states.pop()  # of the second call
-        _assert_close(tokens, wanted)
-        ids += _ids(tokens)
+        assert_close(tokens, wanted)
+        ids += ids_of(tokens)
     assert rooms == [512, 512, 1024, 1024, 2048]
     caplog.clear()
-    _all_of(session, rng.integers(0, 97, 1100).tolist(), 3)
+    all_of(session, rng.integers(0, 97, 1100).tolist(), 3)
     assert states[-1].max_length == 4000
     assert caplog.messages[0].endswith(f", {len(ids) - 1} tokens reused")
     assert session.fork().ids == session.ids
@@ -180,20 +133,20 @@ def test_a_session_grows_only_as_needed_if_there_is_little_memory(
     free = generator.sequences(1, 700).state_bytes
     session = generator.session()
     monkeypatch.setattr("molkv_runtime.memory.available_memory", lambda: free)
-    _all_of(session, [1] * 600, 5)
+    all_of(session, [1] * 600, 5)
     assert states[-1].max_length == 605
     with pytest.raises(RequestError, match="MiB are free"):
         session.stream([1] * 100)
     assert len(session.ids) == 605
-    assert len(_all_of(session, [2] * 9, 5)) == 5
+    assert len(all_of(session, [2] * 9, 5)) == 5
 
 
 def test_a_later_call_ends_an_earlier_one_and_is_not_disturbed_by_it(generator: Generator) -> None:
     """The earlier iterator must not run its next token, which would enter the KV cache of the later call."""
     session = generator.session()
-    first = session.stream(range(1, 9), max_new_tokens=9, sampling=_SAMPLING)
+    first = session.stream(range(1, 9), max_new_tokens=9, sampling=SAMPLING)
     begun = [*range(1, 9), next(first).id, next(first).id]
-    second = session.stream([30], max_new_tokens=9, sampling=_SAMPLING)
+    second = session.stream([30], max_new_tokens=9, sampling=SAMPLING)
     tokens = [next(second)]
     for _ in range(2):
         with pytest.raises((RequestError, StopIteration)) as caught:
@@ -201,9 +154,9 @@ def test_a_later_call_ends_an_earlier_one_and_is_not_disturbed_by_it(generator: 
         tokens.append(next(second))
     assert isinstance(caught.value, StopIteration)
     tokens += second
-    wanted = list(generator.stream([[*begun, 30]], max_new_tokens=9, sampling=_SAMPLING))
-    assert _ids(tokens) == _ids(wanted)
-    assert session.ids == [*begun, 30, *_ids(wanted)]
+    wanted = list(generator.stream([[*begun, 30]], max_new_tokens=9, sampling=SAMPLING))
+    assert ids_of(tokens) == ids_of(wanted)
+    assert session.ids == [*begun, 30, *ids_of(wanted)]
 
 
 @pytest.mark.parametrize("later", ["stream", "rewind"])
@@ -228,14 +181,14 @@ def test_a_session_goes_on_after_its_iterator_is_closed(generator: Generator) ->
     """Ctrl-C ends an iterator between two tokens, also in the middle of tokens that prompt lookup proposed."""
     for lookup in (0, 8):
         session = generator.session()
-        stream = session.stream([7, 8, 9] * 5, max_new_tokens=20, sampling=_SAMPLING, lookup=lookup)
+        stream = session.stream([7, 8, 9] * 5, max_new_tokens=20, sampling=SAMPLING, lookup=lookup)
         ids = [*([7, 8, 9] * 5), *(next(stream).id for _ in range(4))]
         stream.close()  # type: ignore[attr-defined]
         assert session.ids == ids
         del stream
         gc.collect()
-        wanted = list(generator.stream([[*ids, 1]], max_new_tokens=6, sampling=_SAMPLING, logprobs=2))
-        _assert_close(_all_of(session, [1]), wanted)
+        wanted = list(generator.stream([[*ids, 1]], max_new_tokens=6, sampling=SAMPLING, logprobs=2))
+        assert_close(all_of(session, [1]), wanted)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ProviderError])
@@ -250,20 +203,20 @@ def test_a_session_goes_on_after_an_error(
         if len(calls) == 4:
             raise error("broken")
 
-    stream = session.stream(range(10), max_new_tokens=9, sampling=_SAMPLING)
+    stream = session.stream(range(10), max_new_tokens=9, sampling=SAMPLING)
     with monkeypatch.context() as patch:
         patch.setattr(BoundCall, "run", failing)
         with pytest.raises(error, match="broken"):
             list(stream)
     ids = session.ids
     assert 10 < len(ids) < 15
-    wanted = list(generator.stream([[*ids, 4]], max_new_tokens=6, sampling=_SAMPLING, logprobs=2))
-    _assert_close(_all_of(session, [4]), wanted)
+    wanted = list(generator.stream([[*ids, 4]], max_new_tokens=6, sampling=SAMPLING, logprobs=2))
+    assert_close(all_of(session, [4]), wanted)
 
 
 def test_a_refused_call_leaves_the_session_as_it_was(generator: Generator) -> None:
     session = generator.session()
-    _all_of(session, [1, 2, 3])
+    all_of(session, [1, 2, 3])
     before = session.ids
     for ids, options, message in (
         ([97], {}, "token id 97 is outside the vocabulary"),
@@ -278,8 +231,8 @@ def test_a_refused_call_leaves_the_session_as_it_was(generator: Generator) -> No
         with pytest.raises(RequestError, match=message):
             session.stream(ids, **options)  # type: ignore[arg-type]
         assert session.ids == before
-    wanted = list(generator.stream([[*before, 5]], max_new_tokens=6, sampling=_SAMPLING, logprobs=2))
-    _assert_close(_all_of(session, [5]), wanted)
+    wanted = list(generator.stream([[*before, 5]], max_new_tokens=6, sampling=SAMPLING, logprobs=2))
+    assert_close(all_of(session, [5]), wanted)
 
 
 def test_special_tokens_are_added_only_at_the_start(stdlib_mini_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,143 +263,6 @@ def test_a_text_needs_a_tokenizer_and_ids_do_not(generator: Generator) -> None:
     assert all(token.text == "" for token in generator.session().stream([1], max_new_tokens=2))
 
 
-@pytest.mark.parametrize("appended", [[], [40, 41]])
-def test_a_restored_session_continues_bit_for_bit(variant: Generator, tmp_path: Path, appended: list[int]) -> None:
-    session, path = variant.session(), tmp_path / "text.session"
-    _all_of(session, range(1, 20))
-    session.save(path)
-    restored = variant.restore(path)
-    assert restored.ids == session.ids
-    restored.save(tmp_path / "again")
-    assert (tmp_path / "again").read_bytes() == path.read_bytes()
-    # The log-probabilities are float64 numbers that depend on every bit of the logits.
-    assert _all_of(restored, appended, 12) == _all_of(session, appended, 12)
-
-
-@pytest.mark.parametrize("length", [0, 1, 3, 24])
-def test_a_session_that_was_rewound_is_saved_up_to_there(variant: Generator, tmp_path: Path, length: int) -> None:
-    """With length 0, the text consists of tokens that were never run: the saved KV cache is empty."""
-    session, path = variant.session(), tmp_path / "text.session"
-    _all_of(session, range(1, 20))
-    session.rewind(length)
-    stream = session.stream([60, 61], max_new_tokens=3)
-    next(stream)
-    stream.close()  # type: ignore[attr-defined]
-    session.rewind(length + 1 if length else 2)
-    session.save(path)
-    restored = variant.restore(path)
-    assert restored.ids == session.ids
-    assert _all_of(restored, [3]) == _all_of(session, [3])
-
-
-def test_refused_proposals_are_not_saved(generator: Generator, states: list[Sequences], tmp_path: Path) -> None:
-    """Close an iterator after each token. The KV cache can then hold tokens that the text does not have."""
-    differences = 0
-    for count in range(1, 16):
-        session, path = generator.session(), tmp_path / str(count)
-        sampling = Sampling(4.0, logit_bias=dict.fromkeys((7, 8, 9), 60.0), seed=2)
-        stream = session.stream([7, 8, 9] * 5, max_new_tokens=20, sampling=sampling, lookup=6)
-        for _ in range(count):
-            next(stream)
-        stream.close()  # type: ignore[attr-defined]
-        run = states[-1].history(0)
-        differences += len(run) >= len(session.ids) and run[len(session.ids) - 1] != session.ids[-1]
-        session.save(path)
-        # A restored session holds none of the other tokens, so it has the reference result.
-        _assert_close(_all_of(generator.restore(path), [1]), _all_of(session, [1]))
-        wanted = list(generator.stream([session.ids[:-6]], max_new_tokens=6, sampling=_SAMPLING, logprobs=2))
-        assert _ids(wanted) == session.ids[-6:]
-    assert differences > 2
-
-
-def test_a_full_session_is_saved(variant: Generator, tmp_path: Path) -> None:
-    session, context = variant.session(), variant.config.max_position_embeddings
-    _all_of(session, range(40), 1000)
-    session.save(tmp_path / "full")
-    restored = variant.restore(tmp_path / "full")
-    assert restored.ids == session.ids
-    assert len(restored.ids) == context + 1
-    for each in (session, restored):
-        each.rewind(context - 4)
-    assert _all_of(restored, []) == _all_of(session, [])
-
-
-@pytest.mark.slow
-def test_another_process_continues_bit_for_bit(generator: Generator, tmp_path: Path) -> None:
-    session, path = generator.session(), tmp_path / "text.session"
-    _all_of(session, range(1, 20))
-    session.save(path)
-    code = """if True:
-        import json, sys
-        from molkv_runtime import Generator
-        session = Generator(sys.argv[1]).restore(sys.argv[2])
-        print(json.dumps([[token.id, token.logprob] for token in session.stream([40], max_new_tokens=9, logprobs=0)]))
-        """
-    command = [sys.executable, "-c", code, str(generator.bundle.path), str(path)]
-    printed = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-    wanted = session.stream([40], max_new_tokens=9, logprobs=0)
-    assert json.loads(printed) == [[token.id, token.logprob] for token in wanted]
-
-
-def test_an_empty_session_is_not_saved(generator: Generator, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="the session is empty, expected at least one token"):
-        generator.session().save(tmp_path / "empty")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_messages_are_saved(generator: Generator, tmp_path: Path) -> None:
-    session = generator.session()
-    _all_of(session, [1])
-    session.save(tmp_path / "chat", messages=[{"role": "user", "content": 'é "\n\0 <0x41> 你'}])
-    generator.restore(tmp_path / "chat")
-    with pytest.raises(RequestError, match=r"messages: found '\\ud800', expected Unicode text"):
-        session.save(tmp_path / "chat", messages=[{"role": "user", "content": "\ud800"}])
-
-
-@pytest.mark.slow
-def test_sessions_of_another_model_or_graph_are_refused(bundles: Callable[..., Path], tmp_path: Path) -> None:
-    """The message names the field that is different."""
-    paths = {
-        "bundle": bundles("molkv"),
-        "records": bundles("molkv", "int8"),
-        "model": bundles("molkv-gated"),
-        "graph": bundles("molkv", graph=GraphOptions("int8")),
-        "cache": bundles("molkv", graph=GraphOptions(kv_dtype="int8")),
-        "profile": bundles("molkv", profiles=["coreml"], graph=GraphOptions(chunk_lengths=(4,))),
-    }
-    for name, bundle in paths.items():
-        session = Generator(bundle).session()
-        _all_of(session, range(1, 10))
-        session.save(tmp_path / name)
-    wrong = {
-        "records": r"belongs to another bundle \(tables: found .*",
-        "model": r"belongs to another bundle \(tables: found .*",
-        "graph": r"belongs to another graph than that of the bundle's profile cpu \(graph: found .*",
-        "cache": r".*another KV cache \(past_key_values.0.key: found I8 \[2, 14, 16\], expected F32 \[2, 14, 16\]",
-        "profile": r"belongs to another graph than that of the bundle's profile cpu \(graph: found .*",
-    }
-    generator = Generator(paths["bundle"])
-    for name, message in wrong.items():
-        with pytest.raises(SessionError, match=f"{name}: {message}"):
-            generator.restore(tmp_path / name)
-        with pytest.raises(SessionError):
-            Generator(paths[name]).restore(tmp_path / "bundle")
-
-
-def test_a_session_does_not_replace_other_files(generator: Generator, tmp_path: Path) -> None:
-    session, other = generator.session(), tmp_path / "notes.txt"
-    _all_of(session, [1])
-    other.write_text("important")
-    tensors = generator.bundle.path / "golden.safetensors"
-    for path in (other, tmp_path, tensors):
-        with pytest.raises(OutputError, match="exists and is not a saved session, so it is not replaced"):
-            session.save(path)
-    assert other.read_text() == "important"
-    with pytest.raises(OutputError, match="cannot be written"):
-        session.save(tmp_path / "missing" / "file")
-    assert list(tmp_path.iterdir()) == [other]
-
-
 @pytest.mark.parametrize("error", [BundleError, KeyboardInterrupt])
 def test_a_call_after_a_failed_call_gives_the_tokens_of_a_session_without_it(
     error: type[BaseException], bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
@@ -472,13 +288,13 @@ def test_a_call_after_a_failed_call_gives_the_tokens_of_a_session_without_it(
     generator = Generator(bundles("molkv"))
     session, other = generator.session(), generator.session()
     for each in (session, other):
-        _all_of(each, range(1, 20))
+        all_of(each, range(1, 20))
     with monkeypatch.context() as patch:
         if error is BundleError:
             patch.setattr(BoundCall, "run", writes_nan)
         else:
             patch.setattr(ExpertWindow, "finish", is_interrupted)
         with pytest.raises(error):
-            _all_of(session, [5, 6, 7])
+            all_of(session, [5, 6, 7])
     assert session.ids == other.ids
-    _assert_close(_all_of(session, [5, 6, 7]), _all_of(other, [5, 6, 7]))
+    assert_close(all_of(session, [5, 6, 7]), all_of(other, [5, 6, 7]))

@@ -195,7 +195,7 @@ def test_bytes_of_an_incomplete_character_are_released_at_the_end(trained: Gener
 
 def _forced(generator: Generator, ids: Sequence[int], stop: Sequence[str], stop_ids: Sequence[int] = ()) -> list[Token]:
     """Return the tokens of a text whose ids are given: each row of logits has one large logit."""
-    settings = Settings(len(ids), stop=stop, stop_ids=stop_ids).checked(Sampling(), [], generator.config.vocab_size)
+    settings = Settings(len(ids), stop=tuple(stop), stop_ids=frozenset(stop_ids))
     text = Continuation(0, np.array([5]), 100, settings, TextStream(generator.tokenizer, [5]))
     return [text.add(np.eye(generator.config.vocab_size, dtype=np.float32)[token_id]) for token_id in ids]
 

@@ -9,6 +9,7 @@ from molkv_bundle.errors import (
     ConfigError,
     MissingExtraError,
     MolkvError,
+    NotEnoughMemoryError,
     OutputError,
     ProviderError,
     RequestError,
@@ -17,7 +18,7 @@ from molkv_bundle.errors import (
     printable,
 )
 from molkv_bundle.families import FAMILIES, model_config, read_config
-from molkv_bundle.files import contents, decode_json, file_sha256, is_system_file, read_bytes, shown
+from molkv_bundle.files import contents, decode_json, file_sha256, is_system_file, is_unicode, read_bytes, shown
 from molkv_bundle.generation import ChatTemplateFile, Generation, SamplingDefaults, sampling_number, sampling_range
 from molkv_bundle.golden import (
     GOLDEN,
@@ -111,6 +112,7 @@ __all__ = [
     "MoleConfig",
     "MolkvConfig",
     "MolkvError",
+    "NotEnoughMemoryError",
     "OpenShard",
     "OutputError",
     "Projection",
@@ -141,6 +143,7 @@ __all__ = [
     "file_sha256",
     "graph_interface",
     "is_system_file",
+    "is_unicode",
     "model_config",
     "one_line",
     "printable",

@@ -8,6 +8,7 @@
     ├── ProviderError     an execution provider is not available or cannot run the graph
     ├── RequestError      the model or the command does not support a prompt or an option
     │   ├── ArgumentError the value of an argument is impossible
+    │   ├── NotEnoughMemoryError   a request needs more RAM than there is
     │   └── SessionError  a saved session is damaged, or belongs to another bundle or graph
     └── MissingExtraError a command needs packages that are not installed
 
@@ -66,6 +67,10 @@ class ArgumentError(RequestError):
 
     def __reduce__(self) -> tuple[type[ArgumentError], tuple[str, str, str], dict[str, object]]:
         return type(self), (self.argument, self.found, self.expected), self.__dict__  # __dict__ holds the notes
+
+
+class NotEnoughMemoryError(RequestError):
+    """A request needs more RAM than there is."""
 
 
 class SessionError(RequestError):

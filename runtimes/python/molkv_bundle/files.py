@@ -75,6 +75,15 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether a text is valid Unicode. Python marks bytes that are not text with surrogates, which are not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_bytes(path: Path, error: type[MolkvError], hint: str) -> bytes:
     """Read a whole file.
 

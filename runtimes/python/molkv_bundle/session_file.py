@@ -16,7 +16,7 @@ import numpy as np
 
 from molkv_bundle.bundle import Bundle
 from molkv_bundle.errors import OutputError, RequestError, SessionError
-from molkv_bundle.files import decode_json, shown
+from molkv_bundle.files import decode_json, is_unicode, shown
 from molkv_bundle.interface import Arrays
 from molkv_bundle.manifest import EXPERTS, NO_DIGEST
 from molkv_bundle.record import Ids
@@ -72,7 +72,7 @@ def write_session(
 def _messages_text(messages: Sequence[Mapping[str, str]]) -> str:
     listed = [dict(message) for message in messages]
     for value in (value for message in listed for pair in message.items() for value in pair):
-        if not isinstance(value, str) or value.encode(errors="ignore").decode() != value:
+        if not isinstance(value, str) or not is_unicode(value):
             raise RequestError(f"messages: found {value!r:.80}, expected Unicode text")
     return json.dumps(listed, ensure_ascii=False)
 

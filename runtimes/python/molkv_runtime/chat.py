@@ -8,7 +8,7 @@ from typing import Unpack
 
 import numpy as np
 
-from molkv_bundle import ArgumentError, Ids, RequestError, SessionError, SessionFile
+from molkv_bundle import ArgumentError, Ids, RequestError, SessionError, SessionFile, is_unicode
 from molkv_runtime.chat_template import ChatTemplate, bundle_chat_template, open_chat_template
 from molkv_runtime.generator import Generator
 from molkv_runtime.options import Finish, Options, Token
@@ -186,7 +186,5 @@ def _check_text(argument: str, what: str, text: object) -> None:
     """
     if not isinstance(text, str):
         raise ArgumentError(argument, type(text).__name__, "str")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RequestError(f"{what} {text[:20]!r} contains bytes that are not text, expected UTF-8") from error
+    if not is_unicode(text):
+        raise RequestError(f"{what} {text[:20]!r} contains bytes that are not text, expected UTF-8")

@@ -10,7 +10,6 @@ import numpy as np
 
 from molkv_bundle import Floats, Ids, ProviderError
 from molkv_runtime.options import Finish, Logprob, Settings, Token
-from molkv_runtime.sampling import Sampling
 from molkv_runtime.sequences import Sequences, common_prefix
 from molkv_runtime.tokenizer import StopStrings, TextStream
 
@@ -31,14 +30,13 @@ class Continuation:
             sequence: Index of the prompt in its call.
             prompt: Token ids [n].
             room: The largest number of tokens that the context allows to add.
-            settings: The result of `Settings.checked`.
+            settings: The options.
             stream: The converter to text; None: the tokens have no text.
         """
         self.sequence = sequence
         self.finish: Finish = None
         self.proposed: list[int] = []
-        self._settings, self._sampling = settings, settings.sampling or Sampling()
-        self._stop_ids = frozenset(settings.stop_ids or ())
+        self._settings = settings
         self._stream, self._stop = stream, StopStrings(settings.stop)
         self._start = self._length = len(prompt)
         self._ids = np.empty(len(prompt) + min(room, settings.max_new_tokens), np.int64)
@@ -64,12 +62,12 @@ class Continuation:
         """
         prompt, generated = self._ids[: self._start], self._ids[self._start : self._length]
         try:
-            chosen = self._sampling.choose(logits, prompt, generated, self.sequence)
+            chosen = self._settings.sampling.choose(logits, prompt, generated, self.sequence)
         except ProviderError as error:
             raise ProviderError(f"position {self._length} of sequence {self.sequence}: {error}") from error
         self._ids[self._length] = chosen
         self._length += 1
-        self.finish = "stop" if chosen in self._stop_ids else None if self.room else "length"
+        self.finish = "stop" if chosen in self._settings.stop_ids else None if self.room else "length"
         text = "" if self._stream is None else self._text(chosen, self._stream)
         token = Token(self.sequence, chosen, self.finish, text)
         if self._settings.logprobs is None:

@@ -22,11 +22,13 @@ from molkv_bundle import (
     BundleError,
     Ids,
     ModelConfig,
+    NotEnoughMemoryError,
     RequestError,
     SessionFile,
+    is_unicode,
 )
 from molkv_runtime.calls import DenseGraph, Graph
-from molkv_runtime.checks import InOneProcess, inside_vocabulary, list_of, token_ids, whole_number
+from molkv_runtime.checks import InOneProcess, list_of, token_ids, whole_number
 from molkv_runtime.continuation import Continuation, generate
 from molkv_runtime.onnxruntime_session import CPU, Placement, Target
 from molkv_runtime.options import Finish, Options, Settings, Token
@@ -145,7 +147,7 @@ class Generator(InOneProcess):
             max_length=max_length,
             prefill_chunk=prefill_chunk,
         )
-        with suppress(RequestError):
+        with suppress(NotEnoughMemoryError):
             return make()
         self._prefixes.clear()  # perhaps there is enough RAM without the states that are kept
         return make()
@@ -171,17 +173,13 @@ class Generator(InOneProcess):
     def settings(self, **options: Unpack[Options]) -> Settings:
         """Check options, and return them with the defaults of the bundle. For the errors see `stream`."""
         self.check_process()
-        if unknown := [name for name in options if name not in Settings._fields]:
-            raise TypeError(f"{unknown[0]!r} is not an option, expected {', '.join(Settings._fields)}")
-        end_ids, vocab_size = self.bundle.manifest.generation.eos_token_ids, self.config.vocab_size
-        settings = Settings(**options).checked(self.default_sampling, end_ids, vocab_size)
+        end_ids = frozenset(self.bundle.manifest.generation.eos_token_ids)
+        settings = Settings(sampling=self.default_sampling, stop_ids=end_ids).updated(options, self.config.vocab_size)
         if settings.stop and TOKENIZER in self.bundle.manifest.files:
             # A special token has no text in a stream, so its id must end the text.
             added = self.tokenizer.get_added_tokens_decoder().items()
             special = {token_id for token_id, token in added if token.special and token.content in settings.stop}
-            settings = settings._replace(stop_ids=frozenset(settings.stop_ids or ()) | special)
-        biases = (settings.sampling or self.default_sampling).logit_bias
-        inside_vocabulary("logit_bias", np.array(list(biases), np.int64), vocab_size)
+            settings = settings._replace(stop_ids=settings.stop_ids | special)
         if settings.lookup and self.bundle.graph().lengths[0]:
             what = f"0 for profile {self.bundle.profile}, whose graphs return the logits of one position"
             raise ArgumentError("lookup", settings.lookup, what)
@@ -239,7 +237,7 @@ class Generator(InOneProcess):
         room = self.room_for(max(len(text.ids) + text.room for text in texts))
         # With more room, the next call of a conversation needs no longer state. Unused memory is only reserved.
         roomy = self.room_for(room + ROOM_TO_GROW) if len(texts) == 1 else room
-        with suppress(RequestError):  # not enough RAM for the earlier state and a new one; this drops the earlier state
+        with suppress(NotEnoughMemoryError):  # for the earlier state and a new one; this drops the earlier state
             return self._reused(texts, room) or self.sequences(len(texts), roomy)
         return self.sequences(len(texts), room)
 
@@ -312,7 +310,7 @@ class Generator(InOneProcess):
             if not isinstance(text, str):
                 kind = type(text).__name__
                 raise RequestError(f"prompts: found an item of type {kind}, expected str; use `stream` for token ids")
-            if not text.isascii() and text.encode(errors="ignore").decode() != text:
+            if not is_unicode(text):
                 raise RequestError(f"the prompt {text[:20]!r} contains bytes that are not text, expected UTF-8")
         where = self.bundle.path / TOKENIZER
         return encode(self.tokenizer, texts, where, BundleError, add_special_tokens=add_special_tokens)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from molkv_bundle import KVDtype, ModelConfig, RequestError, WindowDtype
+from molkv_bundle import KVDtype, ModelConfig, NotEnoughMemoryError, WindowDtype
 from molkv_runtime.families import window_bytes
 
 # For control groups of version 2 and of version 1: the file with the limit, the file with the usage, the file with the
@@ -36,13 +36,13 @@ def check_memory(needed: int, what: str) -> None:
     """Check that `needed` bytes of RAM are available. `what` says in the message which data needs them.
 
     Raises:
-        RequestError: There is not enough RAM.
+        NotEnoughMemoryError: There is not enough RAM.
     """
     # The operating system provides memory when a process first writes to it. So a request for too much memory
     # succeeds, and the process is killed later, without an error message.
     free = available_memory()
     if needed > free:
-        raise RequestError(
+        raise NotEnoughMemoryError(
             f"{what} need {needed / 1024**2:,.0f} MiB of RAM, {free / 1024**2:,.0f} MiB are free; ask for fewer or "
             "shorter sequences"
         )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence, Set
 from typing import Literal, NamedTuple, TypedDict
 
+import numpy as np
+
 from molkv_bundle import RequestError
-from molkv_runtime.checks import token_ids, whole_number
+from molkv_runtime.checks import inside_vocabulary, token_ids, whole_number
 from molkv_runtime.sampling import Sampling
 from molkv_runtime.tokenizer import StopStrings
 
@@ -58,29 +60,40 @@ class Options(TypedDict, total=False):
 
 
 class Settings(NamedTuple):
-    """The values of `Options`, with defaults."""
+    """The values of all `Options`, checked."""
 
     max_new_tokens: int = 128
-    sampling: Sampling | None = None
-    stop_ids: Collection[int] | None = None
-    stop: Sequence[str] = ()
+    sampling: Sampling = Sampling()
+    stop_ids: frozenset[int] = frozenset()
+    stop: tuple[str, ...] = ()
     logprobs: int | None = None
     lookup: int = 0
 
-    def checked(self, defaults: Sampling, end_ids: Collection[int], vocab_size: int) -> Settings:
-        """Check the values, and return them with the bundle's defaults.
+    def updated(self, options: Options, vocab_size: int) -> Settings:
+        """Check options, and return these settings with the values of the options.
 
         Raises:
             RequestError: A value is impossible.
+            TypeError: There is no such option.
         """
-        whole_number("max_new_tokens", self.max_new_tokens, 1)
-        whole_number("lookup", self.lookup, 0, most=_MOST_PROPOSED)
-        if self.logprobs is not None:
-            whole_number("logprobs", self.logprobs, 0, most=vocab_size)
-        if not isinstance(self.sampling, Sampling | None):
-            raise RequestError(f"sampling: found a {type(self.sampling).__name__}, expected a Sampling")
-        if self.stop_ids is not None:
-            given = list(self.stop_ids) if isinstance(self.stop_ids, Set) else self.stop_ids
-            end_ids = token_ids("stop_ids", given).tolist()
-        stop = StopStrings(self.stop).strings  # each text reads them again, which an iterator does not allow
-        return self._replace(sampling=self.sampling or defaults, stop_ids=frozenset(end_ids), stop=stop)
+        if unknown := [name for name in options if name not in self._fields]:
+            raise TypeError(f"{unknown[0]!r} is not an option, expected {', '.join(self._fields)}")
+        sampling, stop_ids = options.get("sampling"), options.get("stop_ids")
+        if not isinstance(sampling, Sampling | None):
+            raise RequestError(f"sampling: found a {type(sampling).__name__}, expected a Sampling")
+        if stop_ids is not None:
+            given = list(stop_ids) if isinstance(stop_ids, Set) else stop_ids
+            stop_ids = frozenset(token_ids("stop_ids", given).tolist())
+        settings = Settings(
+            max_new_tokens=whole_number("max_new_tokens", options.get("max_new_tokens", self.max_new_tokens), 1),
+            sampling=sampling or self.sampling,
+            stop_ids=self.stop_ids if stop_ids is None else stop_ids,
+            stop=StopStrings(options.get("stop", self.stop)).strings,
+            logprobs=options.get("logprobs", self.logprobs),
+            lookup=whole_number("lookup", options.get("lookup", self.lookup), 0, most=_MOST_PROPOSED),
+        )
+        if settings.logprobs is not None:
+            whole_number("logprobs", settings.logprobs, 0, most=vocab_size)
+        biases = np.array(list(settings.sampling.logit_bias), np.int64)
+        inside_vocabulary("logit_bias", biases, vocab_size)
+        return settings

@@ -18,6 +18,7 @@ from molkv_bundle import (
     Ids,
     KVDtype,
     ModelConfig,
+    NotEnoughMemoryError,
     Records,
     RequestError,
     WindowDtype,
@@ -69,16 +70,12 @@ class Sequences(InOneProcess):
                 Default: 128, or the length of the longest static graph.
 
         Raises:
-            RequestError: max_length is above the model's context length, a size is not positive, or there is not
-                enough RAM.
+            ArgumentError: max_length is above the model's context length, or a size is not positive.
+            NotEnoughMemoryError: There is not enough RAM.
         """
         super().__init__()
         context = config.max_position_embeddings
-        self.max_length = context if max_length is None else whole_number("max_length", max_length, 1)
-        if self.max_length > context:
-            raise RequestError(
-                f"max_length: found {max_length}, expected 1 to {context} (the model's context in tokens)"
-            )
+        self.max_length = whole_number("max_length", context if max_length is None else max_length, 1, most=context)
         whole_number("batch_size", batch_size, 1)
         if prefill_chunk is not None:
             whole_number("prefill_chunk", prefill_chunk, 1)
@@ -96,7 +93,7 @@ class Sequences(InOneProcess):
                 else DynamicCalls(config, graph, kv_dtype, batch_size, self.max_length, prefill_chunk, window_dtype)
             )
         except MemoryError as error:  # caused by a limit on the address space, which `check_memory` does not know
-            raise RequestError(
+            raise NotEnoughMemoryError(
                 f"{batch_size} sequences of {allocated} tokens do not fit into memory; use fewer or shorter sequences"
             ) from error
         self._ids = np.zeros((batch_size, self.max_length), np.int64)  # the token id at each position

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from molkv_bundle import TOKENIZER, Ids, RequestError, SessionFile, write_session
+from molkv_bundle import TOKENIZER, Ids, NotEnoughMemoryError, RequestError, SessionFile, write_session
 from molkv_runtime.checks import InOneProcess, token_ids, whole_number
 from molkv_runtime.continuation import Continuation, generate
 from molkv_runtime.options import Options, Token
@@ -93,11 +93,10 @@ class Session(InOneProcess):
         room, known = self._generator.room_for(length), self._state.max_length
         if room <= known and self._sound is None:
             return
+        wanted = known if room <= known else self._generator.room_for(max(length, 2 * known))
         try:
-            state = self._generator.sequences(
-                1, self._generator.room_for(max(length, 2 * known if room > known else known))
-            )
-        except RequestError:  # not enough RAM
+            state = self._generator.sequences(1, wanted)
+        except NotEnoughMemoryError:
             state = self._generator.sequences(1, max(room, known))
         state.copy(0, self._state, 0, self._computed())
         self._state, self._sound = state, None

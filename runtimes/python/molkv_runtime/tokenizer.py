@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from molkv_bundle import TOKENIZER, ArgumentError, Bundle, BundleError, MolkvError, RequestError, read_bytes
+from molkv_bundle import TOKENIZER, ArgumentError, Bundle, BundleError, MolkvError, RequestError, is_unicode, read_bytes
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # a token that the decoder "ByteFallback" decodes to one byte
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # decoders return this for bytes that are not a complete character
@@ -158,7 +158,7 @@ class StopStrings:
         for string in self.strings:
             if not isinstance(string, str):
                 raise ArgumentError("stop", f"an item of type {type(string).__name__}", "strings")
-            if string.encode(errors="ignore").decode() != string:
+            if not is_unicode(string):
                 raise ArgumentError("stop", repr(string[:20]), "Unicode text")
             if not 0 < len(string) <= _LONGEST_STOP:
                 raise ArgumentError("stop", f"a string of {len(string)} characters", f"1 to {_LONGEST_STOP} characters")
