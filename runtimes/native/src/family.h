@@ -1,0 +1,51 @@
+// The families of models (docs/architecture.md, "A new family"): the contents of records and the inputs of graphs.
+// Each family has a file of its own, and one entry in family.cpp.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "manifest.h"
+
+namespace molkv {
+
+// A vector of a record in each layer with experts, as `expert_{name}.{layer}` in the manifest.
+struct RecordVector {
+    std::string name;
+    std::vector<std::int64_t> shape;
+    bool quantized = false;  // whether a quantized store quantizes it; it then has scales under `scale_name`
+    std::string scale_name;
+};
+
+// A rotation of positions that static graphs take as inputs `{prefix}rotary_cos` and `{prefix}rotary_sin`.
+struct Rotation {
+    std::string prefix;
+    std::int64_t size = 0;  // numbers of a rotated vector
+};
+
+// What the format needs to know about a family.
+class Family {
+ public:
+    virtual ~Family() = default;
+    // Check the fields of the configuration that this family uses. Returns "", or the text of the refusal:
+    // "FIELD: found ..., expected ...".
+    [[nodiscard]] virtual std::string check(const ModelConfig& config) const = 0;
+    [[nodiscard]] virtual std::vector<RecordVector> record_vectors(const ModelConfig& config) const = 0;
+    // The inputs of the graph of profile "cpu" that depend on the family, in the order of the document.
+    [[nodiscard]] virtual std::vector<TensorInfo> expert_inputs(const ModelConfig& config, DType window) const = 0;
+    // The same inputs of a static graph for `length` positions, for the layers whose experts it uses.
+    [[nodiscard]] virtual std::vector<TensorInfo> static_expert_inputs(const ModelConfig& config, std::int64_t length,
+                                                                       const std::vector<std::int64_t>& layers,
+                                                                       DType dtype) const = 0;
+    // Whether the graph of profile "cpu" has the input position_ids.
+    [[nodiscard]] virtual bool has_position_ids(const ModelConfig& config) const = 0;
+    [[nodiscard]] virtual bool has_int8_window() const = 0;
+    // The rotations of experts in static graphs; the rotation of attention is not among them.
+    [[nodiscard]] virtual std::vector<Rotation> expert_rotations(const ModelConfig& config) const = 0;
+};
+
+// Return the family with this model_type, or nullptr.
+const Family* find_family(const std::string& model_type);
+
+}  // namespace molkv

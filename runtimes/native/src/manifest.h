@@ -1,0 +1,132 @@
+// The manifest of a bundle (docs/bundle-format.md, "manifest.json"), as C++ structs.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace molkv {
+
+enum class DType : std::uint8_t { float32, float16, int8, uint8, int32, int64, int4, nf4 };
+
+// Return the name in a manifest, such as "float32".
+const char* dtype_name(DType dtype);
+// Return the bytes of `count` numbers. Two 4-bit codes share a byte.
+std::size_t dtype_bytes(DType dtype, std::size_t count);
+
+// A dimension of a tensor: a number, or a name if its size is free.
+struct Dimension {
+    std::int64_t size = -1;  // -1: free
+    std::string name;
+    bool operator==(const Dimension&) const = default;
+};
+
+// An input or output of a graph.
+struct TensorInfo {
+    std::string name;
+    DType dtype = DType::float32;
+    std::vector<Dimension> shape;
+    bool operator==(const TensorInfo&) const = default;
+};
+
+struct GraphFile {
+    std::string file;
+    std::int64_t length = 0;  // positions of a call; 0: any number
+    std::vector<TensorInfo> inputs;
+    std::vector<TensorInfo> outputs;
+};
+
+// The graphs of one profile.
+struct Graph {
+    std::string profile;
+    std::vector<GraphFile> files;
+    std::string data;
+    std::string golden;
+    std::string dense_dtype;
+    DType kv_dtype = DType::float32;
+    DType window_dtype = DType::float32;
+    std::int64_t block_size = 0;
+    std::int64_t context_length = 0;
+    std::int64_t expert_window = 0;
+    std::string min_onnxruntime;
+};
+
+// The configuration of a model: the fields that a driver uses, with Hugging Face's names.
+struct ModelConfig {
+    std::string model_type;
+    std::int64_t vocab_size = 0;
+    std::int64_t hidden_size = 0;
+    std::int64_t num_hidden_layers = 0;
+    std::int64_t num_attention_heads = 0;
+    std::int64_t num_key_value_heads = 0;
+    std::int64_t head_dim = 0;
+    std::int64_t max_position_embeddings = 0;
+    double rope_theta = 0;
+    std::int64_t num_experts = 0;
+    std::vector<std::int64_t> expert_layers;
+    std::int64_t expert_key_size = 0;
+    std::int64_t expert_window = 0;
+    bool expert_rope = false;
+};
+
+// A part of a record.
+struct RecordField {
+    std::string name;
+    DType dtype = DType::float32;
+    std::vector<std::int64_t> shape;
+    std::int64_t offset = 0;  // bytes from the start of the record
+    bool operator==(const RecordField&) const = default;
+};
+
+struct ShardInfo {
+    std::string file;
+    std::int64_t first_row = 0;
+    std::int64_t count = 0;
+    std::int64_t data_offset = 0;
+};
+
+struct Table {
+    std::int64_t rows = 0;
+    std::string id;                       // 16 hexadecimal digits
+    std::array<std::byte, 8> id_bytes{};  // the same as bytes, which checksums cover
+    DType dtype = DType::float32;
+    std::int64_t stride = 0;
+    std::vector<RecordField> fields;
+    std::vector<ShardInfo> shards;
+};
+
+struct SamplingDefaults {
+    double temperature = 0;
+    std::int64_t top_k = 0;
+    double top_p = 1;
+    double min_p = 0;
+    double repetition_penalty = 1;
+};
+
+struct Generation {
+    std::vector<std::int32_t> eos_token_ids;
+    SamplingDefaults sampling;
+};
+
+struct FileInfo {
+    std::uint64_t size = 0;
+    std::string sha256;
+};
+
+struct Manifest {
+    ModelConfig model;
+    std::vector<Graph> graphs;  // in the order of the file: the first one is the default
+    Table experts;
+    Generation generation;
+    std::map<std::string, FileInfo> files;
+    std::string sha256;
+};
+
+// Parse and check a manifest (checks 1 to 6 of "What a reader checks", without the profile that a user asks for).
+// `where` is the path of the file. Throws a bundle error.
+Manifest parse_manifest(std::string content, const std::string& where);
+
+}  // namespace molkv

@@ -1,0 +1,71 @@
+// The state of a batch of sequences, and the operations on it: prefill, decode, rewind, fork, save and restore.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "experts.h"
+#include "model.h"
+
+namespace molkv {
+
+class Calls;
+
+// B sequences, each with its token ids, KV cache and experts. A sequence of length 0 is free. One thread at a time.
+class Sequences {
+ public:
+    // max_length and prefill_chunk: 0 for the defaults, the context and 128. Throws a request or memory error.
+    Sequences(const Model& model, std::int64_t batch_size, std::int64_t max_length, std::int64_t prefill_chunk);
+    Sequences(const Sequences&) = delete;
+    Sequences& operator=(const Sequences&) = delete;
+    ~Sequences();
+
+    [[nodiscard]] const Model& model() const { return model_; }
+    [[nodiscard]] int batch_size() const { return static_cast<int>(lengths_.size()); }
+    [[nodiscard]] std::int64_t max_length() const { return max_length_; }
+    [[nodiscard]] std::int64_t length(int sequence) const;
+    // The token ids that were run.
+    [[nodiscard]] std::span<const std::int32_t> history(int sequence) const;
+
+    // Append token ids to a sequence. Returns the logits of the last position [V]; with all_logits of every position
+    // [n, V]. Valid until the next call. A failure leaves the sequence as it was. Throws a cancelled error if `cancel`
+    // was called.
+    std::span<const float> prefill(int sequence, std::span<const std::int32_t> ids, bool all_logits = false);
+    // Append one id [B] to each active sequence [B]; an empty `active` means all. Returns logits [B, V], valid until
+    // the next call. Allocates nothing.
+    std::span<const float> decode(std::span<const std::int32_t> ids, std::span<const std::uint8_t> active = {});
+    // Shorten a sequence. Experts that the window has lost are read again.
+    void rewind(int sequence, std::int64_t length);
+    // Copy a sequence to the first free one, and return its index.
+    int fork(int sequence);
+
+    // Write a sequence to a file of docs/bundle-format.md, "The saved file"; `ids` is the text: the history, and ids
+    // that were not run. The file is complete when it has its name.
+    void save(int sequence, std::span<const std::int32_t> ids, const std::string& path) const;
+    // Fill a free sequence from a file. Returns all ids of the text.
+    std::vector<std::int32_t> restore(int sequence, const std::string& path);
+
+    // Make the running or the next prefill or decode throw a cancelled error. Thread-safe.
+    void cancel() { cancelled_ = true; }
+
+ private:
+    void check_sequence(std::int64_t sequence) const;
+    void check_cancelled();
+    void restore_experts(int sequence, std::int64_t length, std::int64_t first_lost);
+
+    const Model& model_;
+    std::int64_t max_length_;
+    std::vector<std::int64_t> lengths_;
+    std::vector<std::vector<std::int32_t>> ids_;  // [B][max_length]
+    std::unique_ptr<Calls> calls_;
+    std::vector<std::byte> records_;        // of a decode step
+    std::vector<std::byte> chunk_records_;  // of two parts of a prompt: the current and the next
+    std::atomic<bool> cancelled_ = false;
+};
+
+}  // namespace molkv

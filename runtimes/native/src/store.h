@@ -1,0 +1,53 @@
+// The expert store: records by token id, read with positioned reads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "bundle.h"
+
+namespace molkv {
+
+// Checks the headers of the shards (check 9) and the checksum of each record that it reads (check 17). Different
+// threads may gather at the same time.
+class Store {
+ public:
+    explicit Store(const Bundle& bundle);
+    Store(const Store&) = delete;
+    Store& operator=(const Store&) = delete;
+    ~Store();
+
+    [[nodiscard]] std::size_t stride() const;
+    // Read the records of token ids into `records` [ids, stride], one positioned read for each run of neighbours.
+    // Throws a bundle error; the ids must be inside the vocabulary. Allocates no memory for a single id.
+    void gather(std::span<const std::int32_t> ids, std::span<std::byte> records) const;
+
+ private:
+    struct Shard;
+    std::vector<Shard> shards_;
+    std::vector<std::byte> id_;
+    std::size_t stride_;
+};
+
+// Reads the records of the next part of a prompt in a thread of its own, while the graph computes the current part.
+class ReadAhead {
+ public:
+    explicit ReadAhead(const Store& store);
+    ReadAhead(const ReadAhead&) = delete;
+    ReadAhead& operator=(const ReadAhead&) = delete;
+    ~ReadAhead();  // waits for the running read
+
+    // Begin to read records. `ids` and `records` must stay valid until `wait` returns.
+    void start(std::span<const std::int32_t> ids, std::span<std::byte> records);
+    // Wait until all records are there. Throws the error of the reading thread.
+    void wait();
+
+ private:
+    struct Worker;
+    std::unique_ptr<Worker> worker_;
+};
+
+}  // namespace molkv
