@@ -1,0 +1,1 @@
+"""`make bench-native`: compare the native driver with the Python driver."""
