@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "error.h"
 
@@ -22,6 +23,8 @@ class File {
     File(File&& other) noexcept;
     File& operator=(File&& other) noexcept;
     ~File();
+    // Return the same open file with a descriptor of its own, also if its name now belongs to another file.
+    [[nodiscard]] File duplicate() const;
 
     [[nodiscard]] std::uint64_t size() const { return size_; }
     [[nodiscard]] const std::string& where() const { return where_; }
