@@ -28,18 +28,21 @@ struct Rotation {
 class Family {
  public:
     virtual ~Family() = default;
-    // Check the fields of the configuration that this family uses. Returns "", or the text of the refusal:
-    // "FIELD: found ..., expected ...".
+    // Check the fields of the configuration that only this family uses. Returns "", or what was found instead of a
+    // valid configuration: "expert_window 0".
     [[nodiscard]] virtual std::string check(const ModelConfig& config) const = 0;
     [[nodiscard]] virtual std::vector<RecordVector> record_vectors(const ModelConfig& config) const = 0;
-    // The inputs of the graph of profile "cpu" that depend on the family, in the order of the document.
+    // The inputs of the graph of profile "cpu" that hold experts or their mask, in the order of the document.
+    // window: dtype of the values in the expert window.
     [[nodiscard]] virtual std::vector<TensorInfo> expert_inputs(const ModelConfig& config, DType window) const = 0;
-    // The same inputs of a static graph for `length` positions, for the layers whose experts it uses.
+    // The same inputs of a static graph for `length` positions, for the layers whose experts it uses; before them cos
+    // and sin of `expert_rotations`. All have the dtype `dtype`.
     [[nodiscard]] virtual std::vector<TensorInfo> static_expert_inputs(const ModelConfig& config, std::int64_t length,
                                                                        const std::vector<std::int64_t>& layers,
                                                                        DType dtype) const = 0;
     // Whether the graph of profile "cpu" has the input position_ids.
     [[nodiscard]] virtual bool has_position_ids(const ModelConfig& config) const = 0;
+    // Whether a graph of profile "cpu" can have the values of an expert window as int8 codes, if the model has experts.
     [[nodiscard]] virtual bool has_int8_window() const = 0;
     // The rotations of experts in static graphs; the rotation of attention is not among them.
     [[nodiscard]] virtual std::vector<Rotation> expert_rotations(const ModelConfig& config) const = 0;
@@ -47,5 +50,7 @@ class Family {
 
 // Return the family with this model_type, or nullptr.
 const Family* find_family(const std::string& model_type);
+// Return the names of all families, for messages: "mole or molkv".
+std::string family_names();
 
 }  // namespace molkv

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace molkv {
@@ -21,6 +22,11 @@ std::size_t dtype_bytes(DType dtype, std::size_t count);
 struct Dimension {
     std::int64_t size = -1;  // -1: free
     std::string name;
+    // NOLINTBEGIN(google-explicit-constructor): shapes are lists such as {"batch", 64}.
+    Dimension(std::int64_t fixed) : size(fixed) {}
+    Dimension(const char* free) : name(free) {}
+    Dimension(std::string free) : name(std::move(free)) {}
+    // NOLINTEND(google-explicit-constructor)
     bool operator==(const Dimension&) const = default;
 };
 
