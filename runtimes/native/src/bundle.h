@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,7 +17,8 @@ namespace molkv {
 
 class Bundle {
  public:
-    // Open a bundle and make the checks 1 to 10 of docs/bundle-format.md, "What a reader checks".
+    // Open a bundle and make the checks 1 to 8 and 10 of docs/bundle-format.md, "What a reader checks". Opens all files
+    // of the manifest. The class Store makes check 9 (shard.h).
     // profiles: the profiles that a provider can run, best first. profile: the profile that the user asks for; "": the
     // first of `profiles` that the bundle has. Throws a bundle error.
     Bundle(std::shared_ptr<const FileSource> source, const std::vector<std::string>& profiles,
@@ -32,7 +35,7 @@ class Bundle {
     // The path of a file, for messages.
     [[nodiscard]] std::string path(const std::string& name) const;
 
-    // Open a file of the manifest (check 7).
+    // Return an open file of the manifest. The source is not asked again.
     [[nodiscard]] File open(const std::string& name) const;
     // Return the content of a file after comparing its hash (checks 12 and 16).
     [[nodiscard]] std::string read(const std::string& name) const;
@@ -42,12 +45,17 @@ class Bundle {
     [[nodiscard]] std::string read_graph(const GraphFile& file) const;
     // Read the golden vectors of this profile.
     [[nodiscard]] Golden golden() const;
-    // Hash every file of the manifest. Return a line for each damaged file.
+    // Hash every file of the manifest. Return a line for each damaged file; no lines if all are as exported.
     [[nodiscard]] std::vector<std::string> verify() const;
 
  private:
+    [[nodiscard]] const Graph& choose_graph(const std::vector<std::string>& profiles, const std::string& profile) const;
+    void open_files();
+    void check_hash(const std::string& name, std::span<const std::byte> content) const;
+
     std::shared_ptr<const FileSource> source_;
     Manifest manifest_;
+    std::map<std::string, File> files_;
     ModelConfig config_;
     const Family* family_ = nullptr;
     const Graph* graph_ = nullptr;
