@@ -254,6 +254,16 @@ std::vector<JsonValue> JsonValue::items() const {
     return found;
 }
 
+std::vector<JsonValue> JsonValue::list() const {
+    static_cast<void>(expect_type(Type::array));
+    return items();
+}
+
+std::vector<JsonValue> JsonValue::fields() const {
+    static_cast<void>(expect_type(Type::object));
+    return items();
+}
+
 std::optional<JsonValue> JsonValue::find(std::string_view name) const {
     static_cast<void>(expect_type(Type::object));
     for (std::size_t node = node_ + 1; node < json_->nodes_[node_].end; node = json_->nodes_[node].end) {

@@ -37,6 +37,9 @@ class JsonValue {
     [[nodiscard]] std::size_t size() const;
     // The items of an array, or the values of an object, in the order of the file.
     [[nodiscard]] std::vector<JsonValue> items() const;
+    // The same, but only of an array or only of an object. An error for other types.
+    [[nodiscard]] std::vector<JsonValue> list() const;
+    [[nodiscard]] std::vector<JsonValue> fields() const;
     // The name of this value in its object; empty in an array.
     [[nodiscard]] std::string_view key() const;
 

@@ -58,9 +58,8 @@ void check_hash(const std::string& content, const JsonValue& root) {
 }
 
 std::map<std::string, FileInfo> parse_files(const JsonValue& files) {
-    static_cast<void>(files.find(""));  // an error if it is no object
     std::map<std::string, FileInfo> found;
-    for (const JsonValue& file : files.items()) {
+    for (const JsonValue& file : files.fields()) {
         const std::string_view name = file.key();
         constexpr std::string_view separators("/\\\0", 3);
         if (name.empty() || name == "." || name == ".." || name == "manifest.json" ||
@@ -84,7 +83,7 @@ const FileInfo& named_file(const JsonValue& name, const Manifest& manifest) {
 std::vector<ShardInfo> parse_shards(const JsonValue& shards, const Table& table, const Manifest& manifest) {
     std::vector<ShardInfo> found;
     std::int64_t next = 0;
-    for (const JsonValue& shard : shards.items()) {
+    for (const JsonValue& shard : shards.list()) {
         shard.expect_fields({"file", "first_row", "count", "data_offset"});
         ShardInfo parsed;
         parsed.file = shard["file"].string();
@@ -156,7 +155,7 @@ SamplingDefaults parse_sampling(const JsonValue& sampling) {
 Generation parse_generation(const JsonValue& generation, const Manifest& manifest) {
     generation.expect_fields({"eos_token_ids", "sampling", "chat_template"});
     Generation found;
-    for (const JsonValue& id : generation["eos_token_ids"].items()) {
+    for (const JsonValue& id : generation["eos_token_ids"].list()) {
         found.eos_token_ids.push_back(static_cast<std::int32_t>(id.integer(0, manifest.model.vocab_size - 1)));
     }
     found.sampling = parse_sampling(generation["sampling"]);
@@ -174,17 +173,16 @@ void check_provenance(const JsonValue& provenance) {
     provenance.expect_fields({"command", "tools", "source"});
     static_cast<void>(provenance["command"].string());
     for (const auto* name : {"tools", "source"}) {
-        static_cast<void>(provenance[name].find(""));  // an error if it is no object
-        for (const JsonValue& value : provenance[name].items()) static_cast<void>(value.string());
+        for (const JsonValue& value : provenance[name].fields()) static_cast<void>(value.string());
     }
 }
 
 // Check that `files` lists every file that a graph names.
 void check_graph_names(const JsonValue& graphs, const Manifest& manifest) {
-    for (const JsonValue& graph : graphs.items()) {
+    for (const JsonValue& graph : graphs.fields()) {
         static_cast<void>(named_file(graph["data"], manifest));
         static_cast<void>(named_file(graph["golden"], manifest));
-        for (const JsonValue& file : graph["files"].items()) static_cast<void>(named_file(file["file"], manifest));
+        for (const JsonValue& file : graph["files"].list()) static_cast<void>(named_file(file["file"], manifest));
     }
 }
 

@@ -24,13 +24,13 @@ DType parse_dtype(const JsonValue& name, std::initializer_list<DType> allowed) {
 
 std::vector<TensorInfo> parse_tensors(const JsonValue& tensors) {
     std::vector<TensorInfo> found;
-    for (const JsonValue& tensor : tensors.items()) {
+    for (const JsonValue& tensor : tensors.list()) {
         tensor.expect_fields({"name", "dtype", "shape"});
         TensorInfo parsed;
         parsed.name = tensor["name"].string();
         parsed.dtype = parse_dtype(tensor["dtype"],
                                    {DType::float32, DType::float16, DType::int64, DType::int32, DType::int8});
-        for (const JsonValue& size : tensor["shape"].items()) {
+        for (const JsonValue& size : tensor["shape"].list()) {
             if (size.type() == JsonValue::Type::string) {
                 parsed.shape.emplace_back(std::string(size.string()));
             } else {
@@ -57,7 +57,7 @@ bool is_version(std::string_view version) {
 
 std::vector<GraphFile> parse_files(const JsonValue& files, bool is_static, std::int64_t context_length) {
     std::vector<GraphFile> found;
-    for (const JsonValue& file : files.items()) {
+    for (const JsonValue& file : files.list()) {
         file.expect_fields({"file", "length", "inputs", "outputs"});
         // Profile "cpu": [0]. Static graphs: ascending from 1.
         const bool first = found.empty();
@@ -119,9 +119,8 @@ Graph parse_graph(const JsonValue& graph, const ModelConfig& model) {
 }  // namespace
 
 std::vector<Graph> parse_graphs(const JsonValue& graphs, const ModelConfig& model) {
-    static_cast<void>(graphs.find(""));  // an error if it is no object
     std::vector<Graph> found;
-    for (const JsonValue& graph : graphs.items()) {
+    for (const JsonValue& graph : graphs.fields()) {
         const std::string_view profile = graph.key();
         if (profile != "cpu" && profile != "coreml" && profile != "nnapi") {
             graphs.refuse(text("the profile ", profile.substr(0, 40)), "cpu, coreml and nnapi");

@@ -27,7 +27,7 @@ void one_of(const JsonValue& value, std::string_view first, std::string_view sec
 
 std::vector<std::int64_t> parse_expert_layers(const JsonValue& layers, std::int64_t layer_count) {
     std::vector<std::int64_t> found;
-    for (const JsonValue& layer : layers.items()) {
+    for (const JsonValue& layer : layers.list()) {
         const std::int64_t least = found.empty() ? 0 : found.back() + 1;
         if (least >= layer_count) layer.refuse("a further layer", "ascending indices below num_hidden_layers");
         found.push_back(layer.integer(least, layer_count - 1));

@@ -121,10 +121,10 @@ DType parse_record_dtype(const JsonValue& name) {
 std::vector<RecordField> parse_record_fields(const JsonValue& fields) {
     constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
     std::vector<RecordField> found;
-    for (const JsonValue& field : fields.items()) {
+    for (const JsonValue& field : fields.list()) {
         field.expect_fields({"name", "dtype", "shape", "offset"});
         RecordField parsed{std::string(field["name"].string()), parse_record_dtype(field["dtype"]), {}, 0};
-        for (const JsonValue& size : field["shape"].items()) parsed.shape.push_back(size.integer(0, most));
+        for (const JsonValue& size : field["shape"].list()) parsed.shape.push_back(size.integer(0, most));
         parsed.offset = field["offset"].integer(0, most);
         found.push_back(std::move(parsed));
     }

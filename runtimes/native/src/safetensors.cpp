@@ -48,15 +48,16 @@ StoredTensor parse_tensor(const JsonValue& entry, std::uint64_t data_offset, std
     entry.expect_fields({"dtype", "shape", "data_offsets"});
     StoredTensor tensor;
     tensor.dtype = entry["dtype"].string();
-    const std::vector<JsonValue> shape = entry["shape"].items();
+    const std::vector<JsonValue> shape = entry["shape"].list();
     if (shape.size() > most_dimensions) {
         entry["shape"].refuse(text(shape.size(), " dimensions"), text("at most ", most_dimensions));
     }
     for (const JsonValue& dimension : shape) tensor.shape.push_back(dimension.integer(0, most));
     const JsonValue offsets = entry["data_offsets"];
-    if (offsets.size() != 2) offsets.refuse(text(offsets.size(), " numbers"), "2");
-    const auto begin = static_cast<std::uint64_t>(offsets.items()[0].integer(0, most));
-    const auto end = static_cast<std::uint64_t>(offsets.items()[1].integer(0, most));
+    const std::vector<JsonValue> range = offsets.list();
+    if (range.size() != 2) offsets.refuse(text(range.size(), " numbers"), "2");
+    const auto begin = static_cast<std::uint64_t>(range[0].integer(0, most));
+    const auto end = static_cast<std::uint64_t>(range[1].integer(0, most));
     if (begin > end || end > data_size) {
         offsets.refuse(text("[", begin, ", ", end, "]"),
                        text("a part of the ", data_size, " bytes of data; is the file truncated?"));
@@ -97,13 +98,12 @@ SafetensorsHeader parse_safetensors_header(std::string header, std::uint64_t fil
     found.data_offset = 8 + header.size();
     if (found.data_offset > file_size) fail(kind, where, ": has ", file_size, " bytes, fewer than its header");
     const Json json(std::move(header), where + " (header)", kind);
-    for (const JsonValue& entry : json.root().items()) {
+    for (const JsonValue& entry : json.root().fields()) {
         if (entry.key() != "__metadata__") {
             found.tensors.emplace(entry.key(), parse_tensor(entry, found.data_offset, file_size - found.data_offset));
             continue;
         }
-        static_cast<void>(entry.find(""));  // an error if the metadata are no object
-        for (const JsonValue& value : entry.items()) found.metadata.emplace(value.key(), value.string());
+        for (const JsonValue& value : entry.fields()) found.metadata.emplace(value.key(), value.string());
     }
     check_places(found, file_size, where, kind);
     return found;
