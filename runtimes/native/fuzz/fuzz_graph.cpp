@@ -1,0 +1,16 @@
+// Fuzz target: ONNX files.
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "error.h"
+#include "graph_file.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    try {
+        const std::string_view content(reinterpret_cast<const char*>(data), size);
+        molkv::check_graph_file(content, "model.onnx", "model.onnx.data", std::uint64_t{1} << 20U);
+    } catch (const molkv::Error&) {  // a refusal is right for most inputs
+    }
+    return 0;
+}
