@@ -58,8 +58,7 @@ class GoldenParser {
                                            content_.size(), where_, Kind::bundle);
         const auto version = header_.metadata.find("golden_version");
         if (version == header_.metadata.end() || version->second != "2") {
-            refuse("golden_version: found ",
-                   version == header_.metadata.end() ? "none" : version->second.substr(0, 20),
+            refuse("golden_version: found ", version == header_.metadata.end() ? "none" : version->second.substr(0, 20),
                    ", expected 2; export the model again or update this driver");
         }
         count_ = (header_.tensors.size() - std::min<std::size_t>(1, header_.tensors.size())) / text_fields.size();
@@ -70,7 +69,8 @@ class GoldenParser {
 
     const StoredTensor& tensor(const std::string& name) const {
         const auto found = header_.tensors.find(name);
-        if (found == header_.tensors.end()) refuse("found no tensor ", name, ", expected it in a file of ", count_, " texts");
+        if (found == header_.tensors.end())
+            refuse("found no tensor ", name, ", expected it in a file of ", count_, " texts");
         return found->second;
     }
 

@@ -204,8 +204,7 @@ Manifest parse_manifest(std::string content, const std::string& where) {
     const JsonValue root = json.root();
     check_version(root);
     check_hash(content, root);
-    root.expect_fields(
-        {"schema_version", "model", "graphs", "tables", "generation", "files", "provenance", "sha256"});
+    root.expect_fields({"schema_version", "model", "graphs", "tables", "generation", "files", "provenance", "sha256"});
     Manifest manifest;
     manifest.sha256 = root["sha256"].string();
     manifest.files = parse_files(root["files"]);

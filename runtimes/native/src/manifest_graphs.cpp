@@ -28,8 +28,8 @@ std::vector<TensorInfo> parse_tensors(const JsonValue& tensors) {
         tensor.expect_fields({"name", "dtype", "shape"});
         TensorInfo parsed;
         parsed.name = tensor["name"].string();
-        parsed.dtype = parse_dtype(tensor["dtype"],
-                                   {DType::float32, DType::float16, DType::int64, DType::int32, DType::int8});
+        parsed.dtype =
+            parse_dtype(tensor["dtype"], {DType::float32, DType::float16, DType::int64, DType::int32, DType::int8});
         for (const JsonValue& size : tensor["shape"].list()) {
             if (size.type() == JsonValue::Type::string) {
                 parsed.shape.emplace_back(std::string(size.string()));
@@ -81,8 +81,7 @@ std::string parse_dense_dtype(const JsonValue& name, bool is_static) {
     const bool both = found == "float32" || found == "float16";
     const bool only = is_static ? found == "qdq-int8" : found == "int8" || found == "int4";
     if (!both && !only) {
-        name.refuse(found.substr(0, 40),
-                    is_static ? "float32, float16 or qdq-int8" : "float32, float16, int8 or int4");
+        name.refuse(found.substr(0, 40), is_static ? "float32, float16 or qdq-int8" : "float32, float16, int8 or int4");
     }
     return std::string(found);
 }

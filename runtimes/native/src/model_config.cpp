@@ -55,9 +55,9 @@ void check_relations(const JsonValue& model, const ModelConfig& config) {
     }
     if (config.head_dim % 2 != 0) model["head_dim"].refuse(text(config.head_dim), "an even number");
     if ((config.num_experts == 0) != config.expert_layers.empty()) {
-        model["expert_layers"].refuse(text(config.expert_layers.size(), " layers"),
-                                      config.num_experts == 0 ? "none, since num_experts is 0"
-                                                              : "at least one, since num_experts is not 0");
+        model["expert_layers"].refuse(
+            text(config.expert_layers.size(), " layers"),
+            config.num_experts == 0 ? "none, since num_experts is 0" : "at least one, since num_experts is not 0");
     }
     if (config.num_experts == 0) check_dense(model);
     if (const std::string refusal = find_family(config.model_type)->check(config); !refusal.empty()) {

@@ -29,8 +29,7 @@ class Mole final : public Family {
                                                                DType dtype) const override {
         std::vector<TensorInfo> inputs;
         for (const std::int64_t layer : layers) {
-            inputs.push_back(
-                {text("expert_value.", layer), dtype, {length, config.num_experts, config.hidden_size}});
+            inputs.push_back({text("expert_value.", layer), dtype, {length, config.num_experts, config.hidden_size}});
         }
         return inputs;
     }

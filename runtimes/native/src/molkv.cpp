@@ -28,11 +28,9 @@ class Molkv final : public Family {
         if (config.expert_layers.empty()) return {};
         std::vector<TensorInfo> inputs{{"expert_mask", DType::float32, {"blocks", "block_length", "window_experts"}}};
         for (const std::int64_t layer : config.expert_layers) {
-            inputs.push_back({text("expert_key.", layer),
-                              DType::float32,
-                              {"blocks", "window_experts", config.expert_key_size}});
             inputs.push_back(
-                {text("expert_value.", layer), window, {"blocks", "window_experts", config.hidden_size}});
+                {text("expert_key.", layer), DType::float32, {"blocks", "window_experts", config.expert_key_size}});
+            inputs.push_back({text("expert_value.", layer), window, {"blocks", "window_experts", config.hidden_size}});
             if (window != DType::int8) continue;
             inputs.push_back({text("expert_value_scale.", layer), DType::float32, {"blocks", 1, "window_experts"}});
         }

@@ -82,9 +82,14 @@ std::pair<std::string_view, std::string_view> decode_entry(std::string_view cont
     std::pair<std::string_view, std::string_view> entry;
     while (const std::uint64_t number = message.next()) {
         switch (number) {
-            case 1: entry.first = message.name(); break;
-            case 2: entry.second = message.name(); break;
-            default: message.unknown();
+            case 1:
+                entry.first = message.name();
+                break;
+            case 2:
+                entry.second = message.name();
+                break;
+            default:
+                message.unknown();
         }
     }
     return entry;
@@ -95,13 +100,26 @@ OnnxTensor decode_tensor(std::string_view content, const std::string& where) {
     OnnxTensor tensor;
     while (const std::uint64_t number = message.next()) {
         switch (number) {
-            case 1: tensor.shape.push_back(message.integer_item()); break;
-            case 2: tensor.data_type = message.integer(); break;
-            case 8: tensor.name = message.name(); break;
-            case 9: tensor.raw_data = message.bytes(); break;
-            case 13: tensor.external_data.push_back(decode_entry(message.item(), where)); break;
-            case 14: tensor.data_location = message.integer(); break;
-            default: message.unknown();
+            case 1:
+                tensor.shape.push_back(message.integer_item());
+                break;
+            case 2:
+                tensor.data_type = message.integer();
+                break;
+            case 8:
+                tensor.name = message.name();
+                break;
+            case 9:
+                tensor.raw_data = message.bytes();
+                break;
+            case 13:
+                tensor.external_data.push_back(decode_entry(message.item(), where));
+                break;
+            case 14:
+                tensor.data_location = message.integer();
+                break;
+            default:
+                message.unknown();
         }
     }
     if (!message.has(2)) message.missing("data_type");
@@ -113,14 +131,29 @@ OnnxAttribute decode_attribute(std::string_view content, const std::string& wher
     OnnxAttribute attribute;
     while (const std::uint64_t number = message.next()) {
         switch (number) {
-            case 1: attribute.name = message.name(); break;
-            case 2: message.real(); break;
-            case 3: attribute.integers.push_back(message.integer()); break;
-            case 4: static_cast<void>(message.bytes()); break;
-            case 5: attribute.tensor = decode_tensor(message.bytes(), where); break;
-            case 8: attribute.integers.push_back(message.integer_item()); break;
-            case 20: attribute.type = message.integer(); break;
-            default: message.unknown();
+            case 1:
+                attribute.name = message.name();
+                break;
+            case 2:
+                message.real();
+                break;
+            case 3:
+                attribute.integers.push_back(message.integer());
+                break;
+            case 4:
+                static_cast<void>(message.bytes());
+                break;
+            case 5:
+                attribute.tensor = decode_tensor(message.bytes(), where);
+                break;
+            case 8:
+                attribute.integers.push_back(message.integer_item());
+                break;
+            case 20:
+                attribute.type = message.integer();
+                break;
+            default:
+                message.unknown();
         }
     }
     constexpr std::array<std::pair<std::size_t, AttributeType>, 5> fields = {{{2, AttributeType::real},
@@ -139,14 +172,29 @@ OnnxNode decode_node(std::string_view content, const std::string& where) {
     OnnxNode node;
     while (const std::uint64_t number = message.next()) {
         switch (number) {
-            case 1: node.inputs.push_back(message.name_item()); break;
-            case 2: node.outputs.push_back(message.name_item()); break;
-            case 3: node.name = message.name(); break;
-            case 4: node.op_type = message.name(); break;
-            case 5: node.attributes.push_back(decode_attribute(message.item(), where)); break;
-            case 7: node.domain = message.name(); break;
-            case 9: static_cast<void>(message.item()); break;  // metadata_props
-            default: message.unknown();
+            case 1:
+                node.inputs.push_back(message.name_item());
+                break;
+            case 2:
+                node.outputs.push_back(message.name_item());
+                break;
+            case 3:
+                node.name = message.name();
+                break;
+            case 4:
+                node.op_type = message.name();
+                break;
+            case 5:
+                node.attributes.push_back(decode_attribute(message.item(), where));
+                break;
+            case 7:
+                node.domain = message.name();
+                break;
+            case 9:
+                static_cast<void>(message.item());
+                break;  // metadata_props
+            default:
+                message.unknown();
         }
     }
     // Empty messages need two bytes in a file, but many in memory.
@@ -159,9 +207,14 @@ std::string_view decode_value(std::string_view content, const std::string& where
     std::string_view name;
     while (const std::uint64_t number = message.next()) {
         switch (number) {
-            case 1: name = message.name(); break;
-            case 2: static_cast<void>(message.bytes()); break;  // type
-            default: message.unknown();
+            case 1:
+                name = message.name();
+                break;
+            case 2:
+                static_cast<void>(message.bytes());
+                break;  // type
+            default:
+                message.unknown();
         }
     }
     return name;
@@ -171,13 +224,26 @@ void decode_graph(std::string_view content, OnnxModel& model, const std::string&
     Message message("GraphProto", content, where);
     while (const std::uint64_t number = message.next()) {
         switch (number) {
-            case 1: model.nodes.push_back(decode_node(message.item(), where)); break;
-            case 2: static_cast<void>(message.bytes()); break;  // name
-            case 5: model.initializers.push_back(decode_tensor(message.item(), where)); break;
-            case 11: model.inputs.push_back(decode_value(message.item(), where)); break;
-            case 12: model.outputs.push_back(decode_value(message.item(), where)); break;
-            case 13: static_cast<void>(message.item()); break;  // value_info
-            default: message.unknown();
+            case 1:
+                model.nodes.push_back(decode_node(message.item(), where));
+                break;
+            case 2:
+                static_cast<void>(message.bytes());
+                break;  // name
+            case 5:
+                model.initializers.push_back(decode_tensor(message.item(), where));
+                break;
+            case 11:
+                model.inputs.push_back(decode_value(message.item(), where));
+                break;
+            case 12:
+                model.outputs.push_back(decode_value(message.item(), where));
+                break;
+            case 13:
+                static_cast<void>(message.item());
+                break;  // value_info
+            default:
+                message.unknown();
         }
     }
 }
@@ -187,9 +253,14 @@ std::pair<std::string_view, std::int64_t> decode_opset(std::string_view content,
     std::pair<std::string_view, std::int64_t> opset;
     while (const std::uint64_t number = message.next()) {
         switch (number) {
-            case 1: opset.first = message.name(); break;
-            case 2: opset.second = message.integer(); break;
-            default: message.unknown();
+            case 1:
+                opset.first = message.name();
+                break;
+            case 2:
+                opset.second = message.integer();
+                break;
+            default:
+                message.unknown();
         }
     }
     return opset;
@@ -202,12 +273,23 @@ OnnxModel decode_onnx(std::string_view content, const std::string& where) {
     OnnxModel model;
     while (const std::uint64_t number = message.next()) {
         switch (number) {
-            case 1: static_cast<void>(message.integer()); break;  // ir_version
-            case 2: static_cast<void>(message.bytes()); break;    // producer_name
-            case 7: decode_graph(message.bytes(), model, where); break;
-            case 8: model.opsets.push_back(decode_opset(message.item(), where)); break;
-            case 14: static_cast<void>(message.item()); break;  // metadata_props
-            default: message.unknown();
+            case 1:
+                static_cast<void>(message.integer());
+                break;  // ir_version
+            case 2:
+                static_cast<void>(message.bytes());
+                break;  // producer_name
+            case 7:
+                decode_graph(message.bytes(), model, where);
+                break;
+            case 8:
+                model.opsets.push_back(decode_opset(message.item(), where));
+                break;
+            case 14:
+                static_cast<void>(message.item());
+                break;  // metadata_props
+            default:
+                message.unknown();
         }
     }
     if (!message.has(7)) message.missing("graph");

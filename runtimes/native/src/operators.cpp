@@ -63,9 +63,8 @@ bool any_part(std::string_view list, const Visit& visit) {
 }  // namespace
 
 const Operator* find_operator(std::string_view domain, std::string_view name) {
-    const auto* found = std::find_if(operators.begin(), operators.end(), [&](const Operator& one) {
-        return one.name == name && one.domain == domain;
-    });
+    const auto* found = std::find_if(operators.begin(), operators.end(),
+                                     [&](const Operator& one) { return one.name == name && one.domain == domain; });
     return found == operators.end() ? nullptr : found;
 }
 

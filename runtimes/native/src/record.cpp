@@ -13,9 +13,9 @@ constexpr std::int64_t alignment = 4;  // of each part, in bytes
 
 // How the numbers of a table are stored.
 struct Storage {
-    DType plain;          // embeddings, keys, and values that are not quantized
-    DType scale;          // has no effect in a table that is not quantized
-    std::int64_t group;   // numbers that share a scale; 0: all numbers of a row
+    DType plain;         // embeddings, keys, and values that are not quantized
+    DType scale;         // has no effect in a table that is not quantized
+    std::int64_t group;  // numbers that share a scale; 0: all numbers of a row
     bool quantized;
 };
 
@@ -80,7 +80,8 @@ class Comparison {
     }
 
     [[noreturn]] void too_small() const {
-        fail(Kind::bundle, where_, ".stride: found ", table_.stride, ", expected more bytes for the fields of a record");
+        fail(Kind::bundle, where_, ".stride: found ", table_.stride,
+             ", expected more bytes for the fields of a record");
     }
 
     const Table& table_;

@@ -22,11 +22,25 @@ struct Item {
     std::uint64_t bytes;
 };
 
-constexpr std::array<Item, 19> items = {
-    {{"F64", 8},     {"I64", 8},     {"U64", 8},         {"C64", 8},         {"F32", 4},
-     {"I32", 4},     {"U32", 4},     {"F16", 2},         {"BF16", 2},        {"I16", 2},
-     {"U16", 2},     {"I8", 1},      {"U8", 1},          {"BOOL", 1},        {"F8_E4M3", 1},
-     {"F8_E5M2", 1}, {"F8_E8M0", 1}, {"F8_E4M3FNUZ", 1}, {"F8_E5M2FNUZ", 1}}};
+constexpr std::array<Item, 19> items = {{{"F64", 8},
+                                         {"I64", 8},
+                                         {"U64", 8},
+                                         {"C64", 8},
+                                         {"F32", 4},
+                                         {"I32", 4},
+                                         {"U32", 4},
+                                         {"F16", 2},
+                                         {"BF16", 2},
+                                         {"I16", 2},
+                                         {"U16", 2},
+                                         {"I8", 1},
+                                         {"U8", 1},
+                                         {"BOOL", 1},
+                                         {"F8_E4M3", 1},
+                                         {"F8_E5M2", 1},
+                                         {"F8_E8M0", 1},
+                                         {"F8_E4M3FNUZ", 1},
+                                         {"F8_E5M2FNUZ", 1}}};
 
 // Return the bytes of a tensor, or refuse a tensor of more than `limit` bytes.
 std::uint64_t tensor_bytes(const JsonValue& entry, const std::vector<std::int64_t>& shape, std::uint64_t limit) {

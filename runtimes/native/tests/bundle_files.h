@@ -41,8 +41,8 @@ inline std::string read_file(const std::filesystem::path& path) {
 }
 
 inline void write_file(const std::filesystem::path& path, std::string_view content) {
-    std::ofstream(path, std::ios::binary | std::ios::trunc).write(content.data(),
-                                                                  static_cast<std::streamsize>(content.size()));
+    std::ofstream(path, std::ios::binary | std::ios::trunc)
+        .write(content.data(), static_cast<std::streamsize>(content.size()));
 }
 
 // Return a manifest with the right hash in its field `sha256`, the last one in a file of the exporter.

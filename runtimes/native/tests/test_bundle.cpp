@@ -1,6 +1,5 @@
-// Opens the bundles of runtimes/conformance, and damaged copies of them. The argument is the folder runtimes/conformance.
-#include "bundle.h"
-
+// Opens the bundles of runtimes/conformance, and damaged copies of them. The argument is the folder
+// runtimes/conformance.
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -9,6 +8,7 @@
 #include <map>
 #include <memory>
 
+#include "bundle.h"
 #include "bundle_files.h"
 #include "check.h"
 #include "json.h"
@@ -179,7 +179,8 @@ void check_profiles(const fs::path& bundles) {
     const std::string folder = (bundles / "coreml").string();
     const auto source = std::make_shared<molkv::Folder>(folder);
     test::equal(Bundle(source, {"nnapi", "coreml"}, "").graph().profile, std::string("coreml"), "the best profile");
-    test::refused([&] { Bundle(source, {"cpu"}, ""); }, Kind::bundle, "coreml, expected cpu", "no graph for a provider");
+    test::refused([&] { Bundle(source, {"cpu"}, ""); }, Kind::bundle, "coreml, expected cpu",
+                  "no graph for a provider");
     test::refused([&] { Bundle(source, {"coreml"}, "nnapi"); }, Kind::bundle, "coreml, expected nnapi",
                   "a profile that the user asks for");
     const Bundle bundle = open_folder(bundles / "molkv");

@@ -1,11 +1,10 @@
 // Golden vectors: files that are built here, and the comparison of logits with them.
-#include "golden.h"
-
 #include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "check.h"
+#include "golden.h"
 
 namespace test = molkv::test;
 using molkv::GoldenErrors;

@@ -1,8 +1,7 @@
 // ONNX files that are built here field by field: a valid one, and one case for each rule of docs/bundle-format.md,
 // "What a graph may hold".
-#include "graph_file.h"
-
 #include "check.h"
+#include "graph_file.h"
 
 namespace test = molkv::test;
 

@@ -1,9 +1,8 @@
 // Manifests: edits of the manifests of runtimes/conformance, each with a right hash. The argument is that folder.
-#include "manifest.h"
-
 #include "bundle_files.h"
 #include "check.h"
 #include "interface.h"
+#include "manifest.h"
 #include "record.h"
 
 namespace test = molkv::test;

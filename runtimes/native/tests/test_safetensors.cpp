@@ -1,10 +1,9 @@
 // Headers of safetensors files: a valid one, and one case for each rule.
-#include "safetensors.h"
-
 #include <cstring>
 
 #include "bundle_files.h"
 #include "check.h"
+#include "safetensors.h"
 
 namespace test = molkv::test;
 using molkv::Kind;
