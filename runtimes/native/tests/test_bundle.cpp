@@ -146,6 +146,26 @@ void check_damage(const fs::path& conformance) {
     test::that(count >= 60, "the number of cases of damage");
 }
 
+// Headers of shards that differ from the manifest in one value.
+void check_shard_headers(const fs::path& folder) {
+    const Bundle bundle = open_folder(folder);
+    const molkv::File file = bundle.open(bundle.table().shards[0].file);
+    const auto refused = [&](const auto& change, const char* part) {
+        molkv::Table table = bundle.table();
+        change(table);
+        test::refused([&] { molkv::check_shard(file, table.shards[0], table); }, Kind::bundle, part, part);
+    };
+    refused([](molkv::Table& table) { table.id = "0123456789abcdef"; }, "table: found");
+    refused([](molkv::Table& table) { table.shards[0].first_row++; }, "first_row: found 0");
+    refused([](molkv::Table& table) { table.shards[0].count++; }, "records: found U8");
+    refused([](molkv::Table& table) { table.shards[0].data_offset++; }, "the first one at byte 4096");
+    refused([](molkv::Table& table) { table.stride++; }, "records: found U8");
+    refused([](molkv::Table& table) { table.fields[0].offset++; }, "fields: found");
+    const molkv::File other = bundle.open("golden.safetensors");
+    test::refused([&] { molkv::check_shard(other, bundle.table().shards[0], bundle.table()); }, Kind::bundle,
+                  "expected one with the name records", "a file that is no shard");
+}
+
 // Special files in the place of a file of the bundle.
 void check_special_files(const fs::path& good) {
     const test::TemporaryFolder temporary;
@@ -217,6 +237,7 @@ int main(int count, char** arguments) {
     test::that(opened >= 16, "the number of bundles");
     check_pack(bundles / "bytes");
     check_damage(conformance);
+    check_shard_headers(bundles / "molkv");
     check_special_files(bundles / "molkv");
     check_profiles(bundles);
     check_later_damage(bundles / "molkv");

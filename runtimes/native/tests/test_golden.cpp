@@ -117,6 +117,10 @@ void check_errors() {
     test::that(failure({1, 2, 3.009F}).empty(), "a difference within the limits");
     test::that(failure({1, 2.02F, 3}).find("of a logit") != std::string::npos, "a wrong logit");
     test::that(!failure({1, std::nanf(""), 3}).empty(), "NaN");
+    GoldenErrors nan(vocab_size, limits);
+    nan.add(text, 0, std::vector<float>{1, std::nanf(""), 3});
+    nan.add(text, 0, std::vector<float>{1, 2, 3});
+    test::that(std::isnan(nan.max_abs_logit()), "a NaN that a later position does not hide");
     test::that(!failure({1, 2, std::numeric_limits<float>::infinity()}).empty(), "infinity");
     // The two likeliest tokens are exchanged.
     GoldenErrors wrong(vocab_size, {0.4, 10});

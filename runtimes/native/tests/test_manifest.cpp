@@ -55,6 +55,8 @@ void check_document(const Edits& edits) {
     edits.refused("\"schema_version\": 4", "\"schema_version\": 4.0", "schema_version: found a number");
     edits.refused("\"schema_version\": 4", "\"schema_version\": \"4\"", "schema_version: found a text");
     edits.refused("\"schema_version\": 4", "\"schema_version\": 99999999999999999999", "schema_version");
+    test::refused([&] { molkv::parse_manifest(" " + edits.edit("{", "{"), "m"); }, Kind::bundle, "but the file has",
+                  "a changed byte");
     std::string content = edits.edit("{", "{");
     content[content.rfind("\"sha256\": \"") + 11] = 'G';
     test::refused([&] { molkv::parse_manifest(content, "m"); }, Kind::bundle, "sha256: found G", "a wrong digit");
@@ -105,6 +107,7 @@ void check_graphs(const Edits& edits) {
 
 void check_rest(const Edits& edits) {
     edits.refused("\"first_row\": 0", "\"first_row\": -1", "first_row: found -1");
+    edits.refused("\"size\": 58752", "\"size\": 59648", "shards[0]: found a file of 59648 bytes");
     edits.refused("\"count\": 61", "\"count\": 62", "count: found 62");
     edits.refused("\"count\": 61", "\"count\": 0", "count: found 0");
     edits.refused("\"data_offset\": ", "\"data_offset\": 9223372036854775807, \"x\": ", "shards[0]");

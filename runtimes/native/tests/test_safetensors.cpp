@@ -72,7 +72,8 @@ void check_tensors() {
     refused(tensor(R"("dtype": "F32", "shape": [1], "data_offsets": [4, 8])"), 4, "found [4, 8]");
     refused(tensor(R"("dtype": "U8", "shape": [1, 1, 1, 1, 1, 1, 1, 1, 1], "data_offsets": [0, 1])"), 1,
             "9 dimensions");
-    // The product of the shape is 2^64, which is 0 in 64 bits.
+    // The product of the shapes is 2^64, which is 0 in 64 bits.
+    refused(tensor(R"("dtype": "U8", "shape": [65536, 65536, 65536, 65536], "data_offsets": [0, 0])"), 65536, "larger");
     refused(tensor(R"("dtype": "U8", "shape": [4294967296, 4294967296], "data_offsets": [0, 0])"), 4, "larger");
     refused(tensor(R"("dtype": "U8", "shape": [9223372036854775808], "data_offsets": [0, 0])"), 4, "x.shape[0]");
     const std::string pair = R"({"x": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]},
