@@ -29,6 +29,13 @@ Manifest read_manifest(const FileSource& source) {
     return parse_manifest(file.read_all(), file.where());
 }
 
+// Return the configuration that the driver runs a graph with.
+ModelConfig restricted(ModelConfig config, const Graph& graph) {
+    config.max_position_embeddings = graph.context_length;
+    config.expert_window = graph.expert_window;
+    return config;
+}
+
 std::string joined(const std::vector<std::string>& names) {
     std::string result;
     for (const std::string& name : names) result.append(result.empty() ? "" : " or ").append(name);
@@ -39,12 +46,11 @@ std::string joined(const std::vector<std::string>& names) {
 
 Bundle::Bundle(std::shared_ptr<const FileSource> source, const std::vector<std::string>& profiles,
                const std::string& profile)
-    : source_(std::move(source)), manifest_(read_manifest(*source_)) {
-    graph_ = &choose_graph(profiles, profile);
-    config_ = manifest_.model;
-    config_.max_position_embeddings = graph_->context_length;
-    config_.expert_window = graph_->expert_window;
-    family_ = find_family(config_.model_type);
+    : source_(std::move(source)),
+      manifest_(read_manifest(*source_)),
+      graph_(&choose_graph(profiles, profile)),
+      config_(restricted(manifest_.model, *graph_)),
+      family_(find_family(config_.model_type)) {
     check_record(config_, manifest_.experts, path(manifest_name));
     for (const GraphFile& file : graph_->files) check_interface(config_, *graph_, file, path(file.file));
     open_files();

@@ -55,10 +55,10 @@ class Bundle {
 
     std::shared_ptr<const FileSource> source_;
     Manifest manifest_;
-    std::map<std::string, File> files_;
+    const Graph* graph_;  // in manifest_
     ModelConfig config_;
-    const Family* family_ = nullptr;
-    const Graph* graph_ = nullptr;
+    const Family* family_;
+    std::map<std::string, File> files_;
 };
 
 }  // namespace molkv

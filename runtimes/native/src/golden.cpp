@@ -67,7 +67,7 @@ class GoldenParser {
         }
     }
 
-    const StoredTensor& tensor(const std::string& name) const {
+    [[nodiscard]] const StoredTensor& tensor(const std::string& name) const {
         const auto found = header_.tensors.find(name);
         if (found == header_.tensors.end())
             refuse("found no tensor ", name, ", expected it in a file of ", count_, " texts");
@@ -75,8 +75,8 @@ class GoldenParser {
     }
 
     template <typename Number>
-    std::vector<Number> numbers(const std::string& name, const char* dtype,
-                                const std::vector<std::int64_t>& shape) const {
+    [[nodiscard]] std::vector<Number> numbers(const std::string& name, const char* dtype,
+                                              const std::vector<std::int64_t>& shape) const {
         const StoredTensor& found = tensor(name);
         if (found.dtype != dtype || found.shape != shape) {
             refuse(name, ": found ", found.dtype, " ", shown(found.shape), ", expected ", dtype, " ", shown(shape));
@@ -86,7 +86,7 @@ class GoldenParser {
         return result;
     }
 
-    std::vector<std::int32_t> ids(const std::string& name, const std::vector<std::int64_t>& shape) const {
+    [[nodiscard]] std::vector<std::int32_t> ids(const std::string& name, const std::vector<std::int64_t>& shape) const {
         std::vector<std::int32_t> result = numbers<std::int32_t>(name, "I32", shape);
         for (const std::int32_t id : result) {
             if (id < 0 || id >= vocab_size_) {
@@ -97,13 +97,13 @@ class GoldenParser {
     }
 
     // Return the size of a tensor with one dimension.
-    std::int64_t length(const std::string& name) const {
+    [[nodiscard]] std::int64_t length(const std::string& name) const {
         const std::vector<std::int64_t>& shape = tensor(name).shape;
         if (shape.size() != 1) refuse(name, ": found the shape ", shown(shape), ", expected one dimension");
         return shape[0];
     }
 
-    GoldenText parse_text(std::size_t index) const {
+    [[nodiscard]] GoldenText parse_text(std::size_t index) const {
         const std::string prefix = text("texts.", index, ".");
         const std::int64_t tokens = length(prefix + text_fields[0]);
         const std::int64_t new_tokens = length(prefix + text_fields[4]);

@@ -199,7 +199,7 @@ std::size_t dtype_bytes(DType dtype, std::size_t count) {
     return size == 1 ? count / 2 + count % 2 : count * (size / 2);
 }
 
-Manifest parse_manifest(std::string content, const std::string& where) {
+Manifest parse_manifest(const std::string& content, const std::string& where) {
     const Json json(content, where, Kind::bundle);
     const JsonValue root = json.root();
     check_version(root);

@@ -133,6 +133,6 @@ struct Manifest {
 
 // Parse and check a manifest (checks 1 to 6 of "What a reader checks", without the profile that a user asks for).
 // `where` is the path of the file. Throws a bundle error.
-Manifest parse_manifest(std::string content, const std::string& where);
+Manifest parse_manifest(const std::string& content, const std::string& where);
 
 }  // namespace molkv

@@ -28,6 +28,7 @@ class Mole final : public Family {
                                                                const std::vector<std::int64_t>& layers,
                                                                DType dtype) const override {
         std::vector<TensorInfo> inputs;
+        inputs.reserve(layers.size());
         for (const std::int64_t layer : layers) {
             inputs.push_back({text("expert_value.", layer), dtype, {length, config.num_experts, config.hidden_size}});
         }
