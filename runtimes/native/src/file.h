@@ -30,6 +30,9 @@ class File {
     [[nodiscard]] const std::string& where() const { return where_; }
     // Fill `into` with the bytes from `offset` on. Throws an error of `kind` if there are fewer, or if reading fails.
     void read(std::uint64_t offset, std::span<std::byte> into, Kind kind = Kind::bundle) const;
+    // Tell the operating system that these bytes will be read next (at most 2^31 - 1), so that it reads them in one
+    // request, at the same time as other announced bytes.
+    void announce(std::uint64_t offset, std::size_t size) const;
     // Return the whole content. Use it for files whose size was checked.
     [[nodiscard]] std::string read_all(Kind kind = Kind::bundle) const;
 

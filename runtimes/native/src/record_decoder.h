@@ -8,12 +8,9 @@
 #include <vector>
 
 #include "bundle.h"
+#include "half.h"
 
 namespace molkv {
-
-// float16 <-> float32, vectorized where the processor has instructions for it. Rounds to nearest, ties to even.
-void half_to_float(std::span<const std::uint16_t> halves, std::span<float> floats);
-void float_to_half(std::span<const float> floats, std::span<std::uint16_t> halves);
 
 // Decodes parts of a record into memory of the caller. Allocates nothing.
 class RecordDecoder {
@@ -34,12 +31,16 @@ class RecordDecoder {
 
  private:
     struct Place {
-        DType dtype;
-        std::size_t offset;
-        std::size_t count;         // numbers
-        std::size_t scale_offset;  // of quantized vectors
-        std::size_t scale_count;
+        DType dtype = DType::float32;
+        std::size_t offset = 0;  // bytes from the start of a record
+        std::size_t count = 0;   // numbers
+        DType scale_dtype = DType::float32;
+        std::size_t scale_offset = 0;
+        std::size_t scale_count = 0;  // 0: not quantized
     };
+    static Place place(const Bundle& bundle, const std::string& name, const std::string& scale_name);
+    static void decode(const Place& place, std::span<const std::byte> record, std::span<float> out);
+
     Place embedding_;
     std::vector<std::vector<Place>> places_;  // [layer][vector]
 };

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "bundle.h"
@@ -20,15 +21,23 @@ class Store {
     Store& operator=(const Store&) = delete;
     ~Store();
 
-    [[nodiscard]] std::size_t stride() const;
-    // Read the records of token ids into `records` [ids, stride], one positioned read for each run of neighbours.
-    // Throws a bundle error; the ids must be inside the vocabulary. Allocates no memory for a single id.
+    [[nodiscard]] std::size_t stride() const { return stride_; }
+    // Read the records of token ids into `records` [ids, stride], one positioned read for each run of neighbours. An id
+    // that occurs twice is read once. Throws a bundle error; the ids must be inside the vocabulary. Allocates no memory
+    // for a single id.
     void gather(std::span<const std::int32_t> ids, std::span<std::byte> records) const;
 
  private:
     struct Shard;
+    struct Run;
+    [[nodiscard]] const Shard& shard(std::int64_t row) const;
+    [[nodiscard]] std::vector<Run> plan(std::span<const std::int32_t> ids, std::span<const std::size_t> order) const;
+    void read_run(const Run& run, std::span<const std::int32_t> ids, std::span<std::byte> records) const;
+    // Read the records of consecutive rows from `row` on, and check their checksums.
+    void read(const Shard& shard, std::int64_t row, std::span<std::byte> records) const;
+
     std::vector<Shard> shards_;
-    std::vector<std::byte> id_;
+    std::uint32_t checksum_start_;  // of the bytes of the table's id
     std::size_t stride_;
 };
 
@@ -40,7 +49,8 @@ class ReadAhead {
     ReadAhead& operator=(const ReadAhead&) = delete;
     ~ReadAhead();  // waits for the running read
 
-    // Begin to read records. `ids` and `records` must stay valid until `wait` returns.
+    // Begin to read records. `ids` and `records` must stay valid until `wait` returns. A read that still runs is
+    // finished first, and its error is dropped.
     void start(std::span<const std::int32_t> ids, std::span<std::byte> records);
     // Wait until all records are there. Throws the error of the reading thread.
     void wait();
