@@ -49,4 +49,7 @@ class Model {
     mutable std::unique_ptr<Tokenizer> tokenizer_;  // read when it is first used
 };
 
+// Compute the beginning of a golden text, and throw a provider error if a logit is wrong. probe.cpp has it.
+void probe(const Model& model);
+
 }  // namespace molkv

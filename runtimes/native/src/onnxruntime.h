@@ -9,11 +9,16 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bundle.h"
 
 namespace molkv {
+
+// An object of ONNX Runtime and the function of the API table that releases it.
+template <typename T>
+using Owned = std::unique_ptr<T, void (*)(T*)>;
 
 // The provider that runs the graphs, and its options.
 struct Target {
@@ -23,17 +28,21 @@ struct Target {
     int threads = 0;                             // of one operator; 0: ONNX Runtime decides
 };
 
-// The driver's settings for a provider. providers.cpp has the list.
+// The driver's settings for a provider.
 struct Preset {
     const char* name;
-    const char* provider;                                   // ONNX Runtime's name
-    std::vector<std::string> profiles;                      // that it can run, best first
-    std::map<std::string, std::string> options;             // defaults
-    std::map<std::string, std::string> config;              // session configuration entries
-    std::map<std::string, std::vector<std::string>> known;  // options and their allowed values; {}: any value
-    double max_abs = 0;                                     // additional error of a logit, if it is less precise
-    const char* threads = "";                               // the option for the number of threads
+    const char* provider;                                        // ONNX Runtime's name
+    const char* appended;                                        // its name for SessionOptionsAppendExecutionProvider
+    std::vector<std::string> profiles;                           // that it can run, best first
+    std::map<std::string, std::vector<std::string>> known = {};  // options and their allowed values; {}: any value
+    std::map<std::string, std::string> options = {};             // defaults
+    std::map<std::string, std::string> config = {};              // session configuration entries
+    double max_abs = 0;                                          // additional error of a logit, if it is less precise
+    const char* threads = "";                                    // the option for the number of threads
 };
+
+// Return all presets. presets.cpp has the list.
+const std::vector<Preset>& presets();
 
 // The library of the caller: its API table and one environment.
 class OnnxRuntime {
@@ -42,10 +51,13 @@ class OnnxRuntime {
     explicit OnnxRuntime(const OrtApiBase* base);
     OnnxRuntime(const OnnxRuntime&) = delete;
     OnnxRuntime& operator=(const OnnxRuntime&) = delete;
-    ~OnnxRuntime();
+    ~OnnxRuntime() = default;
 
+    [[nodiscard]] const OrtApiBase& base() const { return *base_; }
     [[nodiscard]] const OrtApi& api() const { return *api_; }
-    [[nodiscard]] const OrtEnv* environment() const { return environment_; }
+    [[nodiscard]] const OrtEnv* environment() const { return environment_.get(); }
+    // The description of host memory.
+    [[nodiscard]] const OrtMemoryInfo* memory() const { return memory_.get(); }
     [[nodiscard]] const std::string& version() const { return version_; }
     // Throw a provider error if the library is older than `oldest`, such as "1.25.1" (check 11).
     void check_version(const std::string& oldest) const;
@@ -55,13 +67,27 @@ class OnnxRuntime {
     // Throw a request error for an option or value that the provider does not know.
     static void check_options(const Preset& preset, const std::map<std::string, std::string>& options);
     // Throw an error of `kind` with ONNX Runtime's message if `status` is one; frees it.
-    void check(OrtStatus* status, Kind kind, const std::string& what) const;
+    void check(OrtStatus* status, Kind kind, std::string_view what) const;
+    // Return a tensor that uses memory of the caller. `data` may be null if a dimension is 0.
+    [[nodiscard]] Owned<OrtValue> tensor(ONNXTensorElementDataType type, std::span<const std::int64_t> shape,
+                                         void* data, std::size_t bytes, std::string_view name) const;
 
  private:
+    [[nodiscard]] std::vector<std::string> available_providers() const;
+
+    const OrtApiBase* base_;
     const OrtApi* api_ = nullptr;
-    OrtEnv* environment_ = nullptr;
     std::string version_;
+    Owned<OrtEnv> environment_{nullptr, nullptr};
+    Owned<OrtMemoryInfo> memory_{nullptr, nullptr};
 };
+
+// Return the options of a session: threads, the provider with its options, and the entries of its preset. Throws a
+// request error for impossible options, and a provider error if the provider refuses them.
+Owned<OrtSessionOptions> session_options(const OnnxRuntime& runtime, const Target& target);
+
+// Return ONNX Runtime's number of a dtype.
+ONNXTensorElementDataType tensor_type(DType dtype);
 
 // The nodes of a graph that one provider runs.
 struct Placement {
@@ -73,15 +99,16 @@ struct Placement {
 // A loaded graph. Threads may run it at the same time.
 class GraphSession {
  public:
-    // Load a graph. Its weights are used in place, from the mapped file. Makes the checks 12, 14 and 15.
+    // Load a graph. Its weights are used in place, from the mapped file. Makes the checks 12, 14 and 15. Throws a
+    // bundle error, or a provider error if ONNX Runtime refuses the graph.
     GraphSession(const OnnxRuntime& runtime, const Bundle& bundle, const GraphFile& file,
                  std::shared_ptr<const MappedFile> weights, const Target& target);
     GraphSession(const GraphSession&) = delete;
     GraphSession& operator=(const GraphSession&) = delete;
-    ~GraphSession();
+    ~GraphSession() = default;
 
     [[nodiscard]] const GraphFile& file() const { return file_; }
-    // Where the nodes run; empty if this library does not report it.
+    // Where the nodes run, the provider with the most nodes first.
     [[nodiscard]] const std::vector<Placement>& placements() const { return placements_; }
 
  private:
@@ -89,7 +116,7 @@ class GraphSession {
     const OnnxRuntime& runtime_;
     GraphFile file_;
     std::shared_ptr<const MappedFile> weights_;
-    OrtSession* session_ = nullptr;
+    Owned<OrtSession> session_{nullptr, nullptr};
     std::vector<Placement> placements_;
 };
 
@@ -97,9 +124,6 @@ class GraphSession {
 class BoundCall {
  public:
     explicit BoundCall(const GraphSession& session);
-    BoundCall(BoundCall&& other) noexcept;
-    BoundCall& operator=(BoundCall&& other) noexcept;
-    ~BoundCall();
 
     // Bind memory, which must stay valid. `data` may be null if a dimension is 0. Binding a name again replaces it.
     void input(const std::string& name, DType dtype, std::span<const std::int64_t> shape, void* data);
@@ -108,8 +132,10 @@ class BoundCall {
     void run();
 
  private:
+    [[nodiscard]] Owned<OrtValue> tensor(const std::string& name, DType dtype, std::span<const std::int64_t> shape,
+                                         void* data) const;
     const GraphSession* session_;
-    OrtIoBinding* binding_ = nullptr;
+    Owned<OrtIoBinding> binding_{nullptr, nullptr};
 };
 
 }  // namespace molkv

@@ -8,62 +8,14 @@
 #include <utility>
 
 #include "digest.h"
-#include "json.h"
-#include "safetensors.h"
+#include "record.h"
+#include "shard.h"
 
 namespace molkv {
 
 namespace {
 
-constexpr const char* tensor_name = "records";
-constexpr std::size_t checksum_bytes = 4;
 constexpr std::size_t longest_read = std::size_t{1} << 20U;  // bytes; longer runs are divided
-
-bool same_field(const JsonValue& found, const RecordField& expected) {
-    found.expect_fields({"name", "dtype", "shape", "offset"});
-    const auto shape = found["shape"].items();
-    const auto same = [](const JsonValue& number, std::int64_t size) {
-        return number.integer(INT64_MIN, INT64_MAX) == size;
-    };
-    return found["name"].string() == expected.name && found["dtype"].string() == dtype_name(expected.dtype) &&
-           std::equal(shape.begin(), shape.end(), expected.shape.begin(), expected.shape.end(), same) &&
-           same(found["offset"], expected.offset);
-}
-
-// Whether the layout in the header of a shard is that of the manifest.
-bool same_layout(const JsonValue& found, const Table& table, const ShardInfo& shard) {
-    found.expect_fields({"table", "first_row", "count", "stride", "fields"});
-    const auto fields = found["fields"].items();
-    const auto number = [&](const char* name) { return found[name].integer(INT64_MIN, INT64_MAX); };
-    return found["table"].string() == table.id && number("first_row") == shard.first_row &&
-           number("count") == shard.count && number("stride") == table.stride &&
-           std::equal(fields.begin(), fields.end(), table.fields.begin(), table.fields.end(), same_field);
-}
-
-// Throw a bundle error if the header of a shard differs from the manifest (check 9).
-void check_header(const File& file, const Table& table, const ShardInfo& shard) {
-    const SafetensorsHeader header = read_safetensors(file, Kind::bundle);
-    const auto entry = header.tensors.find(tensor_name);
-    const std::vector<std::int64_t> shape = {shard.count, table.stride};
-    if (entry == header.tensors.end() || entry->second.dtype != "U8" || entry->second.shape != shape) {
-        fail(Kind::bundle, file.where(), ": found no tensor \"", tensor_name, "\" of dtype U8 and shape [", shard.count,
-             ", ", table.stride, "], expected it according to the manifest");
-    }
-    const auto format = header.metadata.find("format");
-    const auto layout = header.metadata.find("layout");
-    const bool named = format != header.metadata.end() && format->second == "molkv-table";
-    if (!named || layout == header.metadata.end() ||
-        !same_layout(Json(layout->second, file.where() + ": layout", Kind::bundle).root(), table, shard)) {
-        fail(
-            Kind::bundle, file.where(),
-            ": the layout in its header differs from that in the manifest: the file belongs to another bundle; copy or "
-            "export the bundle again");
-    }
-    if (entry->second.offset != static_cast<std::uint64_t>(shard.data_offset)) {
-        fail(Kind::bundle, file.where(), ": its records start at byte ", entry->second.offset, ", expected ",
-             shard.data_offset, " (data_offset in the manifest)");
-    }
-}
 
 }  // namespace
 
@@ -88,8 +40,8 @@ Store::Store(const Bundle& bundle)
     shards_.reserve(table.shards.size());
     for (const ShardInfo& info : table.shards) {
         File file = bundle.open(info.file);
-        check_header(file, table, info);
-        shards_.push_back({std::move(file), info.first_row, info.count, static_cast<std::uint64_t>(info.data_offset)});
+        const std::uint64_t data_offset = check_shard(file, info, table);
+        shards_.push_back({std::move(file), info.first_row, info.count, data_offset});
     }
 }
 
@@ -162,12 +114,13 @@ void Store::read(const Shard& shard, std::int64_t row, std::span<std::byte> reco
     } catch (const Error& error) {
         fail(error.kind(), error.what(), "; this happened while reading record ", index, " (token id ", row, ")");
     }
+    const std::size_t covered = stride_ - static_cast<std::size_t>(checksum_bytes);
     for (; !records.empty(); records = records.subspan(stride_), row++) {
         std::array<std::byte, sizeof row> row_bytes{};
         std::memcpy(row_bytes.data(), &row, sizeof row);
         std::uint32_t stored = 0;
-        std::memcpy(&stored, records.data() + stride_ - checksum_bytes, sizeof stored);
-        const auto content = records.first(stride_ - checksum_bytes);
+        std::memcpy(&stored, records.data() + covered, sizeof stored);
+        const auto content = records.first(covered);
         if (crc32(content, crc32(row_bytes, checksum_start_)) == stored) continue;
         fail(Kind::bundle, shard.file.where(), ": record ", row - shard.first_row, " (token id ", row,
              ") fails its checksum: the file is damaged, or holds a record of another row or another export; copy or "

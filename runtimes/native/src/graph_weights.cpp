@@ -1,0 +1,74 @@
+// The weights of a graph: tensors in a mapped file.
+#include "graph_weights.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "onnx_model.h"
+
+namespace molkv {
+
+namespace {
+
+// The bytes of a tensor in the file of weights. The check of the graph made sure that they are inside the file.
+std::span<const std::byte> part_of(std::span<const std::byte> weights, const OnnxTensor& tensor) {
+    std::size_t offset = 0;
+    std::size_t length = 0;
+    for (const auto& [key, value] : tensor.external_data) {
+        if (key == "offset") offset = static_cast<std::size_t>(std::stoull(std::string(value)));
+        if (key == "length") length = static_cast<std::size_t>(std::stoull(std::string(value)));
+    }
+    return weights.subspan(offset, length);
+}
+
+// ONNX Runtime takes only the data of initializers from memory. It would search a file for the data of other tensors.
+void check_nodes(const OnnxModel& model, const std::string& where) {
+    for (const OnnxNode& node : model.nodes) {
+        for (const OnnxAttribute& attribute : node.attributes) {
+            if (!attribute.tensor || attribute.tensor->external_data.empty()) continue;
+            fail(Kind::bundle, where, ": node \"", node.name,
+                 "\": its tensor is in another file, expected it in the graph");
+        }
+    }
+}
+
+}  // namespace
+
+void add_weights(const OnnxRuntime& runtime, OrtSessionOptions* options, std::string_view content,
+                 const std::string& where, std::span<const std::byte> weights) {
+    const OnnxModel model = decode_onnx(content, where);
+    check_nodes(model, where);
+    std::vector<std::string> names;
+    std::vector<Owned<OrtValue>> owned;
+    for (const OnnxTensor& tensor : model.initializers) {
+        if (tensor.external_data.empty()) continue;
+        const std::span<const std::byte> bytes = part_of(weights, tensor);
+        // ONNX Runtime does not write to initializers, but its type is not const.
+        owned.push_back(runtime.tensor(static_cast<ONNXTensorElementDataType>(tensor.data_type), tensor.shape,
+                                       const_cast<std::byte*>(bytes.data()), bytes.size(), tensor.name));
+        names.emplace_back(tensor.name);
+    }
+    if (names.empty()) return;
+    std::vector<const char*> name_pointers;
+    std::vector<const OrtValue*> values;
+    for (std::size_t i = 0; i < names.size(); i++) {
+        name_pointers.push_back(names[i].c_str());
+        values.push_back(owned[i].get());
+    }
+    // AddExternalInitializersFromFilesInMemory would copy the weights; these tensors are used in place.
+    runtime.check(runtime.api().AddExternalInitializers(options, name_pointers.data(), values.data(), values.size()),
+                  Kind::provider, where + ": its weights");
+}
+
+void release_pages(std::span<const std::byte> mapped) {
+    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    const std::size_t before = (page - reinterpret_cast<std::uintptr_t>(mapped.data()) % page) % page;
+    if (mapped.size() < before + page) return;
+    auto* first = const_cast<std::byte*>(mapped.data() + before);
+    ::madvise(first, (mapped.size() - before) / page * page, MADV_DONTNEED);
+}
+
+}  // namespace molkv
