@@ -49,8 +49,8 @@ class ReadAhead {
     ReadAhead& operator=(const ReadAhead&) = delete;
     ~ReadAhead();  // waits for the running read
 
-    // Begin to read records. `ids` and `records` must stay valid until `wait` returns. A read that still runs is
-    // finished first, and its error is dropped.
+    // Begin to read records. `ids` and `records` must stay valid until `wait` returns or this object is destroyed (so
+    // declare it after them). A read that still runs is finished first, and its error is dropped.
     void start(std::span<const std::int32_t> ids, std::span<std::byte> records);
     // Wait until all records are there. Throws the error of the reading thread.
     void wait();
