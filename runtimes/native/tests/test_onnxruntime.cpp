@@ -168,15 +168,15 @@ void check_refusals(const molkv::OnnxRuntime& runtime, const fs::path& bundles) 
                   "another order");
 }
 
-const char* old_version() {
+const char* old_version() noexcept {
     return "1.17.3";
 }
 
-const OrtApi* no_api(std::uint32_t /*version*/) {
+const OrtApi* no_api(std::uint32_t /*version*/) noexcept {
     return nullptr;
 }
 
-const char* new_version() {
+const char* new_version() noexcept {
     return "1.99.0";
 }
 
