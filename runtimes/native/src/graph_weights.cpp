@@ -47,8 +47,10 @@ void add_weights(const OnnxRuntime& runtime, OrtSessionOptions* options, std::st
         if (tensor.external_data.empty()) continue;
         const std::span<const std::byte> bytes = part_of(weights, tensor);
         // ONNX Runtime does not write to initializers, but its type is not const.
+        // NOLINTBEGIN(cppcoreguidelines-pro-type-const-cast)
         owned.push_back(runtime.tensor(static_cast<ONNXTensorElementDataType>(tensor.data_type), tensor.shape,
                                        const_cast<std::byte*>(bytes.data()), bytes.size(), tensor.name));
+        // NOLINTEND(cppcoreguidelines-pro-type-const-cast)
         names.emplace_back(tensor.name);
     }
     if (names.empty()) return;
@@ -67,6 +69,7 @@ void release_pages(std::span<const std::byte> mapped) {
     const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
     const std::size_t before = (page - reinterpret_cast<std::uintptr_t>(mapped.data()) % page) % page;
     if (mapped.size() < before + page) return;
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): the type of madvise is not const
     auto* first = const_cast<std::byte*>(mapped.data() + before);
     ::madvise(first, (mapped.size() - before) / page * page, MADV_DONTNEED);
 }

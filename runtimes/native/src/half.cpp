@@ -35,7 +35,7 @@ std::uint32_t rounded_shift(std::uint32_t number, unsigned bits) {
 bool has_f16c() {
     static const bool found = [] {
         __builtin_cpu_init();
-        return __builtin_cpu_supports("avx2") != 0;
+        return static_cast<bool>(__builtin_cpu_supports("avx2"));
     }();
     return found;
 }

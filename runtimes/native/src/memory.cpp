@@ -71,7 +71,7 @@ std::uint64_t available_memory(const std::string& root) {
 void check_memory(std::uint64_t needed, std::string_view what) {
     const std::uint64_t available = available_memory();
     if (needed <= available) return;
-    constexpr std::uint64_t mebibyte = 1024 * 1024;
+    constexpr std::uint64_t mebibyte = 1U << 20U;
     fail(Kind::memory, what, " need ", needed / mebibyte, " MiB of RAM, ", available / mebibyte,
          " MiB are free; ask for fewer or shorter sequences");
 }

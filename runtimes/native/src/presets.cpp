@@ -3,6 +3,7 @@
 
 namespace molkv {
 
+// NOLINTNEXTLINE(readability-function-size): it is a table
 const std::vector<Preset>& presets() {
     const std::vector<std::string> any_value;
     const std::vector<std::string> flag = {"0", "1"};
