@@ -22,9 +22,10 @@ struct Part {
     std::int64_t rows = 0;    // positions of a static graph, with padding; 0: as many as tokens
     bool follows = false;     // whether the part before it was the previous call of this prompt
     std::int64_t keep = 0;    // positions at the end whose logits are wanted
+    bool writes = true;       // whether to write keys and values to the KV cache; false: it already has them
 };
 
-// An input of a graph in host memory, float32 or int8.
+// An input of a graph in host memory: float32 or int8, in static graphs the dtype of the KV cache.
 struct HostInput {
     std::string name;
     DType dtype;
@@ -56,10 +57,15 @@ class ExpertState {
     virtual void restore(int sequence, std::int64_t position, std::span<const std::byte> record) = 0;
 };
 
-// Return a new state for the family of a bundle.
-// hidden: the value of a masked score, -inf in profile "cpu", -10000 in static graphs.
+// The value of a masked score: -inf in profile "cpu"; -10000 in static graphs, since some compilers refuse -inf.
+float hidden_score(const Graph& graph);
+// The dtype of floating-point inputs: float32 in profile "cpu", that of the KV cache in static graphs.
+DType input_dtype(const Graph& graph);
+inline bool is_static(const Graph& graph) { return graph.files.front().length > 0; }
+
+// Return a new state for the family of a bundle. Throws a memory error.
 std::unique_ptr<ExpertState> make_expert_state(const Bundle& bundle, const RecordDecoder& decoder, int batch_size,
-                                               std::int64_t max_length, float hidden);
+                                               std::int64_t max_length);
 
 // Return the bytes of that state for one sequence.
 std::size_t expert_state_bytes(const Bundle& bundle, std::int64_t max_length);
