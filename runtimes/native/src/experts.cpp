@@ -10,7 +10,9 @@ namespace molkv {
 
 namespace {
 
-bool has_window(const ModelConfig& config) { return config.model_type == "molkv" && !config.expert_layers.empty(); }
+bool has_window(const ModelConfig& config) {
+    return config.model_type == "molkv" && !config.expert_layers.empty();
+}
 
 }  // namespace
 
@@ -18,7 +20,9 @@ float hidden_score(const Graph& graph) {
     return is_static(graph) ? -10000.0F : -std::numeric_limits<float>::infinity();
 }
 
-DType input_dtype(const Graph& graph) { return is_static(graph) ? graph.kv_dtype : DType::float32; }
+DType input_dtype(const Graph& graph) {
+    return is_static(graph) ? graph.kv_dtype : DType::float32;
+}
 
 std::unique_ptr<ExpertState> make_expert_state(const Bundle& bundle, const RecordDecoder& decoder, int batch_size,
                                                std::int64_t max_length) {

@@ -61,7 +61,9 @@ class ExpertState {
 float hidden_score(const Graph& graph);
 // The dtype of floating-point inputs: float32 in profile "cpu", that of the KV cache in static graphs.
 DType input_dtype(const Graph& graph);
-inline bool is_static(const Graph& graph) { return graph.files.front().length > 0; }
+inline bool is_static(const Graph& graph) {
+    return graph.files.front().length > 0;
+}
 
 // Return a new state for the family of a bundle. Throws a memory error.
 std::unique_ptr<ExpertState> make_expert_state(const Bundle& bundle, const RecordDecoder& decoder, int batch_size,

@@ -17,7 +17,9 @@ std::int64_t ring_slots(const Bundle& bundle, std::int64_t max_length) {
     return is_static(bundle.graph()) ? window : std::min(window, max_length);
 }
 
-bool is_int8(const Graph& graph) { return !is_static(graph) && graph.window_dtype == DType::int8; }
+bool is_int8(const Graph& graph) {
+    return !is_static(graph) && graph.window_dtype == DType::int8;
+}
 
 // Round a vector to int8 codes. Returns their scale (docs/bundle-format.md, "Int8 window").
 float round_vector(std::span<const float> numbers, std::int8_t* codes) {
@@ -44,8 +46,7 @@ std::size_t ExpertWindow::bytes(const Bundle& bundle, std::int64_t max_length) {
     const ModelConfig& config = bundle.config();
     const auto number = static_cast<std::int64_t>(dtype_bytes(input_dtype(bundle.graph()), 1));
     const std::int64_t value = is_int8(bundle.graph()) ? config.hidden_size + 4 : number * config.hidden_size;
-    return checked_product({ring_slots(bundle, max_length), config.num_experts,
-                            number * config.expert_key_size + value,
+    return checked_product({ring_slots(bundle, max_length), config.num_experts, number * config.expert_key_size + value,
                             static_cast<std::int64_t>(config.expert_layers.size())});
 }
 
@@ -75,9 +76,9 @@ ExpertWindow::ExpertWindow(const Bundle& bundle, const RecordDecoder& decoder, i
 
 void ExpertWindow::add_rows(const std::string& name, DType dtype, std::int64_t vector_size) {
     const auto bytes = dtype_bytes(dtype, checked_product({experts_, vector_size}));
-    const auto size = checked_product({static_cast<std::int64_t>(layers_.size()),
-                                       static_cast<std::int64_t>(batch_size_), window_,
-                                       static_cast<std::int64_t>(bytes)});
+    const auto size =
+        checked_product({static_cast<std::int64_t>(layers_.size()), static_cast<std::int64_t>(batch_size_), window_,
+                         static_cast<std::int64_t>(bytes)});
     rows_.push_back({name, dtype, vector_size, bytes, ZeroedArray<std::byte>(size), {}});
 }
 
@@ -91,8 +92,8 @@ std::byte* ExpertWindow::block_row(const Rows& rows, std::size_t layer, std::int
     return rows.blocks.data() + (layer * capacity_ + static_cast<std::size_t>(row)) * rows.bytes;
 }
 
-std::vector<HostInput> ExpertWindow::named(std::byte* mask, std::int64_t blocks, std::int64_t block,
-                                           std::int64_t reach, bool rings) const {
+std::vector<HostInput> ExpertWindow::named(std::byte* mask, std::int64_t blocks, std::int64_t block, std::int64_t reach,
+                                           bool rings) const {
     std::vector<HostInput> found = {{"expert_mask", dtype_, {blocks, block, reach * experts_}, mask}};
     for (std::size_t layer = 0; layer < layers_.size(); layer++) {
         for (const Rows& rows : rows_) {
@@ -182,8 +183,8 @@ void ExpertWindow::reserve_blocks(const Part& part, std::int64_t count) {
     if (needed <= capacity_) return fill_lookback(part);
     std::vector<ZeroedArray<std::byte>> grown;
     for (Rows& rows : rows_)
-        grown.emplace_back(checked_product({static_cast<std::int64_t>(layers_.size()), count,
-                                            static_cast<std::int64_t>(rows.bytes)}));
+        grown.emplace_back(
+            checked_product({static_cast<std::int64_t>(layers_.size()), count, static_cast<std::int64_t>(rows.bytes)}));
     if (part.follows) {  // the previous part is in the old memory
         for (std::size_t i = 0; i < rows_.size(); i++) {
             const std::size_t bytes = static_cast<std::size_t>(lookback()) * rows_[i].bytes;
@@ -208,8 +209,8 @@ void ExpertWindow::fill_lookback(const Part& part) {
                 continue;
             }
             for (std::int64_t i = before; i > 0; i--)
-                std::memcpy(block_row(rows, layer, lookback() - i),
-                            slot(rows, layer, part.sequence, part.start - i), rows.bytes);
+                std::memcpy(block_row(rows, layer, lookback() - i), slot(rows, layer, part.sequence, part.start - i),
+                            rows.bytes);
         }
     }
 }

@@ -17,8 +17,13 @@ PresentExperts::PresentExperts(const Bundle& bundle, const RecordDecoder& decode
             numbers = checked_product({static_cast<std::int64_t>(numbers), size});
         for (std::size_t layer = 0; layer < layers.size(); layer++) {
             const std::size_t all = checked_product({batch_size, static_cast<std::int64_t>(numbers)});
-            inputs_.push_back({text("expert_", vectors[vector].name, ".", layers[layer]), layer, vector,
-                               vectors[vector].shape, numbers, ZeroedArray<std::byte>(dtype_bytes(dtype_, all)), {}});
+            inputs_.push_back({text("expert_", vectors[vector].name, ".", layers[layer]),
+                               layer,
+                               vector,
+                               vectors[vector].shape,
+                               numbers,
+                               ZeroedArray<std::byte>(dtype_bytes(dtype_, all)),
+                               {}});
             scratch_.resize(std::max(scratch_.size(), numbers));
         }
     }
@@ -49,8 +54,7 @@ void PresentExperts::put(const Input& input, std::span<const std::byte> record, 
 
 void PresentExperts::decode(int sequence, std::int64_t /*position*/, std::span<const std::byte> record) {
     for (const Input& input : inputs_)
-        put(input, record,
-            input.step.data() + dtype_bytes(dtype_, static_cast<std::size_t>(sequence) * input.numbers));
+        put(input, record, input.step.data() + dtype_bytes(dtype_, static_cast<std::size_t>(sequence) * input.numbers));
 }
 
 void PresentExperts::begin(const Part& part) {
@@ -63,8 +67,7 @@ void PresentExperts::begin(const Part& part) {
 
 void PresentExperts::add(std::int64_t index, std::span<const std::byte> record) {
     for (Input& input : inputs_)
-        put(input, record,
-            input.prompt.data() + dtype_bytes(dtype_, static_cast<std::size_t>(index) * input.numbers));
+        put(input, record, input.prompt.data() + dtype_bytes(dtype_, static_cast<std::size_t>(index) * input.numbers));
 }
 
 std::vector<HostInput> PresentExperts::inputs() {

@@ -1,0 +1,69 @@
+// The KV caches of B sequences, in memory that is allocated once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "manifest.h"
+#include "zeroed_array.h"
+
+namespace molkv {
+
+// For each layer two tensors, the keys and the values: [B, Hkv, slots, head_dim]. In static graphs the keys are
+// transposed: [B, Hkv, head_dim, slots]. A row is the numbers of one position and head, [head_dim].
+class KvCache {
+ public:
+    // Throws a memory error.
+    KvCache(const ModelConfig& config, DType dtype, int batch_size, std::int64_t slots, bool transposed_keys);
+
+    // Return the bytes of the caches of one sequence. Throws a memory error if there are too many.
+    static std::size_t bytes(const ModelConfig& config, DType dtype, std::int64_t slots);
+
+    // Tensors are numbered: 2l are the keys of layer l, 2l + 1 its values.
+    [[nodiscard]] std::size_t tensors() const { return tensors_; }
+    // Return the name of a tensor in graphs, such as "3.key".
+    [[nodiscard]] static std::string name(std::size_t tensor);
+    [[nodiscard]] DType dtype() const { return dtype_; }
+    [[nodiscard]] std::int64_t heads() const { return static_cast<std::int64_t>(heads_); }
+    [[nodiscard]] std::int64_t head_dim() const { return static_cast<std::int64_t>(head_dim_); }
+    [[nodiscard]] std::size_t row_bytes() const { return head_dim_ * number_; }
+    // The memory of a tensor of one sequence, and of the sequences after it.
+    [[nodiscard]] std::byte* data(std::size_t tensor, int sequence) const;
+
+    // Copy the rows of one head at the positions 0 to `count` - 1, [count, head_dim].
+    void read(std::size_t tensor, int sequence, std::int64_t head, std::int64_t count, std::byte* rows) const;
+    void write(std::size_t tensor, int sequence, std::int64_t head, std::int64_t count, const std::byte* rows);
+    // Copy the first `count` positions of a sequence to another one.
+    void copy(int from, int to, std::int64_t count);
+    // Set the first `count` positions to 0.
+    void clear(int sequence, std::int64_t count);
+    // Write `count` new positions of all heads from `start` on. `numbers` has `length` positions: keys [Hkv, head_dim,
+    // length] if they are transposed, otherwise [Hkv, length, head_dim].
+    void append(std::size_t tensor, int sequence, std::int64_t start, std::int64_t count, std::int64_t length,
+                const std::byte* numbers);
+
+    // Keep the last slot of a sequence, and write it back. Allocates nothing.
+    void keep_last(int sequence);
+    void put_back_last(int sequence);
+
+ private:
+    [[nodiscard]] bool transposed(std::size_t tensor) const { return transposed_keys_ && tensor % 2 == 0; }
+    [[nodiscard]] std::size_t head_number(std::size_t tensor, int sequence, std::size_t head) const;
+    [[nodiscard]] std::byte* head_data(std::size_t tensor, int sequence, std::size_t head) const;
+
+    DType dtype_;
+    std::size_t number_;  // bytes
+    std::size_t batch_size_;
+    std::size_t tensors_;
+    std::size_t heads_;
+    std::size_t head_dim_;
+    std::size_t slots_;
+    bool transposed_keys_;
+    ZeroedArray<std::byte> memory_;  // [tensors, B, Hkv, slots, head_dim]
+    ZeroedArray<std::byte> last_;    // [tensors, B, Hkv, head_dim]; empty if keys are transposed
+};
+
+}  // namespace molkv
