@@ -8,12 +8,6 @@
 
 namespace molkv {
 
-namespace {
-
-constexpr std::int64_t default_chunk = 128;
-
-}  // namespace
-
 Calls::Calls(const Model& model, int batch_size, std::int64_t slots)
     : model_(model),
       cache_(model.config(), model.bundle().graph().kv_dtype, batch_size, slots, is_static(model.bundle().graph())),
@@ -23,7 +17,7 @@ Calls::Calls(const Model& model, int batch_size, std::int64_t slots)
 DynamicCalls::DynamicCalls(const Model& model, int batch_size, std::int64_t max_length, std::int64_t chunk)
     : Calls(model, batch_size, max_length),
       max_length_(max_length),
-      chunk_(chunk > 0 ? chunk : default_chunk),
+      chunk_(chunk > 0 ? chunk : default_chunk(model)),
       has_positions_(model.bundle().family().has_position_ids(model.config())),
       graph_(*model.graphs().at(0)),
       step_call_(graph_),
@@ -126,8 +120,8 @@ void DynamicCalls::place(std::span<const std::int64_t> positions, std::span<cons
     step_.total = static_cast<std::int32_t>(longest);
 }
 
-std::span<const float> DynamicCalls::decode(std::span<const std::int64_t> positions,
-                                            std::span<const std::uint8_t> active, std::span<const std::byte> records) {
+void DynamicCalls::decode(std::span<const std::int64_t> positions, std::span<const std::uint8_t> active,
+                          std::span<const std::byte> records) {
     // The graph also computes the sequences that wait. In a full one it overwrites the last slot, which is put back.
     const auto is_full = [&](std::size_t i) { return active[i] == 0 && positions[i] == max_length_ - 1; };
     for (std::size_t i = 0; i < positions.size(); i++)
@@ -144,7 +138,10 @@ std::span<const float> DynamicCalls::decode(std::span<const std::int64_t> positi
         throw;
     }
     put_back();
-    return step_logits_.span();
+}
+
+std::int64_t default_chunk(const Model& model) {
+    return is_static(model.bundle().graph()) ? model.graphs().rbegin()->first : 128;
 }
 
 std::unique_ptr<Calls> make_calls(const Model& model, int batch_size, std::int64_t slots, std::int64_t chunk) {

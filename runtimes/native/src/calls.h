@@ -33,13 +33,14 @@ class Calls {
     virtual void add(std::int64_t index, std::span<const std::byte> record) = 0;
     // Compute the part. `logits` receives [keep, V].
     virtual void run(std::span<float> logits) = 0;
+    // The logits of the latest decode step, [B, V].
+    [[nodiscard]] std::span<const float> step_logits() const { return step_logits_.span(); }
     void finish(int sequence, std::int64_t end) { experts_->finish(sequence, end); }
 
-    // Compute one position of each active sequence. Allocates nothing.
+    // Compute one position of each active sequence, of which there is at least one. Allocates nothing.
     // positions: [B], also of the other sequences. active: [B]. records: those of the active sequences, in order.
-    // Returns logits [B, V], valid until the next step.
-    virtual std::span<const float> decode(std::span<const std::int64_t> positions, std::span<const std::uint8_t> active,
-                                          std::span<const std::byte> records) = 0;
+    virtual void decode(std::span<const std::int64_t> positions, std::span<const std::uint8_t> active,
+                        std::span<const std::byte> records) = 0;
 
  protected:
     Calls(const Model& model, int batch_size, std::int64_t slots);
@@ -66,8 +67,8 @@ class DynamicCalls : public Calls {
     void begin(const Part& part) override;
     void add(std::int64_t index, std::span<const std::byte> record) override;
     void run(std::span<float> logits) override;
-    std::span<const float> decode(std::span<const std::int64_t> positions, std::span<const std::uint8_t> active,
-                                  std::span<const std::byte> records) override;
+    void decode(std::span<const std::int64_t> positions, std::span<const std::uint8_t> active,
+                std::span<const std::byte> records) override;
 
  private:
     void bind_step();
@@ -98,6 +99,9 @@ class DynamicCalls : public Calls {
     int prompt_sequence_ = -1;  // the sequence whose caches are bound in prompt_call_
     Part part_;
 };
+
+// Return the most positions of a part, if the caller gives no limit: 128, or the length of the longest static graph.
+std::int64_t default_chunk(const Model& model);
 
 // Return the calls for the profile of the model. slots: the length of the KV caches. chunk: 0 for the default.
 std::unique_ptr<Calls> make_calls(const Model& model, int batch_size, std::int64_t slots, std::int64_t chunk);

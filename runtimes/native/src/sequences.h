@@ -11,6 +11,7 @@
 
 #include "experts.h"
 #include "model.h"
+#include "zeroed_array.h"
 
 namespace molkv {
 
@@ -55,16 +56,26 @@ class Sequences {
 
  private:
     void check_sequence(std::int64_t sequence) const;
+    void check_free(int sequence) const;
     void check_cancelled();
-    void restore_experts(int sequence, std::int64_t length, std::int64_t first_lost);
+    void run_parts(std::span<const Part> parts, std::span<const std::int32_t> ids);
+    [[nodiscard]] std::span<std::byte> records_for(std::int64_t count);
+    [[nodiscard]] std::span<std::int32_t> all_ids(int sequence) const;
+    void restore_experts(int sequence, std::span<const std::int32_t> ids, std::int64_t length, std::int64_t end);
 
     const Model& model_;
     std::int64_t max_length_;
     std::vector<std::int64_t> lengths_;
-    std::vector<std::vector<std::int32_t>> ids_;  // [B][max_length]
+    ZeroedArray<std::int32_t> ids_;  // [B, max_length]
     std::unique_ptr<Calls> calls_;
-    std::vector<std::byte> records_;        // of a decode step
-    std::vector<std::byte> chunk_records_;  // of two parts of a prompt: the current and the next
+    std::vector<float> logits_;  // of a prompt
+    // Of a decode step: the records and ids of the active sequences, and for each sequence its position and whether it
+    // is active.
+    std::vector<std::byte> records_;
+    std::vector<std::int32_t> tokens_;
+    std::vector<std::int64_t> positions_;
+    std::vector<std::uint8_t> active_;
+    ZeroedArray<std::byte> chunk_records_;  // of a part of a prompt
     std::atomic<bool> cancelled_ = false;
 };
 

@@ -222,8 +222,8 @@ void StaticCalls::run(std::span<float> logits) {
     if (part_.writes) current_->graph->write_back(cache_, part_.sequence, part_.start, part_.length);
 }
 
-std::span<const float> StaticCalls::decode(std::span<const std::int64_t> positions,
-                                           std::span<const std::uint8_t> active, std::span<const std::byte> records) {
+void StaticCalls::decode(std::span<const std::int64_t> positions, std::span<const std::uint8_t> active,
+                         std::span<const std::byte> records) {
     StaticGraph& graph = *prompts_.front().graph;
     std::size_t number = 0;
     for (std::size_t i = 0; i < positions.size(); i++) {
@@ -235,7 +235,6 @@ std::span<const float> StaticCalls::decode(std::span<const std::int64_t> positio
         steps_[i].run();
         graph.write_back(cache_, static_cast<int>(i), positions[i], 1);
     }
-    return step_logits_.span();
 }
 
 }  // namespace molkv

@@ -74,8 +74,8 @@ class StaticCalls : public Calls {
     void begin(const Part& part) override;
     void add(std::int64_t index, std::span<const std::byte> record) override;
     void run(std::span<float> logits) override;
-    std::span<const float> decode(std::span<const std::int64_t> positions, std::span<const std::uint8_t> active,
-                                  std::span<const std::byte> records) override;
+    void decode(std::span<const std::int64_t> positions, std::span<const std::uint8_t> active,
+                std::span<const std::byte> records) override;
 
  private:
     struct Prompt {
