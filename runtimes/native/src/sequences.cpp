@@ -190,8 +190,11 @@ std::span<const float> Sequences::decode(std::span<const std::int32_t> ids, std:
     model_.check_ids("ids", tokens);
     check_cancelled();
     if (count == 0) return calls_->step_logits();
-    const std::span<std::byte> records = std::span(records_).first(count * model_.store().stride());
-    model_.store().gather(tokens, records);
+    const std::size_t stride = model_.store().stride();
+    const std::span<std::byte> records = std::span(records_).first(count * stride);
+    // The store sorts several ids, for which it needs memory. So each id is a read of its own.
+    for (std::size_t i = 0; i < count; i++)
+        model_.store().gather(tokens.subspan(i, 1), records.subspan(i * stride, stride));
     calls_->decode(positions_, active_, records);
     for (std::size_t i = 0; i < lengths_.size(); i++)
         if (active_[i] != 0) all_ids(static_cast<int>(i))[static_cast<std::size_t>(lengths_[i]++)] = ids[i];

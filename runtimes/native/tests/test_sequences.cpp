@@ -141,7 +141,7 @@ std::unique_ptr<Model> damaged(const test::Suite& suite, const std::string& bund
                                const std::filesystem::path& into) {
     std::filesystem::copy(suite.folder() / "bundles" / bundle, into, std::filesystem::copy_options::recursive);
     auto model = suite.open(into);
-    const molkv::ShardInfo& shard = model->bundle().table().shards.front();
+    const molkv::ShardInfo shard = model->bundle().table().shards.front();
     std::string content = test::read_file(into / shard.file);
     const auto at = static_cast<std::size_t>(shard.data_offset + id * model->bundle().table().stride);
     content[at] = static_cast<char>(content[at] ^ 1);
