@@ -1,6 +1,7 @@
 // The text of a stream of tokens, and the strings that end it (docs/bundle-format.md, "Text").
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -46,6 +47,9 @@ class StopStrings {
     [[nodiscard]] const std::vector<std::string>& strings() const { return strings_; }
 
  private:
+    // The size of the longest end of the held text that is a beginning of a string.
+    [[nodiscard]] std::size_t overlap(std::string_view string) const;
+
     std::vector<std::string> strings_;
     std::string held_;
     bool found_ = false;

@@ -19,6 +19,8 @@ class Tokenizer {
     // that this driver does not support; the message names the part.
     Tokenizer(std::string content, std::string where);
     ~Tokenizer();
+    Tokenizer(const Tokenizer&) = delete;
+    Tokenizer& operator=(const Tokenizer&) = delete;
 
     // Return the ids of a text, which must be UTF-8.
     [[nodiscard]] std::vector<std::int32_t> encode(std::string_view text, bool add_special_tokens) const;
@@ -27,6 +29,8 @@ class Tokenizer {
 
     // Whether an id has a token in the tokenizer.
     [[nodiscard]] bool has(std::int32_t id) const;
+    // Whether an id has a token that is not special and not empty.
+    [[nodiscard]] bool has_text(std::int32_t id) const;
     [[nodiscard]] bool is_special(std::int32_t id) const;
     // Whether a token is a byte token such as <0xE4>.
     [[nodiscard]] bool is_byte(std::int32_t id) const;

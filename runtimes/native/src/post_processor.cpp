@@ -1,0 +1,40 @@
+// The template of a single text ("single"); the template of two texts has no use here.
+#include "post_processor.h"
+
+#include <limits>
+#include <string_view>
+
+#include "json_fields.h"
+
+namespace molkv {
+
+PostProcessor::PostProcessor(const std::optional<JsonValue>& field) {
+    if (!field || field->is_null()) return;
+    for (const JsonValue& part : parts_of_sequence(*field, "processors")) {
+        if (expect_type(part, {"ByteLevel", "TemplateProcessing"}) == "TemplateProcessing") read_template(part);
+    }
+}
+
+// A later template encloses what an earlier one made.
+void PostProcessor::read_template(const JsonValue& part) {
+    std::vector<std::int32_t> before;
+    bool is_after = false;
+    const JsonValue pieces = part["single"];
+    for (const JsonValue& piece : pieces.items()) {
+        if (const auto sequence = piece.find("Sequence")) {
+            expect_text((*sequence)["id"], "A");
+            if (is_after) piece.refuse("the text a second time", "it once");
+            is_after = true;
+            continue;
+        }
+        const JsonValue special = part["special_tokens"][piece["SpecialToken"]["id"].string()];
+        for (const JsonValue& id : special["ids"].items()) {
+            const auto value = static_cast<std::int32_t>(id.integer(0, std::numeric_limits<std::int32_t>::max()));
+            (is_after ? after_ : before).push_back(value);
+        }
+    }
+    if (!is_after) pieces.refuse("a template without the text", "{\"Sequence\": {\"id\": \"A\"}} in it");
+    before_.insert(before_.begin(), before.begin(), before.end());
+}
+
+}  // namespace molkv
