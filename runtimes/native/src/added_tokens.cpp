@@ -54,18 +54,34 @@ std::size_t space_at_start(std::string_view text) {
     return size;
 }
 
-AddedToken read_token(const JsonValue& item) {
+AddedToken read_token(const JsonValue& item, const Normalizer& normalizer) {
     const JsonValue content = item["content"];
     if (content.string().size() > longest_content) {
         content.refuse(text("a text of ", content.string().size(), " bytes"), text("at most ", longest_content));
     }
-    return {std::string(content.string()), 0,
-            item["special"].boolean(),     item["single_word"].boolean(),
-            item["lstrip"].boolean(),      item["rstrip"].boolean(),
-            item["normalized"].boolean()};
+    AddedToken token{};
+    token.content = content.string();
+    token.special = item["special"].boolean();
+    token.single_word = item["single_word"].boolean();
+    token.lstrip = item["lstrip"].boolean();
+    token.rstrip = item["rstrip"].boolean();
+    token.normalized = item["normalized"].boolean();
+    token.text = token.normalized ? normalizer.normalize(token.content) : token.content;
+    return token;
 }
 
-std::vector<AddedToken> read_tokens(const std::optional<JsonValue>& list, const Vocabulary& vocabulary) {
+// Hide each token whose text is the content of a special token. So the library shows a special token whose content is
+// changed by the normalizer.
+void hide_special_tokens(std::vector<AddedToken>& tokens) {
+    std::unordered_set<std::string_view> hidden;
+    for (const AddedToken& token : tokens) {
+        if (token.special) hidden.insert(token.content);
+    }
+    for (AddedToken& token : tokens) token.hidden = hidden.count(token.text) != 0;
+}
+
+std::vector<AddedToken> read_tokens(const std::optional<JsonValue>& list, const Vocabulary& vocabulary,
+                                    const Normalizer& normalizer) {
     std::vector<AddedToken> tokens;
     if (!list) return tokens;
     if (list->type() != JsonValue::Type::array) list->refuse("no list", "a list of tokens");
@@ -73,7 +89,7 @@ std::vector<AddedToken> read_tokens(const std::optional<JsonValue>& list, const 
     std::unordered_set<std::string_view> contents;
     auto next = static_cast<std::int64_t>(vocabulary.size());
     for (const JsonValue& item : list->items()) {
-        AddedToken token = read_token(item);
+        AddedToken token = read_token(item, normalizer);
         if (token.content.empty()) continue;
         if (!contents.insert(item["content"].string()).second) {
             item.refuse(text("\"", token.content, "\" a second time"), "each content once");
@@ -85,13 +101,13 @@ std::vector<AddedToken> read_tokens(const std::optional<JsonValue>& list, const 
         token.id = static_cast<std::int32_t>(id);
         tokens.push_back(std::move(token));
     }
+    hide_special_tokens(tokens);
     return tokens;
 }
 
 }  // namespace
 
 TokenSearch::TokenSearch(std::vector<Pattern> patterns) : patterns_(std::move(patterns)) {
-    std::erase_if(patterns_, [](const Pattern& pattern) { return pattern.text.empty(); });
     const auto by_text = [](const Pattern& a, const Pattern& b) { return a.text < b.text; };
     const auto same_text = [](const Pattern& a, const Pattern& b) { return a.text == b.text; };
     std::stable_sort(patterns_.begin(), patterns_.end(), by_text);
@@ -140,6 +156,10 @@ std::vector<TextPart> TokenSearch::split(std::string_view text) const {
             continue;
         if (token.lstrip) start = std::max(without_space_at_end(text.substr(0, start)), done);
         if (token.rstrip) end += space_at_start(text.substr(end));
+        if (start > end) {  // the library cannot encode such a text either
+            fail(Kind::bundle, "tokenizer.json: added_tokens: found \"", token.content,
+                 "\" in white space that belongs to ", "the token before it, expected no token with lstrip there");
+        }
         add(done, start, nullptr);
         add(start, end, &token);
         done = end;
@@ -150,9 +170,7 @@ std::vector<TextPart> TokenSearch::split(std::string_view text) const {
 
 AddedTokens::AddedTokens(const std::optional<JsonValue>& list, const Vocabulary& vocabulary,
                          const Normalizer& normalizer)
-    : tokens_(read_tokens(list, vocabulary)),
-      raw_(patterns(false, normalizer)),
-      normalized_(patterns(true, normalizer)) {
+    : tokens_(read_tokens(list, vocabulary, normalizer)), raw_(patterns(false)), normalized_(patterns(true)) {
     by_id_.reserve(tokens_.size());
     for (const AddedToken& token : tokens_) by_id_.push_back(&token);
     std::sort(by_id_.begin(), by_id_.end(), [](const AddedToken* a, const AddedToken* b) { return a->id < b->id; });
@@ -165,12 +183,12 @@ const AddedToken* AddedTokens::find(std::int32_t id) const {
 }
 
 // Return the texts to search, special tokens first.
-std::vector<TokenSearch::Pattern> AddedTokens::patterns(bool is_normalized, const Normalizer& normalizer) const {
+std::vector<TokenSearch::Pattern> AddedTokens::patterns(bool is_normalized) const {
     std::vector<TokenSearch::Pattern> found;
     for (const bool special : {true, false}) {
         for (const AddedToken& token : tokens_) {
             if (token.special != special || token.normalized != is_normalized) continue;
-            found.push_back({is_normalized ? normalizer.normalize(token.content) : token.content, &token});
+            found.push_back({token.text, &token});
         }
     }
     return found;

@@ -17,8 +17,10 @@ namespace molkv {
 
 struct AddedToken {
     std::string content;
+    std::string text;  // the content as the normalizer changes it (if `normalized`); it is searched and decoded
     std::int32_t id;
     bool special;
+    bool hidden;       // in decoded texts: the text is the content of a special token
     bool single_word;  // found only between characters that are not of a word
     bool lstrip;       // white space before it belongs to it
     bool rstrip;       // white space after it belongs to it
@@ -63,7 +65,7 @@ class AddedTokens {
     [[nodiscard]] const TokenSearch& normalized() const { return normalized_; }
 
  private:
-    [[nodiscard]] std::vector<TokenSearch::Pattern> patterns(bool is_normalized, const Normalizer& normalizer) const;
+    [[nodiscard]] std::vector<TokenSearch::Pattern> patterns(bool is_normalized) const;
     std::vector<AddedToken> tokens_;
     std::vector<const AddedToken*> by_id_;
     TokenSearch raw_;

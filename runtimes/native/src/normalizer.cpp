@@ -31,8 +31,10 @@ void Normalizer::read(const JsonValue& part) {
         steps_.push_back({Step::Type::prepend, "", std::string(part["prepend"].string())});
     } else {
         const JsonValue from = part["pattern"]["String"];
+        const JsonValue to = part["content"];
         if (from.string().empty()) from.refuse("an empty text", "a text to replace");
-        steps_.push_back({Step::Type::replace, std::string(from.string()), std::string(part["content"].string())});
+        if (to.string().empty()) to.refuse("an empty text", "a text");
+        steps_.push_back({Step::Type::replace, std::string(from.string()), std::string(to.string())});
     }
 }
 

@@ -10,14 +10,17 @@ namespace molkv {
 
 PostProcessor::PostProcessor(const std::optional<JsonValue>& field) {
     if (!field || field->is_null()) return;
+    bool has_template = false;
     for (const JsonValue& part : parts_of_sequence(*field, "processors")) {
-        if (expect_type(part, {"ByteLevel", "TemplateProcessing"}) == "TemplateProcessing") read_template(part);
+        if (expect_type(part, {"ByteLevel", "TemplateProcessing"}) == "ByteLevel") continue;
+        // The library applies the template of two texts after an earlier template.
+        if (has_template) part.refuse("\"TemplateProcessing\" a second time", "it once");
+        has_template = true;
+        read_template(part);
     }
 }
 
-// A later template encloses what an earlier one made.
 void PostProcessor::read_template(const JsonValue& part) {
-    std::vector<std::int32_t> before;
     bool is_after = false;
     const JsonValue pieces = part["single"];
     for (const JsonValue& piece : pieces.items()) {
@@ -30,11 +33,10 @@ void PostProcessor::read_template(const JsonValue& part) {
         const JsonValue special = part["special_tokens"][piece["SpecialToken"]["id"].string()];
         for (const JsonValue& id : special["ids"].items()) {
             const auto value = static_cast<std::int32_t>(id.integer(0, std::numeric_limits<std::int32_t>::max()));
-            (is_after ? after_ : before).push_back(value);
+            (is_after ? after_ : before_).push_back(value);
         }
     }
     if (!is_after) pieces.refuse("a template without the text", "{\"Sequence\": {\"id\": \"A\"}} in it");
-    before_.insert(before_.begin(), before.begin(), before.end());
 }
 
 }  // namespace molkv

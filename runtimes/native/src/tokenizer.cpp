@@ -39,11 +39,16 @@ struct Tokenizer::Parts {
         }
     }
 
-    // Return the token of an id, or nothing.
+    // Return the token of an id as a decoder gets it, or nothing.
     [[nodiscard]] std::optional<std::string_view> token(std::int32_t id) const {
-        if (const AddedToken* token = added.find(id)) return token->content;
+        if (const AddedToken* token = added.find(id)) return token->text;
         const auto place = bpe.vocabulary().place(id);
         return place ? std::optional(bpe.vocabulary().token(*place)) : std::nullopt;
+    }
+
+    [[nodiscard]] bool is_hidden(std::int32_t id) const {
+        const AddedToken* token = added.find(id);
+        return token != nullptr && token->hidden;
     }
 
     Bpe bpe;
@@ -85,7 +90,7 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
     tokens.reserve(ids.size());
     for (const std::int32_t id : ids) {
         const auto token = parts_->token(id);
-        if (token && !is_special(id)) tokens.push_back(*token);
+        if (token && !parts_->is_hidden(id)) tokens.push_back(*token);
     }
     return parts_->decoder.decode(tokens);
 }
@@ -96,7 +101,7 @@ bool Tokenizer::has(std::int32_t id) const {
 
 bool Tokenizer::has_text(std::int32_t id) const {
     const auto token = parts_->token(id);
-    return token && !token->empty() && !is_special(id);
+    return token && !token->empty() && !parts_->is_hidden(id);
 }
 
 bool Tokenizer::is_special(std::int32_t id) const {

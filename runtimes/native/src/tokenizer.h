@@ -29,7 +29,7 @@ class Tokenizer {
 
     // Whether an id has a token in the tokenizer.
     [[nodiscard]] bool has(std::int32_t id) const;
-    // Whether an id has a token that is not special and not empty.
+    // Whether decode() gives text for an id: it has a token that is not hidden and not empty.
     [[nodiscard]] bool has_text(std::int32_t id) const;
     [[nodiscard]] bool is_special(std::int32_t id) const;
     // Whether a token is a byte token such as <0xE4>.

@@ -4,7 +4,7 @@
 // (encode with special tokens): the bytes of a text; "d" (decode): ids, each followed by a space; "s" (stream): two
 // requests of ids in one, the prompt's ids and the new ids, separated by "|". The number is the size in bytes.
 // Each answer is its size in bytes, a line feed, and the ids, the text, or the pieces of text, which are separated by
-// the byte 0xFF.
+// the byte 0xFF. The answer to a text that the tokenizer cannot encode is "refused".
 #include <cstdint>
 #include <exception>
 #include <fstream>
@@ -39,8 +39,16 @@ std::string stream_pieces(const molkv::Tokenizer& tokenizer, const std::string& 
     return pieces.append(stream.finish());
 }
 
+std::string encode(const molkv::Tokenizer& tokenizer, const std::string& text, bool add_special_tokens) {
+    try {
+        return join(tokenizer.encode(text, add_special_tokens));
+    } catch (const molkv::Error&) {
+        return "refused";
+    }
+}
+
 std::string answer(const molkv::Tokenizer& tokenizer, char kind, const std::string& request) {
-    if (kind == 'e' || kind == 'E') return join(tokenizer.encode(request, kind == 'E'));
+    if (kind == 'e' || kind == 'E') return encode(tokenizer, request, kind == 'E');
     if (kind == 'd') return tokenizer.decode(read_ids(request));
     return stream_pieces(tokenizer, request);
 }
