@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import random
 import subprocess
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from molkv_runtime.tokenizer import TextStream
+from tests.native.programs import native_program
 from tests.native.texts import random_text
 from tests.native.tokenizers_of_all_kinds import KINDS, Json, make_tokenizer
 
@@ -27,10 +27,7 @@ _SEEDS = range(8)
 
 @pytest.fixture(scope="session")
 def program() -> Path:
-    build = os.environ.get("MOLKV_NATIVE_BUILD")
-    if build is None:
-        pytest.skip("MOLKV_NATIVE_BUILD is not set to a build folder of runtimes/native")
-    return next(path for path in (Path(build) / "tests" / "tokenize", Path(build) / "tokenize") if path.exists())
+    return native_program("tokenize")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,9 +102,7 @@ def _join(ids: Sequence[int]) -> str:
 
 
 def _ask(program: Path, file: Path, requests: Sequence[tuple[str, str]]) -> list[str]:
-    asked = b"".join(
-        f"{kind}{len(text.encode())}\n".encode() + text.encode() for kind, text in requests
-    )
+    asked = b"".join(f"{kind}{len(text.encode())}\n".encode() + text.encode() for kind, text in requests)
     done = subprocess.run([program, file], input=asked, capture_output=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     rest, answers = done.stdout, []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-
 from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -21,7 +20,24 @@ Json = dict[str, Any]
 # Contents of added tokens. Some are in vocabularies, some are white space, marks or beginnings of others.
 CONTENTS = [
     *["<s>", "</s>", "<unk>", "<|endoftext|>", "<|im_start|>", "<|im_start|>user", "[MASK]", "<0x41>", "'s", "foo"],
-    *[" ", "  ", "\n", "\n\n", "\t", "\u3000", "▁", "▁▁", "▁the", "the", "Ġthe", "é", "e\u0301", "\u0301", "ſ", "0"],
+    *[
+        " ",
+        "  ",
+        "\n",
+        "\n\n",
+        "\t",
+        "\u3000",
+        "▁",
+        "▁▁",
+        "▁the",
+        "the",
+        "Ġthe",
+        "é",
+        "e\u0301",
+        "\u0301",
+        "\u017f",
+        "0",
+    ],
     *["你", "🙂", "a b", " x", "x ", "ﬁ", "\u1100\u1161", "각", "İ", "<", "<|", "12"],
 ]
 
@@ -139,8 +155,7 @@ def _added_tokens(rng: random.Random, seed: int) -> list[Json]:
     chance = {"single_word": 0.2, "lstrip": 0.2, "rstrip": 0.2, "normalized": 0.4, "special": 0.5}
     plain = {flag: flag == "special" for flag in flags}
     return [
-        {"id": 0, "content": content}
-        | (plain if seed == 0 else {flag: rng.random() < chance[flag] for flag in flags})
+        {"id": 0, "content": content} | (plain if seed == 0 else {flag: rng.random() < chance[flag] for flag in flags})
         for content in contents
     ]
 

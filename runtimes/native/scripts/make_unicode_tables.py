@@ -1,9 +1,9 @@
 """Write src/unicode_tables.h: the character classes and the NFC data of Hugging Face's tokenizers library.
 
-The library uses three versions of Unicode: one for `\\p{L}`, `\\p{N}` and `\\s` in its regular expressions, one for `\\w`
-at the borders of added tokens, and an older one for NFC. So this program asks the installed library about each code
-point. The values of combining classes and the two parts of a decomposition come from Python's unicodedata; they never
-change between versions of Unicode.
+The library uses several versions of Unicode: one in the regular expressions of pre-tokenizers, one at the borders of
+added tokens, and an older one for NFC. So this program asks the installed library about each code point. The values of
+combining classes and the two parts of a decomposition come from Python's unicodedata. They are the same in all versions
+of Unicode.
 
     python runtimes/native/scripts/make_unicode_tables.py [--check]
 """
@@ -24,6 +24,7 @@ _HANGUL = range(0xAC00, 0xD7A4)  # Hangul syllables are computed, not looked up
 
 
 def main() -> int:
+    """Write the tables; with --check, return 1 if they would change."""
     text = _header()
     if "--check" in sys.argv:
         return int(_TABLES.read_text("utf-8") != text)
@@ -48,7 +49,8 @@ def _header() -> str:
             ("word_ranges", _word_characters()),
         ]
     )
-    return f"""// Character classes and NFC data. Made by scripts/make_unicode_tables.py with tokenizers {tokenizers.__version__}; do not edit.
+    return f"""// The character classes and NFC data of tokenizers {tokenizers.__version__}.
+// Made by scripts/make_unicode_tables.py; do not edit.
 // clang-format off
 #pragma once
 
@@ -93,7 +95,7 @@ def _matches(pattern: str) -> list[int]:
 
 
 def _word_characters() -> list[int]:
-    """Return the code points of `\\w`: an added token with `single_word` is not found before them."""
+    """Return the characters of words: an added token with `single_word` is not found before them."""
     tokenizer = Tokenizer(models.BPE(vocab={}, merges=[]))
     tokenizer.add_tokens([AddedToken("#", single_word=True, normalized=False)])
     encodings = tokenizer.encode_batch([f"#{chr(code)}" for code in _CODES])

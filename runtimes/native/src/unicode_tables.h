@@ -1,4 +1,5 @@
-// Character classes and NFC data. Made by scripts/make_unicode_tables.py with tokenizers 0.23.3; do not edit.
+// The character classes and NFC data of tokenizers 0.23.3.
+// Made by scripts/make_unicode_tables.py; do not edit.
 // clang-format off
 #pragma once
 
