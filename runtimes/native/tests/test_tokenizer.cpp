@@ -126,13 +126,25 @@ void test_word_patterns() {
     splits(WordPattern::gpt2, "it's  IT'S 1234\n\n x", "[it]['s][ ][ IT]['][S][ 1234][\n\n][ x]");
     splits(WordPattern::llama3, "it's  IT'S 1234\n\n x", "[it]['s][ ][ IT]['S][ ][123][4][\n\n][ x]");
     splits(WordPattern::qwen2, "'\u017F 12 !!\r\n\t\n  ", "['\u017F][ ][1][2][ !!\r\n][\t\n][  ]");
+    splits(WordPattern::qwen2, "'\u017Fx 'Sx", "['\u017F][x][ '][Sx]");
     splits(WordPattern::qwen2, "\tab'x(y", "[\tab]['x][(y]");
 }
 
 void test_nfc() {
     test::equal(molkv::nfc("a\u0301\u0323"), "\u1EA1\u0301", "marks in another order");
     test::equal(molkv::nfc("\u1112\u1161\u11AB \u212B"), "\uD55C \u00C5", "a syllable and a singleton");
+    test::equal(molkv::nfc("e\u030D\u0301"), "e\u030D\u0301", "a mark between a letter and a mark of the same class");
     test::equal(molkv::nfc("\u0958"), "\u0915\u093C", "a composition exclusion");
+}
+
+void test_order_of_merges() {
+    // "b c" comes first and removes the pair "a b"; then "bc d" comes before "a bc".
+    const Tokenizer tokenizer =
+        make(field("decoder", byte_level),
+             R"({"vocab": {"a": 0, "b": 1, "c": 2, "d": 3, "ab": 4, "bc": 5, "abc": 6, "bcd": 7},
+                                         "merges": ["b c", "a b", "bc d", "a bc"]})");
+    encodes(tokenizer, "abcd", "0 7");
+    encodes(tokenizer, "abc", "6");
 }
 
 void test_long_word() {
@@ -187,6 +199,7 @@ int main(int argc, char** argv) {
     test_added_tokens();
     test_word_patterns();
     test_nfc();
+    test_order_of_merges();
     test_long_word();
     test_refused_parts();
     if (argc > 1) {
