@@ -51,8 +51,7 @@ std::pair<std::string_view, std::string_view> parts_of_merge(const JsonValue& me
 Bpe::Bpe(const JsonValue& model)
     : vocabulary_((check_model(model), model["vocab"])),
       ignore_merges_(flag(model, "ignore_merges", false)),
-      fuse_unknown_(flag(model, "fuse_unk", false)),
-      where_(model.path()) {
+      fuse_unknown_(flag(model, "fuse_unk", false)) {
     const auto unknown = model.find("unk_token");
     if (unknown && !unknown->is_null()) unknown_ = unknown->string();
     if (flag(model, "byte_fallback", false)) {
@@ -109,7 +108,7 @@ const Bpe::Merge* Bpe::find_merge(std::uint32_t left, std::uint32_t right) const
 std::uint32_t Bpe::unknown_place() const {
     const auto place = vocabulary_.place(*unknown_);
     if (!place) {
-        fail(Kind::bundle, where_, ".unk_token: found \"", *unknown_,
+        fail(Kind::bundle, "tokenizer.json: model.unk_token: found \"", *unknown_,
              "\", expected a token of the vocabulary, since a ", "text has a character without a token");
     }
     return *place;

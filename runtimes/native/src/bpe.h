@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -46,7 +47,6 @@ class Bpe {
     std::optional<std::array<std::optional<std::uint32_t>, 256>> byte_places_;  // with byte_fallback only
     std::vector<std::size_t> first_merge_;  // of each left token; one more at the end
     std::vector<Merge> merges_;             // by left token, then by right token
-    std::string where_;
 };
 
 }  // namespace molkv
