@@ -1,12 +1,11 @@
 // Sampling, to the bit as docs/bundle-format.md, "Sampling", defines it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <utility>
 #include <vector>
-
-#include "manifest.h"
 
 namespace molkv {
 
@@ -30,15 +29,31 @@ class Sampler {
  public:
     explicit Sampler(SamplingParameters parameters) : parameters_(std::move(parameters)) {}
 
-    // Return the next token for logits [V]. Throws a provider error if a logit is NaN or infinite.
+    // Allocate the working memory for a vocabulary.
+    void reserve(std::size_t vocab_size);
+    // Return the next token for logits [V]. All ids are inside the vocabulary. Throws a provider error if a logit is
+    // NaN or infinite.
     std::int32_t choose(std::span<const float> logits, std::span<const std::int32_t> prompt,
                         std::span<const std::int32_t> generated, std::uint32_t sequence);
 
  private:
+    void adjust(std::span<const float> logits, std::span<const std::int32_t> prompt,
+                std::span<const std::int32_t> generated);
+    void penalize_repetition(std::span<const std::int32_t> ids);
+    void penalize_frequency(std::span<const std::int32_t> generated);
+    void scale();
+    void keep_top_k();
+    void keep_top_p();
+    void keep_min_p();
+    void keep_largest(double border, std::size_t count);
+    [[nodiscard]] std::int32_t draw(double u) const;
+
     SamplingParameters parameters_;
-    std::vector<double> x_;  // adjusted logits, then y, then weights
-    std::vector<std::int32_t> order_;
-    std::vector<std::int32_t> counts_;
+    std::vector<double> y_;             // adjusted logits [V]; from `scale` on y of the candidates
+    std::vector<std::int32_t> ids_;     // candidates, ascending
+    std::vector<double> weights_;       // of the candidates
+    std::vector<double> sorted_;        // y of the candidates, partly sorted
+    std::vector<std::int32_t> counts_;  // [V]: occurrences of ids; all 0 between two calls
 };
 
 // The parts of the definition, for tests.
