@@ -247,7 +247,7 @@ typedef struct molkv_prompt {
 
 typedef struct molkv_generation_options {
     size_t size;
-    int32_t max_new_tokens;         /* default 128 */
+    int32_t max_new_tokens;         /* required, 1 or more (128 if `options` is NULL); 0 is an error, not a default */
     const molkv_sampling* sampling; /* default: the defaults of the bundle */
     const int32_t* stop_ids;        /* ids that end a text; NULL: the end ids of the bundle */
     size_t stop_id_count;
@@ -255,6 +255,7 @@ typedef struct molkv_generation_options {
     size_t stop_count;
     int32_t with_logprobs; /* not 0: tokens have their log-probability, and those of the likeliest tokens */
     int32_t best_count;    /* number of likeliest tokens */
+    int32_t without_text;  /* not 0: tokens have no text, which needs no tokenizer; no effect with stop strings */
 } molkv_generation_options;
 
 typedef enum molkv_finish {
@@ -274,7 +275,7 @@ typedef struct molkv_token {
     int32_t sequence; /* index of the prompt that the token continues */
     int32_t id;
     molkv_finish finish;
-    const char* text;   /* the text that this token completes, often empty; NULL without a tokenizer */
+    const char* text;   /* the text that this token completes, often empty; NULL if tokens have no text */
     size_t text_length; /* bytes */
     double logprob;     /* 0 unless with_logprobs */
     const molkv_logprob* best;
@@ -282,14 +283,16 @@ typedef struct molkv_token {
 } molkv_token;
 
 /* Start to continue texts. Prompt i is appended to sequence i; `count` is the batch size of the session. `options` may
- * be NULL. The prompts are run by the first molkv_generation_next. A session has one generation at a time.
+ * be NULL. A prompt is run, and becomes a part of its sequence, when molkv_generation_next returns its first token. A
+ * session has one generation at a time: a later molkv_generate, and each function that changes a sequence, ends an
+ * earlier generation, whose next call then fails. Penalties count the text before this call as the prompt.
  * Errors: bundle, request. */
 MOLKV_API molkv_status molkv_generate(molkv_session* session, const molkv_prompt* prompts, size_t count,
                                       const molkv_generation_options* options, molkv_generation** generation);
 
 /* Return the next token. Returns MOLKV_END after the last token of all sequences. After an error, the generation only
  * returns this error; the sequences have the tokens that were returned.
- * Errors: bundle, provider, memory, cancelled. */
+ * Errors: bundle, request, provider, memory, cancelled. */
 MOLKV_API molkv_status molkv_generation_next(molkv_generation* generation, molkv_token* token);
 
 /* Free a generation, also before its end. The session keeps the tokens that were returned. NULL is allowed. */
