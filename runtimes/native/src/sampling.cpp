@@ -58,7 +58,9 @@ void check_finite(std::span<const float> logits) {
 }  // namespace
 
 void check_sampling(const SamplingParameters& parameters, std::int64_t vocab_size) {
-    if (parameters.temperature != 0) check_range("temperature (not 0)", parameters.temperature, 1e-6, 1e6);
+    if (parameters.temperature != 0 && !(parameters.temperature >= 1e-6 && parameters.temperature <= 1e6)) {
+        fail(Kind::request, "temperature: found ", parameters.temperature, ", expected 0, or 1e-06 to 1e+06");
+    }
     if (parameters.top_k < 0 || parameters.top_k > INT32_MAX) {
         fail(Kind::request, "top_k: found ", parameters.top_k, ", expected 0 to ", INT32_MAX);
     }

@@ -111,6 +111,7 @@ std::string as_json(const Prompts& prompts, std::size_t index, std::size_t promp
            json_number(result.seconds) + "}}\n";
 }
 
+// One use of the command.
 class Run {
  public:
     Run(const Arguments& arguments, Interrupts& interrupts)
@@ -120,7 +121,6 @@ class Run {
         const auto model = open_model(arguments);
         const WatchedSession session(model.get(), static_cast<std::int32_t>(list_.size()), 0, interrupts);
         streams_ = list_.size() == 1 && !arguments.has("--json");
-        if (streams_) print(prompts_.ids.empty() ? prompts_.texts[0] : "");
         generate(session.get(), sampling_of(arguments, model.get()), static_cast<std::int32_t>(max_new_tokens));
         print_results(session.get());
     }
@@ -142,6 +142,7 @@ class Run {
         check(molkv_generate(session, list_.data(), list_.size(), &options, &created));
         const std::unique_ptr<molkv_generation, decltype(&molkv_generation_free)> generation(created,
                                                                                              molkv_generation_free);
+        if (streams_) print(prompts_.ids.empty() ? prompts_.texts[0] : "");
         molkv_token token = {};
         token.size = sizeof(token);
         while (true) {
