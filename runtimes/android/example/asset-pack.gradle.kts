@@ -1,0 +1,6 @@
+plugins { id("com.android.asset-pack") }
+
+assetPack {
+    packName.set(project.name)
+    dynamicDelivery { deliveryType.set("install-time") }
+}
