@@ -17,20 +17,20 @@ from molkv_export.terminal import human_bytes
 @click.command("package")
 @click.argument("bundle", type=PATH)
 @click.argument("out", type=PATH)
-@click.option("--target", type=click.Choice(get_args(Platform)), required=True, help="Kind of phone.")
+@click.option("--target", type=click.Choice(get_args(Platform)), required=True, help="Platform of the app.")
 @click.option(
     "--profile",
     type=click.Choice(PROFILES),
-    help="Profile of the graphs to pack; the graphs must have fixed shapes. "
-    "[default: nnapi for android, coreml for ios]",
+    help="Profile of the graphs to pack. [default: nnapi for android, coreml for ios, cpu for native; else the best one "
+    "that BUNDLE has]",
 )
 @click.option(
     "--graph-format",
     type=click.Choice(get_args(GraphFormat)),
     default="onnx",
     show_default=True,
-    help="Format of the graphs. ort is for minimal builds of ONNX Runtime; each of its graph files holds its own copy "
-    "of the weights.",
+    help="Format of the graphs. ort is for NNAPI and for minimal builds of ONNX Runtime on a phone; each of its graph "
+    "files holds its own copy of the weights.",
 )
 @click.option(
     "--force", is_flag=True, help="Replace OUT if it is a package. The old package stays until the new one is complete."
@@ -47,16 +47,18 @@ def package_command(
     as_json: bool,
     notes: Console,
 ) -> None:
-    """Write the files that an app needs for BUNDLE into the folder OUT.
+    """Write the files that an app needs to run BUNDLE into the folder OUT.
 
-    OUT gets asset packs (android) or one folder for the app (ios), within the size limits of the app store. The README
-    in OUT lists the calls that run this model. The command does not need PyTorch. If it fails, OUT does not change.
+    OUT gets the bundle, within the size limits of the app store (android: as asset packs); the driver in C++ and its
+    library for Kotlin (android) or Swift (ios); and an example that uses them. The README in OUT lists the steps. The
+    command does not need PyTorch. If it fails, OUT does not change.
 
     \b
     Examples:
       molkv-export package phone.bundle --target android stdlib-mini-android
       molkv-export package phone.bundle --target ios stdlib-mini-ios
       molkv-export package phone.bundle --target android --graph-format ort stdlib-mini-android
+      molkv-export package my.bundle --target native stdlib-mini-native
     """
     from molkv_export import package
 
@@ -66,7 +68,7 @@ def package_command(
     if as_json:
         print_json(info)
         return
-    click.echo(f"{out}: {human_bytes(info.size)} for {target}, profile {info.profile}; {README} explains how to run it")
+    click.echo(f"{out}: {human_bytes(info.size)} for {target}, profile {info.profile}; {README} has the next steps")
     for line in _lines(info):
         click.echo(f"  {line}")
 

@@ -1,7 +1,7 @@
-"""Package a bundle for an app, within the size limits of the app store, with a README for app developers.
+"""Package a bundle for an app, within the size limits of the app store, with the programs that run it.
 
-The function is in `package.py`. This file does not import it, because `package.py` imports jinja2. The command line
-imports this Python package at every start, and the import of jinja2 takes time.
+The function is in `package.py`. This file does not import it, because `package.py` imports onnxruntime. The command
+line imports this Python package at every start, and the import of onnxruntime takes time.
 """
 
 from molkv_export.packaging.layout import (

@@ -34,8 +34,8 @@ from molkv_runtime import ExpertStore
 
 BYTES_AT_ONCE = 8 * 1024**2  # size of the buffer for records
 
-# File names become part of program text and of Android's assets. A bundle is untrusted, so a name that does not match
-# this pattern is refused.
+# File names become names of Android's assets, and build tools read them. A bundle is untrusted, so a name that does not
+# match this pattern is refused.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 

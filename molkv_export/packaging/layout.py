@@ -1,8 +1,9 @@
-"""Lay out the files of a package, as one folder (iOS) or as asset packs (Android), and check the app store's limits."""
+"""Lay out the bundle of a package, as one folder or as asset packs (Android), and check the app store's limits."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -11,11 +12,14 @@ import msgspec
 from molkv_bundle import MANIFEST, BundleError, Manifest, RequestError, decode_json, is_system_file, read_bytes
 from molkv_export.terminal import human_bytes
 
-Platform = Literal["android", "ios"]
+Platform = Literal["android", "ios", "native"]
 GraphFormat = Literal["onnx", "ort"]
 
 README = "README.md"
 DATA = "molkv-package.json"
+PROGRAMS = "runtimes"  # folder of the driver and its library for the platform
+EXAMPLE = "example"  # folder of the example
+BUNDLE = "molkv.bundle"  # folder of the bundle, where there are no asset packs
 
 _PACKS = "asset-packs"
 _ASSETS = "src/main/assets/molkv"  # path in a pack; the app sees the assets of all packs as one folder
@@ -46,15 +50,16 @@ LIMITS: dict[Platform, Limits] = {
     # App Store Connect help, "On-demand resources size limits": from iOS 18 on 4 GB for the app, 8 GB for an asset
     # pack, 70 GB for all packs (before iOS 18: 2 GB, 512 MB and 20 GB).
     "ios": Limits(file=4_000_000_000, pack=4_000_000_000, upfront=4_000_000_000, later=70_000_000_000),
+    "native": Limits(file=sys.maxsize, pack=sys.maxsize, upfront=sys.maxsize, later=0),
 }
 
 
 class AppFolder(msgspec.Struct, frozen=True):
-    """A folder that goes into the app as a whole: an asset pack (Android) or the bundle (iOS)."""
+    """A folder that goes into the app as a whole: an asset pack (Android) or the bundle."""
 
     name: str
     folder: str  # folder of its files, relative to the package
-    delivery: str  # "install-time" or "fast-follow" for an asset pack; empty for iOS
+    delivery: str  # "install-time" or "fast-follow" for an asset pack, else empty
     files: dict[str, int]  # bytes by file name
 
     @property
@@ -72,7 +77,7 @@ class PackagedGraph(msgspec.Struct, frozen=True):
     """The file of a graph; a file in ORT format includes the weights."""
 
     file: str
-    length: int  # positions in one call
+    length: int  # positions in one call; 0: any number
     size: int  # bytes
 
 
@@ -82,10 +87,11 @@ class PackageInfo(msgspec.Struct, frozen=True):
     target: Platform
     profile: str
     graph_format: GraphFormat
-    half: bool  # whether inputs and outputs of the graphs are float16
     graphs: list[PackagedGraph]
     parts: list[AppFolder]
+    programs: list[str]  # paths of the driver, its library for the platform and the example
     others: list[str]  # files that do not go into the app
+    notes: list[str]  # what the app cannot do with this bundle, and choices that the caller did not make
 
     @property
     def size(self) -> int:
@@ -93,9 +99,9 @@ class PackageInfo(msgspec.Struct, frozen=True):
         return sum(part.size for part in self.parts)
 
 
-def one_folder(name: str, sizes: dict[str, int]) -> list[AppFolder]:
-    """Return a single folder of this name with all files."""
-    return [AppFolder(name=name, folder=name, delivery="", files=sizes)]
+def one_folder(sizes: dict[str, int]) -> list[AppFolder]:
+    """Return a single folder with all files."""
+    return [AppFolder(name=BUNDLE, folder=BUNDLE, delivery="", files=sizes)]
 
 
 def check_total(bundle: Path, total: int, limits: Limits) -> None:
@@ -176,7 +182,7 @@ def is_package(folder: Path) -> bool:
         info = decode_json(read_bytes(path, BundleError, ""), PackageInfo, path, BundleError)
     except BundleError:
         return False
-    known = {folder / name for name in info.others}
+    known = {folder / name for name in (*info.programs, *info.others)}
     for part in info.parts:
         known |= {folder / part.build_file, *(folder / part.folder / name for name in part.files)}
     return {path for path in folder.rglob("*") if not path.is_dir() and not is_system_file(path)} <= known

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 import shlex
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 
-from molkv_bundle import Bundle, Manifest, RequestError, read_golden
+from molkv_bundle import TOKENIZER, Bundle, Manifest, RequestError
 from molkv_export.atomic_folder import atomic_folder, check_output, sync
 from molkv_export.packaging.content import Content, total_bytes
 from molkv_export.packaging.layout import (
@@ -31,12 +30,18 @@ from molkv_export.packaging.layout import (
     sizes_in_order,
 )
 from molkv_export.packaging.ort_format import OPERATORS
-from molkv_export.packaging.readme import build_file, readme
+from molkv_export.packaging.programs import asset_pack_build_file, copy_programs
+from molkv_export.packaging.readme import readme
+from molkv_export.packaging.tokenizer_support import unsupported_part
 from molkv_export.terminal import byte_progress, timed
 from molkv_runtime import ExpertStore
 
-_PROFILES: dict[Platform, str] = {"android": "nnapi", "ios": "coreml"}
-_DYNAMIC = "cpu"
+_PROFILES: dict[Platform, tuple[str, ...]] = {  # best first
+    "android": ("nnapi", "cpu", "coreml"),
+    "ios": ("coreml", "cpu", "nnapi"),
+    "native": ("cpu", "nnapi", "coreml"),
+}
+_FAMILIES = ("mole", "molkv")  # types of the models that the native driver runs
 _LOG = logging.getLogger(__name__)
 _CONTENT = "content"  # temporary folder of the bundle, until its files are moved
 
@@ -57,10 +62,11 @@ def package(
     Args:
         bundle: Folder of the bundle.
         out: Folder to write. The folder appears only when the package is complete.
-        target: Platform of the app.
-        profile: Static profile of the bundle; by default, nnapi for android and coreml for ios.
-        graph_format: "onnx", or "ort" for ONNX Runtime's own format. Each "ort" graph file holds all its weights, so
-            weights are stored once for each graph.
+        target: Platform of the app. "native" is any system with a compiler for C++.
+        profile: Profile of the bundle. By default nnapi for android, coreml for ios and cpu for native; if the bundle
+            lacks this profile, the best one that it has for the target.
+        graph_format: "onnx", or "ort" for ONNX Runtime's own format, which is for android and ios. Each "ort" graph
+            file holds all its weights, so weights are stored once for each graph.
         force: Replace the folder if it exists and is a package.
         limits: Size limits; by default, those of the platform's app store.
         console: Console that shows progress; by default, none.
@@ -69,50 +75,67 @@ def package(
         BundleError: The bundle is not complete, is damaged, or lacks the profile.
         OutputError: The folder exists, is being written by another process, or cannot be written.
         ProviderError: ONNX Runtime cannot convert a graph.
-        RequestError: The profile is not for this target, or a size is above the limit of the app store.
+        RequestError: The model, the profile or the graph format is not for this target, or a size is above the limit of
+            the app store.
     """
     bundle, out = Path(bundle), Path(out)
     check_output(out, is_ours=is_package, force=force)
     limits = limits or LIMITS[target]
-    opened = _open(bundle, target, profile or _PROFILES[target])
-    _check_numbers(opened, target, graph_format)
+    opened = Bundle(bundle, profiles=_PROFILES[target], profile=profile)
+    _check_family(opened)
+    _check_graphs(opened, target, graph_format)
     _check_contents(opened)
+    notes = _notes(opened, target, profile)
     check_total(bundle, total_bytes(opened), limits)
     with atomic_folder(out, is_ours=is_package, force=force) as folder:
         content = folder / _CONTENT
         content.mkdir()
         manifest = _write_content(opened, content, target, limits, graph_format, console)
-        info = _describe(opened, manifest, sizes_in_order(manifest, content), target, limits, graph_format)
+        sizes = sizes_in_order(manifest, content)
+        info = PackageInfo(
+            target=target,
+            profile=opened.profile,
+            graph_format=graph_format,
+            graphs=[
+                PackagedGraph(file=file.file, length=file.length, size=sizes[file.file])
+                for file in manifest.graphs[opened.profile].files
+            ],
+            parts=asset_packs(sizes, limits) if target == "android" else one_folder(sizes),
+            programs=copy_programs(target, folder),
+            others=[README, DATA, *([OPERATORS] if graph_format == "ort" else [])],
+            notes=notes,
+        )
         check_folders(bundle, info.parts, limits)
         move_files(info.parts, content, folder)
-        for part in info.parts if target == "android" else ():
-            (folder / part.build_file).write_text(build_file(part), encoding="utf-8")
-        (folder / README).write_text(readme(manifest, info, limits, read_golden(opened)), encoding="utf-8")
-        (folder / DATA).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
+        _write_texts(info, opened, folder)
         for path in folder.rglob("*"):  # before the folder gets its final name
             sync(path)
+    for note in notes:
+        _LOG.warning("%s: %s", bundle, note)
     return info
 
 
-def _open(bundle: Path, target: Platform, profile: str) -> Bundle:
-    if profile != _DYNAMIC:
-        opened = Bundle(bundle, profile=profile)
-        if opened.graph().is_static:
-            return opened
-    raise RequestError(
-        f"{bundle}: profile {profile} has dynamic shapes; expected a profile with fixed shapes for {target}, such as "
-        f"{_PROFILES[target]}"
-    )
+def _check_family(bundle: Bundle) -> None:
+    if bundle.manifest.model.model_type not in _FAMILIES:
+        raise RequestError(
+            f"{bundle.path}: has a model of type {bundle.manifest.model.model_type}, expected "
+            f"{' or '.join(_FAMILIES)}, because the driver in C++ runs no other model"
+        )
 
 
-def _check_numbers(bundle: Bundle, target: Platform, graph_format: GraphFormat) -> None:
+def _check_graphs(bundle: Bundle, target: Platform, graph_format: GraphFormat) -> None:
+    if graph_format == "ort" and target == "native":
+        raise RequestError(
+            "graph_format: found ort, expected onnx for target native, because ort is for minimal builds of ONNX "
+            "Runtime and for NNAPI"
+        )
     if bundle.graph().kv_dtype != "float16":
         return
     where = f"{bundle.path}: profile {bundle.profile} computes in float16"
     if target == "android":
         raise RequestError(
             f"{where}, expected float32 for android, because its providers convert to lower precision themselves; use "
-            "profile nnapi"
+            "profile nnapi or cpu"
         )
     if graph_format == "ort":
         raise RequestError(
@@ -122,46 +145,32 @@ def _check_numbers(bundle: Bundle, target: Platform, graph_format: GraphFormat) 
 
 
 def _check_contents(bundle: Bundle) -> None:
-    """Check the graphs and the store, which the README describes. Other files are checked when they are copied."""
+    """Check the graphs and the store before anything is written. Other files are checked when they are copied."""
     bundle.graph_paths()
     ExpertStore(bundle).close()
 
 
-def _describe(
-    bundle: Bundle,
-    manifest: Manifest,
-    sizes: dict[str, int],
-    target: Platform,
-    limits: Limits,
-    graph_format: GraphFormat,
-) -> PackageInfo:
-    """Describe the contents of a package.
-
-    Args:
-        bundle: Source bundle, open for the profile of the package.
-        manifest: Manifest of the bundle in the package.
-        sizes: Bytes of the files that go into the app, in the order in which they fill asset packs.
-        target: Platform of the app.
-        limits: Size limits of the app store.
-        graph_format: Format of the graph files.
-    """
-    return PackageInfo(
-        target=target,
-        profile=bundle.profile,
-        graph_format=graph_format,
-        half=bundle.graph().kv_dtype == "float16",
-        graphs=[
-            PackagedGraph(file=file.file, length=file.length, size=sizes[file.file])
-            for file in manifest.graphs[bundle.profile].files
-        ],
-        parts=asset_packs(sizes, limits) if target == "android" else one_folder(_folder_name(bundle.path), sizes),
-        others=[README, DATA, *([OPERATORS] if graph_format == "ort" else [])],
-    )
+def _write_texts(info: PackageInfo, bundle: Bundle, folder: Path) -> None:
+    for part in info.parts if info.target == "android" else ():
+        (folder / part.build_file).write_text(asset_pack_build_file(part.delivery), encoding="utf-8")
+    (folder / README).write_text(readme(info, bundle.graph()), encoding="utf-8")
+    (folder / DATA).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
 
 
-def _folder_name(bundle: Path) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", bundle.resolve().name)  # the name becomes part of program text
-    return f"{name.removesuffix('.bundle')}.bundle"
+def _notes(bundle: Bundle, target: Platform, profile: str) -> list[str]:
+    """Return what the app cannot do with this bundle, and the profile if it is neither the default nor chosen."""
+    found = []
+    usual = _PROFILES[target][0]
+    if not profile and bundle.profile != usual:
+        found.append(f"the bundle has no profile {usual}, so the package has profile {bundle.profile}")
+    if TOKENIZER not in bundle.manifest.files:
+        found.append("the bundle has no tokenizer, so prompts must be token ids, and the example stops with an error")
+    elif part := unsupported_part(bundle.file(TOKENIZER).read_bytes()):
+        found.append(
+            f"the driver in C++ does not support the tokenizer ({part}), so prompts must be token ids, and the example "
+            "stops with an error"
+        )
+    return found
 
 
 def _write_content(
