@@ -21,8 +21,8 @@ from molkv_export.terminal import human_bytes
 @click.option(
     "--profile",
     type=click.Choice(PROFILES),
-    help="Profile of the graphs to pack. [default: nnapi for android, coreml for ios, cpu for native; else the best one "
-    "that BUNDLE has]",
+    help="Profile of the graphs to pack. [default: nnapi for android, coreml for ios, cpu for native; if BUNDLE lacks "
+    "it, the best one that BUNDLE has]",
 )
 @click.option(
     "--graph-format",

@@ -22,6 +22,7 @@ _PARTS: dict[Platform, tuple[str, ...]] = {
     "ios": (*_DRIVER, "ios"),
     "native": (*_DRIVER, "native/tool"),
 }
+_PACK = "asset-pack.gradle.kts"  # becomes the build file of each asset pack
 _OMITTED = {"build", EXAMPLE, "fuzz", "test", "tests", "Tests"}  # names of folders
 
 

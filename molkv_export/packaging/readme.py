@@ -40,7 +40,11 @@ def _table(info: PackageInfo) -> list[str]:
     rows = [(part.folder, _contents(part.delivery), human_bytes(part.size)) for part in info.parts]
     rows += [(PROGRAMS, "the driver and its library for the platform", ""), (EXAMPLE, "a program that uses them", "")]
     rows += [(DATA, "the contents of this folder, as JSON", "")]
-    return ["| path | contents | size |", "|---|---|---|", *(f"| `{name}` | {what} | {size} |" for name, what, size in rows)]
+    return [
+        "| path | contents | size |",
+        "|---|---|---|",
+        *(f"| `{name}` | {what} | {size} |" for name, what, size in rows),
+    ]
 
 
 def _contents(delivery: str) -> str:

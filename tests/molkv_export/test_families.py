@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -131,21 +130,19 @@ def test_a_wrong_weight_is_named(checkpoint: Path, tmp_path: Path) -> None:
     assert selftest(bundle).failures
 
 
-def test_the_toy_family_is_packaged_for_a_phone(checkpoint: Path, tmp_path: Path) -> None:
-    bundle, out = tmp_path / "bundle", tmp_path / "app"
+def test_static_graphs_of_the_toy_family_compute_the_same(checkpoint: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
     export(checkpoint, bundle, experts_dtype="float16")
     add_profile(checkpoint, bundle, "nnapi")
     assert validate(bundle, checkpoint, scope=SCOPE, profile="nnapi", with_bisection=True).failures == []
-    info = package(bundle, out, target="android")
-    content = tmp_path / "content"
-    content.mkdir()
-    for part in info.parts:
-        shutil.copytree(out / part.folder, content, dirs_exist_ok=True)
-    assert selftest(content).failures == []
-    text = (out / "README.md").read_text()
-    assert "`expert_vector.{l}`" in text
-    assert "wide_rotary_cos" in text
-    assert "kotlin" not in text
+
+
+def test_a_family_that_the_native_driver_lacks_is_not_packaged(checkpoint: Path, tmp_path: Path) -> None:
+    bundle, out = tmp_path / "bundle", tmp_path / "app"
+    export(checkpoint, bundle, profiles=["nnapi"])
+    with pytest.raises(RequestError, match="has a model of type toy, expected mole or molkv, because the driver in C"):
+        package(bundle, out, target="android")
+    assert not out.exists()
 
 
 def test_a_profile_that_the_family_lacks_is_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 
-from molkv_bundle import MANIFEST, Bundle, read_golden, read_manifest, verify
+from molkv_bundle import MANIFEST, Bundle, read_manifest, verify
 from molkv_export import package
 from molkv_export.commands.package import package_command
-from molkv_export.packaging import LIMITS, Limits
+from molkv_export.packaging import LIMITS, Limits, Platform
 from molkv_export.packaging import content as packing
 from molkv_export.tables.plan import plan_shards
 from molkv_runtime import ExpertStore, selftest
+from tests.manifests import edit_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -57,15 +58,48 @@ def test_the_folder_for_ios_is_a_bundle_of_one_profile_that_passes_its_selftest(
     phone: Callable[..., Path], tmp_path: Path
 ) -> None:
     info = package(phone(), tmp_path / "out", target="ios")
-    assert [part.name for part in info.parts] == [phone().name]
-    bundle = tmp_path / "out" / phone().name
+    assert [part.folder for part in info.parts] == ["molkv.bundle"]
+    bundle = tmp_path / "out" / "molkv.bundle"
     assert list(read_manifest(bundle).graphs) == ["coreml"]
     assert verify(bundle).findings == []
     assert selftest(bundle).failures == []
 
 
-def test_a_profile_can_be_chosen(phone: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["ios", "native"])
+def test_profile_cpu_is_packaged_for_every_target(target: Platform, phone: Callable[..., Path], tmp_path: Path) -> None:
+    info = package(phone(), tmp_path / "out", target=target, profile="cpu")
+    assert (info.profile, [graph.length for graph in info.graphs]) == ("cpu", [0])
+    assert selftest(tmp_path / "out" / "molkv.bundle").failures == []
+
+
+def test_a_static_profile_can_be_chosen(phone: Callable[..., Path], tmp_path: Path) -> None:
     assert package(phone(), tmp_path / "out", target="android", profile="coreml").profile == "coreml"
+
+
+@pytest.mark.parametrize(
+    ("target", "profiles", "packaged"),
+    [
+        ("android", ["coreml", "cpu", "nnapi"], "nnapi"),
+        ("ios", ["coreml", "cpu", "nnapi"], "coreml"),
+        ("native", ["coreml", "cpu", "nnapi"], "cpu"),
+        ("android", ["coreml", "cpu"], "cpu"),
+        ("ios", ["cpu", "nnapi"], "cpu"),
+        ("native", ["coreml", "nnapi"], "nnapi"),
+        ("android", ["coreml"], "coreml"),
+    ],
+)
+def test_the_best_profile_for_the_target_is_packaged(
+    target: Platform, profiles: list[str], packaged: str, phone: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(phone(), tmp_path / "bundle"))
+    edit_manifest(bundle, lambda m: m.update(graphs={name: m["graphs"][name] for name in profiles}))
+    info = package(bundle, tmp_path / "out", target=target)
+    assert info.profile == packaged
+    usual = {"android": "nnapi", "ios": "coreml", "native": "cpu"}[target]
+    notes = [note for note in info.notes if "profile" in note]
+    expected = f"the bundle has no profile {usual}, so the package has profile {packaged}"
+    assert notes == ([] if packaged == usual else [expected])
+    assert (f"**Note:** {expected}." in (tmp_path / "out" / "README.md").read_text()) == bool(notes)
 
 
 def test_a_store_is_divided_into_packs_within_the_limits_with_equal_records(trained: Path, tmp_path: Path) -> None:
@@ -77,8 +111,9 @@ def test_a_store_is_divided_into_packs_within_the_limits_with_equal_records(trai
         assert sum(part.files.values()) <= SMALL.pack
         assert max(part.files.values()) <= SMALL.file
         build = (tmp_path / "out" / "asset-packs" / part.name / "build.gradle.kts").read_text()
-        assert f'packName.set("{part.name}")' in build
+        assert "packName.set(project.name)" in build  # the name of its folder
         assert f'deliveryType.set("{part.delivery}")' in build
+    assert "The example opens install-time packs only." in (tmp_path / "out" / "README.md").read_text()
     bundle = assembled(tmp_path / "out", tmp_path / "bundle")
     assert MANIFEST in info.parts[0].files
     assert len(read_manifest(bundle).experts.shards) == 4
@@ -115,48 +150,6 @@ def test_large_shards_fill_a_pack_evenly() -> None:
     assert LIMITS["android"].shard == 500_000_000
 
 
-def readme_tensors(readme: str) -> dict[str, list[tuple[str, str, list[int]]]]:
-    """Read the tables of a README; return (direction, name, shape) of every tensor by graph file."""
-    found: dict[str, list[tuple[str, str, list[int]]]] = {}
-    for title, table in re.findall(r"^### .*position.*: `(.*)`\n\n((?:\|.*\n)+)", readme, re.MULTILINE):
-        found[title] = []
-        for way, name, layers, shape in re.findall(r"\| (in|out) \| `(.+?)` \| (.*?) \| \w+ \| \[(.*?)\]", table):
-            low, _, high = layers.partition(" to ")
-            numbers = range(int(low), int(high) + 1) if high else [int(n) for n in layers.split(", ") if n] or [0]
-            sizes = [int(size) for size in shape.split(", ")]
-            found[title] += [(way, name.replace("{l}", str(number)), sizes) for number in numbers]
-    return found
-
-
-@pytest.mark.parametrize("name", ["molkv", "molkv-some-layers", "mole", "dense"])
-@pytest.mark.parametrize("target", ["android", "ios"])
-def test_the_readme_names_every_input_and_output_with_its_shape(
-    name: str, target: Any, phone: Callable[..., Path], tmp_path: Path
-) -> None:
-    info = package(phone(name), tmp_path / "out", target=target)
-    readme = (tmp_path / "out" / "README.md").read_text()
-    tables = readme_tensors(readme)
-    assert list(tables) == [graph.file for graph in info.graphs]
-    for file, tensors in tables.items():
-        session = onnxruntime.InferenceSession(str(phone(name) / file))
-        real = [("in", t.name, t.shape) for t in session.get_inputs()]
-        real += [("out", t.name, t.shape) for t in session.get_outputs()]
-        assert sorted(tensors) == sorted(real)
-    assert "{%" not in readme
-    assert "has run on a device" in readme
-
-
-def test_the_readme_lists_offsets_and_tolerances(phone: Callable[..., Path], tmp_path: Path) -> None:
-    package(phone(), tmp_path / "out", target="ios")
-    readme = (tmp_path / "out" / "README.md").read_text()
-    store = read_manifest(phone()).experts
-    for field in store.fields:
-        assert f"| {field.offset} | `{field.name}` | {field.dtype} | {list(field.shape)} |" in readme
-    assert f"* {store.stride}`" in readme
-    limits = read_golden(Bundle(phone(), profile="coreml")).limits_beside(0.25)
-    assert f"| CoreML | 0.25 | {limits.relative_l2:.2g} |" in readme
-
-
 def test_no_file_holds_a_path_of_this_machine(trained: Path, tmp_path: Path) -> None:
     package(trained, tmp_path / "out", target="android", graph_format="ort")
     shards = {shard.file for shard in read_manifest(trained).experts.shards}
@@ -183,6 +176,23 @@ def test_graphs_in_ort_format_compute_the_same(trained: Path, tmp_path: Path) ->
             np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
+def test_a_graph_of_profile_cpu_in_ort_format_computes_the_same(phone: Callable[..., Path], tmp_path: Path) -> None:
+    package(phone(), tmp_path / "out", target="ios", profile="cpu", graph_format="ort")
+    source = onnxruntime.InferenceSession(str(phone() / "model.onnx"))
+    converted = onnxruntime.InferenceSession(str(tmp_path / "out" / "molkv.bundle" / "model.ort"))
+    sizes = {"batch": 2, "length": 3, "max_length": 8, "blocks": 2, "block_length": 3, "window_experts": 4}
+    generator = np.random.default_rng(0)
+    given = {}
+    for tensor in source.get_inputs():
+        shape = [sizes.get(size, size) for size in tensor.shape]
+        given[tensor.name] = generator.standard_normal(shape, np.float32)
+    given["position_ids"] = np.tile(np.arange(3), (2, 1))
+    given["seqlens_k"], given["total_sequence_length"] = np.full(2, 2, np.int32), np.full(1, 3, np.int32)
+    given["logits_to_keep"] = np.ones(1, np.int64)
+    outputs = zip(converted.run(None, given), source.run(None, given), strict=True)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in outputs)
+
+
 def test_a_package_in_ort_format_has_a_correct_manifest(phone: Callable[..., Path], tmp_path: Path) -> None:
     info = package(phone(), tmp_path / "out", target="ios", graph_format="ort")
     bundle = tmp_path / "out" / info.parts[0].folder
@@ -191,7 +201,8 @@ def test_a_package_in_ort_format_has_a_correct_manifest(phone: Callable[..., Pat
     assert [file.file for file in graph.files] == ["model.coreml.1.ort", "model.coreml.4.ort", "model.coreml.16.ort"]
     assert not list(bundle.glob("*.onnx"))
     assert not list(bundle.glob("model*.data"))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*info.others, bundle.name])
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "`required_operators.config` lists their operators" in readme
 
 
 def test_the_operators_of_a_minimal_build_are_listed_without_gemm(phone: Callable[..., Path], tmp_path: Path) -> None:
@@ -207,7 +218,7 @@ def test_the_command_lists_the_parts_of_the_package(phone: Callable[..., Path], 
     arguments = [str(phone()), str(tmp_path / "out"), "--target", "android", "--graph-format", "ort"]
     done = CliRunner().invoke(package_command, arguments, catch_exceptions=False)
     assert done.exit_code == 0
-    assert re.search(r"out: [\d.]+ [KM]iB for android, profile nnapi; README.md explains how to run it", done.output)
+    assert re.search(r"out: [\d.]+ [KM]iB for android, profile nnapi; README.md has the next steps", done.output)
     assert re.search(r"molkv_1: \d+ files, [\d.]+ [KM]iB, install-time", done.output)
     assert re.search(
         r"each graph file holds its own copy of the weights: model.nnapi.1.ort [\d.]+ KiB, model.nnapi.4.ort",
@@ -218,7 +229,7 @@ def test_the_command_lists_the_parts_of_the_package(phone: Callable[..., Path], 
 def test_an_unknown_target_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(package_command, [str(tmp_path), str(tmp_path / "out"), "--target", "windows"])
     assert done.exit_code == 2
-    assert "'windows' is not one of 'android', 'ios'" in done.output
+    assert "'windows' is not one of 'android', 'ios', 'native'" in done.output
 
 
 _WITHOUT_EXPORTER = """

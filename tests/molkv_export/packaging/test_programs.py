@@ -1,0 +1,131 @@
+"""The programs of a package: the same files as in the repository, from a checkout and from an installed wheel."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import ByteLevel
+
+from molkv_export import package
+from molkv_export.packaging import Platform
+from tests.manifests import replace_file
+
+ROOT = Path(__file__).parent.parent.parent.parent
+TARGETS = get_args(Platform)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_package_holds_the_driver_without_its_tests(
+    target: Platform, phone: Callable[..., Path], tmp_path: Path
+) -> None:
+    info = package(phone(), tmp_path / "out", target=target)
+    driver = contents(tmp_path / "out" / "runtimes" / "native")
+    original = contents(ROOT / "runtimes" / "native")
+    assert {"LICENSE", "CMakeLists.txt", "include/molkv.h", "src/json.cpp"} <= driver.keys()
+    assert {name: original[name] for name in driver} == driver
+    omitted = {name.partition("/")[0] for name in original.keys() - driver.keys()}
+    assert {"tests", "example"} <= omitted
+    assert ("tool" in omitted) == (target != "native")
+    assert [name for name in info.programs if not (tmp_path / "out" / name).is_file()] == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_example_has_at_most_100_lines(target: Platform, phone: Callable[..., Path], tmp_path: Path) -> None:
+    package(phone(), tmp_path / "out", target=target)
+    example = contents(tmp_path / "out" / "example")
+    assert all(
+        content == (ROOT / "runtimes" / target / "example" / name).read_bytes() for name, content in example.items()
+    )
+    assert 0 < sum(content.count(b"\n") for content in example.values()) <= 100
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_readme_lists_at_most_100_lines_that_no_test_compiles(
+    target: Platform, phone: Callable[..., Path], tmp_path: Path
+) -> None:
+    package(phone(), tmp_path / "out", target=target)
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert len(readme.splitlines()) <= 60
+    listed = re.findall(r"^- `([^`]+)`", readme.partition("## What no test compiled")[2], re.MULTILINE)
+    assert bool(listed) == (target != "native")
+    assert sum(len((tmp_path / "out" / name).read_text().splitlines()) for name in listed) <= 100
+
+
+def test_the_driver_has_the_licence_of_the_repository() -> None:
+    assert (ROOT / "runtimes" / "native" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (None, "the bundle has no tokenizer, so prompts must be token ids"),
+        (WordLevel({"a": 0}, "a"), "the driver in C++ does not support the tokenizer ("),
+        (BPE({"a": 0}, []), ""),
+    ],
+)
+def test_a_tokenizer_that_the_driver_cannot_read_is_reported(
+    model: Any,
+    expected: str,
+    phone: Callable[..., Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bundle = Path(shutil.copytree(phone(), tmp_path / "bundle"))
+    if model is not None:
+        tokenizer = Tokenizer(model)
+        tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+        replace_file(bundle, "tokenizer.json", tokenizer.to_str().encode())
+    info = package(bundle, tmp_path / "out", target="ios")
+    if not expected:
+        assert info.notes == caplog.messages == []
+        return
+    [note] = info.notes
+    assert note.startswith(expected)
+    assert caplog.messages == [f"{bundle}: {note}"]
+    assert f"**Note:** {note}." in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_makes_the_same_packages(phone: Callable[..., Path], tmp_path: Path) -> None:
+    wheels, place = tmp_path / "wheels", tmp_path / "venv"
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", wheels, ROOT]
+    _run(sys.executable, "-m", "pip", *build)
+    venv.create(place, symlinks=True)
+    python = place / "bin" / "python"
+    [wheel] = wheels.iterdir()
+    _run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel)
+    # The dependencies come from this environment. A .pth file inside the added folder, which names the checkout, has no
+    # effect.
+    [packages] = place.glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    where = _run(
+        python, "-c", "import molkv_export, molkv_runtime; print(molkv_export.__file__, molkv_runtime.__file__)"
+    )
+    assert where.count(str(place)) == 2
+    for target in TARGETS:
+        _run(place / "bin" / "molkv-export", "package", phone(), tmp_path / "installed" / target, "--target", target)
+        package(phone(), tmp_path / "here" / target, target=target)
+        assert contents(tmp_path / "installed" / target) == contents(tmp_path / "here" / target)
+
+
+def _run(*command: str | Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
