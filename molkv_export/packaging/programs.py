@@ -13,7 +13,7 @@ from molkv_export.atomic_folder import copy_file
 from molkv_export.packaging.layout import EXAMPLE, PROGRAMS, README, Platform
 
 _INSTALLED = Path(__file__).parent / PROGRAMS
-_CHECKOUT = Path(__file__).parent.parent.parent / PROGRAMS
+SOURCES = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent.parent / PROGRAMS
 
 # The files and folders of `runtimes` in a package, besides the example.
 _DRIVER = ("native/LICENSE", "native/CMakeLists.txt", "native/include", "native/src")
@@ -46,7 +46,7 @@ def copy_programs(target: Platform, folder: Path) -> list[str]:
     Raises:
         OSError: The disk is full, or writing fails.
     """
-    sources = {f"{PROGRAMS}/{path.relative_to(_root())}": path for path in _files(target)}
+    sources = {f"{PROGRAMS}/{path.relative_to(SOURCES)}": path for path in _files(target)}
     example = _example(target)
     for path in _walk(example):
         if path.name not in (README, _PACK):
@@ -57,17 +57,13 @@ def copy_programs(target: Platform, folder: Path) -> list[str]:
     return sorted(sources)
 
 
-def _root() -> Path:
-    return _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
-
-
 def _example(target: Platform) -> Path:
-    return _root() / target / EXAMPLE
+    return SOURCES / target / EXAMPLE
 
 
 def _files(target: Platform) -> Iterator[Path]:
     for part in _PARTS[target]:
-        path = _root() / part
+        path = SOURCES / part
         if path.is_dir():
             yield from _walk(path)
         else:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime
 import pytest
 
 from molkv_export import package
+from molkv_export.packaging import Platform
 from molkv_runtime import Generator
 
 HEADERS = os.environ.get("ONNXRUNTIME_INCLUDE_DIR", "")  # no wheel of ONNX Runtime has them
 
 
-@pytest.mark.exhaustive
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(not HEADERS, reason="ONNXRUNTIME_INCLUDE_DIR does not name the folder of onnxruntime_c_api.h")
+pytestmark = [
+    pytest.mark.exhaustive,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not HEADERS, reason="ONNXRUNTIME_INCLUDE_DIR does not name the folder of onnxruntime_c_api.h"),
+]
+
+
 def test_the_native_example_continues_a_text_like_the_driver_in_python(
     stdlib_mini_bundle: Path, tmp_path: Path
 ) -> None:
@@ -33,6 +39,15 @@ def test_the_native_example_continues_a_text_like_the_driver_in_python(
     assert done.returncode == 0, done.stderr
     text = "".join(Generator(stdlib_mini_bundle).text("def ", max_new_tokens=64))
     assert done.stdout.endswith(f"\nself-test: passed\ndef {text}\n")
+
+
+@pytest.mark.parametrize("target", ["android", "ios"])
+def test_the_driver_in_a_package_for_a_phone_has_all_files_of_its_build(
+    target: Platform, bundles: Callable[..., Path], tmp_path: Path
+) -> None:
+    package(bundles("molkv"), tmp_path / "out", target=target)
+    source, build = tmp_path / "out" / "runtimes" / "native", tmp_path / "build"
+    subprocess.run(["cmake", "-S", source, "-B", build, f"-DONNXRUNTIME_INCLUDE_DIR={HEADERS}"], check=True)
 
 
 def onnxruntime_folder(folder: Path) -> None:

@@ -11,16 +11,16 @@ import sysconfig
 import venv
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 from tokenizers import Tokenizer
-from tokenizers.models import BPE, WordLevel
-from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.models import WordLevel
 
 from molkv_export import package
-from molkv_export.packaging import Platform
+from molkv_export.packaging import Platform, programs
 from tests.manifests import replace_file
+from tests.models import STDLIB_MINI
 
 ROOT = Path(__file__).parent.parent.parent.parent
 TARGETS = get_args(Platform)
@@ -67,29 +67,51 @@ def test_the_readme_lists_at_most_100_lines_that_no_test_compiles(
     assert sum(len((tmp_path / "out" / name).read_text().splitlines()) for name in listed) <= 100
 
 
+def test_tests_and_build_outputs_are_not_copied_and_links_are_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "SOURCES", tmp_path / "runtimes")
+    kept = {
+        "ios/Package.swift",
+        "ios/Sources/Model.swift",
+        "native/CMakeLists.txt",
+        "native/LICENSE",
+        "native/include/molkv.h",
+    }
+    omitted = {"ios/.build/x.o", "ios/build/x.o", "ios/Tests/Test.swift", "native/tool/main.cpp", "native/src/.cache/x"}
+    for name in (*kept, *omitted, "ios/example/ExampleApp.swift", "ios/example/README.md"):
+        (tmp_path / "runtimes" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runtimes" / name).write_text(name)
+    (tmp_path / "runtimes" / "ios" / "Sources" / "C").symlink_to("../../native/src")
+    (tmp_path / "runtimes" / "native" / "src" / "a.cpp").write_text("a")
+    copied = programs.copy_programs("ios", tmp_path / "out")
+    kept |= {"ios/Sources/C/a.cpp", "native/src/a.cpp"}
+    assert copied == sorted(["example/ExampleApp.swift", *(f"runtimes/{name}" for name in kept)])
+    assert contents(tmp_path / "out").keys() == set(copied)
+    assert not (tmp_path / "out" / "runtimes" / "ios" / "Sources" / "C").is_symlink()
+
+
 def test_the_driver_has_the_licence_of_the_repository() -> None:
     assert (ROOT / "runtimes" / "native" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
 @pytest.mark.parametrize(
-    ("model", "expected"),
+    ("tokenizer", "expected"),
     [
         (None, "the bundle has no tokenizer, so prompts must be token ids"),
-        (WordLevel({"a": 0}, "a"), "the driver in C++ does not support the tokenizer ("),
-        (BPE({"a": 0}, []), ""),
+        (Tokenizer(WordLevel({"a": 0}, "a")), "the driver in C++ does not support the tokenizer ("),
+        (Tokenizer.from_file(str(STDLIB_MINI / "tokenizer.json")), ""),
     ],
 )
 def test_a_tokenizer_that_the_driver_cannot_read_is_reported(
-    model: Any,
+    tokenizer: Tokenizer | None,
     expected: str,
     phone: Callable[..., Path],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bundle = Path(shutil.copytree(phone(), tmp_path / "bundle"))
-    if model is not None:
-        tokenizer = Tokenizer(model)
-        tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    if tokenizer is not None:
         replace_file(bundle, "tokenizer.json", tokenizer.to_str().encode())
     info = package(bundle, tmp_path / "out", target="ios")
     if not expected:
