@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from molkv_bundle import TOKENIZER, Bundle, Manifest, RequestError
+from molkv_bundle import TOKENIZER, ArgumentError, Bundle, Manifest, RequestError, printable
 from molkv_export.atomic_folder import atomic_folder, check_output, sync
 from molkv_export.packaging.content import Content, total_bytes
 from molkv_export.packaging.layout import (
@@ -68,7 +68,7 @@ def package(
         graph_format: "onnx", or "ort" for ONNX Runtime's own format, which is for android and ios. Each "ort" graph
             file holds all its weights, so weights are stored once for each graph.
         force: Replace the folder if it exists and is a package.
-        limits: Size limits; by default, those of the platform's app store.
+        limits: Size limits; by default, those of the platform's app store, and none for native.
         console: Console that shows progress; by default, none.
 
     Raises:
@@ -125,10 +125,7 @@ def _check_family(bundle: Bundle) -> None:
 
 def _check_graphs(bundle: Bundle, target: Platform, graph_format: GraphFormat) -> None:
     if graph_format == "ort" and target == "native":
-        raise RequestError(
-            "graph_format: found ort, expected onnx for target native, because ort is for minimal builds of ONNX "
-            "Runtime and for NNAPI"
-        )
+        raise ArgumentError("graph_format", graph_format, "onnx for target native")
     if bundle.graph().kv_dtype != "float16":
         return
     where = f"{bundle.path}: profile {bundle.profile} computes in float16"
@@ -167,8 +164,8 @@ def _notes(bundle: Bundle, target: Platform, profile: str) -> list[str]:
         found.append("the bundle has no tokenizer, so prompts must be token ids, and the example stops with an error")
     elif part := unsupported_part(bundle.file(TOKENIZER).read_bytes()):
         found.append(
-            f"the driver in C++ does not support the tokenizer ({part}), so prompts must be token ids, and the example "
-            "stops with an error"
+            f"the driver in C++ does not support the tokenizer ({printable(part)}), so prompts must be token ids, and "
+            "the example stops with an error"
         )
     return found
 

@@ -13,6 +13,11 @@ _TITLES: dict[Platform, str] = {
     "ios": "A language model for iOS",
     "native": "A language model and its driver in C++",
 }
+_PROGRAMS: dict[Platform, str] = {
+    "android": "the driver in C++ and its library for Kotlin",
+    "ios": "the driver in C++ and its library for Swift",
+    "native": "the driver in C++ and its command-line tool",
+}
 
 
 def readme(info: PackageInfo, graph: GraphInfo) -> str:
@@ -26,7 +31,7 @@ def readme(info: PackageInfo, graph: GraphInfo) -> str:
         (
             f"# {_TITLES[info.target]}",
             f"This folder holds a bundle of profile `{info.profile}` ({human_bytes(info.size)}) and the programs that "
-            f"run it. They need ONNX Runtime {graph.min_onnxruntime} or newer.",
+            f"run it.\nThe programs need ONNX Runtime {graph.min_onnxruntime} or newer.",
             *(f"**Note:** {note}." for note in info.notes),
             "\n".join(_table(info)),
             *_deliveries(info),
@@ -38,7 +43,7 @@ def readme(info: PackageInfo, graph: GraphInfo) -> str:
 
 def _table(info: PackageInfo) -> list[str]:
     rows = [(part.folder, _contents(part.delivery), human_bytes(part.size)) for part in info.parts]
-    rows += [(PROGRAMS, "the driver and its library for the platform", ""), (EXAMPLE, "a program that uses them", "")]
+    rows += [(PROGRAMS, _PROGRAMS[info.target], ""), (EXAMPLE, "a program that uses the driver", "")]
     rows += [(DATA, "the contents of this folder, as JSON", "")]
     return [
         "| path | contents | size |",
