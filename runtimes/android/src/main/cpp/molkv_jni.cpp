@@ -26,10 +26,11 @@ struct Kotlin {
     [[nodiscard]] bool thrown() const { return env->ExceptionCheck() != JNI_FALSE; }
 
     // Throw an exception, unless the status is MOLKV_OK or an exception was thrown. Returns whether none was thrown.
-    bool check(molkv_status status, std::string_view message = molkv_last_error()) const {
+    // An empty message means that of the library.
+    bool check(molkv_status status, std::string_view message = {}) const {
         if (thrown()) return false;
         if (status == MOLKV_OK) return true;
-        const auto text = bytes(message);
+        const auto text = bytes(message.empty() ? std::string_view(molkv_last_error()) : message);
         if (text == nullptr) return false;
         const auto error = call("error", "(I[B)Ldev/molkv/MolkvException;", static_cast<jint>(status), text);
         if (!thrown()) env->Throw(static_cast<jthrowable>(error));

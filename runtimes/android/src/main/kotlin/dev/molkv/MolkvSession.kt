@@ -32,7 +32,8 @@ class MolkvSession internal constructor(private val model: MolkvModel, private v
      * Continue a text. The flow is cold: each collection appends the prompt to the sequence, then new tokens.
      *
      * Tokens are computed on [Dispatchers.IO], each one after the collector has taken the one before. If the coroutine of
-     * the collector is canceled, a running call ends early. The session keeps the prompt and the collected tokens.
+     * the collector is canceled, a running call ends early. The session then has the collected tokens, and at most one
+     * more, which was computed meanwhile.
      */
     fun generate(prompt: String, options: GenerationOptions = GenerationOptions()): Flow<Token> =
         generate(listOf(Prompt(prompt)), options)

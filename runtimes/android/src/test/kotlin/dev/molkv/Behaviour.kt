@@ -10,26 +10,22 @@ import kotlin.test.assertEquals
 import kotlin.test.assertFailsWith
 import kotlin.test.assertSame
 import kotlin.test.assertTrue
-import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.async
 import kotlinx.coroutines.awaitAll
 import kotlinx.coroutines.cancelAndJoin
-import kotlinx.coroutines.delay
 import kotlinx.coroutines.flow.first
 import kotlinx.coroutines.flow.take
 import kotlinx.coroutines.flow.toList
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
-import kotlinx.coroutines.withTimeout
 
 /** The tests. `bundles` has the bundle "bytes": byte-level BPE, of which the first 256 ids are single bytes. */
 class Behaviour(private val bundles: File) {
     private val bundle = bundles.resolve("bytes")
     private val greedy = GenerationOptions(maxNewTokens = 8, sampling = Sampling(), stopIds = emptySet())
 
-    /** The length of a prompt that takes long: it is run in chunks of one token. */
-    private val slow = SessionOptions(prefillChunk = 1)
+    private val slow = SessionOptions(prefillChunk = 1) // many calls for a prompt
 
     fun run(): Boolean {
         val tests = mapOf(
@@ -67,6 +63,18 @@ class Behaviour(private val bundles: File) {
 
     private fun longPrompt(model: MolkvModel) = listOf(Prompt(IntArray(model.info.contextLength - 20) { it % 200 }))
 
+    /** Run a long prompt. Returns the time of the prompt in nanoseconds, and leaves the session empty. */
+    private fun promptTime(session: MolkvSession, model: MolkvModel): Long {
+        val start = System.nanoTime()
+        runBlocking { session.generate(longPrompt(model), greedy).first() }
+        return (System.nanoTime() - start).also { session.rewind(0) }
+    }
+
+    private fun spin(nanoseconds: Long) {
+        val start = System.nanoTime()
+        while (System.nanoTime() - start < nanoseconds) Thread.onSpinWait()
+    }
+
     private fun info() = withModel { model ->
         val manifest = bundle.resolve("manifest.json").readText()
         assertTrue(""""model_type": *"${model.info.modelType}"""".toRegex() in manifest)
@@ -98,19 +106,24 @@ class Behaviour(private val bundles: File) {
     private fun cancelPrompt() = withModel { model ->
         model.session(slow).use { session ->
             val expected = session.text()
-            session.rewind(0)
-            repeat(20) {
+            var interrupted = 0
+            repeat(50) {
+                session.rewind(0)
+                val wait = promptTime(session, model) / 3
+                var tokens = 0
                 runBlocking {
-                    var tokens = 0
                     val job = launch(Dispatchers.Default) { session.generate(longPrompt(model), greedy).collect { tokens++ } }
-                    delay(1L + it % 3)
+                    spin(wait)
                     job.cancelAndJoin()
-                    assertTrue(job.isCancelled && session.ids().isEmpty() == (tokens == 0), "$tokens tokens")
-                    session.rewind(0)
-                    assertEquals(expected, session.text())
-                    session.rewind(0)
                 }
+                val kept = session.ids().size
+                val prompt = longPrompt(model).single().ids!!.size
+                assertTrue(if (kept == 0) tokens == 0 else kept - prompt - tokens in 0..1, "$kept ids, $tokens tokens")
+                if (kept == 0) interrupted++
+                session.rewind(0)
+                assertEquals(expected, session.text())
             }
+            assertTrue(interrupted > 5, "only $interrupted of 50 prompts were interrupted")
         }
     }
 
@@ -121,8 +134,7 @@ class Behaviour(private val bundles: File) {
             repeat(300) { round ->
                 runBlocking {
                     val job = launch(Dispatchers.Default) { session.text() }
-                    val start = System.nanoTime()
-                    while (System.nanoTime() - start < round * 10_000) Thread.onSpinWait()
+                    spin(round * 10_000L)
                     job.cancelAndJoin()
                     session.rewind(0)
                     assertEquals(expected, session.text())
@@ -178,17 +190,27 @@ class Behaviour(private val bundles: File) {
         }
     }
 
-    private fun closeDuringPrompt() = repeat(10) { round ->
-        val model = MolkvModel.open(bundle)
-        val session = model.session(slow)
-        val closer = thread {
-            Thread.sleep(2)
-            if (round % 2 == 0) session.close() else model.close()
+    private fun closeDuringPrompt() {
+        var interrupted = 0
+        repeat(20) { round ->
+            val model = MolkvModel.open(bundle)
+            val session = model.session(slow)
+            val wait = promptTime(session, model) / 3
+            val closer = thread {
+                spin(wait)
+                if (round % 2 == 0) session.close() else model.close()
+            }
+            try {
+                runBlocking { session.generate(longPrompt(model), greedy).toList() }
+            } catch (_: MolkvException.Cancelled) {
+                interrupted++
+            } catch (_: MolkvException.Closed) {
+                // The session was closed before or after the prompt.
+            }
+            closer.join()
+            model.close()
         }
-        val error = assertFailsWith<MolkvException> { runBlocking { session.generate(longPrompt(model), greedy).toList() } }
-        assertTrue(error is MolkvException.Cancelled || error is MolkvException.Closed, error.toString())
-        closer.join()
-        model.close()
+        assertTrue(interrupted > 2, "only $interrupted of 20 prompts were interrupted")
     }
 
     private fun sequences() = withModel { model ->
