@@ -3,6 +3,7 @@
 #include <jni.h>
 #include <molkv.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <new>
 #include <string>
@@ -165,23 +166,25 @@ JNIEXPORT void JNICALL Java_dev_molkv_Native_closeModel(JNIEnv*, jclass, jlong m
     molkv_model_close(to<molkv_model>(model));
 }
 
-JNIEXPORT jobject JNICALL Java_dev_molkv_Native_info(JNIEnv* env, jclass native, jlong model) {
+// Return the fields of molkv_model_info in their order, as texts. The end ids are the last ones.
+JNIEXPORT jbyteArray JNICALL Java_dev_molkv_Native_info(JNIEnv* env, jclass native, jlong model) {
     const Kotlin kotlin{env, native};
-    molkv_model_info info{};
-    info.size = sizeof(info);
-    if (!kotlin.check(molkv_model_get_info(to<molkv_model>(model), &info))) return nullptr;
-    jobject texts[6];
-    int count = 0;
-    for (const char* text :
-         {info.model_type, info.profile, info.dense_dtype, info.kv_dtype, info.experts_dtype, info.placements}) {
-        texts[count] = kotlin.bytes(text);
-        if (texts[count++] == nullptr) return nullptr;
-    }
-    const auto end_ids = kotlin.ids(info.end_ids, info.end_id_count);
-    if (end_ids == nullptr) return nullptr;
-    return kotlin.call("modelInfo", "([B[B[B[B[B[BIIIZJJJ[I)Ldev/molkv/ModelInfo;", texts[0], texts[1], texts[2],
-                       texts[3], texts[4], texts[5], info.vocab_size, info.context_length, info.expert_window,
-                       info.has_tokenizer, info.dense_bytes, info.store_bytes, info.record_bytes, end_ids);
+    return kotlin.guarded([&]() -> jbyteArray {
+        molkv_model_info info{};
+        info.size = sizeof(info);
+        if (!kotlin.check(molkv_model_get_info(to<molkv_model>(model), &info))) return nullptr;
+        std::string texts;
+        for (const char* text :
+             {info.model_type, info.profile, info.dense_dtype, info.kv_dtype, info.experts_dtype, info.placements}) {
+            texts.append(text).push_back('\0');
+        }
+        const auto add = [&](std::int64_t number) { texts.append(std::to_string(number)).push_back('\0'); };
+        for (const auto number : {info.vocab_size, info.context_length, info.expert_window, info.has_tokenizer})
+            add(number);
+        for (const auto number : {info.dense_bytes, info.store_bytes, info.record_bytes}) add(number);
+        std::for_each_n(info.end_ids, info.end_id_count, add);
+        return kotlin.bytes(texts);
+    });
 }
 
 JNIEXPORT jdoubleArray JNICALL Java_dev_molkv_Native_sampling(JNIEnv* env, jclass native, jlong model) {

@@ -18,7 +18,12 @@ class MolkvModel private constructor(private var handle: Long) : AutoCloseable {
     private val sessions = ConcurrentHashMap.newKeySet<MolkvSession>()
 
     /** Facts about the model. */
-    val info: ModelInfo = Native.info(handle)
+    val info: ModelInfo = Native.info(handle).decodeToString().removeSuffix("\u0000").split('\u0000').let {
+        ModelInfo(
+            it[0], it[1], it[2], it[3], it[4], it[5], it[6].toInt(), it[7].toInt(), it[8].toInt(), it[9] != "0",
+            it[10].toLong(), it[11].toLong(), it[12].toLong(), it.drop(13).map(String::toInt),
+        )
+    }
 
     /** The sampling that the bundle recommends. `copy` changes single values, such as the seed. */
     val defaultSampling: Sampling = Native.sampling(handle).let {

@@ -11,7 +11,7 @@ internal object Native {
         requireProvider: Boolean, skipProviderCheck: Boolean,
     ): Long
     @JvmStatic external fun closeModel(model: Long)
-    @JvmStatic external fun info(model: Long): ModelInfo
+    @JvmStatic external fun info(model: Long): ByteArray
     @JvmStatic external fun sampling(model: Long): DoubleArray
     @JvmStatic external fun selfTest(model: Long): ByteArray
     @JvmStatic external fun tokenize(model: Long, text: ByteArray, addSpecialTokens: Boolean): IntArray
@@ -43,16 +43,6 @@ internal object Native {
 
     @JvmStatic fun openFile(files: FileOpener, name: ByteArray): LongArray? =
         files.open(name.decodeToString())?.run { longArrayOf(fd.toLong(), offset, length) }
-
-    @JvmStatic fun modelInfo(
-        modelType: ByteArray, profile: ByteArray, denseDtype: ByteArray, kvDtype: ByteArray, expertsDtype: ByteArray,
-        placements: ByteArray, vocabSize: Int, contextLength: Int, expertWindow: Int, hasTokenizer: Boolean,
-        denseBytes: Long, storeBytes: Long, recordBytes: Long, endIds: IntArray,
-    ): ModelInfo = ModelInfo(
-        modelType.decodeToString(), profile.decodeToString(), denseDtype.decodeToString(), kvDtype.decodeToString(),
-        expertsDtype.decodeToString(), placements.decodeToString(), vocabSize, contextLength, expertWindow,
-        hasTokenizer, denseBytes, storeBytes, recordBytes, endIds.toList(),
-    )
 
     @JvmStatic fun token(sequence: Int, id: Int, text: ByteArray, finish: Int): Token =
         Token(sequence, id, text.decodeToString(), Finish.entries[finish])
