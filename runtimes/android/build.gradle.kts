@@ -1,7 +1,7 @@
 // The Android library: Kotlin, and the native driver as libmolkv_jni.so.
 plugins { id("com.android.library") }
 
-val onnxruntime = "com.microsoft.onnxruntime:onnxruntime-android:1.27.0"
+val onnxruntime = "com.microsoft.onnxruntime:onnxruntime-android:1.29.0"
 
 // The AAR of ONNX Runtime holds the headers for C. Configuration `headers` resolves the AAR as a plain file.
 val headers: Configuration by configurations.creating
