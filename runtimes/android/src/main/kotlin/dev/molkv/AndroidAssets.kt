@@ -5,8 +5,8 @@ import android.content.res.AssetManager
 import java.io.FileNotFoundException
 
 /**
- * Open the bundle in a folder of the assets, in place. The assets must not be compressed: list the endings of their names
- * in `androidResources.noCompress` of the app.
+ * Open the bundle in a folder of the assets, in place. The assets must not be compressed: the app lists the endings of
+ * their names in `androidResources.noCompress`.
  */
 fun MolkvModel.Companion.open(
     assets: AssetManager,

@@ -15,7 +15,7 @@ sealed class MolkvException(message: String) : RuntimeException(message) {
     /** The request needs more memory than there is. */
     class Memory(message: String) : MolkvException(message)
 
-    /** The session was closed while the call ran. A canceled coroutine gets a `CancellationException` instead. */
+    /** The session was closed while the call ran. A cancelled coroutine gets a `CancellationException` instead. */
     class Cancelled(message: String) : MolkvException(message)
 
     /** The model or the session was closed before the call. */

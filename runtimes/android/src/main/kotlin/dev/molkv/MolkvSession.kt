@@ -31,9 +31,9 @@ class MolkvSession internal constructor(private val model: MolkvModel, private v
     /**
      * Continue a text. The flow is cold: each collection appends the prompt to the sequence, then new tokens.
      *
-     * Tokens are computed on [Dispatchers.IO], each one after the collector has taken the one before. If the coroutine of
-     * the collector is canceled, a running call ends early. The session then has the collected tokens, and at most one
-     * more, which was computed meanwhile.
+     * Tokens are computed on [Dispatchers.IO], each one after the collector has taken the one before. If the coroutine
+     * of the collector is cancelled, a running call ends early. The session then has the collected tokens, and at most
+     * one more, which was computed meanwhile.
      */
     fun generate(prompt: String, options: GenerationOptions = GenerationOptions()): Flow<Token> =
         generate(listOf(Prompt(prompt)), options)
@@ -44,7 +44,7 @@ class MolkvSession internal constructor(private val model: MolkvModel, private v
         try {
             while (true) emit(withContext(Dispatchers.IO) { generation.next(coroutineContext.job) } ?: break)
         } catch (error: MolkvException.Cancelled) {
-            currentCoroutineContext().ensureActive() // throws the exception of a canceled coroutine
+            currentCoroutineContext().ensureActive() // throws the exception of a cancelled coroutine
             throw error
         } finally {
             withContext(NonCancellable + Dispatchers.IO) { calls.withLock(generation::free) }
@@ -66,7 +66,7 @@ class MolkvSession internal constructor(private val model: MolkvModel, private v
     /** Restore a saved file into an empty sequence. */
     fun restore(file: File, sequence: Int = 0): Unit = call { Native.restore(it, sequence, listOf(file.path).utf8()) }
 
-    /** Free the session. A running generation ends early, with [MolkvException.Cancelled]. A second call does nothing. */
+    /** Free the session. A running call ends early, and its generation fails. A second call does nothing. */
     override fun close() {
         synchronized(state) {
             closed = true
@@ -96,7 +96,7 @@ class MolkvSession internal constructor(private val model: MolkvModel, private v
             try {
                 body(handle)
             } catch (error: MolkvException.Cancelled) {
-                // If a call ends before it sees the request to end early, the library applies the request to the next call.
+                // The request to end early can come too late for its call. The library then applies it to the next call.
                 if (synchronized(state) { interrupted === owner.also { interrupted = null } }) throw error
                 body(handle)
             } finally {
@@ -132,7 +132,7 @@ class MolkvSession internal constructor(private val model: MolkvModel, private v
 
         private fun start(session: Long) {
             val ids = prompts.mapIndexed { sequence, prompt ->
-                prompt.ids ?: model.tokenize(prompt.text!!, addSpecialTokens = Native.ids(session, sequence).isEmpty())
+                prompt.encode(model, Native.ids(session, sequence).isEmpty())
             }
             val sampling = options.sampling ?: model.defaultSampling
             val numbers = with(sampling) {

@@ -1,4 +1,4 @@
-// The functions of molkv_jni.cpp, and those that it calls. Texts cross JNI as UTF-8, and objects of the library as numbers.
+// The functions of molkv_jni.cpp, and those that it calls. Texts cross JNI as UTF-8, objects of the library as numbers.
 package dev.molkv
 
 internal object Native {
@@ -57,6 +57,6 @@ internal fun String.utf8(): ByteArray = try {
 
 /** Encode texts that become C strings: each one ends with a NUL. */
 internal fun List<String>.utf8(): ByteArray {
-    firstOrNull { '\u0000' in it }?.let { throw MolkvException.Request("found a NUL character in \"$it\", expected none") }
+    if (any { '\u0000' in it }) throw MolkvException.Request("a path, option or stop string has a NUL, expected none")
     return joinToString("") { "$it\u0000" }.utf8()
 }

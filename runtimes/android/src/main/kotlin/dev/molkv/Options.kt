@@ -72,9 +72,9 @@ data class Sampling(
 )
 
 /** A prompt for one sequence: a text, or token ids. A prompt without ids continues a sequence that is not empty. */
-class Prompt private constructor(internal val text: String?, internal val ids: IntArray?) {
-    constructor(text: String) : this(text, null)
-    constructor(ids: IntArray) : this(null, ids)
+class Prompt private constructor(internal val encode: (MolkvModel, addSpecialTokens: Boolean) -> IntArray) {
+    constructor(text: String) : this({ model, addSpecialTokens -> model.tokenize(text, addSpecialTokens) })
+    constructor(ids: IntArray) : this({ _, _ -> ids })
 }
 
 /**

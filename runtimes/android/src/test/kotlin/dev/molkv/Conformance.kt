@@ -62,7 +62,8 @@ class Conformance(private val folder: File) : AutoCloseable {
     private fun model(case: Fields): MolkvModel {
         val name = case["bundle"] as String
         val profile = name.takeIf { it == "coreml" || it == "nnapi" }
-        return models.getOrPut(name) { MolkvModel.open(folder.resolve("bundles/$name"), ModelOptions(profile = profile)) }
+        val options = ModelOptions(profile = profile)
+        return models.getOrPut(name) { MolkvModel.open(folder.resolve("bundles/$name"), options) }
     }
 
     private fun text(case: Fields): String {
@@ -154,16 +155,17 @@ private fun sampling(fields: Fields): Sampling {
     )
 }
 
-private fun compare(tokens: List<Token>, expected: List<Any?>): String = expected.withIndex().mapNotNull { (index, each) ->
+private fun compare(tokens: List<Token>, expected: List<Any?>): String = expected.mapIndexedNotNull { index, each ->
     val fields = each.fields()
     val ids = fields.ids("ids")
     val compared = fields.int("compared")
     val own = tokens.filter { it.sequence == index }
+    val found = own.map(Token::id)
     val finish = own.last().finish.name.lowercase()
     when {
-        own.map(Token::id).take(compared) != ids.take(compared) -> "sequence $index: ${own.map(Token::id)}, expected $ids"
+        found.take(compared) != ids.take(compared) -> "sequence $index: found $found, expected $ids"
         compared < ids.size -> null
-        own.size != ids.size || finish != fields["finish"] -> "sequence $index: ${own.size} tokens, $finish"
+        found.size != ids.size || finish != fields["finish"] -> "sequence $index: found ${found.size} tokens, $finish"
         else -> null
     }
 }.joinToString("; ")
