@@ -96,7 +96,7 @@ class MolkvSession internal constructor(private val model: MolkvModel, private v
             try {
                 body(handle)
             } catch (error: MolkvException.Cancelled) {
-                // The request to end early can come too late for its call. The library then applies it to the next call.
+                // A request to end early can come too late for its call. The library then applies it to the next one.
                 if (synchronized(state) { interrupted === owner.also { interrupted = null } }) throw error
                 body(handle)
             } finally {
