@@ -1,4 +1,5 @@
 # make demo | test-fast | test | test-all | test-lowest | lint | format | bench-store | bench-speed | bench-mobile | bench-mole | bench-sessions | test-openvino | test-qnn
+# Native driver (runtimes/native/rules.mk): make native | test-native | fuzz-native | test-swift | format-native
 # Each target sets up the environment that it needs. The only requirements are make and Python 3.11, 3.12 or 3.13.
 
 PYTHON ?= python3
@@ -56,6 +57,7 @@ test-fast: $(READY)  # those that are not marked as slow
 
 test-all: lint  # what CI runs: every test
 	$(PYTEST)
+	$(MAKE) test-native
 	$(MAKE) test-lowest
 
 # Test the host driver with each dependency at its lower bound. The command line runs in an environment with only these
@@ -115,3 +117,5 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+include runtimes/native/rules.mk

@@ -106,7 +106,7 @@ typedef struct molkv_model_info {
     const char* dense_dtype; /* dtype of the dense weights, such as "int4" */
     const char* kv_dtype;    /* dtype of the KV cache */
     const char* experts_dtype;
-    const char* placements;  /* where nodes run, such as "99 nodes on CPUExecutionProvider" */
+    const char* placements; /* where nodes run, such as "99 nodes on CPUExecutionProvider" */
     int32_t vocab_size;
     int32_t context_length; /* tokens */
     int32_t expert_window;  /* tokens; 0 if the model has no window */

@@ -1,6 +1,7 @@
 #include "json.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <unordered_set>
@@ -12,8 +13,8 @@ namespace molkv {
 namespace {
 
 constexpr int deepest = 64;  // levels of arrays and objects
-constexpr std::string_view type_names[] = {"null",   "a boolean", "an integer", "a number",
-                                           "a text", "a list",    "an object"};
+constexpr std::array<std::string_view, 7> type_names = {"null",   "a boolean", "an integer", "a number",
+                                                        "a text", "a list",    "an object"};
 
 bool is_digit(char c) {
     return c >= '0' && c <= '9';
@@ -204,7 +205,7 @@ std::string_view JsonValue::key() const {
 std::string_view JsonValue::expect_type(Type type) const {
     const Json::Node& node = json_->nodes_[node_];
     if (node.type != type) {
-        refuse(type_names[static_cast<int>(node.type)], type_names[static_cast<int>(type)]);
+        refuse(type_names[static_cast<std::size_t>(node.type)], type_names[static_cast<std::size_t>(type)]);
     }
     return node.text;
 }
