@@ -6,7 +6,7 @@ NATIVE_BUILD := $(NATIVE)/build
 FUZZ_SECONDS ?= 5
 
 export CMAKE_GENERATOR := $(if $(shell command -v ninja),Ninja,Unix Makefiles)
-CTEST := ctest --parallel $(shell nproc) --output-on-failure --no-tests=error
+CTEST := ctest --parallel $(shell nproc) --timeout 900 --output-on-failure --no-tests=error
 
 .PRECIOUS: $(NATIVE)/.fetched-%
 .PHONY: native test-native lint-native format-native test-arm64 test-android test-swift fuzz-native
