@@ -72,7 +72,7 @@ test-android: native-release $(NATIVE)/.fetched-kotlin
 	java -Xcheck:jni -cp $(NATIVE_BUILD)/android/classes:$(KOTLIN_LIBRARIES) \
 	    -Dmolkv.library=$(CURDIR)/$(NATIVE_BUILD)/android/libmolkv_jni.so \
 	    -Dmolkv.onnxruntime=$(CURDIR)/$(NATIVE)/x86_64/libonnxruntime.so \
-	    -Dmolkv.conformance=$(CURDIR)/runtimes/conformance molkv.JvmTestKt > $(NATIVE_BUILD)/android/test.log 2>&1 \
+	    -Dmolkv.bundles=$(CURDIR)/runtimes/conformance/bundles dev.molkv.JvmTestKt > $(NATIVE_BUILD)/android/test.log 2>&1 \
 	    || { cat $(NATIVE_BUILD)/android/test.log; exit 1; }
 	cat $(NATIVE_BUILD)/android/test.log
 	@! grep "WARNING in native method" $(NATIVE_BUILD)/android/test.log  # what -Xcheck:jni found
