@@ -25,6 +25,7 @@ native: native-release  # the library and the tool molkv, in .native/build/relea
 test-native:  # what CI runs of the native driver
 	@start=$$(date +%s); set -e; \
 	$(MAKE) native-release; $(CTEST) --test-dir $(NATIVE_BUILD)/release; \
+	MOLKV_NATIVE_BUILD=$(CURDIR)/$(NATIVE_BUILD)/release $(PYTEST) tests/native; \
 	$(MAKE) native-sanitize; $(CTEST) --test-dir $(NATIVE_BUILD)/sanitize; \
 	$(MAKE) lint-native; \
 	$(MAKE) test-arm64; \
