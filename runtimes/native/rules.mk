@@ -23,14 +23,16 @@ native-%: $(NATIVE)/.fetched-headers $(NATIVE)/.fetched-library
 native: native-release  # the library and the tool molkv, in .native/build/release
 
 test-native:  # what CI runs of the native driver
-	@start=$$(date +%s); set -e; \
-	$(MAKE) native-release; $(CTEST) --test-dir $(NATIVE_BUILD)/release; \
-	MOLKV_NATIVE_BUILD=$(CURDIR)/$(NATIVE_BUILD)/release $(PYTEST) tests/native; \
-	$(MAKE) native-sanitize; $(CTEST) --test-dir $(NATIVE_BUILD)/sanitize; \
-	$(MAKE) lint-native; \
-	$(MAKE) test-arm64; \
-	$(MAKE) test-android; \
-	echo "== tested the native driver in $$(($$(date +%s) - start)) s"
+	$(eval START := $(shell date +%s))
+	$(MAKE) native-release
+	$(CTEST) --test-dir $(NATIVE_BUILD)/release
+	MOLKV_NATIVE_BUILD=$(CURDIR)/$(NATIVE_BUILD)/release $(PYTEST) tests/native
+	$(MAKE) native-sanitize
+	$(CTEST) --test-dir $(NATIVE_BUILD)/sanitize
+	$(MAKE) lint-native
+	$(MAKE) test-arm64
+	$(MAKE) test-android
+	@echo "== tested the native driver in $$(($$(date +%s) - $(START))) s"
 
 NATIVE_CODE = $(shell find $(NATIVE_SOURCES) runtimes/android/src runtimes/ios -name '*.cpp' -o -name '*.h')
 CLANG_FORMAT := clang-format --style=file:$(NATIVE_SOURCES)/.clang-format
