@@ -15,7 +15,7 @@
 
 namespace {
 
-constexpr int context = 1024;  // benchmarks.speed.CONTEXT
+constexpr int32_t context = 1024;  // benchmarks.speed.CONTEXT
 constexpr int steps = 48;      // benchmarks.speed.STEPS
 
 void check(molkv_status status) {
@@ -53,11 +53,11 @@ molkv_model* open_model(const char* library, const char* bundle, int threads) {
     return model;
 }
 
-molkv_session* new_session(molkv_model* model, int batch) {
+molkv_session* new_session(molkv_model* model, int batch, int32_t context_length) {
     molkv_session_options options = {};
     options.size = sizeof options;
     options.batch_size = batch;
-    options.max_length = context;
+    options.max_length = std::min(context, context_length);
     molkv_session* session = nullptr;
     check(molkv_session_create(model, &options, &session));
     return session;
@@ -102,7 +102,7 @@ int main(int count, char** arguments) {
         }
         if (batch != batch_of_session) {
             molkv_session_free(session);
-            session = new_session(model, batch);
+            session = new_session(model, batch, info.context_length);
             batch_of_session = batch;
         }
         for (int sequence = 0; sequence < batch; sequence++) check(molkv_session_rewind(session, sequence, 0));

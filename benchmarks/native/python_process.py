@@ -6,18 +6,40 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.speed.ours import Driver
+import numpy as np
+
+from benchmarks.speed import CONTEXT
 from benchmarks.speed.process import answer
-from molkv_bundle import Bundle
+from molkv_runtime import Generator, Target
+
+
+class Driver:
+    """A bundle in the Python driver, with one sequence."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        generator = Generator(folder, target=Target(threads=threads))
+        self.vocab_size = generator.config.vocab_size
+        self._state = generator.sequences(1, min(CONTEXT, generator.config.max_position_embeddings))
+
+    def start(self, batch: int) -> None:  # noqa: ARG002
+        """Start with an empty sequence."""
+        self._state.reset(0)
+
+    def prefill(self, ids: np.ndarray) -> None:
+        """Prefill a prompt."""
+        self._state.prefill(0, ids)
+
+    def decode(self, token: int) -> None:
+        """Append a token to the sequence."""
+        self._state.decode([token])
 
 
 def main() -> None:
     """Answer each line of JSON with a line of JSON."""
-    folder, threads = Path(sys.argv[1]), int(sys.argv[2])
-    driver, vocab_size = Driver(folder, threads, in_ram=False), Bundle(folder).config.vocab_size
+    driver = Driver(Path(sys.argv[1]), int(sys.argv[2]))
     print("ready", flush=True)
     for line in sys.stdin:
-        print(json.dumps(answer(driver, vocab_size, json.loads(line))), flush=True)
+        print(json.dumps(answer(driver, driver.vocab_size, json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -90,10 +90,7 @@ File Bundle::open(const std::string& name) const {
     return found->second.duplicate();
 }
 
-void Bundle::check_hash(const std::string& name, std::span<const std::byte> content) const {
-    Sha256 digest;
-    digest.update(content);
-    const std::string found = digest.hex();
+void Bundle::check_hash(const std::string& name, const std::string& found) const {
     const std::string& expected = manifest_.files.at(name).sha256;
     if (found != expected) {
         fail(Kind::bundle, path(name), ": has sha256 ", found.substr(0, 12), "..., the manifest says ",
@@ -103,13 +100,22 @@ void Bundle::check_hash(const std::string& name, std::span<const std::byte> cont
 
 std::string Bundle::read(const std::string& name) const {
     std::string content = open(name).read_all();
-    check_hash(name, std::as_bytes(std::span(content)));
+    Sha256 digest;
+    digest.update(content);
+    check_hash(name, digest.hex());
     return content;
 }
 
 MappedFile Bundle::map(const std::string& name) const {
+    constexpr std::size_t slice = 4 << 20U;  // bytes that are in memory at a time
     MappedFile mapped(open(name));
-    check_hash(name, mapped.bytes());
+    Sha256 digest;
+    for (std::size_t begin = 0; begin < mapped.bytes().size(); begin += slice) {
+        const std::size_t end = std::min(begin + slice, mapped.bytes().size());
+        digest.update(mapped.bytes().subspan(begin, end - begin));
+        mapped.release_pages(begin, end);
+    }
+    check_hash(name, digest.hex());
     return mapped;
 }
 

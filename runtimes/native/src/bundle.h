@@ -51,7 +51,7 @@ class Bundle {
  private:
     [[nodiscard]] const Graph& choose_graph(const std::vector<std::string>& profiles, const std::string& profile) const;
     void open_files();
-    void check_hash(const std::string& name, std::span<const std::byte> content) const;
+    void check_hash(const std::string& name, const std::string& found) const;
 
     std::shared_ptr<const FileSource> source_;
     Manifest manifest_;

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <limits>
 #include <system_error>
 #include <utility>
@@ -101,6 +102,19 @@ std::string File::read_all(Kind kind) const {
     return content;
 }
 
+void File::announce(std::uint64_t offset, std::size_t size) const {
+    // This is only a hint, so a failure has no effect.
+#if defined(__APPLE__)
+    radvisory range{};
+    range.ra_offset = static_cast<off_t>(offset_ + offset);
+    range.ra_count = static_cast<int>(size);
+    static_cast<void>(::fcntl(descriptor_, F_RDADVISE, &range));
+#else
+    static_cast<void>(::posix_fadvise(descriptor_, static_cast<off_t>(offset_ + offset), static_cast<off_t>(size),
+                                      POSIX_FADV_WILLNEED));
+#endif
+}
+
 MappedFile::MappedFile(const File& file) : start_(nullptr), length_(0) {
     if (file.size_ == 0) return;  // mmap refuses an empty range
     const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
@@ -130,6 +144,33 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 
 MappedFile::~MappedFile() {
     if (start_ != nullptr) ::munmap(start_, length_);
+}
+
+void MappedFile::release_pages(std::size_t begin, std::size_t end) const {
+    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    const auto before = static_cast<std::size_t>(bytes_.data() - static_cast<const std::byte*>(start_));
+    const std::size_t first = (before + begin) / page * page;
+    const std::size_t last = std::min(before + end, length_) / page * page;
+    if (first < last) ::madvise(static_cast<std::byte*>(start_) + first, last - first, MADV_DONTNEED);
+}
+
+PageReleaser::PageReleaser(const MappedFile& file)
+    : thread_([this, &file] {
+          constexpr std::chrono::milliseconds interval(30);
+          std::unique_lock lock(mutex_);
+          do {
+              file.release_pages(0, file.bytes().size());
+          } while (!ended_.wait_for(lock, interval, [this] { return has_ended_; }));
+          file.release_pages(0, file.bytes().size());
+      }) {}
+
+PageReleaser::~PageReleaser() {
+    {
+        const std::lock_guard lock(mutex_);
+        has_ended_ = true;
+    }
+    ended_.notify_one();
+    thread_.join();
 }
 
 File Folder::open(const std::string& name) const {

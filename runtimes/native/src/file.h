@@ -1,11 +1,14 @@
 // Files of a bundle: open descriptors with positioned reads, so that threads can share them.
 #pragma once
 
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "error.h"
@@ -54,11 +57,30 @@ class MappedFile {
     ~MappedFile();
 
     [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }
+    // Let the operating system take back the pages between two places, in bytes. They are read again when they are
+    // used.
+    void release_pages(std::size_t begin, std::size_t end) const;
 
  private:
     void* start_;
     std::size_t length_;
     std::span<const std::byte> bytes_;
+};
+
+// A thread that releases the pages of a mapped file again and again, while other code reads the file once. So the
+// memory of the process does not grow by the size of the file.
+class PageReleaser {
+ public:
+    explicit PageReleaser(const MappedFile& file);
+    PageReleaser(const PageReleaser&) = delete;
+    PageReleaser& operator=(const PageReleaser&) = delete;
+    ~PageReleaser();
+
+ private:
+    std::mutex mutex_;
+    std::condition_variable ended_;
+    bool has_ended_ = false;
+    std::thread thread_;
 };
 
 // The place where the files of a bundle are: a folder, or the callback of the C API.

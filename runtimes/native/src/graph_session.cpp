@@ -184,11 +184,14 @@ GraphSession::GraphSession(const OnnxRuntime& runtime, const Bundle& bundle, con
     const Owned<OrtSessionOptions> options = session_options(runtime, target);
     add_weights(runtime, options.get(), content, where, weights_->bytes());
     OrtSession* session = nullptr;
-    runtime.check(runtime.api().CreateSessionFromArray(runtime.environment(), content.data(), content.size(),
-                                                       options.get(), &session),
-                  Kind::provider, text(where, ": provider \"", target.provider, "\" cannot load it"));
+    {
+        // Loading copies most weights into the layout of the kernels, one after the other.
+        const PageReleaser releaser(*weights_);
+        runtime.check(runtime.api().CreateSessionFromArray(runtime.environment(), content.data(), content.size(),
+                                                           options.get(), &session),
+                      Kind::provider, text(where, ": provider \"", target.provider, "\" cannot load it"));
+    }
     session_ = {session, runtime.api().ReleaseSession};
-    release_pages(weights_->bytes());
     Assignment found = assignment(runtime, session);
     if (target.required) check_placement(found, runtime.preset(target.provider), where);
     placements_ = std::move(found.placements);

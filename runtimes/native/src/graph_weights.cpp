@@ -1,10 +1,6 @@
 // The weights of a graph: tensors in a mapped file.
 #include "graph_weights.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <cstdint>
 #include <vector>
 
 #include "onnx_model.h"
@@ -63,15 +59,6 @@ void add_weights(const OnnxRuntime& runtime, OrtSessionOptions* options, std::st
     // AddExternalInitializersFromFilesInMemory would copy the weights; these tensors are used in place.
     runtime.check(runtime.api().AddExternalInitializers(options, name_pointers.data(), values.data(), values.size()),
                   Kind::provider, where + ": its weights");
-}
-
-void release_pages(std::span<const std::byte> mapped) {
-    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-    const std::size_t before = (page - reinterpret_cast<std::uintptr_t>(mapped.data()) % page) % page;
-    if (mapped.size() < before + page) return;
-    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): the type of madvise is not const
-    auto* first = const_cast<std::byte*>(mapped.data() + before);
-    ::madvise(first, (mapped.size() - before) / page * page, MADV_DONTNEED);
 }
 
 }  // namespace molkv

@@ -17,8 +17,4 @@ namespace molkv {
 void add_weights(const OnnxRuntime& runtime, OrtSessionOptions* options, std::string_view content,
                  const std::string& where, std::span<const std::byte> weights);
 
-// Let the operating system take back the pages of a mapped file. Loading copies most weights into the layout of the
-// kernels; pages with the others are read again when they are used.
-void release_pages(std::span<const std::byte> mapped);
-
 }  // namespace molkv
