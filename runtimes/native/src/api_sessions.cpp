@@ -203,9 +203,13 @@ molkv_status molkv_sample(const molkv_sampling* sampling, const float* logits, s
 molkv_status molkv_generate(molkv_session* session, const molkv_prompt* prompts, size_t count,
                             const molkv_generation_options* options, molkv_generation** generation) {
     return guarded([&] {
-        given(session, "session");
-        given_list(prompts, count, "prompts");
+        const auto batch_size = static_cast<std::size_t>(given(session, "session")->session.batch_size());
         given(generation, "generation");
+        if (count != batch_size) {  // before the prompts are read
+            fail(Kind::request, "found ", count, " prompts, expected ", batch_size,
+                 ", one for each sequence of the session");
+        }
+        given(prompts, "prompts");
         const auto chosen = options_of(options);
         std::vector<Prompt> list;
         for (std::size_t i = 0; i < count; i++) list.push_back(prompt_of(prompts[i]));

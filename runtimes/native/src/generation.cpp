@@ -54,10 +54,6 @@ Continuation::Continuation(Session& session, std::span<const Prompt> prompts, co
       active_(prompts.size()),
       with_logprobs_(options.with_logprobs),
       best_count_(static_cast<std::size_t>(options.best_count)) {
-    if (prompts.size() != static_cast<std::size_t>(session.batch_size())) {
-        fail(Kind::request, "found ", prompts.size(), " prompts, expected ", session.batch_size(),
-             ", one for each sequence of the session");
-    }
     StopStrings{options.stop};  // checks them before the tokenizer is loaded
     for (const auto& prompt : prompts) {
         texts_.push_back(make_text(static_cast<int>(texts_.size()), prompt, options.max_new_tokens));
