@@ -86,7 +86,8 @@ void check_signals(const std::string& bundles) {
     for (const std::string name : {"INT", "TERM", "HUP"}) {
         test::equal(shell(busy + "sleep 0.5; kill -" + name + " $!; wait $!").code, 130, "the exit code after " + name);
     }
-    test::equal(shell("($MOLKV run " + bundles + "/bytes --prompt a; echo $?) | true").output, "", "a closed output");
+    const auto closed = shell("{ $MOLKV run " + bundles + "/bytes --prompt a; echo code $? >&2; } | true");
+    test::equal(closed.output, "code 1\n", "a reader that ends early");
 }
 
 }  // namespace
