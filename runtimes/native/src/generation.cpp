@@ -49,12 +49,11 @@ SamplingParameters default_sampling(const Model& model) {
 
 Continuation::Continuation(Session& session, std::span<const Prompt> prompts, const GenerationOptions& options)
     : session_(session),
-      number_(0),
       sampler_(checked(options, session.model()).sampling.value_or(default_sampling(session.model()))),
       active_(prompts.size()),
       with_logprobs_(options.with_logprobs),
       best_count_(static_cast<std::size_t>(options.best_count)) {
-    StopStrings{options.stop};  // checks them before the tokenizer is loaded
+    const StopStrings checked_stop(options.stop);  // before the tokenizer is loaded
     for (const auto& prompt : prompts) {
         texts_.push_back(make_text(static_cast<int>(texts_.size()), prompt, options.max_new_tokens));
     }

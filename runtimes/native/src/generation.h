@@ -65,7 +65,7 @@ class Continuation {
         std::optional<StopStrings> stop;
         molkv_finish finish = MOLKV_FINISH_NONE;
     };
-    Text make_text(int sequence, const Prompt& prompt, std::int64_t max_new_tokens) const;
+    [[nodiscard]] Text make_text(int sequence, const Prompt& prompt, std::int64_t max_new_tokens) const;
     void add_streams(const std::vector<std::string>& stop);
     const Token* advance();
     bool step();
@@ -74,7 +74,7 @@ class Continuation {
     void complete_text(Text& text, std::int32_t id);
 
     Session& session_;
-    std::uint64_t number_;
+    std::uint64_t number_ = 0;
     std::vector<Text> texts_;
     Sampler sampler_;
     std::vector<std::int32_t> stop_ids_;

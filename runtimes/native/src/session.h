@@ -56,7 +56,7 @@ class Session {
         return texts_[static_cast<std::size_t>(sequence)];
     }
     [[nodiscard]] std::span<const std::int32_t> pending(int sequence);
-    int check_sequence(std::int64_t sequence) const;
+    [[nodiscard]] int check_sequence(std::int64_t sequence) const;
     void make_sound();
     template <typename Call>
     auto guarded(const Call& call);
