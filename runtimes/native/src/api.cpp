@@ -16,6 +16,8 @@ namespace {
 
 constexpr const char* version = "0.4.0";
 constexpr std::size_t longest_failure = 2000;  // bytes
+// The C API keeps the last failure of each thread, as errno does.
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables)
 thread_local std::array<char, longest_failure + 1> last_failure;
 
 std::map<std::string, std::string> options_of(const molkv_model_options& options) {

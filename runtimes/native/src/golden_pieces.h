@@ -1,6 +1,7 @@
 // How golden texts are cut into prompts (docs/bundle-format.md, "Golden vectors").
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -12,9 +13,10 @@ namespace molkv {
 // positions that fill it, and one token for the graph of one position. Empty in profile "cpu".
 inline std::vector<std::int64_t> static_pieces(const Model& model) {
     std::vector<std::int64_t> pieces;
-    for (auto graph = model.graphs().rbegin(); graph != model.graphs().rend(); ++graph) {
-        if (graph->first > 1) pieces.push_back(graph->first + 1);
+    for (const auto& [length, graph] : model.graphs()) {
+        if (length > 1) pieces.push_back(length + 1);
     }
+    std::reverse(pieces.begin(), pieces.end());
     return pieces;
 }
 

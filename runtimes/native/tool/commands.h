@@ -8,7 +8,7 @@ namespace tool {
 
 struct Command {
     CommandInfo info;
-    int (*run)(const Arguments& arguments, Interrupts& interrupts);  // returns an exit code
+    int (*run)(const Arguments& arguments, Interrupts& interrupts) = nullptr;  // returns an exit code
 };
 
 Command run_command();

@@ -115,12 +115,15 @@ std::string as_json(const Prompts& prompts, std::size_t index, std::size_t promp
 class Run {
  public:
     Run(const Arguments& arguments, Interrupts& interrupts)
-        : arguments_(arguments), prompts_(prompts_of(arguments)), list_(prompts_.list()), results_(list_.size()) {
+        : arguments_(arguments),
+          prompts_(prompts_of(arguments)),
+          list_(prompts_.list()),
+          results_(list_.size()),
+          streams_(list_.size() == 1 && !arguments.has("--json")) {
         check_sampling(arguments);
         const auto max_new_tokens = arguments.integer("--max-new-tokens", 1, most_int32, default_new_tokens);
         const auto model = open_model(arguments);
         const WatchedSession session(model.get(), static_cast<std::int32_t>(list_.size()), 0, interrupts);
-        streams_ = list_.size() == 1 && !arguments.has("--json");
         generate(session.get(), sampling_of(arguments, model.get()), static_cast<std::int32_t>(max_new_tokens));
         print_results(session.get());
     }
@@ -129,6 +132,7 @@ class Run {
     void generate(molkv_session* session, const molkv_sampling& sampling, std::int32_t max_new_tokens) {
         const auto stop_texts = arguments_.all("--stop");
         std::vector<const char*> stop;
+        stop.reserve(stop_texts.size());
         for (const auto& each : stop_texts) stop.push_back(each.c_str());
         molkv_generation_options options = {};
         options.size = sizeof(options);
@@ -202,7 +206,7 @@ class Run {
     Prompts prompts_;
     std::vector<molkv_prompt> list_;
     std::vector<Result> results_;
-    bool streams_ = false;
+    bool streams_;  // whether the text is written as it grows
 };
 
 int run(const Arguments& arguments, Interrupts& interrupts) {
