@@ -72,7 +72,7 @@ data class Sampling(
 )
 
 /** A prompt for one sequence: a text, or token ids. A prompt without ids continues a sequence that is not empty. */
-class Prompt private constructor(internal val encode: (MolkvModel, addSpecialTokens: Boolean) -> IntArray) {
+class Prompt internal constructor(internal val encode: (MolkvModel, addSpecialTokens: Boolean) -> IntArray) {
     constructor(text: String) : this({ model, addSpecialTokens -> model.tokenize(text, addSpecialTokens) })
     constructor(ids: IntArray) : this({ _, _ -> ids })
 }

@@ -5,6 +5,7 @@ import java.io.File
 import java.io.FileDescriptor
 import java.io.FileInputStream
 import java.io.IOException
+import java.util.concurrent.CountDownLatch
 import kotlin.concurrent.thread
 import kotlin.test.assertContentEquals
 import kotlin.test.assertEquals
@@ -64,14 +65,20 @@ class Behaviour(private val bundles: File) {
 
     private suspend fun MolkvSession.text(prompt: String = "the owl"): List<Token> = generate(prompt, greedy).toList()
 
-    private fun longPrompt(model: MolkvModel) = listOf(Prompt(IntArray(longLength(model)) { it % 200 }))
+    /** Return a long prompt. It sets `begun` within the call that runs it. */
+    private fun longPrompt(begun: CountDownLatch) = listOf(
+        Prompt { model, _ ->
+            begun.countDown()
+            IntArray(longLength(model)) { it % 200 }
+        },
+    )
 
     private fun longLength(model: MolkvModel) = model.info.contextLength - 20
 
     /** Run a long prompt. Returns the time of the prompt in nanoseconds, and leaves the session empty. */
-    private fun promptTime(session: MolkvSession, model: MolkvModel): Long {
+    private fun promptTime(session: MolkvSession): Long {
         val start = System.nanoTime()
-        runBlocking { session.generate(longPrompt(model), greedy).first() }
+        runBlocking { session.generate(longPrompt(CountDownLatch(1)), greedy).first() }
         return (System.nanoTime() - start).also { session.rewind(0) }
     }
 
@@ -114,11 +121,13 @@ class Behaviour(private val bundles: File) {
             var interrupted = 0
             repeat(50) {
                 session.rewind(0)
-                val wait = promptTime(session, model) / 3
+                val wait = promptTime(session) / 3
                 var tokens = 0
                 runBlocking {
-                    val flow = session.generate(longPrompt(model), greedy)
+                    val begun = CountDownLatch(1)
+                    val flow = session.generate(longPrompt(begun), greedy)
                     val job = launch(Dispatchers.Default) { flow.collect { tokens++ } }
+                    begun.await()
                     spin(wait)
                     job.cancelAndJoin()
                 }
@@ -202,17 +211,19 @@ class Behaviour(private val bundles: File) {
         repeat(20) { round ->
             val model = MolkvModel.open(bundle)
             val session = model.session(slow)
-            val wait = promptTime(session, model) / 3
+            val wait = promptTime(session) / 3
+            val begun = CountDownLatch(1)
             val closer = thread {
+                begun.await()
                 spin(wait)
                 if (round % 2 == 0) session.close() else model.close()
             }
             try {
-                runBlocking { session.generate(longPrompt(model), greedy).toList() }
+                runBlocking { session.generate(longPrompt(begun), greedy).toList() }
             } catch (_: MolkvException.Cancelled) {
                 interrupted++
             } catch (_: MolkvException.Closed) {
-                // The session was closed before or after the prompt.
+                // The session was closed after the prompt.
             }
             closer.join()
             model.close()
