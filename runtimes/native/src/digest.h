@@ -20,7 +20,6 @@ class Sha256 {
     [[nodiscard]] std::string hex();
 
  private:
-    void block(const std::byte* bytes);
     std::array<std::uint32_t, 8> state_;
     std::array<std::byte, 64> pending_;
     std::uint64_t size_ = 0;
