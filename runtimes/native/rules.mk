@@ -57,7 +57,8 @@ fuzz-native: native-sanitize
 	cmake -S $(NATIVE_SOURCES) --preset sanitize -DMOLKV_FUZZ_SECONDS=$(FUZZ_SECONDS) > /dev/null
 	$(CTEST) --test-dir $(NATIVE_BUILD)/sanitize --label-regex fuzz --timeout $$(($(FUZZ_SECONDS) + 600))
 
-# The Kotlin library on the JVM: its sources and tests are compiled together, and run over JNI.
+# The Kotlin library on the JVM: its sources and tests are compiled together, and run over JNI. AndroidAssets.kt needs
+# classes of Android.
 ANDROID := runtimes/android/src
 KOTLIN := $(NATIVE)/kotlin
 KOTLIN_LIBRARIES := $(KOTLIN)/kotlin-stdlib.jar:$(KOTLIN)/kotlinx-coroutines-core-jvm.jar:$(KOTLIN)/kotlin-test.jar
@@ -71,7 +72,7 @@ test-android: native-release $(NATIVE)/.fetched-kotlin
 	    $(NATIVE_BUILD)/release/libmolkv_core.a -o $(NATIVE_BUILD)/android/libmolkv_jni.so
 	java -Xmx1g -cp "$(KOTLIN)/compiler/*:$(KOTLIN_LIBRARIES)" org.jetbrains.kotlin.cli.jvm.K2JVMCompiler \
 	    -Werror -no-stdlib -no-reflect -jvm-target 17 -cp $(KOTLIN_LIBRARIES) -d $(NATIVE_BUILD)/android/classes \
-	    $(ANDROID)/main/kotlin $(ANDROID)/test/kotlin
+	    $(filter-out %/AndroidAssets.kt,$(wildcard $(ANDROID)/main/kotlin/dev/molkv/*.kt)) $(ANDROID)/test/kotlin
 	java -Xcheck:jni -cp $(NATIVE_BUILD)/android/classes:$(KOTLIN_LIBRARIES) \
 	    -Dmolkv.library=$(CURDIR)/$(NATIVE_BUILD)/android/libmolkv_jni.so \
 	    -Dmolkv.onnxruntime=$(CURDIR)/$(NATIVE)/x86_64/libonnxruntime.so \
