@@ -59,11 +59,13 @@ def _in_a_node(tensor: TensorProto) -> Callable[[onnx.ModelProto], object]:
     return lambda model: model.graph.node.append(helper.make_node("Constant", [], ["x"], value=tensor))
 
 
-def test_external_weights_inside_a_node_are_found(bundle: Path) -> None:
+@pytest.mark.parametrize("location", ["../secret", "model.onnx.data"])
+def test_external_weights_inside_a_node_are_refused(location: str, bundle: Path) -> None:
     tensor = TensorProto(data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
-    tensor.external_data.add(key="location", value="../secret")
+    for key, value in (("location", location), ("offset", "0"), ("length", "16")):
+        tensor.external_data.add(key=key, value=value)
     _edit_graph(bundle, _in_a_node(tensor))
-    with pytest.raises(BundleError, match=r"has weights in '../secret'"):
+    with pytest.raises(BundleError, match="has a tensor in another file, expected it in the graph"):
         Generator(bundle)
 
 

@@ -167,6 +167,8 @@ def _check_node(node: dict[str, Any], data_file: str, data_size: int) -> None:
         if name not in operator.attributes or not _is_sound(attribute, operator.attributes[name]):
             raise _GraphError(f"{where} ({kind[1]}) has an attribute {_shown(name)} whose name or value is not allowed")
         if "t" in attribute:
+            if "external_data" in attribute["t"]:
+                raise _GraphError(f"{where} ({kind[1]}) has a tensor in another file, expected it in the graph")
             _check_tensor(attribute["t"], data_file, data_size)
     if len({_text(attribute, "name") for attribute in attributes}) < len(attributes):
         raise _GraphError(f"{where} ({kind[1]}) has two attributes of the same name")
