@@ -16,7 +16,7 @@
 namespace {
 
 constexpr int32_t context = 1024;  // benchmarks.speed.CONTEXT
-constexpr int steps = 48;      // benchmarks.speed.STEPS
+constexpr int steps = 48;          // benchmarks.speed.STEPS
 
 void check(molkv_status status) {
     if (status == MOLKV_OK) return;
@@ -24,7 +24,9 @@ void check(molkv_status status) {
     std::exit(1);
 }
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 // Return the peak of the resident set, in bytes.
 long long peak_rss() {
@@ -97,7 +99,8 @@ int main(int count, char** arguments) {
         char what[16] = "";
         int length = 0;
         int batch = 0;
-        if (std::sscanf(line.c_str(), R"({"what": "%15[a-z]", "length": %d, "batch": %d)", what, &length, &batch) != 3) {
+        if (std::sscanf(line.c_str(), R"({"what": "%15[a-z]", "length": %d, "batch": %d)", what, &length, &batch) !=
+            3) {
             return 2;
         }
         if (batch != batch_of_session) {

@@ -85,3 +85,10 @@ test-android: native-release $(NATIVE)/.fetched-kotlin
 test-swift: native-release $(NATIVE)/.fetched-library
 	runtimes/ios/run_in_trixie.sh swift run --package-path runtimes/ios --scratch-path $(NATIVE_BUILD)/swift \
 	    MolkvTest $(NATIVE)/x86_64/libonnxruntime.so runtimes/conformance
+
+# Compare with the Python driver. Writes 7 GiB of models to demo/ and keeps them.
+.PHONY: bench-native
+bench-native: native-release
+	g++ -std=c++20 -O2 $(WARNINGS) -I$(NATIVE_SOURCES)/include -isystem $(NATIVE)/include benchmarks/native/contender.cpp \
+	    $(NATIVE_BUILD)/release/libmolkv_core.a -ldl -pthread -o $(NATIVE_BUILD)/release/contender
+	$(BIN)/python -m benchmarks.native --folder demo/bench-native --build $(NATIVE_BUILD)/release
