@@ -19,7 +19,7 @@ SOURCES = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent.pa
 _DRIVER = ("native/LICENSE", "native/CMakeLists.txt", "native/include", "native/src")
 _PARTS: dict[Platform, tuple[str, ...]] = {
     "android": (*_DRIVER, "android"),
-    "ios": (*_DRIVER, "ios"),
+    "ios": ("ios",),  # its links lead to the driver, which a Swift package must have inside its folder
     "native": (*_DRIVER, "native/tool"),
 }
 _PACK = "asset-pack.gradle.kts"  # becomes the build file of each asset pack

@@ -19,7 +19,7 @@ struct ExampleView: View {
                 do {
                     try await run()
                 } catch {
-                    text += "\nerror: \(error)"
+                    text += "\nerror: \(error.localizedDescription)"
                 }
             }
     }
@@ -29,12 +29,13 @@ struct ExampleView: View {
             text = "error: the app has no folder molkv.bundle"
             return
         }
-        let (model, report) = try await Task.detached {
+        let (session, report) = try await Task.detached {
             let model = try Model(path: url)
-            return (model, try model.selfTest())
+            let report = try model.selfTest()
+            return (try model.session(), report)
         }.value
         text = "\(report)\nself-test: passed\n\n\(prompt)"
-        for try await token in try model.session().generate(prompt) {
+        for try await token in session.generate(prompt) {
             text += token.text
         }
     }
