@@ -81,10 +81,17 @@ test-android: native-release $(NATIVE)/.fetched-kotlin
 	cat $(NATIVE_BUILD)/android/test.log
 	@! grep "WARNING in native method" $(NATIVE_BUILD)/android/test.log  # what -Xcheck:jni found
 
-# The Swift package in a Debian system that has Swift. Not in CI: the system is a download of 570 MB. Needs root.
-test-swift: native-release $(NATIVE)/.fetched-library
-	runtimes/ios/run_in_trixie.sh swift run --package-path runtimes/ios --scratch-path $(NATIVE_BUILD)/swift \
-	    MolkvTest $(NATIVE)/x86_64/libonnxruntime.so runtimes/conformance
+# The Swift package in a Debian system that has Swift. Not in CI: the system is a download of 570 MB. Needs root. On Apple
+# platforms, ONNX Runtime's headers are in a folder of its name, so they get one here, too.
+SWIFT := $(CURDIR)/$(NATIVE)/swift
+
+test-swift: $(NATIVE)/.fetched-headers $(NATIVE)/.fetched-library
+	mkdir -p $(SWIFT)
+	ln -sfn ../include $(SWIFT)/onnxruntime
+	ln -sfn ../x86_64/libonnxruntime.so $(SWIFT)/libonnxruntime.so.1
+	runtimes/ios/Tests/run_in_trixie.sh env LD_LIBRARY_PATH=$(SWIFT) swift run \
+	    --package-path runtimes/ios/Tests --scratch-path $(NATIVE_BUILD)/swift -Xswiftc -warnings-as-errors \
+	    -Xcxx -I$(SWIFT) -Xlinker $(SWIFT)/libonnxruntime.so.1 MolkvTest $(CURDIR)/runtimes/conformance
 
 # Compare with the Python driver. Writes 7 GiB of models to demo/ and keeps them.
 .PHONY: bench-native

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Run a command in a Debian 13 (trixie) system that has Swift 6: runtimes/ios/run_in_trixie.sh swift --version
+# Run a command in a Debian 13 (trixie) system that has Swift 6: runtimes/ios/Tests/run_in_trixie.sh swift --version
 #
 # The first run makes the system, .native/trixie: 2.8 GB, of which 570 MB are downloaded from the mirror that this
 # machine's apt uses. Needs root and debootstrap. The command sees the checkout at its usual path.
 set -euo pipefail
 
-checkout=$(cd "$(dirname "$0")/../.." && pwd)
+checkout=$(cd "$(dirname "$0")/../../.." && pwd)
 system=$checkout/.native/trixie
 
 make_system() {
