@@ -26,7 +26,8 @@ test-native:  # what CI runs of the native driver
 	$(eval START := $(shell date +%s))
 	$(MAKE) native-release
 	$(CTEST) --test-dir $(NATIVE_BUILD)/release
-	MOLKV_NATIVE_BUILD=$(CURDIR)/$(NATIVE_BUILD)/release $(PYTEST) tests/native
+	MOLKV_NATIVE_BUILD=$(CURDIR)/$(NATIVE_BUILD)/release ONNXRUNTIME_INCLUDE_DIR=$(CURDIR)/$(NATIVE)/include $(PYTEST) \
+	    tests/native tests/molkv_export/packaging/test_native_example.py
 	$(MAKE) native-sanitize
 	$(CTEST) --test-dir $(NATIVE_BUILD)/sanitize
 	$(MAKE) lint-native
