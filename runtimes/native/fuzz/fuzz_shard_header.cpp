@@ -1,5 +1,4 @@
 // Fuzz target: headers of shards. The input is the beginning of a shard; the records after it are a hole in the file.
-#include <stdlib.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -36,7 +35,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const molkv::ShardInfo shard{"shard", 0, table.rows, 4096};
     try {
         const std::string content(reinterpret_cast<const char*>(data), size);
-        const std::uint64_t whole = static_cast<std::uint64_t>(shard.data_offset + shard.count * table.stride);
+        const auto whole = static_cast<std::uint64_t>(shard.data_offset + shard.count * table.stride);
         molkv::check_shard(unnamed_file(content, std::max<std::uint64_t>(whole, size)), shard, table);
     } catch (const molkv::Error&) {  // a refusal is right for most inputs
     }

@@ -78,10 +78,12 @@ struct Composition {{
     char32_t first, second, code;
 }};
 
+// NOLINTBEGIN(modernize-avoid-c-arrays): the compiler counts the rows
 {classes}
 inline constexpr CombiningRange combining_ranges[] = {{{_combining_ranges()}}};
 inline constexpr Decomposition decompositions[] = {{{_rows(decompositions)}}};
 inline constexpr Composition compositions[] = {{{_rows(compositions)}}};
+// NOLINTEND(modernize-avoid-c-arrays)
 
 }}  // namespace molkv::tables
 """

@@ -77,7 +77,7 @@ void hide_special_tokens(std::vector<AddedToken>& tokens) {
     for (const AddedToken& token : tokens) {
         if (token.special) hidden.insert(token.content);
     }
-    for (AddedToken& token : tokens) token.hidden = hidden.count(token.text) != 0;
+    for (AddedToken& token : tokens) token.hidden = hidden.contains(token.text);
 }
 
 std::vector<AddedToken> read_tokens(const std::optional<JsonValue>& list, const Vocabulary& vocabulary,
@@ -160,7 +160,7 @@ std::vector<TextPart> TokenSearch::split(std::string_view text) const {
             fail(Kind::bundle, "tokenizer.json: added_tokens: found \"", token.content,
                  "\" in white space that belongs to ", "the token before it, expected no token with lstrip there");
         }
-        add(done, start, nullptr);
+        add(done, start, nullptr);  // NOLINT(readability-suspicious-call-argument): a start and an end
         add(start, end, &token);
         done = end;
     }

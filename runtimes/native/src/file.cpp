@@ -115,7 +115,7 @@ void File::announce(std::uint64_t offset, std::size_t size) const {
 #endif
 }
 
-MappedFile::MappedFile(const File& file) : start_(nullptr), length_(0) {
+MappedFile::MappedFile(const File& file) {
     if (file.size_ == 0) return;  // mmap refuses an empty range
     const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
     const std::uint64_t before = file.offset_ % page;

@@ -62,8 +62,8 @@ class MappedFile {
     void release_pages(std::size_t begin, std::size_t end) const;
 
  private:
-    void* start_;
-    std::size_t length_;
+    void* start_ = nullptr;
+    std::size_t length_ = 0;
     std::span<const std::byte> bytes_;
 };
 

@@ -28,6 +28,7 @@ class PartialFile {
         const std::size_t slash = path_.rfind('/');
         const std::size_t name = slash == std::string::npos ? 0 : slash + 1;
         partial_ = path_.substr(0, name) + "." + path_.substr(name) + ".partial.XXXXXX";
+        // NOLINTNEXTLINE(cppcoreguidelines-prefer-member-initializer): mkstemp needs the name
         descriptor_ = ::mkstemp(partial_.data());  // only the user can read the file (mode 0600)
         if (descriptor_ < 0) refuse(path_, errno);
     }

@@ -23,7 +23,7 @@ class TextStream {
     std::string_view finish();
 
  private:
-    std::string held_text() const;
+    [[nodiscard]] std::string held_text() const;
     std::string_view release(std::string held);
 
     const Tokenizer& tokenizer_;

@@ -28,7 +28,7 @@ class TokenDecoder {
         std::string from;
         std::string to;
     };
-    void read_sequence(const JsonValue& parts);
+    void read_sequence(const JsonValue& sequence);
     [[nodiscard]] std::string decode_sequence(const std::vector<std::string_view>& tokens) const;
 
     bool is_byte_level_ = false;

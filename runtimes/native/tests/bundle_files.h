@@ -1,8 +1,7 @@
 // Files of the tests of bundles: temporary folders, contents, and the hash of an edited manifest.
 #pragma once
 
-#include <stdlib.h>
-
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>

@@ -1,4 +1,5 @@
 // Golden vectors: files that are built here, and the comparison of logits with them.
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -85,7 +86,7 @@ void check_parser() {
 // Return a text of one token with these logits. docs/bundle-format.md has the first hash; the others were computed in
 // Python with the formula of this document.
 GoldenText text_of(const std::vector<float>& logits) {
-    constexpr unsigned hashes[] = {0x514e28b7U, 0x30f4c306U, 0x85f0b427U};
+    constexpr std::array hashes = {0x514e28b7U, 0x30f4c306U, 0x85f0b427U};
     GoldenText text;
     text.input_ids = {0};
     text.top_count = vocab_size;

@@ -52,7 +52,7 @@ void check_to_float() {
         const auto expected = is_nan(half) ? (half & 0x8000U) << 16U | 0x7fc00000U | (half & 1023U) << 13U
                                            : std::bit_cast<std::uint32_t>(static_cast<float>(value(half)));
         const auto single = std::bit_cast<std::uint32_t>(molkv::half_to_float(halves[half]));
-        wrong += bits != expected || single != expected;
+        if (bits != expected || single != expected) wrong++;
     }
     test::equal(wrong, 0, "float16 to float32: number of wrong results");
 }

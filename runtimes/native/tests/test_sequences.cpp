@@ -39,7 +39,7 @@ void check_step(const Model& model, const std::vector<float>& logits, const molk
     for (std::size_t i = 0; i < expected.size(); i++) {
         if (expected[i].is_null()) continue;
         const auto id = static_cast<std::size_t>(expected[i].items()[0].integer(0, model.config().vocab_size - 1));
-        const double found = static_cast<double>(logits[i * static_cast<std::size_t>(model.config().vocab_size) + id]);
+        const auto found = static_cast<double>(logits[i * static_cast<std::size_t>(model.config().vocab_size) + id]);
         const double wanted = expected[i].items()[1].number();
         test::that(std::abs(found - wanted) <= limit,
                    text(place, ": found the logit ", found, ", expected ", wanted, " +- ", limit));

@@ -84,7 +84,9 @@ void check_others(const std::string& bundles) {
 void check_signals(const std::string& bundles) {
     const std::string busy = "$MOLKV bench " + bundles + "/molkv --prompt-tokens 20 --steps 130 --runs 1000 & ";
     for (const std::string name : {"INT", "TERM", "HUP"}) {
-        test::equal(shell(busy + "sleep 0.5; kill -" + name + " $!; wait $!").code, 130, "the exit code after " + name);
+        std::string command = busy;
+        command.append("sleep 0.5; kill -").append(name).append(" $!; wait $!");
+        test::equal(shell(command).code, 130, "the exit code after " + name);
     }
     const auto closed = shell("{ $MOLKV run " + bundles + "/bytes --prompt a; echo code $? >&2; } | true");
     test::equal(closed.output, "code 1\n", "a reader that ends early");

@@ -36,9 +36,9 @@ int run(const Arguments& arguments, Interrupts& /*interrupts*/) {
     std::string text;
     for (const auto& [name, value] : facts(info_of(model.get()))) {
         if (arguments.has("--json")) {
-            text += (text.empty() ? "{" : ", ") + json_string(name) + ": " + value;
+            text.append(text.empty() ? "{" : ", ").append(json_string(name)).append(": ").append(value);
         } else {
-            text += name + std::string(16 - name.size(), ' ') + value + "\n";
+            text.append(name).append(16 - name.size(), ' ').append(value).append("\n");
         }
     }
     print(arguments.has("--json") ? text + "}\n" : text);

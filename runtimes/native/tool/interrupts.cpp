@@ -20,6 +20,7 @@ Interrupts::~Interrupts() {
         const std::lock_guard lock(mutex_);
         stopping_ = true;
     }
+    // The thread waits for signals, and this is one. NOLINTNEXTLINE(bugprone-bad-signal-to-kill-thread)
     pthread_kill(thread_.native_handle(), SIGTERM);
     thread_.join();
 }

@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 
+#include <array>
 #include <cstdlib>
 #include <iostream>
 
@@ -15,9 +16,9 @@ namespace {
 constexpr std::int64_t most_threads = 1024;
 
 #if defined(__APPLE__)
-constexpr const char* library_names[] = {"libonnxruntime.dylib", "libonnxruntime.1.dylib"};
+constexpr std::array library_names = {"libonnxruntime.dylib", "libonnxruntime.1.dylib"};
 #else
-constexpr const char* library_names[] = {"libonnxruntime.so", "libonnxruntime.so.1"};
+constexpr std::array library_names = {"libonnxruntime.so", "libonnxruntime.so.1"};
 #endif
 
 std::vector<std::string> candidates(const Arguments& arguments) {
