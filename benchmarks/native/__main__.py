@@ -135,7 +135,7 @@ def _equal_tokens(bundles: dict[tuple[str, DenseDtype], Path], build: Path) -> s
         found = []
         for tool in ("native", "python"):
             done = subprocess.run(_run(tool, bundle, build, 256), check=True, capture_output=True, text=True)
-            found.append(json.loads(done.stdout.splitlines()[-1])["ids"])
+            found.append(json.loads(done.stdout.splitlines()[-1])["tokens"])
         native, python = found
         equal = next((n for n, (a, b) in enumerate(zip(native, python, strict=False)) if a != b), len(python))
         lines.append(f"| {model}, {dtype} | {len(python)} | {equal} |")

@@ -13,7 +13,7 @@ def main() -> None:
     bundle, ids, count = sys.argv[1:]
     prompt = [int(part) for part in ids.split(",")]
     tokens = Generator(bundle).stream([prompt], max_new_tokens=int(count), sampling=Sampling(), stop_ids=())
-    print(json.dumps({"ids": [token.id for token in tokens]}))
+    print(json.dumps({"tokens": [token.id for token in tokens]}))
 
 
 if __name__ == "__main__":
