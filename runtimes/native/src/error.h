@@ -13,10 +13,16 @@ namespace molkv {
 // The kinds of docs/bundle-format.md, "What a driver does beside the graph"; and the cancellation of a call.
 enum class Kind { bundle, request, provider, memory, cancelled };
 
+// Return a text as one line of UTF-8: control characters, line breaks, characters that change the direction of a text
+// and bytes that are not UTF-8 become escape sequences such as \x1b. Printable characters stay.
+std::string printable(std::string_view text);
+
 // The exception of every failure that a caller or a bundle can cause. It never crosses the C boundary.
 class Error : public std::runtime_error {
  public:
-    Error(Kind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
+    // The message may quote names and values from files, which may contain line breaks or escape sequences of
+    // terminals.
+    Error(Kind kind, std::string_view message) : std::runtime_error(printable(message)), kind_(kind) {}
     [[nodiscard]] Kind kind() const { return kind_; }
 
  private:
