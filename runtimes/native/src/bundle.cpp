@@ -19,6 +19,7 @@ namespace {
 constexpr const char* manifest_name = "manifest.json";
 // The manifest is read before any of its sizes is known. The interface of 65,536 layers needs about 100 MB.
 constexpr std::uint64_t most_manifest_bytes = std::uint64_t{1} << 28U;
+constexpr std::uint64_t most_bytes_in_memory = (std::uint64_t{1} << 31U) - 1;
 constexpr std::size_t hashed_bytes_per_read = std::size_t{1} << 20U;
 
 Manifest read_manifest(const FileSource& source) {
@@ -99,7 +100,11 @@ void Bundle::check_hash(const std::string& name, const std::string& found) const
 }
 
 std::string Bundle::read(const std::string& name) const {
-    std::string content = open(name).read_all();
+    const File file = open(name);
+    if (file.size() > most_bytes_in_memory) {
+        fail(Kind::bundle, file.where(), ": has ", file.size(), " bytes, expected at most ", most_bytes_in_memory);
+    }
+    std::string content = file.read_all();
     Sha256 digest;
     digest.update(content);
     check_hash(name, digest.hex());

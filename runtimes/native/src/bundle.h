@@ -37,7 +37,8 @@ class Bundle {
 
     // Return an open file of the manifest. The source is not asked again.
     [[nodiscard]] File open(const std::string& name) const;
-    // Return the content of a file after comparing its hash (checks 12 and 16).
+    // Return the content of a file after comparing its hash (checks 12 and 16). Refuses files of 2 GiB and more: the
+    // files that a driver reads whole are small, and ONNX Runtime reads no larger graph.
     [[nodiscard]] std::string read(const std::string& name) const;
     // Map a file after comparing its hash, which is computed from the same memory.
     [[nodiscard]] MappedFile map(const std::string& name) const;

@@ -223,6 +223,23 @@ void check_later_damage(const fs::path& good) {
     test::refused([&] { static_cast<void>(bundle.golden()); }, Kind::bundle, "part of a file", "a shorter file");
 }
 
+// A file with holes takes no space on a disk, but its content would fill the memory.
+void check_huge_file(const fs::path& good) {
+    const test::TemporaryFolder temporary;
+    const fs::path folder = temporary.path() / "bundle";
+    fs::copy(good, folder, fs::copy_options::recursive);
+    const fs::path manifest = folder / "manifest.json";
+    std::string content = test::read_file(manifest);
+    const std::size_t entry = content.find("\"golden.safetensors\": {");
+    const std::size_t start = content.find("\"size\": ", entry) + 8;
+    content.replace(start, content.find(',', start) - start, "1099511627776");
+    test::write_file(manifest, test::sealed(content));
+    fs::resize_file(folder / "golden.safetensors", std::uint64_t{1} << 40U);
+    const Bundle bundle = open_folder(folder);
+    test::refused([&] { static_cast<void>(bundle.golden()); }, Kind::bundle, "1099511627776 bytes, expected at most",
+                  "a file of 1 TiB");
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -241,5 +258,6 @@ int main(int count, char** arguments) {
     check_special_files(bundles / "molkv");
     check_profiles(bundles);
     check_later_damage(bundles / "molkv");
+    check_huge_file(bundles / "molkv");
     return test::finish();
 }
