@@ -1,7 +1,6 @@
 // The decoding of records: each number of a quantized vector is its code (or the level of its code) times its scale.
 #include "record_decoder.h"
 
-#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -67,15 +66,6 @@ void decode_nf4(const std::uint8_t* codes, float scale, std::span<float> out) {
     }
 }
 
-const RecordField& field(const Bundle& bundle, const std::string& name) {
-    const auto& fields = bundle.table().fields;
-    const auto found = std::find_if(fields.begin(), fields.end(), [&](const auto& one) { return one.name == name; });
-    if (found == fields.end()) {
-        fail(Kind::bundle, bundle.path("manifest.json"), ": tables.experts.fields: found no ", name, ", expected one");
-    }
-    return *found;
-}
-
 std::size_t count(const RecordField& field) {
     std::size_t product = 1;
     for (const std::int64_t size : field.shape) product *= static_cast<std::size_t>(size);
@@ -84,31 +74,32 @@ std::size_t count(const RecordField& field) {
 
 }  // namespace
 
-// Opening a bundle compared fields and stride with those that follow from the model (check 8). So shapes and offsets
-// are inside the record here.
-RecordDecoder::RecordDecoder(const Bundle& bundle) : embedding_(place(bundle, "embedding", "")) {
+// Opening a bundle compared fields and stride with those that follow from the model (check 8). So the fields are in
+// this order here, and their shapes and offsets are inside the record.
+RecordDecoder::RecordDecoder(const Bundle& bundle) : embedding_(place(bundle.table().fields.front())) {
     const auto vectors = bundle.family().record_vectors(bundle.config());
     const DType dtype = bundle.table().dtype;
     const bool quantized = dtype != DType::float32 && dtype != DType::float16;
-    for (const std::int64_t layer : bundle.config().expert_layers) {
+    auto next = bundle.table().fields.begin() + 1;
+    for (std::size_t layer = 0; layer < bundle.config().expert_layers.size(); layer++) {
         auto& places = places_.emplace_back();
         for (const RecordVector& vector : vectors) {
-            places.push_back(
-                place(bundle, text("expert_", vector.name, ".", layer),
-                      vector.quantized && quantized ? text("expert_", vector.scale_name, ".", layer) : ""));
+            const RecordField& first = *next++;
+            places.push_back(quantized && vector.quantized ? place(first, *next++) : place(first));
         }
     }
 }
 
-RecordDecoder::Place RecordDecoder::place(const Bundle& bundle, const std::string& name,
-                                          const std::string& scale_name) {
-    const RecordField& stored = field(bundle, name);
+RecordDecoder::Place RecordDecoder::place(const RecordField& stored) {
     Place found;
     found.dtype = stored.dtype;
     found.offset = static_cast<std::size_t>(stored.offset);
     found.count = count(stored);
-    if (scale_name.empty()) return found;
-    const RecordField& scale = field(bundle, scale_name);
+    return found;
+}
+
+RecordDecoder::Place RecordDecoder::place(const RecordField& scale, const RecordField& codes) {
+    Place found = place(codes);
     found.scale_dtype = scale.dtype;
     found.scale_offset = static_cast<std::size_t>(scale.offset);
     found.scale_count = count(scale);

@@ -38,7 +38,8 @@ class RecordDecoder {
         std::size_t scale_offset = 0;
         std::size_t scale_count = 0;  // 0: not quantized
     };
-    static Place place(const Bundle& bundle, const std::string& name, const std::string& scale_name);
+    static Place place(const RecordField& stored);
+    static Place place(const RecordField& scale, const RecordField& codes);
     static void decode(const Place& place, std::span<const std::byte> record, std::span<float> out);
 
     Place embedding_;
