@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 _T = TypeVar("_T")
 _Json = Any
 
-_LONGEST_CONTENT = 1_000  # bytes of an added token
+_LONGEST_CONTENT = 1_000  # bytes of an added token, or of the text that a normalizer prepends
+_MOST_IDS = 1_000  # special tokens that a template adds
+_MOST_GROWTH = 64  # the factor by which the steps of a normalizer or decoder can make a text longer
+_NFC_GROWTH = 3
 _LARGEST_ID = 2**31 - 1
 _TYPE_NAMES: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", int: "an integer"}
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -200,27 +204,45 @@ def _pair(merge: _Value) -> Sequence[str]:
 
 
 def _check_normalizer(field: _Value) -> None:
+    growth = 1
     for part in field.parts("normalizers"):
         name = part.expect_type("NFC", "Prepend", "Replace")
-        if name == "Prepend":
-            part["prepend"].text()
-        elif name == "Replace":
-            _check_replace(part)
+        if name == "NFC":
+            growth = _checked_growth(part, growth * _NFC_GROWTH)
+        elif name == "Prepend":
+            size = len(part["prepend"].text().encode())
+            if size > _LONGEST_CONTENT:
+                part["prepend"].refuse(f"a text of {size} bytes", f"at most {_LONGEST_CONTENT}")
+        else:
+            growth = _check_replace(part, growth)
 
 
-def _check_replace(part: _Value) -> None:
+def _check_replace(part: _Value, growth: int) -> int:
+    """Return the factor by which the steps up to this one can make a text longer."""
     old, new = part["pattern"]["String"], part["content"]
+    sizes = [len(value.text().encode()) for value in (old, new)]
     old.filled_text("a text to replace")
     new.filled_text("a text")
+    return _checked_growth(part, growth * max(1, math.ceil(sizes[1] / sizes[0])))
+
+
+def _checked_growth(part: _Value, growth: int) -> int:
+    if growth > _MOST_GROWTH:
+        part.refuse("steps that make a text too long", f"at most {_MOST_GROWTH} times the length")
+    return growth
 
 
 def _check_pre_tokenizer(field: _Value) -> None:
     parts = field.parts("pretokenizers")
+    has_byte_level = False
     for part in parts:
         name = part.expect_type("ByteLevel", "Metaspace", "Split")
         if name == "ByteLevel":
             part["add_prefix_space"]._typed(bool)
             part.flag("use_regex", True)
+            if has_byte_level:
+                part.refuse('"ByteLevel" a second time', "it once")
+            has_byte_level = True
         elif name == "Metaspace":
             _check_metaspace(part)
             if len(parts) > 1:
@@ -266,12 +288,19 @@ def _check_post_processor(field: _Value) -> None:
 
 
 def _check_template(part: _Value) -> None:
-    has_text = False
-    for piece in part["single"].items():
+    has_text, count = False, 0
+    pieces = part["single"].items()
+    if len(pieces) > _MOST_IDS:
+        part["single"].refuse(f"{len(pieces)} parts", f"at most {_MOST_IDS}")
+    for piece in pieces:
         sequence = piece.find("Sequence")
         if sequence is None:
-            for number in part["special_tokens"][piece["SpecialToken"]["id"].text()]["ids"].items():
+            numbers = part["special_tokens"][piece["SpecialToken"]["id"].text()]["ids"].items()
+            for number in numbers:
                 number.id()
+            count += len(numbers)
+            if count > _MOST_IDS:
+                part["single"].refuse(f"{count} ids", f"at most {_MOST_IDS}")
             continue
         sequence["id"].expect_text("A")
         if has_text:
@@ -292,13 +321,14 @@ def _check_decoder(field: _Value) -> None:
         _check_metaspace(field)
         return
     names: list[str] = []
+    growth = 1
     for part in field.parts("decoders"):
         name = part.expect_type(*_STEPS)
         if names and _STEPS.index(name) < _STEPS.index(names[-1]):
             order = "an earlier place: the order is Replace, ByteFallback, Fuse, Strip"
             part.refuse(f'"{name}" after "{names[-1]}"', order)
         if name == "Replace":
-            _check_replace(part)
+            growth = _check_replace(part, growth)
         elif name == "Strip":
             _check_strip(part, names)
         names.append(name)

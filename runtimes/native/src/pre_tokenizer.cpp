@@ -55,9 +55,13 @@ Metaspace::Metaspace(const JsonValue& part)
 PreTokenizer::PreTokenizer(const std::optional<JsonValue>& field) {
     if (!field || field->is_null()) return;
     const auto parts = parts_of_sequence(*field, "pretokenizers");
+    bool has_byte_level = false;
     for (const JsonValue& part : parts) {
         read(part);
         if (steps_.back().metaspace && parts.size() > 1) part.refuse("\"Metaspace\"", "no other step beside it");
+        // Each such step makes a text up to twice as long.
+        if (steps_.back().is_byte_level && has_byte_level) part.refuse("\"ByteLevel\" a second time", "it once");
+        has_byte_level = has_byte_level || steps_.back().is_byte_level;
     }
 }
 

@@ -6,7 +6,6 @@
 
 #include "byte_level.h"
 #include "json_fields.h"
-#include "normalizer.h"
 #include "utf8.h"
 
 namespace molkv {
@@ -74,17 +73,15 @@ void TokenDecoder::read_sequence(const JsonValue& sequence) {
     constexpr std::array<std::string_view, 4> names = {"Replace", "ByteFallback", "Fuse", "Strip"};
     std::size_t latest = 0;
     bool is_fused = false;
+    Growth growth;
     for (const JsonValue& part : parts_of_sequence(sequence, "decoders")) {
         const std::string_view type = expect_type(part, {"Replace", "ByteFallback", "Fuse", "Strip"});
         const auto place = static_cast<std::size_t>(std::find(names.begin(), names.end(), type) - names.begin());
         if (place < latest) part.refuse(text("\"", type, "\" after \"", names[latest], "\""), order);
         latest = place;
         if (type == "Replace") {
-            const JsonValue from = part["pattern"]["String"];
-            const JsonValue to = part["content"];
-            if (from.string().empty()) from.refuse("an empty text", "a text to replace");
-            if (to.string().empty()) to.refuse("an empty text", "a text");
-            replacements_.push_back({std::string(from.string()), std::string(to.string())});
+            const Replacement& replacement = replacements_.emplace_back(part);
+            growth.add(part, replacement.from.size(), replacement.to.size());
         } else if (type == "ByteFallback") {
             byte_fallback_ = true;
         } else if (type == "Fuse") {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "json.h"
+#include "normalizer.h"
 #include "pre_tokenizer.h"
 
 namespace molkv {
@@ -24,10 +25,6 @@ class TokenDecoder {
     [[nodiscard]] std::string decode(const std::vector<std::string_view>& tokens) const;
 
  private:
-    struct Replacement {
-        std::string from;
-        std::string to;
-    };
     void read_sequence(const JsonValue& sequence);
     [[nodiscard]] std::string decode_sequence(const std::vector<std::string_view>& tokens) const;
 

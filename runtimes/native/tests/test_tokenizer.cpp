@@ -182,6 +182,36 @@ void test_refused_parts() {
     refused(good, "model.merges[0]: found \"a\"", R"({"vocab": {"a": 0}, "merges": ["a"]})");
 }
 
+// Files whose steps would fill the memory.
+void test_refused_growth() {
+    const auto repeated = [](std::size_t count, const std::string& part, const char* list) {
+        std::string parts;
+        for (std::size_t i = 0; i < count; i++) parts += (parts.empty() ? "" : ", ") + part;
+        return molkv::text(R"({"type": "Sequence", ")", list, "\": [", parts, "]}");
+    };
+    const auto good = field("decoder", byte_level);
+    const std::string twice = R"({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"})";
+    const std::string nfc = R"({"type": "NFC"})";
+    static_cast<void>(make(good + field("normalizer", repeated(6, twice, "normalizers")), byte_model));
+    refused(good + field("normalizer", repeated(7, twice, "normalizers")), "normalizer.normalizers[6]: found steps");
+    refused(good + field("normalizer", repeated(4, nfc, "normalizers")), "normalizer.normalizers[3]: found steps");
+    refused(field("decoder", repeated(7, twice, "decoders")), "decoder.decoders[6]: found steps that make a text");
+    refused(good + field("pre_tokenizer", repeated(2, byte_level, "pretokenizers")),
+            "pre_tokenizer.pretokenizers[1]: found \"ByteLevel\" a second time");
+    refused(good + field("normalizer", R"({"type": "Prepend", "prepend": ")" + std::string(1001, 'a') + "\"}"),
+            "normalizer.prepend: found a text of 1001 bytes");
+    const auto post_processor = [](const std::string& pieces, const std::string& ids) {
+        return field("post_processor", molkv::text(R"({"type": "TemplateProcessing", "single": [)", pieces,
+                                                   R"(], "special_tokens": {"x": {"ids": [)", ids, "]}}}"));
+    };
+    std::string pieces = R"({"Sequence": {"id": "A"}})";
+    for (int i = 0; i < 500; i++) pieces += R"(, {"SpecialToken": {"id": "x"}})";
+    static_cast<void>(make(good + post_processor(pieces, "1, 2"), byte_model));
+    refused(good + post_processor(pieces, "1, 2, 3"), "post_processor.single: found 1002 ids, expected at most 1000");
+    for (int i = 0; i < 500; i++) pieces += R"(, {"SpecialToken": {"id": "x"}})";
+    refused(good + post_processor(pieces, ""), "post_processor.single: found 1001 parts, expected at most 1000");
+}
+
 void test_conformance_bundle(const std::string& folder, const char* name) {
     std::ifstream file(molkv::text(folder, "/bundles/", name, "/tokenizer.json"), std::ios::binary);
     std::string content{std::istreambuf_iterator<char>(file), {}};
@@ -202,6 +232,7 @@ int main(int argc, char** argv) {
     test_order_of_merges();
     test_long_word();
     test_refused_parts();
+    test_refused_growth();
     if (argc > 1) {
         test_conformance_bundle(argv[1], "bytes");
         test_conformance_bundle(argv[1], "byte-fallback");

@@ -60,6 +60,22 @@ _REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"post_processor": {**_TEMPLATE, "single": [_TEXT, _TEXT]}}, "post_processor.single[1]: found the text a second"),
     ({"post_processor": {**_TEMPLATE, "special_tokens": {}}}, 'post_processor.special_tokens: found no field "x"'),
     ({"post_processor": _sequence("processors", _TEMPLATE, _TEMPLATE)}, "post_processor.processors[1]: found"),
+    (
+        {"normalizer": _sequence("normalizers", *[replace("a", "aa")] * 7)},
+        "normalizer.normalizers[6]: found steps that make a text too long, expected at most 64 times the length",
+    ),
+    ({"normalizer": _sequence("normalizers", *[{"type": "NFC"}] * 4)}, "normalizer.normalizers[3]: found steps"),
+    ({"normalizer": {"type": "Prepend", "prepend": "a" * 1001}}, "normalizer.prepend: found a text of 1001 bytes"),
+    (
+        {"pre_tokenizer": _sequence("pretokenizers", *[byte_level(False, True)] * 2)},
+        'pre_tokenizer.pretokenizers[1]: found "ByteLevel" a second time',
+    ),
+    ({"post_processor": {**_TEMPLATE, "single": [_SPECIAL] * 1001}}, "post_processor.single: found 1001 parts"),
+    (
+        {"post_processor": {**_TEMPLATE, "special_tokens": {"x": {"ids": [1] * 1001}}}},
+        "post_processor.single: found 1001 ids, expected at most 1000",
+    ),
+    ({"decoder": _sequence("decoders", *[replace("a", "ab")] * 7)}, "decoder.decoders[6]: found steps"),
     ({"decoder": None}, 'decoder: found "null", expected "ByteLevel"'),
     ({"decoder": {"type": "WordPiece"}}, 'decoder: found "WordPiece"'),
     ({"decoder": _sequence("decoders", _FUSE, _FALLBACK)}, 'decoder.decoders[1]: found "ByteFallback" after "Fuse"'),
