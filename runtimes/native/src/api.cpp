@@ -62,7 +62,7 @@ std::unique_ptr<molkv_model> open_model(const molkv_model_options& options) {
 }
 
 std::int64_t total_size(const Manifest& manifest, const Graph& graph) {
-    std::uint64_t size = manifest.files.at(graph.data).size;
+    std::uint64_t size = graph.is_ort_format() ? 0 : manifest.files.at(graph.data).size;
     for (const auto& file : graph.files) size += manifest.files.at(file.file).size;
     return static_cast<std::int64_t>(size);
 }

@@ -1,5 +1,6 @@
 // Loading of graphs: their weights in place, their interface, and the providers that run their nodes.
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <utility>
 
@@ -153,6 +154,19 @@ void check_placement(const Assignment& found, const Preset& wanted, const std::s
          operators, "), expected none because the provider is required");
 }
 
+// Use the bytes of a graph in ORT format, and the weights in them, without a copy. Refuse an ONNX file with the name of
+// such a graph, since nobody checked its nodes.
+void use_in_place(const OnnxRuntime& runtime, OrtSessionOptions* options) {
+    constexpr std::array<std::array<const char*, 2>, 3> entries = {
+        {{"session.load_model_format", "ORT"},
+         {"session.use_ort_model_bytes_directly", "1"},
+         {"session.use_ort_model_bytes_for_initializers", "1"}}};
+    for (const auto& [name, value] : entries) {
+        runtime.check(runtime.api().AddSessionConfigEntry(options, name, value), Kind::provider,
+                      "the options of a session");
+    }
+}
+
 }  // namespace
 
 ONNXTensorElementDataType tensor_type(DType dtype) {
@@ -180,14 +194,21 @@ GraphSession::GraphSession(const OnnxRuntime& runtime, const Bundle& bundle, con
                            std::shared_ptr<const MappedFile> weights, const Target& target)
     : runtime_(runtime), file_(file), weights_(std::move(weights)) {
     const std::string where = bundle.path(file.file);
-    const std::string content = bundle.read_graph(file);
     const Owned<OrtSessionOptions> options = session_options(runtime, target);
-    add_weights(runtime, options.get(), content, where, weights_->bytes());
+    std::string content;
+    std::span<const std::byte> graph = weights_->bytes();
+    if (bundle.graph().is_ort_format()) {
+        use_in_place(runtime, options.get());
+    } else {
+        content = bundle.read_graph(file);
+        graph = std::as_bytes(std::span(content));
+        add_weights(runtime, options.get(), content, where, weights_->bytes());
+    }
     OrtSession* session = nullptr;
     {
         // Loading copies most weights into the layout of the kernels, one after the other.
         const PageReleaser releaser(*weights_);
-        runtime.check(runtime.api().CreateSessionFromArray(runtime.environment(), content.data(), content.size(),
+        runtime.check(runtime.api().CreateSessionFromArray(runtime.environment(), graph.data(), graph.size(),
                                                            options.get(), &session),
                       Kind::provider, text(where, ": provider \"", target.provider, "\" cannot load it"));
     }

@@ -47,6 +47,9 @@ struct GraphFile {
 
 // The graphs of one profile.
 struct Graph {
+    // Whether the files are in ORT format, ONNX Runtime's own format. Each of them holds its weights.
+    [[nodiscard]] bool is_ort_format() const { return files.front().file.ends_with(".ort"); }
+
     std::string profile;
     std::vector<GraphFile> files;
     std::string data;

@@ -71,6 +71,18 @@ std::vector<GraphFile> parse_files(const JsonValue& files, bool is_static, std::
     return found;
 }
 
+// Check that the files have the same format. In ORT format, `data` names the first of them, since no other file has
+// weights.
+void check_formats(const JsonValue& graph, const Graph& found) {
+    for (const JsonValue& file : graph["files"].list()) {
+        if (file["file"].string().ends_with(".ort") == found.is_ort_format()) continue;
+        file["file"].refuse(file["file"].string().substr(0, 80), "all files in ORT format (.ort), or none");
+    }
+    if (found.is_ort_format() && found.data != found.files.front().file) {
+        graph["data"].refuse(found.data.substr(0, 80), "the first file, since files in ORT format hold their weights");
+    }
+}
+
 // A limit of the model, which a static graph may lower to 1.
 std::int64_t parse_limit(const JsonValue& value, std::int64_t limit, bool is_static) {
     return value.integer(is_static ? std::min<std::int64_t>(1, limit) : limit, limit);
@@ -108,6 +120,7 @@ Graph parse_graph(const JsonValue& graph, const ModelConfig& model) {
     found.context_length = parse_limit(graph["context_length"], model.max_position_embeddings, is_static);
     found.expert_window = parse_limit(graph["expert_window"], model.expert_window, is_static);
     found.files = parse_files(graph["files"], is_static, found.context_length);
+    check_formats(graph, found);
     found.min_onnxruntime = graph["min_onnxruntime"].string();
     if (!is_version(found.min_onnxruntime)) {
         graph["min_onnxruntime"].refuse(found.min_onnxruntime.substr(0, 40), "a version such as 1.25.1");

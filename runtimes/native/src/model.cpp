@@ -25,8 +25,13 @@ Model::Model(const OrtApiBase* base, std::shared_ptr<const FileSource> source, c
       decoder_(bundle_) {
     const Graph& graph = bundle_.graph();
     runtime_.check_version(graph.min_onnxruntime);
-    const auto weights = std::make_shared<const MappedFile>(bundle_.map(graph.data));
+    std::shared_ptr<const MappedFile> weights;
     for (const GraphFile& file : graph.files) {
+        if (graph.is_ort_format()) {  // each file holds its own weights
+            weights = std::make_shared<const MappedFile>(bundle_.map(file.file));
+        } else if (!weights) {
+            weights = std::make_shared<const MappedFile>(bundle_.map(graph.data));
+        }
         graphs_.emplace(file.length, std::make_unique<GraphSession>(runtime_, bundle_, file, weights, target));
     }
     if (target.provider != "cpu" && !skip_provider_check) probe(*this);

@@ -99,8 +99,9 @@ struct Placement {
 // A loaded graph. Threads may run it at the same time.
 class GraphSession {
  public:
-    // Load a graph. Its weights are used in place, from the mapped file. Makes the checks 12, 14 and 15. Throws a
-    // bundle error, or a provider error if ONNX Runtime refuses the graph.
+    // Load a graph. Its weights are used in place, from the mapped file `weights`; of a graph in ORT format, this is the
+    // file of the graph. Makes the checks 12, 14 (not in ORT format) and 15. Throws a bundle error, or a provider error
+    // if ONNX Runtime refuses the graph.
     GraphSession(const OnnxRuntime& runtime, const Bundle& bundle, const GraphFile& file,
                  std::shared_ptr<const MappedFile> weights, const Target& target);
     GraphSession(const GraphSession&) = delete;

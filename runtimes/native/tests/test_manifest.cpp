@@ -103,6 +103,8 @@ void check_graphs(const Edits& edits) {
     edits.refused("\"batch\"", "null", "shape[0]: found null");
     edits.refused("\"expert_mask\"", "\"mask\"", "inputs");
     edits.refused("\"cpu\": {", "\"coreml\": {", "graphs.coreml");
+    edits.refused("\"file\": \"model.onnx\"", "\"file\": \"model.ort\"",
+                  "data: found model.onnx.data, expected the first");
 }
 
 void check_rest(const Edits& edits) {
@@ -139,6 +141,7 @@ int main(int count, char** arguments) {
     Edits::check(statics.edit("{", "{"));
     statics.refused("\"length\": 1,", "\"length\": 2,", "files[0].length: found 2");
     statics.refused("\"length\": 8,", "\"length\": 1,", "files[1].length: found 1");
+    statics.refused("\"file\": \"model.coreml.8.onnx\"", "\"file\": \"model.coreml.8.ort\"", "or none");
     statics.refused("\"window_dtype\": \"float32\"", "\"window_dtype\": \"int8\"", "window_dtype: found int8");
     const Edits dense(manifest_of(arguments[1], "dense"));
     Edits::check(dense.edit("{", "{"));
