@@ -13,6 +13,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
+import molkv_export
 from molkv_export import package
 from molkv_export.packaging import Platform
 from tests.manifests import edit_manifest, replace_file
@@ -31,6 +32,10 @@ def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=120,
     )
+
+
+def test_the_library_has_the_version_of_the_project() -> None:
+    assert _run("--version").stdout == f"molkv {molkv_export.__version__}\n"
 
 
 @pytest.mark.parametrize(("name", "target", "profile"), [("nnapi", "android", "nnapi"), ("molkv", "ios", "cpu")])

@@ -47,7 +47,7 @@ typedef enum molkv_status {
     MOLKV_END = 7             /* not an error: a generation has no more tokens */
 } molkv_status;
 
-/* Return the version of the library, such as "0.4.0". Valid forever. */
+/* Return the version of the library, such as "0.1.0". Valid forever. */
 MOLKV_API const char* molkv_version(void);
 
 /* Return a description of the last failure in this thread: one line, which names the file or argument, what was found

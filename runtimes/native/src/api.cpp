@@ -14,7 +14,7 @@ using namespace molkv;
 
 namespace {
 
-constexpr const char* version = "0.4.0";
+constexpr const char* version = "0.1.0";
 constexpr std::size_t longest_failure = 2000;  // bytes
 // The C API keeps the last failure of each thread, as errno does.
 // NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables)
