@@ -154,8 +154,10 @@ std::vector<TextPart> TokenSearch::split(std::string_view text) const {
         const AddedToken& token = *pattern->token;
         if (token.single_word && (ends_with_word(text.substr(0, start)) || starts_with_word(text.substr(end))))
             continue;
-        if (token.lstrip) start = std::max(without_space_at_end(text.substr(0, start)), done);
-        if (token.rstrip) end += space_at_start(text.substr(end));
+        // The text before `done` belongs to earlier tokens. Without these limits, the time for white space is
+        // quadratic.
+        if (token.lstrip) start = start > done ? done + without_space_at_end(text.substr(done, start - done)) : done;
+        if (token.rstrip) end = end < done ? done : end + space_at_start(text.substr(end));
         if (start > end) {  // the library cannot encode such a text either
             fail(Kind::bundle, "tokenizer.json: added_tokens: found \"", token.content,
                  "\" in white space that belongs to ", "the token before it, expected no token with lstrip there");

@@ -154,6 +154,19 @@ void test_long_word() {
     test::equal(tokenizer.encode(word, false).size(), 200'000U, "the number of ids of a long word");
 }
 
+// The time is linear, although each token takes the white space beside it.
+void test_long_space() {
+    const std::string spaces(200'000, ' ');
+    const char* model = R"({"type": "BPE", "vocab": {" ": 0}, "merges": []})";
+    const auto ids = [&](const char* flag) {
+        const Tokenizer tokenizer =
+            make(field("decoder", byte_level) + field("added_tokens", "[" + added(" ", flag) + "]"), model);
+        return tokenizer.encode(spaces, false).size();
+    };
+    test::equal(ids("lstrip"), spaces.size(), "the number of tokens with lstrip");
+    test::equal(ids("rstrip"), spaces.size(), "the number of tokens with rstrip");
+}
+
 void refused(const std::string& fields, const char* part, const char* model = byte_model) {
     test::refused([&] { static_cast<void>(make(fields, model)); }, Kind::bundle, part, fields);
 }
@@ -231,6 +244,7 @@ int main(int argc, char** argv) {
     test_nfc();
     test_order_of_merges();
     test_long_word();
+    test_long_space();
     test_refused_parts();
     test_refused_growth();
     if (argc > 1) {
