@@ -2,7 +2,7 @@
 #include "error.h"
 
 #include <algorithm>
-#include <iterator>
+#include <array>
 
 #include "utf8.h"
 
@@ -17,10 +17,11 @@ struct Range {
 
 // Control characters; line and paragraph separators; and the characters that change the direction of a text, which can
 // show a name as another one.
-constexpr Range unprintable[] = {{0x00, 0x1F}, {0x7F, 0x9F}, {0x200E, 0x200F}, {0x2028, 0x202E}, {0x2066, 0x2069}};
+constexpr std::array<Range, 5> unprintable = {
+    {{0x00, 0x1F}, {0x7F, 0x9F}, {0x200E, 0x200F}, {0x2028, 0x202E}, {0x2066, 0x2069}}};
 
 bool is_printable(const Character& character) {
-    return character.valid && std::none_of(std::begin(unprintable), std::end(unprintable), [&](const Range& range) {
+    return character.valid && std::none_of(unprintable.begin(), unprintable.end(), [&](const Range& range) {
                return character.code >= range.first && character.code <= range.last;
            });
 }
