@@ -117,7 +117,11 @@ class GraphCheck {
             if (!is_sound(attribute, *allowed) || !names.insert(attribute.name).second) {
                 refuse(name, " has an attribute \"", shown(attribute.name), "\" whose name or value is not allowed");
             }
-            if (attribute.tensor) check_tensor(*attribute.tensor);
+            if (!attribute.tensor) continue;
+            if (!attribute.tensor->external_data.empty()) {
+                refuse(name, " has a tensor in another file, expected it in the graph");
+            }
+            check_tensor(*attribute.tensor);
         }
     }
 

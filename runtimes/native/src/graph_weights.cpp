@@ -20,23 +20,11 @@ std::span<const std::byte> part_of(std::span<const std::byte> weights, const Onn
     return weights.subspan(offset, length);
 }
 
-// ONNX Runtime takes only the data of initializers from memory. It would search a file for the data of other tensors.
-void check_nodes(const OnnxModel& model, const std::string& where) {
-    for (const OnnxNode& node : model.nodes) {
-        for (const OnnxAttribute& attribute : node.attributes) {
-            if (!attribute.tensor || attribute.tensor->external_data.empty()) continue;
-            fail(Kind::bundle, where, ": node \"", node.name,
-                 "\": its tensor is in another file, expected it in the graph");
-        }
-    }
-}
-
 }  // namespace
 
 void add_weights(const OnnxRuntime& runtime, OrtSessionOptions* options, std::string_view content,
                  const std::string& where, std::span<const std::byte> weights) {
     const OnnxModel model = decode_onnx(content, where);
-    check_nodes(model, where);
     std::vector<std::string> names;
     std::vector<Owned<OrtValue>> owned;
     for (const OnnxTensor& tensor : model.initializers) {

@@ -12,8 +12,7 @@ namespace molkv {
 
 // Give the weights of a graph to a session in place. ONNX Runtime then opens no file.
 // content: an ONNX file that passed the checks of Bundle::read_graph. where: its path. weights: the content of
-// `graphs.*.data`, which must stay valid as long as the session. Throws a bundle error if a tensor of a node is in this
-// file.
+// `graphs.*.data`, which must stay valid as long as the session.
 void add_weights(const OnnxRuntime& runtime, OrtSessionOptions* options, std::string_view content,
                  const std::string& where, std::span<const std::byte> weights);
 

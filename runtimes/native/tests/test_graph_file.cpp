@@ -163,6 +163,8 @@ void check_attributes() {
     refused_node(node("Transpose", {"x"}, {"y"}, attribute("perm", 7, field(8, -2))), "attribute \"perm\"");
     refused_node(node("Transpose", {"x"}, {"y"}, attribute("perm", 7, field(8, "\x01"))), "wrong wire type");
     refused_node(node("Constant", {}, {"y"}, attribute("value", 4, field(5, tensor("")))), "has 0 bytes, expected 24");
+    refused_node(node("Constant", {}, {"y"}, attribute("value", 4, field(5, external("data", "0", "24")))),
+                 "has a tensor in another file, expected it in the graph");
 }
 
 void check_tensors() {
