@@ -12,6 +12,7 @@
 #include "digest_variants.h"
 
 #if defined(__x86_64__)
+#define MOLKV_TARGET_SHA [[gnu::target("sha,sse4.1")]]
 #include <cpuid.h>
 #include <immintrin.h>
 #elif defined(__aarch64__) && (defined(__ARM_FEATURE_SHA2) || !defined(__clang__) || __clang_major__ >= 16)
@@ -104,59 +105,38 @@ struct Halves {
 };
 
 // Load four words of a block.
-[[gnu::target("sha,sse4.1")]] inline __m128i load_words(const std::byte* bytes) {
+MOLKV_TARGET_SHA inline __m128i load_words(const std::byte* bytes) {
     const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
     return _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)), swap);
 }
 
 // Return the four words of the message schedule after w, x, y and z.
-[[gnu::target("sha,sse4.1")]] inline __m128i next_words(__m128i w, __m128i x, __m128i y, __m128i z) {
+MOLKV_TARGET_SHA inline __m128i next_words(__m128i w, __m128i x, __m128i y, __m128i z) {
     const __m128i sum = _mm_add_epi32(_mm_sha256msg1_epu32(w, x), _mm_alignr_epi8(z, y, 4));
     return _mm_sha256msg2_epu32(sum, z);
 }
 
 // Four rounds. After each two rounds, the old a, b, e, f are the new c, d, g, h.
-[[gnu::target("sha,sse4.1")]] inline void four_rounds(Halves& halves, __m128i words, const std::uint32_t* constants) {
+MOLKV_TARGET_SHA inline void four_rounds(Halves& halves, __m128i words, const std::uint32_t* constants) {
     const __m128i input = _mm_add_epi32(words, _mm_load_si128(reinterpret_cast<const __m128i*>(constants)));
     halves.cdgh = _mm_sha256rnds2_epu32(halves.cdgh, halves.abef, input);
     halves.abef = _mm_sha256rnds2_epu32(halves.abef, halves.cdgh, _mm_shuffle_epi32(input, 0x0E));
 }
 
-[[gnu::target("sha,sse4.1")]] inline Halves load_state(const State& state) {
+MOLKV_TARGET_SHA inline Halves load_state(const State& state) {
     const auto word = [&state](std::size_t i) { return static_cast<int>(state[i]); };
     return {_mm_set_epi32(word(0), word(1), word(4), word(5)), _mm_set_epi32(word(2), word(3), word(6), word(7))};
 }
 
-[[gnu::target("sha,sse4.1")]] inline void store_state(Halves halves, State& state) {
+MOLKV_TARGET_SHA inline void store_state(Halves halves, State& state) {
     alignas(16) State lanes{};  // f, e, b, a, h, g, d, c
     _mm_store_si128(reinterpret_cast<__m128i*>(lanes.data()), halves.abef);
     _mm_store_si128(reinterpret_cast<__m128i*>(lanes.data() + 4), halves.cdgh);
     state = {lanes[3], lanes[2], lanes[7], lanes[6], lanes[1], lanes[0], lanes[5], lanes[4]};
 }
 
-[[gnu::target("sha,sse4.1")]] void update_by_instructions(State& state, std::span<const std::byte> blocks) {
-    Halves sums = load_state(state);
-    for (; !blocks.empty(); blocks = blocks.subspan(64)) {
-        Halves halves = sums;
-        __m128i w = load_words(blocks.data());
-        __m128i x = load_words(blocks.data() + 16);
-        __m128i y = load_words(blocks.data() + 32);
-        __m128i z = load_words(blocks.data() + 48);
-        for (std::size_t start = 0; start < 64; start += 16) {
-            if (start > 0) {
-                w = next_words(w, x, y, z);
-                x = next_words(x, y, z, w);
-                y = next_words(y, z, w, x);
-                z = next_words(z, w, x, y);
-            }
-            four_rounds(halves, w, &round_constants[start]);
-            four_rounds(halves, x, &round_constants[start + 4]);
-            four_rounds(halves, y, &round_constants[start + 8]);
-            four_rounds(halves, z, &round_constants[start + 12]);
-        }
-        sums = {_mm_add_epi32(sums.abef, halves.abef), _mm_add_epi32(sums.cdgh, halves.cdgh)};
-    }
-    store_state(sums, state);
+MOLKV_TARGET_SHA inline Halves sum(Halves a, Halves b) {
+    return {_mm_add_epi32(a.abef, b.abef), _mm_add_epi32(a.cdgh, b.cdgh)};
 }
 
 bool has_sha_instructions() {
@@ -193,30 +173,17 @@ MOLKV_TARGET_SHA inline void four_rounds(Halves& halves, uint32x4_t words, const
     halves.efgh = vsha256h2q_u32(halves.efgh, abcd, input);
 }
 
-MOLKV_TARGET_SHA void update_by_instructions(State& state, std::span<const std::byte> blocks) {
-    Halves sums{vld1q_u32(state.data()), vld1q_u32(state.data() + 4)};
-    for (; !blocks.empty(); blocks = blocks.subspan(64)) {
-        Halves halves = sums;
-        uint32x4_t w = load_words(blocks.data());
-        uint32x4_t x = load_words(blocks.data() + 16);
-        uint32x4_t y = load_words(blocks.data() + 32);
-        uint32x4_t z = load_words(blocks.data() + 48);
-        for (std::size_t start = 0; start < 64; start += 16) {
-            if (start > 0) {
-                w = next_words(w, x, y, z);
-                x = next_words(x, y, z, w);
-                y = next_words(y, z, w, x);
-                z = next_words(z, w, x, y);
-            }
-            four_rounds(halves, w, &round_constants[start]);
-            four_rounds(halves, x, &round_constants[start + 4]);
-            four_rounds(halves, y, &round_constants[start + 8]);
-            four_rounds(halves, z, &round_constants[start + 12]);
-        }
-        sums = {vaddq_u32(sums.abcd, halves.abcd), vaddq_u32(sums.efgh, halves.efgh)};
-    }
-    vst1q_u32(state.data(), sums.abcd);
-    vst1q_u32(state.data() + 4, sums.efgh);
+MOLKV_TARGET_SHA inline Halves load_state(const State& state) {
+    return {vld1q_u32(state.data()), vld1q_u32(state.data() + 4)};
+}
+
+MOLKV_TARGET_SHA inline void store_state(Halves halves, State& state) {
+    vst1q_u32(state.data(), halves.abcd);
+    vst1q_u32(state.data() + 4, halves.efgh);
+}
+
+MOLKV_TARGET_SHA inline Halves sum(Halves a, Halves b) {
+    return {vaddq_u32(a.abcd, b.abcd), vaddq_u32(a.efgh, b.efgh)};
 }
 
 bool has_sha_instructions() {
@@ -231,10 +198,39 @@ bool has_sha_instructions() {
 
 #endif
 
+#if defined(MOLKV_TARGET_SHA)
+
+MOLKV_TARGET_SHA void update_by_instructions(State& state, std::span<const std::byte> blocks) {
+    Halves sums = load_state(state);
+    for (; !blocks.empty(); blocks = blocks.subspan(64)) {
+        Halves halves = sums;
+        auto w = load_words(blocks.data());
+        auto x = load_words(blocks.data() + 16);
+        auto y = load_words(blocks.data() + 32);
+        auto z = load_words(blocks.data() + 48);
+        for (std::size_t start = 0; start < 64; start += 16) {
+            if (start > 0) {
+                w = next_words(w, x, y, z);
+                x = next_words(x, y, z, w);
+                y = next_words(y, z, w, x);
+                z = next_words(z, w, x, y);
+            }
+            four_rounds(halves, w, &round_constants[start]);
+            four_rounds(halves, x, &round_constants[start + 4]);
+            four_rounds(halves, y, &round_constants[start + 8]);
+            four_rounds(halves, z, &round_constants[start + 12]);
+        }
+        sums = sum(sums, halves);
+    }
+    store_state(sums, state);
+}
+
+#endif
+
 }  // namespace
 
 std::span<const Variant<Sha256Function>> sha256_variants() {
-#if defined(__x86_64__) || defined(MOLKV_TARGET_SHA)
+#if defined(MOLKV_TARGET_SHA)
     static constexpr std::array variants = {Variant<Sha256Function>{"sha", update_by_instructions},
                                             Variant<Sha256Function>{"portable", update_portably}};
     return std::span(variants).subspan(has_sha_instructions() ? 0 : 1);
