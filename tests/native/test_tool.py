@@ -47,6 +47,8 @@ def test_graphs_in_ort_format_pass_the_selftest(name: str, target: Platform, pro
     assert list(bundle.glob("*.ort"))
     done = _run("selftest", bundle)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "unknown, since the graph is in ORT format" in _run("inspect", bundle).stdout
+    assert "cannot be required" in _run("selftest", bundle, "--require-provider").stderr
     damaged = next(bundle.glob("*.ort"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\xff")
     done = _run("run", bundle, "--prompt-ids", "1,2,3")

@@ -194,10 +194,17 @@ GraphSession::GraphSession(const OnnxRuntime& runtime, const Bundle& bundle, con
                            std::shared_ptr<const MappedFile> weights, const Target& target)
     : runtime_(runtime), file_(file), weights_(std::move(weights)) {
     const std::string where = bundle.path(file.file);
+    const bool is_ort_format = bundle.graph().is_ort_format();
+    if (is_ort_format && target.required) {
+        fail(Kind::provider, where,
+             ": is a graph in ORT format, of which ONNX Runtime does not tell where nodes run, so "
+             "provider \"",
+             target.provider, "\" cannot be required");
+    }
     const Owned<OrtSessionOptions> options = session_options(runtime, target);
     std::string content;
     std::span<const std::byte> graph = weights_->bytes();
-    if (bundle.graph().is_ort_format()) {
+    if (is_ort_format) {
         use_in_place(runtime, options.get());
     } else {
         content = bundle.read_graph(file);
@@ -213,9 +220,11 @@ GraphSession::GraphSession(const OnnxRuntime& runtime, const Bundle& bundle, con
                       Kind::provider, text(where, ": provider \"", target.provider, "\" cannot load it"));
     }
     session_ = {session, runtime.api().ReleaseSession};
-    Assignment found = assignment(runtime, session);
-    if (target.required) check_placement(found, runtime.preset(target.provider), where);
-    placements_ = std::move(found.placements);
+    if (!is_ort_format) {
+        Assignment found = assignment(runtime, session);
+        if (target.required) check_placement(found, runtime.preset(target.provider), where);
+        placements_ = std::move(found.placements);
+    }
     check_interface(runtime, session, file_, where);
 }
 

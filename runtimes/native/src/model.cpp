@@ -53,6 +53,7 @@ std::string Model::describe_placements() const {
     for (const auto& [length, session] : graphs_) {
         if (!described.empty()) described += "; ";
         if (length != 0) described += text("calls of ", length, ": ");
+        if (session->placements().empty()) described += "unknown, since the graph is in ORT format";
         const char* separator = "";
         for (const Placement& placement : session->placements()) {
             described += text(separator, placement.nodes, " nodes on ", placement.provider);

@@ -99,9 +99,9 @@ struct Placement {
 // A loaded graph. Threads may run it at the same time.
 class GraphSession {
  public:
-    // Load a graph. Its weights are used in place, from the mapped file `weights`; of a graph in ORT format, this is the
-    // file of the graph. Makes the checks 12, 14 (not in ORT format) and 15. Throws a bundle error, or a provider error
-    // if ONNX Runtime refuses the graph.
+    // Load a graph. Its weights are used in place, from the mapped file `weights`; of a graph in ORT format, this is
+    // the file of the graph. Makes the checks 12, 14 (not in ORT format) and 15. Throws a bundle error, or a provider
+    // error if ONNX Runtime refuses the graph.
     GraphSession(const OnnxRuntime& runtime, const Bundle& bundle, const GraphFile& file,
                  std::shared_ptr<const MappedFile> weights, const Target& target);
     GraphSession(const GraphSession&) = delete;
@@ -109,7 +109,8 @@ class GraphSession {
     ~GraphSession() = default;
 
     [[nodiscard]] const GraphFile& file() const { return file_; }
-    // Where the nodes run, the provider with the most nodes first.
+    // Where the nodes run, the provider with the most nodes first. Empty for a graph in ORT format: ONNX Runtime does
+    // not tell it, and minimal builds have no function for it.
     [[nodiscard]] const std::vector<Placement>& placements() const { return placements_; }
 
  private:
