@@ -164,8 +164,11 @@ MOLKV_API molkv_status molkv_session_create(molkv_model* model, const molkv_sess
 /* Free a session. NULL is allowed. */
 MOLKV_API void molkv_session_free(molkv_session* session);
 
-/* Make the running call with this session or its generation return MOLKV_CANCELLED; if none runs, the next one. A
- * prompt stops before its next chunk. Thread-safe. */
+/* Make the running call with this session or its generation return MOLKV_CANCELLED. A prompt stops before its next
+ * chunk. If no call runs, or the running call is almost complete, then the next call of molkv_session_prefill,
+ * molkv_session_decode, molkv_session_fork or molkv_generation_next returns MOLKV_CANCELLED; but molkv_generation_free
+ * forgets a cancellation that no call has returned. Thread-safe and lock-free, so a signal handler may call it. The
+ * session must exist until this function returns. */
 MOLKV_API void molkv_session_cancel(molkv_session* session);
 
 /* Return the token ids of a sequence: those that were run, and those that a generation chose after them.
@@ -295,7 +298,8 @@ MOLKV_API molkv_status molkv_generate(molkv_session* session, const molkv_prompt
  * Errors: bundle, request, provider, memory, cancelled. */
 MOLKV_API molkv_status molkv_generation_next(molkv_generation* generation, molkv_token* token);
 
-/* Free a generation, also before its end. The session keeps the tokens that were returned. NULL is allowed. */
+/* Free a generation, also before its end. The session keeps the tokens that were returned. A cancellation that no call
+ * has returned is forgotten, unless a later generation has started. NULL is allowed. */
 MOLKV_API void molkv_generation_free(molkv_generation* generation);
 
 #ifdef __cplusplus

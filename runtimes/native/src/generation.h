@@ -52,6 +52,10 @@ class Continuation {
     // One prompt for each sequence of the session. Changes nothing in the session. Throws a request error, or a bundle
     // error if text is needed and there is no tokenizer.
     Continuation(Session& session, std::span<const Prompt> prompts, const GenerationOptions& options);
+    Continuation(const Continuation&) = delete;
+    Continuation& operator=(const Continuation&) = delete;
+    // Forgets a cancellation that came too late for this generation. The session must still exist.
+    ~Continuation() { session_.forget_cancellation(number_); }
 
     // Return the next token, or nothing after the last one. After an error, each call throws this error again.
     const Token* next();

@@ -60,7 +60,8 @@ std::int64_t common_prefix(std::span<const std::int32_t> first, std::span<const 
 
 }  // namespace
 
-Sequences::Sequences(const Model& model, std::int64_t batch_size, std::int64_t max_length, std::int64_t prefill_chunk)
+Sequences::Sequences(const Model& model, std::int64_t batch_size, std::int64_t max_length, std::int64_t prefill_chunk,
+                     std::atomic<bool>* cancelled)
     : model_(model),
       max_length_(checked_length(model, max_length)),
       lengths_(checked_batch_size(model, batch_size, max_length_, prefill_chunk)),
@@ -69,7 +70,8 @@ Sequences::Sequences(const Model& model, std::int64_t batch_size, std::int64_t m
       records_(checked_product({batch_size, static_cast<std::int64_t>(model.store().stride())})),
       tokens_(lengths_.size()),
       positions_(lengths_.size()),
-      active_(lengths_.size()) {}
+      active_(lengths_.size()),
+      cancelled_(cancelled) {}
 
 Sequences::~Sequences() = default;
 
@@ -86,7 +88,7 @@ void Sequences::check_free(int sequence) const {
 }
 
 void Sequences::check_cancelled() {
-    if (cancelled_.exchange(false)) fail(Kind::cancelled, "the call was cancelled");
+    if (cancelled_ != nullptr && cancelled_->exchange(false)) fail(Kind::cancelled, "the call was cancelled");
 }
 
 std::int64_t Sequences::length(int sequence) const {

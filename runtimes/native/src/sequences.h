@@ -20,8 +20,11 @@ class Calls;
 // B sequences, each with its token ids, KV cache and experts. A sequence of length 0 is free. One thread at a time.
 class Sequences {
  public:
-    // max_length and prefill_chunk: 0 for the defaults, the context and 128. Throws a request or memory error.
-    Sequences(const Model& model, std::int64_t batch_size, std::int64_t max_length, std::int64_t prefill_chunk);
+    // max_length and prefill_chunk: 0 for the defaults, the context and 128. cancelled: a flag that other threads may
+    // set at any time; the running or the next prefill or decode then clears it and throws a cancelled error. Throws a
+    // request or memory error.
+    Sequences(const Model& model, std::int64_t batch_size, std::int64_t max_length, std::int64_t prefill_chunk,
+              std::atomic<bool>* cancelled = nullptr);
     Sequences(const Sequences&) = delete;
     Sequences& operator=(const Sequences&) = delete;
     ~Sequences();
@@ -34,8 +37,7 @@ class Sequences {
     [[nodiscard]] std::span<const std::int32_t> history(int sequence) const;
 
     // Append token ids to a sequence. Returns the logits of the last position [V]; with all_logits of every position
-    // [n, V]. Valid until the next call. A failure leaves the sequence as it was. Throws a cancelled error if `cancel`
-    // was called.
+    // [n, V]. Valid until the next call. A failure leaves the sequence as it was.
     std::span<const float> prefill(int sequence, std::span<const std::int32_t> ids, bool all_logits = false);
     // Append one id [B] to each active sequence [B]; an empty `active` means all. Returns logits [B, V], valid until
     // the next call. Allocates nothing.
@@ -50,9 +52,6 @@ class Sequences {
     void save(int sequence, std::span<const std::int32_t> ids, const std::string& path) const;
     // Fill a free sequence from a file. Returns all ids of the text.
     std::vector<std::int32_t> restore(int sequence, const std::string& path);
-
-    // Make the running or the next prefill or decode throw a cancelled error. Thread-safe.
-    void cancel() { cancelled_ = true; }
 
  private:
     void check_sequence(std::int64_t sequence) const;
@@ -76,7 +75,7 @@ class Sequences {
     std::vector<std::int64_t> positions_;
     std::vector<std::uint8_t> active_;
     ZeroedArray<std::byte> chunk_records_;  // of a part of a prompt
-    std::atomic<bool> cancelled_ = false;
+    std::atomic<bool>* cancelled_;          // may be NULL
 };
 
 }  // namespace molkv

@@ -8,7 +8,7 @@ namespace molkv {
 Session::Session(const Model& model, std::int64_t batch_size, std::int64_t max_length, std::int64_t prefill_chunk)
     : model_(model),
       prefill_chunk_(prefill_chunk),
-      sequences_(std::make_unique<Sequences>(model, batch_size, max_length, prefill_chunk)),
+      sequences_(std::make_unique<Sequences>(model, batch_size, max_length, prefill_chunk, &cancelled_)),
       max_length_(sequences_->max_length()),
       texts_(static_cast<std::size_t>(batch_size)),
       last_ids_(static_cast<std::size_t>(batch_size)) {
@@ -34,9 +34,8 @@ std::span<const std::int32_t> Session::pending(int sequence) {
 // After an error of another kind, the KV cache may hold wrong numbers. So new sequences replace the old ones.
 void Session::make_sound() {
     if (sound_) return;
-    const std::lock_guard lock(replacing_);
     sequences_.reset();  // first, so that there is memory for the new ones
-    sequences_ = std::make_unique<Sequences>(model_, batch_size(), max_length_, prefill_chunk_);
+    sequences_ = std::make_unique<Sequences>(model_, batch_size(), max_length_, prefill_chunk_, &cancelled_);
     sound_ = true;
 }
 
@@ -138,7 +137,9 @@ int Session::fork(std::int64_t sequence) {
     return guarded([&] {
         // A sequence of which nothing was run looks free to Sequences.
         for (int each = 0; each < batch_size(); each++) {
-            if (!text(each).empty() && sequences_->length(each) == 0) sequences_->prefill(each, pending(each));
+            if (text(each).empty() || sequences_->length(each) > 0) continue;
+            const auto ids = pending(each);  // of a full text, the last id is never run
+            sequences_->prefill(each, ids.first(std::min(ids.size(), static_cast<std::size_t>(max_length_))));
         }
         const int copy = sequences_->fork(checked);
         text(copy).assign(text(checked).begin(), text(checked).end());
@@ -169,11 +170,6 @@ void Session::restore(std::int64_t sequence, const std::string& path) {
         }
         text(checked).assign(ids.begin(), ids.end());
     });
-}
-
-void Session::cancel() {
-    const std::lock_guard lock(replacing_);
-    if (sequences_) sequences_->cancel();
 }
 
 }  // namespace molkv

@@ -1,10 +1,10 @@
 // A session: texts that grow over several calls. It adds to Sequences the ids that were chosen but not run yet.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,12 +35,16 @@ class Session {
     void restore(std::int64_t sequence, const std::string& path);
     void save(std::int64_t sequence, const std::string& path);
 
-    // Make the running call, or the next one, throw a cancelled error. Thread-safe.
-    void cancel();
+    // Make the running call, or the next one, throw a cancelled error. Any thread or signal handler may call it.
+    void cancel() { cancelled_ = true; }
 
     // For a generation. `begin_generation` returns a number; another change of the session ends this generation.
-    std::uint64_t begin_generation() { return ++generation_; }
+    std::uint64_t begin_generation() { return latest_ = ++generation_; }
     [[nodiscard]] bool is_current(std::uint64_t generation) const { return generation == generation_; }
+    // Forget a cancellation that came too late for a generation, unless a later generation has begun.
+    void forget_cancellation(std::uint64_t generation) {
+        if (generation == latest_) cancelled_ = false;
+    }
     // Append ids, which may be none if the text is not empty. Returns the logits of the last position [V]. A failure
     // leaves the text as it was.
     std::span<const float> append(int sequence, std::span<const std::int32_t> ids);
@@ -63,13 +67,15 @@ class Session {
 
     const Model& model_;
     std::int64_t prefill_chunk_;
+    std::atomic<bool> cancelled_ = false;
+    static_assert(std::atomic<bool>::is_always_lock_free, "signal handlers set it");
     std::unique_ptr<Sequences> sequences_;
-    std::mutex replacing_;  // `cancel` may run while sequences_ is replaced
     std::int64_t max_length_;
     std::vector<std::vector<std::int32_t>> texts_;  // [B]
     std::vector<std::int32_t> last_ids_;            // [B]: of a step
     std::vector<std::int32_t> joined_;              // pending ids and a prompt
     std::uint64_t generation_ = 0;
+    std::uint64_t latest_ = 0;  // the number of the latest generation
     bool sound_ = true;
 };
 

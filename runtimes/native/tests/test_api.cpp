@@ -175,6 +175,19 @@ void check_open(const OrtApiBase* base, const std::string& path) {
     refuse(open(options), "nosuch", "an option that does not exist");
 }
 
+// A damaged file does not keep the self-test from reporting the rest.
+void check_damage(const OrtApiBase* base, const std::string& bundle) {
+    const fs::path copy = fs::temp_directory_path() / molkv::text("molkv-test-damage-", getpid());
+    fs::copy(bundle, copy);
+    std::fstream(copy / "golden.safetensors", std::ios::binary | std::ios::in | std::ios::out).seekp(-1, std::ios::end)
+        << '\x7f';
+    const auto model = test::open_model(base, copy.string());
+    const char* report = nullptr;
+    expect(molkv_selftest(model.get(), &report), MOLKV_ERROR_BUNDLE, "golden.safetensors", "damaged golden vectors");
+    test::that(report != nullptr && std::strncmp(report, "FAIL  ", 6) == 0, "the report of damaged golden vectors");
+    fs::remove_all(copy);
+}
+
 // The files of a bundle one after the other in one file, as in an app's package.
 struct Package {
     fs::path path;
@@ -325,6 +338,26 @@ void check_length(molkv_model* model) {
     test::equal(ids_of(session.get()).size(), 13U, "the full text");
 }
 
+// A cancellation that comes after the last call of a generation.
+void check_late_cancel(molkv_model* model, const Ids& expected) {
+    const auto session = create_session(model);
+    molkv_token token;
+    auto first = test::generate(session.get(), {prompt_of(prompt)}, greedy(6));
+    test::next_token(first.get(), token);
+    molkv_session_cancel(session.get());
+    first.reset();
+    check(molkv_session_rewind(session.get(), 0, 0));
+    test::that(continued(session.get(), prompt, 6) == expected, "a generation that was freed takes its cancellation");
+
+    check(molkv_session_rewind(session.get(), 0, 0));
+    first = test::generate(session.get(), {prompt_of(prompt)}, greedy(6));
+    const auto second = test::generate(session.get(), {prompt_of(prompt)}, greedy(6));
+    molkv_session_cancel(session.get());
+    first.reset();
+    token.size = sizeof(token);
+    expect(molkv_generation_next(second.get(), &token), MOLKV_CANCELLED, "", "a cancellation of a later generation");
+}
+
 void check_cancel(molkv_model* model, const Ids& expected) {
     const auto session = create_session(model);
     molkv_session_cancel(session.get());
@@ -342,6 +375,8 @@ void check_cancel(molkv_model* model, const Ids& expected) {
     }
     check(molkv_session_rewind(session.get(), 0, 0));
     test::that(continued(session.get(), prompt, 6) == expected, "tokens after a cancelled call");
+
+    check_late_cancel(model, expected);
 
     std::thread other([&] {
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -430,6 +465,7 @@ int main(int count, char** arguments) {
     check_sizes(model.get(), session.get());
     check_open(base, bundles + "molkv");
     const auto expected = continued(session.get(), prompt, 6);
+    check_damage(base, bundles + "molkv");
     check_callback(base, bundles + "molkv", expected);
     check_generation(model.get());
     check_pending(model.get(), 1e-3F);

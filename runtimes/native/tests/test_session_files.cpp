@@ -4,6 +4,7 @@
 
 #include "safetensors.h"
 #include "sequence_tools.h"
+#include "session.h"
 
 using molkv::File;
 using molkv::Kind;
@@ -116,6 +117,18 @@ void check_other_files(test::Suite& suite) {
                   "max_length", "a session that is too long");
 }
 
+// A full text has one id more than fits into the KV cache. Here nothing of it was run.
+void check_full_text(test::Suite& suite) {
+    const auto& model = suite.model("molkv");
+    const auto ids = test::some_ids(model, 12, 5);
+    molkv::Session session(model, 2, 11, 0);
+    session.append(1, std::span(ids).first(11));
+    session.push(1, ids[11]);
+    session.drop_state();
+    test::equal(session.fork(1), 0, "the copy of a full text");
+    test::that(std::equal(ids.begin(), ids.end(), session.ids(0).begin(), session.ids(0).end()), "the ids of the copy");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -129,5 +142,6 @@ int main(int argc, char** argv) {
         if (session["kind"].string() == "session-refused") check_refused(suite, session);
     }
     check_other_files(suite);
+    check_full_text(suite);
     return test::finish();
 }

@@ -73,6 +73,8 @@ void check_run(const std::string& bundles) {
 void check_others(const std::string& bundles) {
     expect("--version", 0, "molkv ");
     expect("run --help", 0, "Examples:");
+    expect("bench -h", 0, "Examples:");
+    expect("-h", 0, "Commands:");
     expect("nosuch", 2, "'nosuch'");
     expect("selftest " + bundles + "/mole", 0, "ok    greedy text");
     expect("inspect " + bundles + "/mole --json", 0, "\"vocab_size\": 61");

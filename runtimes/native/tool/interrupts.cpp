@@ -1,4 +1,4 @@
-// The thread that waits for signals. A signal handler could not call molkv_session_cancel, which takes a lock.
+// The thread that waits for signals. Unlike a signal handler, it can lock, so the session is not freed meanwhile.
 #include "interrupts.h"
 
 #include <pthread.h>
