@@ -36,6 +36,10 @@ const Option& find_option(const CommandInfo& command, std::string_view name) {
 
 }  // namespace
 
+bool asks_for_help(std::string_view argument) {
+    return argument == "--help" || argument == "-h";
+}
+
 std::string help_text(const CommandInfo& command) {
     constexpr std::size_t column = 34;
     std::ostringstream out;
@@ -46,7 +50,7 @@ std::string help_text(const CommandInfo& command) {
         line.resize(std::max(column, line.size() + 2), ' ');
         out << line << option.help << "\n";
     }
-    out << "  --help                          show this text\n\nExamples:\n" << command.examples;
+    out << "  --help, -h                      show this text\n\nExamples:\n" << command.examples;
     return out.str();
 }
 

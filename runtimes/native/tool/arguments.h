@@ -23,6 +23,8 @@ struct CommandInfo {
     std::vector<Option> options;
 };
 
+// Return whether an argument asks for the help text.
+bool asks_for_help(std::string_view argument);
 // Return the text of `molkv COMMAND --help`.
 std::string help_text(const CommandInfo& command);
 

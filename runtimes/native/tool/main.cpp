@@ -33,8 +33,8 @@ std::string help() {
 }
 
 int run(const std::vector<std::string>& arguments, tool::Interrupts& interrupts) {
-    const bool wants_help = std::count(arguments.begin(), arguments.end(), "--help") > 0;
-    if (arguments.empty() || arguments[0] == "--help") {
+    const bool wants_help = std::any_of(arguments.begin(), arguments.end(), tool::asks_for_help);
+    if (arguments.empty() || tool::asks_for_help(arguments[0])) {
         tool::print(help());
         return arguments.empty() ? wrong_arguments : 0;
     }

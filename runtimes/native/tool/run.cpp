@@ -1,4 +1,5 @@
 // `molkv run`.
+#include <algorithm>
 #include <chrono>
 #include <fstream>
 #include <iostream>
@@ -123,12 +124,28 @@ class Run {
         check_sampling(arguments);
         const auto max_new_tokens = arguments.integer("--max-new-tokens", 1, most_int32, default_new_tokens);
         const auto model = open_model(arguments);
-        const WatchedSession session(model.get(), static_cast<std::int32_t>(list_.size()), 0, interrupts);
+        const WatchedSession session(model.get(), static_cast<std::int32_t>(list_.size()),
+                                     max_length(model.get(), max_new_tokens), interrupts);
         generate(session.get(), sampling_of(arguments, model.get()), static_cast<std::int32_t>(max_new_tokens));
         print_results(session.get());
     }
 
  private:
+    // Return the tokens that the longest text needs. The KV cache of the whole context can be larger than the memory.
+    [[nodiscard]] std::int32_t max_length(const molkv_model* model, std::int64_t max_new_tokens) const {
+        std::size_t longest = 0;
+        for (const auto& prompt : list_) {
+            std::size_t count = prompt.id_count;
+            // An impossible text has no ids here. molkv_generate says what is wrong.
+            if (prompt.text != nullptr) {
+                molkv_tokenize(model, prompt.text, prompt.text_length, 1, nullptr, 0, &count);
+            }
+            longest = std::max(longest, count);
+        }
+        const std::int64_t context = info_of(model).context_length;
+        return static_cast<std::int32_t>(std::min(context, static_cast<std::int64_t>(longest) + max_new_tokens));
+    }
+
     void generate(molkv_session* session, const molkv_sampling& sampling, std::int32_t max_new_tokens) {
         const auto stop_texts = arguments_.all("--stop");
         std::vector<const char*> stop;
