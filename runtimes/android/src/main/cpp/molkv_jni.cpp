@@ -5,7 +5,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
+#include <locale>
 #include <new>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -162,45 +165,30 @@ JNIEXPORT jlong JNICALL Java_dev_molkv_Native_open(JNIEnv* env, jclass native, j
     });
 }
 
-JNIEXPORT void JNICALL Java_dev_molkv_Native_closeModel(JNIEnv*, jclass, jlong model) {
-    molkv_model_close(to<molkv_model>(model));
-}
-
-// Return the fields of molkv_model_info in their order, as texts. The end ids are the last ones.
-JNIEXPORT jbyteArray JNICALL Java_dev_molkv_Native_info(JNIEnv* env, jclass native, jlong model) {
+// Return numbers of the default sampling, and the fields of molkv_model_info in their order, as texts that end with a
+// NUL. The end ids are the last ones.
+JNIEXPORT jbyteArray JNICALL Java_dev_molkv_Native_facts(JNIEnv* env, jclass native, jlong model) {
     const Kotlin kotlin{env, native};
     return kotlin.guarded([&]() -> jbyteArray {
+        molkv_sampling sampling{};
+        sampling.size = sizeof(sampling);
         molkv_model_info info{};
         info.size = sizeof(info);
-        if (!kotlin.check(molkv_model_get_info(to<molkv_model>(model), &info))) return nullptr;
-        std::string texts;
-        for (const char* text :
-             {info.model_type, info.profile, info.dense_dtype, info.kv_dtype, info.experts_dtype, info.placements}) {
-            texts.append(text).push_back('\0');
+        if (!kotlin.check(molkv_sampling_defaults(to<molkv_model>(model), &sampling)) ||
+            !kotlin.check(molkv_model_get_info(to<molkv_model>(model), &info))) {
+            return nullptr;
         }
-        const auto add = [&](std::int64_t number) { texts.append(std::to_string(number)).push_back('\0'); };
-        for (const auto number : {info.vocab_size, info.context_length, info.expert_window, info.has_tokenizer})
-            add(number);
-        for (const auto number : {info.dense_bytes, info.store_bytes, info.record_bytes}) add(number);
+        std::ostringstream texts;
+        texts.imbue(std::locale::classic());
+        texts.precision(std::numeric_limits<double>::max_digits10);
+        const auto add = [&](const auto&... facts) { ((texts << facts << '\0'), ...); };
+        add(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, sampling.repetition_penalty);
+        add(info.model_type, info.profile, info.dense_dtype, info.kv_dtype, info.experts_dtype, info.placements);
+        add(info.vocab_size, info.context_length, info.expert_window, info.has_tokenizer);
+        add(info.dense_bytes, info.store_bytes, info.record_bytes);
         std::for_each_n(info.end_ids, info.end_id_count, add);
-        return kotlin.bytes(texts);
+        return kotlin.bytes(texts.str());
     });
-}
-
-JNIEXPORT jdoubleArray JNICALL Java_dev_molkv_Native_sampling(JNIEnv* env, jclass native, jlong model) {
-    molkv_sampling sampling{};
-    sampling.size = sizeof(sampling);
-    if (!Kotlin{env, native}.check(molkv_sampling_defaults(to<molkv_model>(model), &sampling))) return nullptr;
-    const jdouble numbers[] = {sampling.temperature,
-                               static_cast<double>(sampling.top_k),
-                               sampling.top_p,
-                               sampling.min_p,
-                               sampling.repetition_penalty,
-                               sampling.presence_penalty,
-                               sampling.frequency_penalty};
-    const auto array = env->NewDoubleArray(7);
-    if (array != nullptr) env->SetDoubleArrayRegion(array, 0, 7, numbers);
-    return array;
 }
 
 JNIEXPORT jbyteArray JNICALL Java_dev_molkv_Native_selfTest(JNIEnv* env, jclass native, jlong model) {
@@ -236,10 +224,6 @@ JNIEXPORT jlong JNICALL Java_dev_molkv_Native_createSession(JNIEnv* env, jclass 
     molkv_session* session = nullptr;
     Kotlin{env, native}.check(molkv_session_create(to<molkv_model>(model), &options, &session));
     return from(session);
-}
-
-JNIEXPORT void JNICALL Java_dev_molkv_Native_freeSession(JNIEnv*, jclass, jlong session) {
-    molkv_session_free(to<molkv_session>(session));
 }
 
 JNIEXPORT void JNICALL Java_dev_molkv_Native_cancel(JNIEnv*, jclass, jlong session) {
@@ -337,8 +321,10 @@ JNIEXPORT jobject JNICALL Java_dev_molkv_Native_next(JNIEnv* env, jclass native,
                        static_cast<jint>(token.finish));
 }
 
-JNIEXPORT void JNICALL Java_dev_molkv_Native_freeGeneration(JNIEnv*, jclass, jlong generation) {
+JNIEXPORT void JNICALL Java_dev_molkv_Native_free(JNIEnv*, jclass, jlong generation, jlong session, jlong model) {
     molkv_generation_free(to<molkv_generation>(generation));
+    molkv_session_free(to<molkv_session>(session));
+    molkv_model_close(to<molkv_model>(model));
 }
 
 }  // extern "C"

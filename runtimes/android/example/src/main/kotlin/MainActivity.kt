@@ -3,9 +3,9 @@ package molkv.example
 import android.app.Activity
 import android.os.Bundle
 import android.widget.TextView
+import dev.molkv.*
 import kotlinx.coroutines.*
 import kotlinx.coroutines.flow.flowOn
-import molkv.*
 
 /** Shows the report of the self-test, then a text that grows. */
 class MainActivity : Activity() {

@@ -17,17 +17,19 @@ class MolkvModel private constructor(private var handle: Long) : AutoCloseable {
     private val lock = ReentrantReadWriteLock() // written by calls during which no other call may run
     private val sessions = ConcurrentHashMap.newKeySet<MolkvSession>()
 
+    private val facts = Native.facts(handle).decodeToString().removeSuffix("\u0000").split('\u0000')
+
+    /** The sampling that the bundle recommends. `copy` changes single values, such as the seed. */
+    val defaultSampling: Sampling = facts.let {
+        Sampling(it[0].toDouble(), it[1].toInt(), it[2].toDouble(), it[3].toDouble(), it[4].toDouble())
+    }
+
     /** Facts about the model. */
-    val info: ModelInfo = Native.info(handle).decodeToString().removeSuffix("\u0000").split('\u0000').let {
+    val info: ModelInfo = facts.drop(5).let {
         ModelInfo(
             it[0], it[1], it[2], it[3], it[4], it[5], it[6].toInt(), it[7].toInt(), it[8].toInt(), it[9] != "0",
             it[10].toLong(), it[11].toLong(), it[12].toLong(), it.drop(13).map(String::toInt),
         )
-    }
-
-    /** The sampling that the bundle recommends. `copy` changes single values, such as the seed. */
-    val defaultSampling: Sampling = Native.sampling(handle).let {
-        Sampling(it[0], it[1].toInt(), it[2], it[3], it[4], it[5], it[6])
     }
 
     /**
@@ -52,7 +54,7 @@ class MolkvModel private constructor(private var handle: Long) : AutoCloseable {
         sessions.forEach(MolkvSession::close) // so that the lock does not wait for the end of their calls
         lock.write {
             sessions.forEach(MolkvSession::close)
-            Native.closeModel(handle)
+            Native.free(model = handle)
             handle = 0
         }
     }

@@ -25,7 +25,6 @@ class MolkvSession internal constructor(private val model: MolkvModel, private v
     private val generations = mutableSetOf<Generation>() // those of the library; guarded by `calls`
     private val state = Any() // guards the fields below
     private var running: Any? = null // the call that runs
-    private var interrupted: Any? = null // the call that was told to end early
     private var closed = false
 
     /**
@@ -74,18 +73,13 @@ class MolkvSession internal constructor(private val model: MolkvModel, private v
         }
         calls.withLock {
             generations.toList().forEach(Generation::free)
-            Native.freeSession(handle)
+            Native.free(session = handle)
             handle = 0
         }
         model.forget(this)
     }
 
-    private fun interrupt(owner: Any) = synchronized(state) {
-        if (running === owner) {
-            interrupted = owner
-            Native.cancel(handle)
-        }
-    }
+    private fun interrupt(owner: Any) = synchronized(state) { if (running === owner) Native.cancel(handle) }
 
     private fun <T> call(owner: Any = Any(), body: (Long) -> T): T = model.call {
         calls.withLock {
@@ -94,10 +88,6 @@ class MolkvSession internal constructor(private val model: MolkvModel, private v
                 running = owner
             }
             try {
-                body(handle)
-            } catch (error: MolkvException.Cancelled) {
-                // A request to end early can come too late for its call. The library then applies it to the next one.
-                if (synchronized(state) { interrupted === owner.also { interrupted = null } }) throw error
                 body(handle)
             } finally {
                 synchronized(state) { running = null }
@@ -121,11 +111,13 @@ class MolkvSession internal constructor(private val model: MolkvModel, private v
                 throw error
             } finally {
                 watch.complete()
+                synchronized(state) { running = null } // nothing interrupts this call from here on
+                if (!job.isActive) free() // with an interruption that came too late
             }
         }
 
         fun free() {
-            Native.freeGeneration(handle)
+            Native.free(generation = handle)
             handle = 0
             generations -= this
         }

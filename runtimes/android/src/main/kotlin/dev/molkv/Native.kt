@@ -10,13 +10,10 @@ internal object Native {
         onnxruntime: ByteArray, folder: ByteArray?, files: FileOpener?, texts: ByteArray, threads: Int,
         requireProvider: Boolean, skipProviderCheck: Boolean,
     ): Long
-    @JvmStatic external fun closeModel(model: Long)
-    @JvmStatic external fun info(model: Long): ByteArray
-    @JvmStatic external fun sampling(model: Long): DoubleArray
+    @JvmStatic external fun facts(model: Long): ByteArray
     @JvmStatic external fun selfTest(model: Long): ByteArray
     @JvmStatic external fun tokenize(model: Long, text: ByteArray, addSpecialTokens: Boolean): IntArray
     @JvmStatic external fun createSession(model: Long, batchSize: Int, maxLength: Int, prefillChunk: Int): Long
-    @JvmStatic external fun freeSession(session: Long)
     @JvmStatic external fun cancel(session: Long)
     @JvmStatic external fun ids(session: Long, sequence: Int): IntArray
     @JvmStatic external fun rewind(session: Long, sequence: Int, length: Int)
@@ -28,7 +25,7 @@ internal object Native {
         stopIds: IntArray?, stop: ByteArray,
     ): Long
     @JvmStatic external fun next(generation: Long): Token?
-    @JvmStatic external fun freeGeneration(generation: Long)
+    @JvmStatic external fun free(generation: Long = 0, session: Long = 0, model: Long = 0)
 
     @JvmStatic fun error(status: Int, message: ByteArray): MolkvException = message.decodeToString().let {
         when (status) {
