@@ -60,7 +60,7 @@ typedef struct molkv_model molkv_model; /* an open bundle: its graphs, its exper
 
 /* A file, or a part of a file, such as an uncompressed asset in an Android package. */
 typedef struct molkv_file {
-    int fd;         /* an open file descriptor; the library closes it, also if molkv_model_open fails */
+    int fd;         /* an open descriptor, another one for each file; the library closes it, also after a failure */
     int64_t offset; /* where the content begins, in bytes */
     int64_t length; /* bytes of the content */
 } molkv_file;

@@ -1,4 +1,6 @@
-// What the functions of the C API share: errors become status codes, and structs may be older than the library.
+// What the functions of the C API share: errors become status codes, and structs may be older than the library. So a
+// new field of a struct comes last. If the struct ends with padding, the field must not lie there: an older caller
+// counts the padding as its own, and may leave any bytes in it.
 #pragma once
 
 #include <algorithm>

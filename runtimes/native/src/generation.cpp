@@ -80,8 +80,9 @@ Continuation::Text Continuation::make_text(int sequence, const Prompt& prompt, s
     const auto length = static_cast<std::int64_t>(result.start);
     if (length == 0) fail(Kind::request, name, " has no tokens, expected at least one, since its sequence is empty");
     if (length > session_.max_length()) {
+        const bool is_context = session_.max_length() == model.config().max_position_embeddings;
         fail(Kind::request, "the sequence has ", length, " tokens with ", name, ", expected at most ",
-             session_.max_length(), " (max_length); shorten the text with rewind, or the prompt");
+             session_.max_length(), is_context ? " (the context of the model)" : " (max_length of the session)");
     }
     model.check_ids(name, result.prompt);
     result.room = std::min(max_new_tokens, session_.max_length() + 1 - length);

@@ -1,8 +1,6 @@
 // What the tests of sequences share: bundles of the conformance suite, folders for copies, and comparisons.
 #pragma once
 
-#include <dlfcn.h>
-
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -17,19 +15,12 @@
 #include <vector>
 
 #include "check.h"
+#include "handles.h"
 #include "json.h"
 #include "model.h"
 #include "sequences.h"
 
 namespace molkv::test {
-
-// Return the API of the library at `path`.
-inline const OrtApiBase* load_onnxruntime(const char* path) {
-    void* library = ::dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (library == nullptr) fail(Kind::request, ::dlerror());
-    using GetApiBase = const OrtApiBase* (*)();
-    return reinterpret_cast<GetApiBase>(::dlsym(library, "OrtGetApiBase"))();
-}
 
 inline std::string read_file(const std::filesystem::path& path) {
     std::ifstream stream(path, std::ios::binary);

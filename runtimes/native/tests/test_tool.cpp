@@ -66,6 +66,8 @@ void check_run(const std::string& bundles) {
     expect("run " + bytes + " --prompt", 2, "--prompt: found 'nothing'");
     expect("run " + bytes + " --prompt ''", 1, "no tokens");
     expect("run " + bundles + "/molkv --prompt a", 1, "tokenizer");
+    expect("run " + bytes + " --prompt-file /", 1, "/: cannot be read");
+    expect("run " + bytes + " --prompt-file /dev/zero", 1, "/dev/zero: has more than 64 MiB");
     expect("run /no/such --prompt a", 1, "/no/such");
     expect("run " + bytes + " --prompt a --onnxruntime /no/such.so", 1, "--onnxruntime");
 }

@@ -1,9 +1,9 @@
 // `molkv run`.
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <fstream>
 #include <iostream>
-#include <iterator>
 #include <optional>
 
 #include "commands.h"
@@ -38,7 +38,11 @@ std::string read_prompt(const std::string& path) {
     std::ifstream file;
     if (path != "-") file.open(path, std::ios::binary);
     std::istream& input = path == "-" ? std::cin : file;
-    std::string content{std::istreambuf_iterator<char>(input), std::istreambuf_iterator<char>()};
+    std::string content;
+    std::array<char, 1 << 16> buffer{};
+    while (content.size() <= most_prompt_bytes && (input.read(buffer.data(), buffer.size()), input.gcount() > 0)) {
+        content.append(buffer.data(), static_cast<std::size_t>(input.gcount()));
+    }
     if (input.bad() || (path != "-" && !file.is_open())) throw ToolError(path + ": cannot be read");
     if (content.size() > most_prompt_bytes) throw ToolError(path + ": has more than 64 MiB, expected a prompt");
     return content;
