@@ -19,7 +19,6 @@ using test::create_session;
 using test::expect;
 using test::greedy;
 using test::Ids;
-using test::ids_of;
 using test::prompt;
 using test::prompt_of;
 using test::refuse;
