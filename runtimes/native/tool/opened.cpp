@@ -3,8 +3,10 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <filesystem>
 #include <iostream>
 
 #include "errors.h"
@@ -21,9 +23,27 @@ constexpr std::array library_names = {"libonnxruntime.dylib", "libonnxruntime.1.
 constexpr std::array library_names = {"libonnxruntime.so", "libonnxruntime.so.1"};
 #endif
 
+// Return the value of an option that has one of these values, or the default.
+std::string choice(const Arguments& arguments, std::string_view option, const std::vector<std::string>& values,
+                   std::string_view otherwise) {
+    auto found = arguments.text(option, otherwise);
+    if (!arguments.has(option) || std::find(values.begin(), values.end(), found) != values.end()) return found;
+    std::string message = std::string(option) + ": found '" + found + "', expected one of";
+    for (const auto& each : values) message += " " + each;
+    throw UsageError(message);
+}
+
+// A path that the caller gave. dlopen looks for a name without a slash in the system's folders only.
+std::string library_path(const std::string& given) {
+    if (given.empty()) throw UsageError("--onnxruntime: found '', expected the path of ONNX Runtime's library");
+    const bool is_here = given.find('/') == std::string::npos && std::filesystem::exists(given);
+    return is_here ? "./" + given : given;
+}
+
 std::vector<std::string> candidates(const Arguments& arguments) {
-    if (arguments.has("--onnxruntime")) return {arguments.text("--onnxruntime", "")};
-    if (const char* const path = std::getenv("MOLKV_ONNXRUNTIME"); path != nullptr) return {path};
+    if (arguments.has("--onnxruntime")) return {library_path(arguments.text("--onnxruntime", ""))};
+    const char* const path = std::getenv("MOLKV_ONNXRUNTIME");
+    if (path != nullptr && *path != '\0') return {library_path(path)};
     return {std::begin(library_names), std::end(library_names)};
 }
 
@@ -72,7 +92,7 @@ void describe(const molkv_model* model) {
 const std::vector<Option>& model_options() {
     static const std::vector<Option> options = {
         {"--onnxruntime", "PATH", "library of ONNX Runtime; default: MOLKV_ONNXRUNTIME, then the system's"},
-        {"--provider", "NAME", "cpu (default), xnnpack, coreml, nnapi or qnn"},
+        {"--provider", "NAME", "cpu (default), xnnpack, coreml, nnapi, openvino, qnn or cuda"},
         {"--provider-option", "NAME=VALUE", "option of the provider; can be repeated"},
         {"--require-provider", "", "fail if another provider runs some of the nodes"},
         {"--profile", "NAME", "profile of the graph; default: the best one for the provider"},
@@ -90,8 +110,9 @@ std::vector<Option> with_model_options(std::vector<Option> own) {
 
 Model open_model(const Arguments& arguments) {
     const ProviderOptions provider_options(arguments);
-    const auto profile = arguments.text("--profile", "");
-    const auto provider = arguments.text("--provider", "cpu");
+    const auto profile = choice(arguments, "--profile", {"cpu", "coreml", "nnapi"}, "");
+    const auto provider =
+        choice(arguments, "--provider", {"cpu", "xnnpack", "coreml", "nnapi", "openvino", "qnn", "cuda"}, "cpu");
     molkv_model_options options = {};
     options.size = sizeof(options);
     options.threads = static_cast<std::int32_t>(arguments.integer("--threads", 1, most_threads, 0));

@@ -2,7 +2,9 @@
 #include "output.h"
 
 #include <array>
+#include <cerrno>
 #include <cstdio>
+#include <system_error>
 
 #include "errors.h"
 
@@ -33,7 +35,8 @@ std::string escaped(std::string_view text, const char* format, bool quotes) {
 
 void print(std::string_view text) {
     if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-        throw OutputClosed();
+        if (errno == EPIPE) throw OutputClosed();
+        throw ToolError("standard output: " + std::generic_category().message(errno));
     }
 }
 

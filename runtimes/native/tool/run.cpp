@@ -1,10 +1,12 @@
 // `molkv run`.
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <fstream>
 #include <iostream>
 #include <optional>
+#include <system_error>
 
 #include "commands.h"
 #include "errors.h"
@@ -39,11 +41,14 @@ std::string read_prompt(const std::string& path) {
     if (path != "-") file.open(path, std::ios::binary);
     std::istream& input = path == "-" ? std::cin : file;
     std::string content;
-    std::array<char, 1 << 16> buffer{};
-    while (content.size() <= most_prompt_bytes && (input.read(buffer.data(), buffer.size()), input.gcount() > 0)) {
-        content.append(buffer.data(), static_cast<std::size_t>(input.gcount()));
+    std::array<char, 65536> block{};
+    while (content.size() <= most_prompt_bytes && (input.read(block.data(), block.size()), input.gcount() > 0)) {
+        content.append(block.data(), static_cast<std::size_t>(input.gcount()));
     }
-    if (input.bad() || (path != "-" && !file.is_open())) throw ToolError(path + ": cannot be read");
+    if (input.bad() || (path != "-" && !file.is_open())) {
+        throw ToolError(path + ": cannot be read (" + std::generic_category().message(errno) +
+                        "), expected a file with a prompt");
+    }
     if (content.size() > most_prompt_bytes) throw ToolError(path + ": has more than 64 MiB, expected a prompt");
     return content;
 }
