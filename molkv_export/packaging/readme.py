@@ -20,6 +20,9 @@ _PROGRAMS: dict[Platform, str] = {
 }
 
 
+_OLDEST_OF_DRIVER = "1.25.0"  # the native driver refuses older versions (runtimes/native/src/onnxruntime.cpp)
+
+
 def readme(info: PackageInfo, graph: GraphInfo) -> str:
     """Return the README, in Markdown.
 
@@ -31,7 +34,7 @@ def readme(info: PackageInfo, graph: GraphInfo) -> str:
         (
             f"# {_TITLES[info.target]}",
             f"This folder holds a bundle of profile `{info.profile}` ({human_bytes(info.size)}) and the programs that "
-            f"run it.\nThe programs need ONNX Runtime {graph.min_onnxruntime} or newer.",
+            f"run it.\nThe programs need ONNX Runtime {_oldest_onnxruntime(graph)} or newer.",
             *(f"**Note:** {note}." for note in info.notes),
             "\n".join(_table(info)),
             *_deliveries(info),
@@ -39,6 +42,11 @@ def readme(info: PackageInfo, graph: GraphInfo) -> str:
             instructions(info.target),
         )
     )
+
+
+def _oldest_onnxruntime(graph: GraphInfo) -> str:
+    """Return the oldest version that both the graph and the native driver accept."""
+    return max(_OLDEST_OF_DRIVER, graph.min_onnxruntime, key=lambda version: [int(part) for part in version.split(".")])
 
 
 def _table(info: PackageInfo) -> list[str]:
