@@ -83,7 +83,7 @@ typedef struct molkv_model_options {
     molkv_open_file open_file;            /* opens the files of the bundle, if path is NULL */
     void* open_file_context;              /* the first argument of open_file */
     const char* profile;                  /* "cpu", "coreml" or "nnapi"; default: the best one for the provider */
-    const char* provider;                 /* "cpu" (default), "xnnpack", "coreml", "nnapi" or "qnn" */
+    const char* provider; /* "cpu" (default), "xnnpack", "coreml", "nnapi", "openvino", "qnn" or "cuda" */
     const molkv_option* provider_options; /* override the preset of the provider (docs/mobile.md) */
     size_t provider_option_count;
     int32_t require_provider;    /* not 0: fail if another provider runs some of the nodes */
