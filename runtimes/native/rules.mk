@@ -58,12 +58,14 @@ fuzz-native: native-sanitize
 	cmake -S $(NATIVE_SOURCES) --preset sanitize -DMOLKV_FUZZ_SECONDS=$(FUZZ_SECONDS) > /dev/null
 	$(CTEST) --test-dir $(NATIVE_BUILD)/sanitize --label-regex fuzz --timeout $$(($(FUZZ_SECONDS) + 600))
 
-# The Kotlin library on the JVM: its sources and tests are compiled together, and run over JNI. AndroidAssets.kt needs
-# classes of Android.
+# The Kotlin library on the JVM: it is compiled with its tests and run over JNI. The part for Android and the example app
+# are only compiled, with declarations of Android's classes (src/test/android).
 ANDROID := runtimes/android/src
 KOTLIN := $(NATIVE)/kotlin
 KOTLIN_LIBRARIES := $(KOTLIN)/kotlin-stdlib.jar:$(KOTLIN)/kotlinx-coroutines-core-jvm.jar:$(KOTLIN)/kotlin-test.jar
 JNI = $(dir $(realpath $(shell command -v javac)))../include
+KOTLINC := java -Xmx1g -cp "$(KOTLIN)/compiler/*:$(KOTLIN_LIBRARIES)" org.jetbrains.kotlin.cli.jvm.K2JVMCompiler \
+    -Werror -no-stdlib -no-reflect -jvm-target 17 -cp $(KOTLIN_LIBRARIES)
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Werror
 
 test-android: native-release $(NATIVE)/.fetched-kotlin
@@ -71,9 +73,8 @@ test-android: native-release $(NATIVE)/.fetched-kotlin
 	g++ -std=c++20 -O1 -shared -fPIC -fvisibility=hidden $(WARNINGS) -I$(NATIVE_SOURCES)/include \
 	    -isystem $(JNI) -isystem $(JNI)/linux -isystem $(NATIVE)/include $(ANDROID)/main/cpp/*.cpp \
 	    $(NATIVE_BUILD)/release/libmolkv_core.a -o $(NATIVE_BUILD)/android/libmolkv_jni.so
-	java -Xmx1g -cp "$(KOTLIN)/compiler/*:$(KOTLIN_LIBRARIES)" org.jetbrains.kotlin.cli.jvm.K2JVMCompiler \
-	    -Werror -no-stdlib -no-reflect -jvm-target 17 -cp $(KOTLIN_LIBRARIES) -d $(NATIVE_BUILD)/android/classes \
-	    $(filter-out %/AndroidAssets.kt,$(wildcard $(ANDROID)/main/kotlin/dev/molkv/*.kt)) $(ANDROID)/test/kotlin
+	$(KOTLINC) -d $(NATIVE_BUILD)/android/classes $(ANDROID)/main/kotlin $(ANDROID)/test
+	$(KOTLINC):$(NATIVE_BUILD)/android/classes -d $(NATIVE_BUILD)/android/example runtimes/android/example/src/main/kotlin
 	java -Xcheck:jni -cp $(NATIVE_BUILD)/android/classes:$(KOTLIN_LIBRARIES) \
 	    -Dmolkv.library=$(CURDIR)/$(NATIVE_BUILD)/android/libmolkv_jni.so \
 	    -Dmolkv.onnxruntime=$(CURDIR)/$(NATIVE)/x86_64/libonnxruntime.so \

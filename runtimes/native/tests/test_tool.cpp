@@ -66,11 +66,10 @@ void check_run(const std::string& bundles) {
     expect("run " + bytes + " --prompt", 2, "--prompt: found 'nothing'");
     expect("run " + bytes + " --prompt ''", 1, "no tokens");
     expect("run " + bundles + "/molkv --prompt a", 1, "tokenizer");
-    expect("run " + bytes + " --prompt-file /", 1, "/: cannot be read");
-    expect("run " + bytes + " --prompt-file /dev/zero", 1, "/dev/zero: has more than 64 MiB");
     expect("run /no/such --prompt a", 1, "/no/such");
     expect("run " + bytes + " --prompt a --onnxruntime /no/such.so", 1, "--onnxruntime");
     expect("run " + bytes + " --prompt a --onnxruntime ''", 2, "--onnxruntime: found ''");
+    expect("run " + bytes + " --prompt a --stop ''", 2, "--stop: found ''");
     expect("run " + bytes + " --prompt a --profile x", 2, "--profile: found 'x'");
     expect("run " + bytes + " --prompt a --provider x", 2, "--provider: found 'x'");
     expect("run " + bytes + " --prompt-file /", 1, "/: cannot be read (Is a directory)");

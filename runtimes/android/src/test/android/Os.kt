@@ -1,0 +1,7 @@
+package android.os
+
+class Bundle
+
+abstract class ParcelFileDescriptor {
+    abstract fun detachFd(): Int
+}
