@@ -9,6 +9,7 @@
 #include "check.h"
 #include "handles.h"
 
+// NOLINTBEGIN(cppcoreguidelines-macro-usage): the preprocessor decides with it which functions there are
 #if defined(__SANITIZE_ADDRESS__)
 #define MOLKV_HAS_ADDRESS_SANITIZER 1
 #elif defined(__has_feature)
@@ -16,6 +17,7 @@
 #define MOLKV_HAS_ADDRESS_SANITIZER 1
 #endif
 #endif
+// NOLINTEND(cppcoreguidelines-macro-usage)
 
 namespace test = molkv::test;
 
