@@ -14,7 +14,7 @@ import click
 import msgspec
 import onnxruntime
 
-from benchmarks.sessions.models import FORMATS, make_bundles
+from benchmarks.sessions.models import make_bundles
 from benchmarks.speed import CONTEXT
 from benchmarks.speed.contest import Task, contest
 from benchmarks.store.model import model_config
@@ -56,7 +56,7 @@ def _bundles(folder: Path) -> dict[tuple[str, DenseDtype], Path]:
     """Write the bundles that do not exist yet. Return their folders by model and dtype."""
     config = msgspec.structs.replace(model_config(1), vocab_size=50_304)
     large = make_bundles(config, folder)
-    bundles = {(LARGE, dtype): large[dtype] for dtype in DTYPES if dtype in FORMATS}
+    bundles = {(LARGE, dtype): large[dtype] for dtype in DTYPES}
     for dtype in DTYPES:
         bundles[MINI, dtype] = folder / f"stdlib-mini-{dtype}"
         if not bundles[MINI, dtype].exists():
@@ -98,7 +98,7 @@ def _memory(bundles: dict[tuple[str, DenseDtype], Path], build: Path, threads: i
         weights = bundle.manifest.files[bundle.graph().data].size
         length = min(CONTEXT, bundle.config.max_position_embeddings)
         parts = [weights, cache_bytes(bundle.config, task.length), window_bytes(bundle.config, length)]
-        found = contest(_commands(path, build, threads), {task: ("native", "python")}, 1)
+        found = contest(_commands(path, build, 1 if model == MINI else threads), {task: ("native", "python")}, 1)
         others = [found[name, task].rss - sum(parts) for name in ("native", "python")]
         cells = [f"{part / 1e6:,.1f} MB" for part in (*parts, *others)]
         lines.append(f"| {model}, {dtype} | {' | '.join(cells)} |")

@@ -92,20 +92,18 @@ def package(
         content.mkdir()
         manifest = _write_content(opened, content, target, limits, graph_format, console)
         sizes = sizes_in_order(manifest, content)
+        parts = asset_packs(sizes, limits) if target == "android" else one_folder(sizes)
+        check_folders(bundle, parts, limits)
         info = PackageInfo(
             target=target,
             profile=opened.profile,
             graph_format=graph_format,
-            graphs=[
-                PackagedGraph(file=file.file, length=file.length, size=sizes[file.file])
-                for file in manifest.graphs[opened.profile].files
-            ],
-            parts=asset_packs(sizes, limits) if target == "android" else one_folder(sizes),
+            graphs=_graphs(manifest, opened.profile),
+            parts=parts,
             programs=copy_programs(target, folder),
             others=[README, DATA, *([OPERATORS] if graph_format == "ort" else [])],
             notes=notes,
         )
-        check_folders(bundle, info.parts, limits)
         move_files(info.parts, content, folder)
         _write_texts(info, opened, folder)
         for path in folder.rglob("*"):  # before the folder gets its final name
@@ -113,6 +111,13 @@ def package(
     for note in notes:
         _LOG.warning("%s: %s", bundle, note)
     return info
+
+
+def _graphs(manifest: Manifest, profile: str) -> list[PackagedGraph]:
+    return [
+        PackagedGraph(file=file.file, length=file.length, size=manifest.files[file.file].size)
+        for file in manifest.graphs[profile].files
+    ]
 
 
 def _check_family(bundle: Bundle) -> None:

@@ -1,6 +1,7 @@
 // The C API: models, texts and token ids. api_sessions.cpp has the rest.
 #include "api.h"
 
+#include <algorithm>
 #include <array>
 #include <map>
 
@@ -94,21 +95,8 @@ molkv_model_info describe(const molkv_model& handle) {
 }  // namespace
 
 void molkv::keep_failure(std::string_view description) noexcept {
-    static constexpr std::array<char, 17> digits = {"0123456789abcdef"};
-    std::size_t size = 0;
-    const auto add = [&size](char character) { last_failure[size++] = character; };
-    for (const char character : description) {
-        const auto byte = static_cast<unsigned char>(character);
-        if (size + 4 > longest_failure) break;
-        if (byte >= 0x20 && byte != 0x7f) {
-            add(character);
-        } else {
-            add('\\');
-            add('x');
-            add(digits[byte >> 4U]);
-            add(digits[byte & 15U]);
-        }
-    }
+    const std::size_t size = std::min(description.size(), longest_failure);
+    std::copy_n(description.begin(), size, last_failure.begin());
     last_failure[size] = '\0';
 }
 

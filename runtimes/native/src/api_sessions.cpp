@@ -166,7 +166,8 @@ molkv_status molkv_session_restore(molkv_session* session, int32_t sequence, con
 
 molkv_status molkv_sampling_defaults(const molkv_model* model, molkv_sampling* sampling) {
     return guarded([&] {
-        const auto defaults = model == nullptr ? SamplingParameters() : default_sampling(model->model);
+        const auto defaults =
+            model == nullptr ? SamplingParameters() : model->model.bundle().manifest().generation.sampling;
         molkv_sampling result = {};
         result.temperature = defaults.temperature;
         result.top_k = static_cast<std::int32_t>(defaults.top_k);

@@ -67,7 +67,7 @@ const Graph& Bundle::choose_graph(const std::vector<std::string>& profiles, cons
     std::vector<std::string> found;
     for (const Graph& graph : manifest_.graphs) found.push_back(graph.profile);
     fail(Kind::bundle, where(), ": has graphs for the profile ", joined(found), ", expected ", joined(wanted),
-         ". Add a graph with: molkv-export export CHECKPOINT BUNDLE --add-profile PROFILE");
+         ". Add a graph with: molkv-export export CHECKPOINT ", where(), " --add-profile ", wanted.front());
 }
 
 void Bundle::open_files() {

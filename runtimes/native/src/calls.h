@@ -37,7 +37,7 @@ class Calls {
     [[nodiscard]] std::span<const float> step_logits() const { return step_logits_.span(); }
     void finish(int sequence, std::int64_t end) { experts_->finish(sequence, end); }
 
-    // Compute one position of each active sequence, of which there is at least one. Allocates nothing.
+    // Compute one position of each active sequence. At least one is active. Allocates nothing.
     // positions: [B], also of the other sequences. active: [B]. records: those of the active sequences, in order.
     virtual void decode(std::span<const std::int64_t> positions, std::span<const std::uint8_t> active,
                         std::span<const std::byte> records) = 0;

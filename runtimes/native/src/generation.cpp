@@ -36,20 +36,10 @@ const GenerationOptions& checked(const GenerationOptions& options, const Model& 
 
 }  // namespace
 
-SamplingParameters default_sampling(const Model& model) {
-    const auto& defaults = model.bundle().manifest().generation.sampling;
-    SamplingParameters parameters;
-    parameters.temperature = defaults.temperature;
-    parameters.top_k = defaults.top_k;
-    parameters.top_p = defaults.top_p;
-    parameters.min_p = defaults.min_p;
-    parameters.repetition_penalty = defaults.repetition_penalty;
-    return parameters;
-}
-
 Continuation::Continuation(Session& session, std::span<const Prompt> prompts, const GenerationOptions& options)
     : session_(session),
-      sampler_(checked(options, session.model()).sampling.value_or(default_sampling(session.model()))),
+      sampler_(
+          checked(options, session.model()).sampling.value_or(session.model().bundle().manifest().generation.sampling)),
       active_(prompts.size()),
       with_logprobs_(options.with_logprobs),
       best_count_(static_cast<std::size_t>(options.best_count)) {

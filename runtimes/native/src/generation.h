@@ -43,9 +43,6 @@ struct Token {
     std::span<const molkv_logprob> best;
 };
 
-// Return the sampling parameters of a bundle.
-SamplingParameters default_sampling(const Model& model);
-
 // A running call. A step runs the last token of each text that goes on; texts that have ended wait in the batch.
 class Continuation {
  public:

@@ -79,7 +79,7 @@ void KvCache::write(std::size_t tensor, int sequence, std::int64_t head, std::in
 void KvCache::copy(int from, int to, std::int64_t count) {
     const auto positions = static_cast<std::size_t>(count);
     for (std::size_t tensor = 0; tensor < tensors_; tensor++) {
-        // The numbers of a head are `lines` lines, of which each begins with the first positions.
+        // The numbers of a head are `lines` lines. Each line begins with the first positions.
         const std::size_t lines = transposed(tensor) ? head_dim_ : 1;
         const std::size_t line = slots_ * row_bytes() / lines;
         for (std::size_t i = 0; i < heads_ * lines; i++)

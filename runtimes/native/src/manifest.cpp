@@ -132,23 +132,14 @@ Table parse_experts(const JsonValue& tables, const Manifest& manifest) {
     return found;
 }
 
-double in_range(const JsonValue& value, double least, double largest) {
-    const double number = value.number();
-    if (number < least || number > largest) value.refuse(text(number), text(least, " to ", largest));
-    return number;
-}
-
-// The ranges are those of docs/bundle-format.md, "Sampling".
-SamplingDefaults parse_sampling(const JsonValue& sampling) {
+SamplingParameters parse_sampling(const JsonValue& sampling) {
     sampling.expect_fields({"temperature", "top_k", "top_p", "min_p", "repetition_penalty"});
-    SamplingDefaults found;
-    const JsonValue temperature = sampling["temperature"];
-    found.temperature = temperature.number() == 0 ? 0 : in_range(temperature, 1e-6, 1e6);
+    SamplingParameters found;
+    found.temperature = sampling["temperature"].number();
     found.top_k = sampling["top_k"].integer(0, std::numeric_limits<std::int32_t>::max());
-    found.top_p = in_range(sampling["top_p"], 0, 1);
-    if (found.top_p == 0) sampling["top_p"].refuse("0", "more than 0, to 1");
-    found.min_p = in_range(sampling["min_p"], 0, 1);
-    found.repetition_penalty = in_range(sampling["repetition_penalty"], 0.01, 100);
+    found.top_p = sampling["top_p"].number();
+    found.min_p = sampling["min_p"].number();
+    found.repetition_penalty = sampling["repetition_penalty"].number();
     return found;
 }
 
@@ -167,6 +158,15 @@ Generation parse_generation(const JsonValue& generation, const Manifest& manifes
         chat_template.refuse(name.substr(0, 80), "chat_template.jinja, tokenizer_config.json or nothing");
     }
     return found;
+}
+
+// Check that the defaults of sampling are in the ranges of docs/bundle-format.md, "Sampling".
+void check_defaults(const Manifest& manifest, const std::string& where) {
+    try {
+        check_sampling(manifest.generation.sampling, manifest.model.vocab_size);
+    } catch (const Error& error) {
+        fail(Kind::bundle, where, ": generation.sampling.", error.what());
+    }
 }
 
 void check_provenance(const JsonValue& provenance) {
@@ -213,6 +213,7 @@ Manifest parse_manifest(const std::string& content, const std::string& where) {
     check_graph_names(root["graphs"], manifest);
     manifest.experts = parse_experts(root["tables"], manifest);
     manifest.generation = parse_generation(root["generation"], manifest);
+    check_defaults(manifest, where);
     check_provenance(root["provenance"]);
     return manifest;
 }

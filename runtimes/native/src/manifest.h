@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "sampling.h"
+
 namespace molkv {
 
 enum class DType : std::uint8_t { float32, float16, int8, uint8, int32, int64, int4, nf4 };
@@ -107,17 +109,9 @@ struct Table {
     std::vector<ShardInfo> shards;
 };
 
-struct SamplingDefaults {
-    double temperature = 0;
-    std::int64_t top_k = 0;
-    double top_p = 1;
-    double min_p = 0;
-    double repetition_penalty = 1;
-};
-
 struct Generation {
     std::vector<std::int32_t> eos_token_ids;
-    SamplingDefaults sampling;
+    SamplingParameters sampling;  // the defaults of the bundle
 };
 
 struct FileInfo {

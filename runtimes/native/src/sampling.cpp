@@ -203,7 +203,8 @@ void Sampler::keep_min_p() {
     ids_.resize(kept);
 }
 
-// Keep the `count` candidates with the largest y, of which `border` is the smallest; of equal y, the lowest ids.
+// Keep the `count` candidates with the largest y; of equal y, those with the lowest ids. `border` is the smallest y
+// kept.
 void Sampler::keep_largest(double border, std::size_t count) {
     const auto above =
         static_cast<std::size_t>(std::count_if(y_.begin(), y_.end(), [border](double y) { return y > border; }));

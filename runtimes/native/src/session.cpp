@@ -34,7 +34,7 @@ std::span<const std::int32_t> Session::pending(int sequence) {
 // After an error of another kind, the KV cache may hold wrong numbers. So new sequences replace the old ones.
 void Session::make_sound() {
     if (sound_) return;
-    sequences_.reset();  // first, so that there is memory for the new ones
+    sequences_.reset();  // frees the memory before the new ones need it
     sequences_ = std::make_unique<Sequences>(model_, batch_size(), max_length_, prefill_chunk_, &cancelled_);
     sound_ = true;
 }

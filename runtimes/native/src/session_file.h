@@ -45,7 +45,7 @@ class SessionFile {
 };
 
 // Write a session to a file that only the user can read. The file has its name when it is complete. Only a saved
-// session of this name is replaced. `ids`: all token ids of the text, of which the first `length` are in the cache.
+// session of this name is replaced. `ids`: all token ids of the text; the cache has the first `length` of them.
 // Throws a request error if the file cannot be written.
 void write_session(const std::string& path, const Bundle& bundle, std::span<const std::int32_t> ids,
                    const KvCache& cache, int sequence, std::int64_t length);

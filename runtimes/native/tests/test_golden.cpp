@@ -131,7 +131,7 @@ void check_errors() {
     GoldenErrors relative(vocab_size, {10, 0.01});
     relative.add(text, 0, std::vector<float>{1, 2, 3.5F});
     test::that(relative.failure().find("relative L2") != std::string::npos, "relative L2");
-    // Two positions, of which the second is wrong.
+    // Two positions; the second is wrong.
     GoldenText two = text;
     for (auto* list : {&two.top_logits, &two.projection}) list->insert(list->end(), list->begin(), list->end());
     two.top_ids.insert(two.top_ids.end(), {2, 1, 0});

@@ -112,12 +112,13 @@ void check_rest(const Edits& edits) {
     edits.refused("\"size\": 58752", "\"size\": 59648", "shards[0]: found a file of 59648 bytes");
     edits.refused("\"count\": 61", "\"count\": 62", "count: found 62");
     edits.refused("\"count\": 61", "\"count\": 0", "count: found 0");
-    edits.refused("\"data_offset\": ", "\"data_offset\": 9223372036854775807, \"x\": ", "shards[0]");
+    edits.refused("\"data_offset\": 4096", "\"data_offset\": 9223372036854775807",
+                  "shards[0]: found a file of 58752 bytes");
     edits.refused("\"data_offset\": 4096", "\"data_offset\": 7", "data_offset: found 7");
     edits.refused("\"stride\": 896", "\"stride\": 0", "stride: found 0");
     edits.refused("\"stride\": 896", "\"stride\": 9223372036854775807", "stride");
     edits.refused("\"id\": \"c", "\"id\": \"C", "tables.experts.id");
-    edits.refused("\"temperature\": 0", "\"temperature\": 1e-7, \"x\": 0", "generation.sampling");
+    edits.refused("\"temperature\": 0.0", "\"temperature\": 1e-7", "generation.sampling.temperature: found 1e-07");
     edits.refused("\"eos_token_ids\": [", "\"eos_token_ids\": [-1, ", "eos_token_ids[0]: found -1");
     edits.refused("\"chat_template\": \"\"", "\"chat_template\": \"golden.safetensors\"", "chat_template");
     edits.refused("\"golden.safetensors\": {", "\"..\": {", "the name \"..\"");

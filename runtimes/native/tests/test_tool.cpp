@@ -69,7 +69,8 @@ void check_run(const std::string& bundles) {
     expect("run /no/such --prompt a", 1, "/no/such");
     expect("run " + bytes + " --prompt a --onnxruntime /no/such.so", 1, "--onnxruntime");
     expect("run " + bytes + " --prompt a --onnxruntime ''", 2, "--onnxruntime: found ''");
-    expect("run " + bytes + " --prompt a --stop ''", 2, "--stop: found ''");
+    expect("run " + bytes + " --prompt a --stop ''", 2, "stop: found a string of 0 characters");
+    expect("run " + bytes + " --prompt a --provider-option x=y", 2, "provider_options: found x");
     expect("run " + bytes + " --prompt a --profile x", 2, "--profile: found 'x'");
     expect("run " + bytes + " --prompt a --provider x", 2, "--provider: found 'x'");
     expect("run " + bytes + " --prompt-file /", 1, "/: cannot be read (Is a directory)");

@@ -124,7 +124,9 @@ Model open_model(const Arguments& arguments) {
     options.provider_option_count = provider_options.list.size();
     options.require_provider = arguments.has("--require-provider") ? 1 : 0;
     molkv_model* model = nullptr;
-    check(molkv_model_open(&options, &model));
+    const auto status = molkv_model_open(&options, &model);
+    if (status == MOLKV_ERROR_REQUEST) throw UsageError(molkv_last_error());  // an option of the provider, or threads
+    check(status);
     Model result(model);
     if (arguments.has("--verbose") || arguments.has("-v")) describe(model);
     return result;

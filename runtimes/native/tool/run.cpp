@@ -121,21 +121,6 @@ std::string as_json(const Prompts& prompts, std::size_t index, std::size_t promp
            json_number(result.seconds) + "}}\n";
 }
 
-// Throw a UsageError for stop strings that no text can have (docs/bundle-format.md, "Text").
-void check_stop(const std::vector<std::string>& strings) {
-    constexpr std::size_t most_strings = 16;
-    constexpr std::size_t most_characters = 1000;
-    if (strings.size() > most_strings) throw UsageError("--stop: found more than 16 strings, expected at most 16");
-    for (const auto& each : strings) {
-        const auto continues = [](char byte) { return (static_cast<unsigned char>(byte) & 0xC0U) == 0x80U; };
-        const auto characters =
-            each.size() - static_cast<std::size_t>(std::count_if(each.begin(), each.end(), continues));
-        if (characters >= 1 && characters <= most_characters) continue;
-        throw UsageError("--stop: found '" + each.substr(0, 20) + "' with " + std::to_string(characters) +
-                         " characters, expected 1 to 1000");
-    }
-}
-
 // One use of the command.
 class Run {
  public:
@@ -146,7 +131,6 @@ class Run {
           results_(list_.size()),
           streams_(list_.size() == 1 && !arguments.has("--json")) {
         check_sampling(arguments);
-        check_stop(arguments.all("--stop"));
         const auto max_new_tokens = arguments.integer("--max-new-tokens", 1, most_int32, default_new_tokens);
         const auto model = open_model(arguments);
         const WatchedSession session(model.get(), static_cast<std::int32_t>(list_.size()),
@@ -185,7 +169,10 @@ class Run {
         options.without_text = prompts_.ids.empty() ? 0 : 1;
         const auto start = Clock::now();
         molkv_generation* created = nullptr;
-        check(molkv_generate(session, list_.data(), list_.size(), &options, &created));
+        const auto started = molkv_generate(session, list_.data(), list_.size(), &options, &created);
+        const std::string_view failure = molkv_last_error();
+        if (started == MOLKV_ERROR_REQUEST && failure.starts_with("stop:")) throw UsageError(molkv_last_error());
+        check(started);
         const std::unique_ptr<molkv_generation, decltype(&molkv_generation_free)> generation(created,
                                                                                              molkv_generation_free);
         if (streams_) print(prompts_.ids.empty() ? prompts_.texts[0] : "");

@@ -7,7 +7,7 @@ struct Failure: Error, CustomStringConvertible {
     let description: String
 }
 
-/// The tests. They use the bundle "bytes": byte-level BPE, of which the first 256 ids are single bytes.
+/// The tests. They use the bundle "bytes": byte-level BPE whose first 256 ids are single bytes.
 struct Behaviour {
     private let bundle: URL
     private let model: Model

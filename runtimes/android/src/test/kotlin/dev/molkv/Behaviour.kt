@@ -23,7 +23,7 @@ import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
 import sun.misc.Unsafe
 
-/** The tests. `bundles` has the bundle "bytes": byte-level BPE, of which the first 256 ids are single bytes. */
+/** The tests. `bundles` has the bundle "bytes": byte-level BPE whose first 256 ids are single bytes. */
 class Behaviour(private val bundles: File) {
     private val bundle = bundles.resolve("bytes")
     private val greedy = GenerationOptions(maxNewTokens = 8, sampling = Sampling(), stopIds = emptySet())
