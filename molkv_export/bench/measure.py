@@ -76,7 +76,7 @@ def bench(
     report_progress("loading")
     runner = _Runner(opened, target._replace(threads=threads), runs)
     prefill, decode = _measure(runner, prompts, contexts, batches, steps, _storage(storage), report_progress)
-    peak = peak_rss()
+    peak = max(rss_before, peak_rss())  # Linux sums a counter per CPU roughly: a later peak can be some pages lower
     report_progress("measuring memory bandwidth")  # measured last, because its array would raise the peak RSS
     bandwidth = memory_bandwidth(threads)
     return BenchReport(
