@@ -98,7 +98,9 @@ class HalfComputeLinear(HalfLinear):
         return op.MatMul(x, self.weight)
 
 
-def int8_product(op: OpBuilder, x: Value, codes: Value, scale: Value, *, is_negative: bool = True) -> Value:
+def int8_product(
+    op: OpBuilder, x: Value, codes: Value, scale: Value, *, is_negative: bool = True, may_be_empty: bool = False
+) -> Value:
     """Multiply x with int8 codes. Each row of x is first rounded; the step is 1/127 of the row's largest magnitude.
 
     Args:
@@ -107,8 +109,11 @@ def int8_product(op: OpBuilder, x: Value, codes: Value, scale: Value, *, is_nega
         codes: int8 [..., in, out].
         scale: Scale of the codes, a float32 scalar, or [out] with one scale for each column.
         is_negative: Whether x can hold numbers below 0.
+        may_be_empty: Whether x can have 0 rows.
     """
     largest = op.ReduceMax(op.Abs(x) if is_negative else x, [-1], keepdims=1)
+    if may_be_empty:  # ReduceMax of ONNX Runtime before 1.32 then keeps all columns
+        largest = op.Slice(largest, [0], [1], [-1])
     largest = op.Max(largest, op.Constant(value_float=_TINY))  # a row of zeros stays zero
     unit = op.Constant(value_float=1 / 127)
     # The codes of x must be unsigned, since the kernel takes no signed codes.
@@ -142,6 +147,14 @@ class RowwiseInt8Linear(Linear):
             scales[columns] = np.maximum(np.abs(weight[:, columns]).max(axis=0) / 127, _TINY)
             codes[:, columns] = quantize_nparray(TensorProto.INT8, weight[:, columns], scales[columns], 0)
         return {"weight": codes, "weight_scale": scales}
+
+
+class RowwiseInt8Head(RowwiseInt8Linear):
+    """An LM head in int8. A call that wants no logits gives it no rows."""
+
+    def forward(self, op: OpBuilder, x: Value) -> Value:
+        """Map x [..., in] to [..., out]."""
+        return int8_product(op, x, self.weight, self.weight_scale, may_be_empty=True)
 
 
 class BlockwiseLinear(Linear):
@@ -203,8 +216,8 @@ class DenseFormat(NamedTuple):
 
     def head(self, in_features: int, out_features: int) -> Linear:
         """Create the LM head. If the format is int4, the LM head is int8, since 4 bits would lose too much quality."""
-        if self.dtype == "int4":
-            return RowwiseInt8Linear(in_features, out_features)
+        if self.dtype in ("int8", "int4"):
+            return RowwiseInt8Head(in_features, out_features)
         return self.linear(in_features, out_features)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from molkv_bundle import BundleError, RequestError
+from molkv_bundle import BundleError, DenseDtype, RequestError, read_golden
+from molkv_export import GraphOptions
 from molkv_runtime import BoundCall, ExpertStore, Generator
 from molkv_runtime.memory import available_memory
 from tests.recording import RecordingGraph, record
@@ -134,3 +135,14 @@ def test_a_full_sequence_takes_no_further_token(generator: Generator) -> None:
         state.decode([5])
     with pytest.raises(RequestError, match="the prompt has 1 tokens, expected at most 0"):
         state.prefill(0, [5])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "int4"])
+def test_a_prompt_of_several_chunks_runs_with_every_dense_dtype(
+    bundles: Callable[..., Path], dtype: DenseDtype
+) -> None:
+    generator = Generator(bundles("molkv", graph=GraphOptions(dtype)))
+    prompt = [7, 42, 9, 3, 11, 5, 8, 2, 60, 1, 44, 13]
+    chunked = generator.sequences(prefill_chunk=5).prefill(0, prompt)  # all chunks but the last want no logits
+    limit = read_golden(generator.bundle).limits.max_abs
+    assert chunked == pytest.approx(generator.sequences().prefill(0, prompt), abs=limit)
