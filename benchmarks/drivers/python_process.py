@@ -1,4 +1,4 @@
-"""A process with the Python driver as a contender: `python -m benchmarks.native.python_process BUNDLE THREADS`."""
+"""A process with the Python driver as a contender: `python -m benchmarks.drivers.python_process BUNDLE THREADS`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Continue token ids with the Python driver: `python -m benchmarks.native.python_run BUNDLE IDS COUNT`."""
+"""Continue token ids with the Python driver: `python -m benchmarks.drivers.python_run BUNDLE IDS COUNT`."""
 
 from __future__ import annotations
 
