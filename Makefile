@@ -1,4 +1,5 @@
 # make demo | test-fast | test | test-all | test-lowest | lint | format | bench-store | bench-speed | bench-mobile | bench-mole | bench-sessions | test-openvino | test-qnn
+# JavaScript driver and web page (runtimes/js/rules.mk): make js | test-js | lint-js | format-js | page | demo-web | test-page | screenshots | wheel | bench-js | bench-web
 # Native driver (runtimes/native/rules.mk): make native | test-native | fuzz-native | bench-native | test-swift | format-native
 # Each target sets up the environment that it needs. The only requirements are make and Python 3.11, 3.12 or 3.13.
 
@@ -58,6 +59,7 @@ test-fast: $(READY)  # those that are not marked as slow
 test-all: lint  # what CI runs: every test
 	$(PYTEST)
 	$(MAKE) test-native
+	$(MAKE) test-js
 	$(MAKE) test-lowest
 
 # Test the host driver with each dependency at its lower bound. The command line runs in an environment with only these
@@ -119,3 +121,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 include runtimes/native/rules.mk
+include runtimes/js/rules.mk

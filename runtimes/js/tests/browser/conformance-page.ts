@@ -1,0 +1,54 @@
+/** The conformance suite in a browser. The address of the page says which backend runs: ?provider=wasm&threads=1. */
+
+import { Model, fileHandles, httpBundle, onnxruntimeWeb, webWorker } from "../../src/web.js";
+import { line, runSuite, summary, type Outcome, type Platform } from "../conformance/suite.js";
+
+declare global {
+    interface Window {
+        /** Set by run.ts: prints a line. */
+        report(text: string): Promise<void>;
+        /** Called by run.ts: returns the number of failures. */
+        conformance(): Promise<number>;
+    }
+}
+
+const parameters = new URL(location.href).searchParams;
+const options = {
+    backend: onnxruntimeWeb({
+        provider: parameters.get("provider") === "webgpu" ? "webgpu" : "wasm",
+        threads: Number(parameters.get("threads") ?? 1),
+        wasmPaths: new URL("/ort/", location.href).href,
+    }),
+    worker: webWorker({ url: new URL("/build/web-worker.js", location.href) }),
+};
+
+async function read(path: string): Promise<Uint8Array> {
+    const response = await fetch(`/conformance/${path}`);
+    if (!response.ok) {
+        throw new Error(`${path}: status ${response.status}`);
+    }
+    return new Uint8Array(await response.arrayBuffer());
+}
+
+window.conformance = async () => {
+    const outcomes: Outcome[] = [];
+    const platform: Platform = {
+        read,
+        open: (bundle) =>
+            Model.open(
+                httpBundle(new URL(`/conformance/bundles/${bundle}/`, location.href).href, { cache: "opfs" }),
+                options,
+            ),
+        openFiles: (files) =>
+            Model.open(
+                fileHandles([...files].map(([name, content]) => new File([content as Uint8Array<ArrayBuffer>], name))),
+                options,
+            ),
+    };
+    for await (const outcome of runSuite(platform, parameters.get("damage") !== "no")) {
+        outcomes.push(outcome);
+        await window.report(line(outcome));
+    }
+    await window.report(summary(outcomes));
+    return outcomes.filter(({ result }) => result === "FAIL").length;
+};
