@@ -21,8 +21,8 @@ from molkv_export.terminal import human_bytes
 @click.option(
     "--profile",
     type=click.Choice(PROFILES),
-    help="Profile of the graphs to pack. [default: nnapi for android, coreml for ios, cpu for native; if BUNDLE lacks "
-    "it, the best one that BUNDLE has]",
+    help="Profile of the graphs to pack. [default: nnapi for android, coreml for ios, cpu for native and web; if "
+    "BUNDLE lacks it, the best one that BUNDLE has]",
 )
 @click.option(
     "--graph-format",
@@ -50,8 +50,9 @@ def package_command(
     """Write the files that an app needs to run BUNDLE into the folder OUT.
 
     OUT gets the bundle, within the size limits of the app store (android: as asset packs); the driver in C++ and its
-    library for Kotlin (android) or Swift (ios); and an example that uses them. The README in OUT lists the steps. The
-    command does not need PyTorch. If it fails, OUT does not change.
+    library for Kotlin (android) or Swift (ios); and an example that uses them. With target web, OUT is a static site: a
+    page that runs the bundle in the browser. The README in OUT lists the steps. The command does not need PyTorch. If
+    it fails, OUT does not change.
 
     \b
     Examples:
@@ -59,6 +60,7 @@ def package_command(
       molkv-export package phone.bundle --target ios stdlib-mini-ios
       molkv-export package phone.bundle --target android --graph-format ort stdlib-mini-android
       molkv-export package my.bundle --target native stdlib-mini-native
+      molkv-export package my.bundle --target web stdlib-mini-web
     """
     from molkv_export import package
 

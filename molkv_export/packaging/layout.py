@@ -12,7 +12,7 @@ import msgspec
 from molkv_bundle import MANIFEST, BundleError, Manifest, RequestError, decode_json, is_system_file, read_bytes
 from molkv_export.terminal import human_bytes
 
-Platform = Literal["android", "ios", "native"]
+Platform = Literal["android", "ios", "native", "web"]
 GraphFormat = Literal["onnx", "ort"]
 
 README = "README.md"
@@ -20,6 +20,7 @@ DATA = "molkv-package.json"
 PROGRAMS = "runtimes"  # folder of the driver and its library for the platform
 EXAMPLE = "example"  # folder of the example
 BUNDLE = "molkv.bundle"  # folder of the bundle, where there are no asset packs
+WEB_BUNDLE = "bundle"  # the same in a site; the page asks for this name
 
 _PACKS = "asset-packs"
 _ASSETS = "src/main/assets/molkv"  # path in a pack; the app sees the assets of all packs as one folder
@@ -51,6 +52,7 @@ LIMITS: dict[Platform, Limits] = {
     # pack, 70 GB for all packs (before iOS 18: 2 GB, 512 MB and 20 GB).
     "ios": Limits(file=4_000_000_000, pack=4_000_000_000, upfront=4_000_000_000, later=70_000_000_000),
     "native": Limits(file=sys.maxsize, pack=sys.maxsize, upfront=sys.maxsize, later=0),
+    "web": Limits(file=sys.maxsize, pack=sys.maxsize, upfront=sys.maxsize, later=0),
 }
 
 
@@ -89,7 +91,7 @@ class PackageInfo(msgspec.Struct, frozen=True):
     graph_format: GraphFormat
     graphs: list[PackagedGraph]
     parts: list[AppFolder]
-    programs: list[str]  # paths of the driver, its library for the platform and the example
+    programs: list[str]  # paths of the driver, its library for the platform and the example; or of the web page
     others: list[str]  # files that do not go into the app
     notes: list[str]  # what the app cannot do with this bundle, and choices that the caller did not make
 
@@ -99,9 +101,9 @@ class PackageInfo(msgspec.Struct, frozen=True):
         return sum(part.size for part in self.parts)
 
 
-def one_folder(sizes: dict[str, int]) -> list[AppFolder]:
+def one_folder(sizes: dict[str, int], name: str = BUNDLE) -> list[AppFolder]:
     """Return a single folder with all files."""
-    return [AppFolder(name=BUNDLE, folder=BUNDLE, delivery="", files=sizes)]
+    return [AppFolder(name=name, folder=name, delivery="", files=sizes)]
 
 
 def check_total(bundle: Path, total: int, limits: Limits) -> None:

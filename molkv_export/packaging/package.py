@@ -16,6 +16,8 @@ from molkv_export.packaging.layout import (
     DATA,
     LIMITS,
     README,
+    WEB_BUNDLE,
+    AppFolder,
     GraphFormat,
     Limits,
     PackagedGraph,
@@ -33,6 +35,7 @@ from molkv_export.packaging.ort_format import OPERATORS
 from molkv_export.packaging.programs import asset_pack_build_file, copy_programs
 from molkv_export.packaging.readme import readme
 from molkv_export.packaging.tokenizer_support import unsupported_part
+from molkv_export.packaging.web import check_page, copy_page
 from molkv_export.terminal import byte_progress, timed
 from molkv_runtime import ExpertStore
 
@@ -40,8 +43,9 @@ _PROFILES: dict[Platform, tuple[str, ...]] = {  # best first
     "android": ("nnapi", "cpu", "coreml"),
     "ios": ("coreml", "cpu", "nnapi"),
     "native": ("cpu", "nnapi", "coreml"),
+    "web": ("cpu",),
 }
-_FAMILIES = ("mole", "molkv")  # types of the models that the native driver runs
+_FAMILIES = ("mole", "molkv")  # types of the models that the drivers in C++ and JavaScript run
 _LOG = logging.getLogger(__name__)
 _CONTENT = "content"  # temporary folder of the bundle, until its files are moved
 
@@ -62,27 +66,31 @@ def package(
     Args:
         bundle: Folder of the bundle.
         out: Folder to write. The folder appears only when the package is complete.
-        target: Platform of the app. "native" is any system with a compiler for C++.
-        profile: Profile of the bundle. By default nnapi for android, coreml for ios and cpu for native; if the bundle
-            lacks this profile, the best one that it has for the target.
+        target: Platform of the app. "native" is any system with a compiler for C++. "web" is a static site.
+        profile: Profile of the bundle. By default nnapi for android, coreml for ios, and cpu for native and web; if the
+            bundle lacks this profile, the best one that it has for the target. Target web has profile cpu only.
         graph_format: "onnx", or "ort" for ONNX Runtime's own format, which is for android and ios. Each "ort" graph
             file holds all its weights, so weights are stored once for each graph.
         force: Replace the folder if it exists and is a package.
-        limits: Size limits; by default, those of the platform's app store, and none for native.
+        limits: Size limits; by default, those of the platform's app store, and none for native and web.
         console: Console that shows progress; by default, none.
 
     Raises:
         BundleError: The bundle is not complete, is damaged, or lacks the profile.
         OutputError: The folder exists, is being written by another process, or cannot be written.
         ProviderError: ONNX Runtime cannot convert a graph.
-        RequestError: The model, the profile or the graph format is not for this target, or a size is above the limit of
-            the app store.
+        RequestError: The model, the profile or the graph format is not for this target, a size is above the limit of
+            the app store, or the web page was not built.
     """
     bundle, out = Path(bundle), Path(out)
     check_output(out, is_ours=is_package, force=force)
     limits = limits or LIMITS[target]
+    if target == "web":
+        check_page()
+        if profile not in ("", "cpu"):
+            raise ArgumentError("profile", profile, "cpu for target web")
     opened = Bundle(bundle, profiles=_PROFILES[target], profile=profile)
-    _check_family(opened)
+    _check_family(opened, target)
     _check_graphs(opened, target, graph_format)
     _check_contents(opened)
     notes = _notes(opened, target, profile)
@@ -92,7 +100,7 @@ def package(
         content.mkdir()
         manifest = _write_content(opened, content, target, limits, graph_format, console)
         sizes = sizes_in_order(manifest, content)
-        parts = asset_packs(sizes, limits) if target == "android" else one_folder(sizes)
+        parts = _parts(target, sizes, limits)
         check_folders(bundle, parts, limits)
         info = PackageInfo(
             target=target,
@@ -100,7 +108,7 @@ def package(
             graph_format=graph_format,
             graphs=_graphs(manifest, opened.profile),
             parts=parts,
-            programs=copy_programs(target, folder),
+            programs=copy_page(folder) if target == "web" else copy_programs(target, folder),
             others=[README, DATA, *([OPERATORS] if graph_format == "ort" else [])],
             notes=notes,
         )
@@ -113,6 +121,16 @@ def package(
     return info
 
 
+def _parts(target: Platform, sizes: dict[str, int], limits: Limits) -> list[AppFolder]:
+    if target == "android":
+        return asset_packs(sizes, limits)
+    return one_folder(sizes, WEB_BUNDLE) if target == "web" else one_folder(sizes)
+
+
+def _driver(target: Platform) -> str:
+    return "the driver in JavaScript" if target == "web" else "the driver in C++"
+
+
 def _graphs(manifest: Manifest, profile: str) -> list[PackagedGraph]:
     return [
         PackagedGraph(file=file.file, length=file.length, size=manifest.files[file.file].size)
@@ -120,17 +138,19 @@ def _graphs(manifest: Manifest, profile: str) -> list[PackagedGraph]:
     ]
 
 
-def _check_family(bundle: Bundle) -> None:
+def _check_family(bundle: Bundle, target: Platform) -> None:
     if bundle.manifest.model.model_type not in _FAMILIES:
         raise RequestError(
             f"{bundle.path}: has a model of type {bundle.manifest.model.model_type}, expected "
-            f"{' or '.join(_FAMILIES)}, because the driver in C++ runs no other model"
+            f"{' or '.join(_FAMILIES)}, because {_driver(target)} runs no other model"
         )
 
 
 def _check_graphs(bundle: Bundle, target: Platform, graph_format: GraphFormat) -> None:
-    if graph_format == "ort" and target == "native":
-        raise ArgumentError("graph_format", graph_format, "onnx for target native")
+    if graph_format == "ort" and target in ("native", "web"):
+        raise ArgumentError("graph_format", graph_format, f"onnx for target {target}")
+    if target == "web":
+        check_page(bundle.graph())
     if bundle.graph().kv_dtype != "float16":
         return
     where = f"{bundle.path}: profile {bundle.profile} computes in float16"
@@ -165,13 +185,11 @@ def _notes(bundle: Bundle, target: Platform, profile: str) -> list[str]:
     usual = _PROFILES[target][0]
     if not profile and bundle.profile != usual:
         found.append(f"the bundle has no profile {usual}, so the package has profile {bundle.profile}")
+    ids = "so prompts must be token ids" + ("" if target == "web" else ", and the example stops with an error")
     if TOKENIZER not in bundle.manifest.files:
-        found.append("the bundle has no tokenizer, so prompts must be token ids, and the example stops with an error")
+        found.append(f"the bundle has no tokenizer, {ids}")
     elif part := unsupported_part(bundle.file(TOKENIZER).read_bytes()):
-        found.append(
-            f"the driver in C++ does not support the tokenizer ({printable(part)}), so prompts must be token ids, and "
-            "the example stops with an error"
-        )
+        found.append(f"{_driver(target)} does not support the tokenizer ({printable(part)}), {ids}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Write the README of a package: the facts about its bundle, and how to build the programs."""
+"""Write the README of a package: the facts about its bundle, and how to build the programs or host the page."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from molkv_bundle import GraphInfo
 from molkv_export.packaging.layout import DATA, EXAMPLE, PROGRAMS, PackageInfo, Platform
 from molkv_export.packaging.ort_format import OPERATORS
 from molkv_export.packaging.programs import instructions
+from molkv_export.packaging.web import hosting, page_onnxruntime
 from molkv_export.terminal import human_bytes
 
 _TITLES: dict[Platform, str] = {
     "android": "A language model for Android",
     "ios": "A language model for iOS",
     "native": "A language model and its driver in C++",
+    "web": "A language model as a web page",
 }
 _PROGRAMS: dict[Platform, str] = {
     "android": "the driver in C++ and its library for Kotlin",
@@ -33,14 +35,27 @@ def readme(info: PackageInfo, graph: GraphInfo) -> str:
     return "\n\n".join(
         (
             f"# {_TITLES[info.target]}",
-            f"This folder holds a bundle of profile `{info.profile}` ({human_bytes(info.size)}) and the programs that "
-            f"run it.\nThe programs need ONNX Runtime {_oldest_onnxruntime(graph)} or newer.",
+            _introduction(info, graph),
             *(f"**Note:** {note}." for note in info.notes),
             "\n".join(_table(info)),
             *_deliveries(info),
             *_ort_format(info),
-            instructions(info.target),
+            hosting() if info.target == "web" else instructions(info.target),
         )
+    )
+
+
+def _introduction(info: PackageInfo, graph: GraphInfo) -> str:
+    bundle = f"a bundle of profile `{info.profile}` ({human_bytes(info.size)})"
+    if info.target == "web":
+        return (
+            f"This folder is a static site: {bundle} and a page that runs it in the browser, with ONNX Runtime\n"
+            f"{page_onnxruntime()}. The page downloads the other files once, and of the tables only the records of "
+            "the tokens that it meets."
+        )
+    oldest = _oldest_onnxruntime(graph)
+    return (
+        f"This folder holds {bundle} and the programs that run it.\nThe programs need ONNX Runtime {oldest} or newer."
     )
 
 
@@ -51,7 +66,10 @@ def _oldest_onnxruntime(graph: GraphInfo) -> str:
 
 def _table(info: PackageInfo) -> list[str]:
     rows = [(part.folder, _contents(part.delivery), human_bytes(part.size)) for part in info.parts]
-    rows += [(PROGRAMS, _PROGRAMS[info.target], ""), (EXAMPLE, "a program that uses the driver", "")]
+    if info.target == "web":
+        rows += [("index.html", "the page", ""), ("assets", "its programs, among them ONNX Runtime", "")]
+    else:
+        rows += [(PROGRAMS, _PROGRAMS[info.target], ""), (EXAMPLE, "a program that uses the driver", "")]
     rows += [(DATA, "the contents of this folder, as JSON", "")]
     return [
         "| path | contents | size |",

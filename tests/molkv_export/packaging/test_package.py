@@ -229,7 +229,7 @@ def test_the_command_lists_the_parts_of_the_package(phone: Callable[..., Path], 
 def test_an_unknown_target_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(package_command, [str(tmp_path), str(tmp_path / "out"), "--target", "windows"])
     assert done.exit_code == 2
-    assert "'windows' is not one of 'android', 'ios', 'native'" in done.output
+    assert "'windows' is not one of 'android', 'ios', 'native', 'web'" in done.output
 
 
 _WITHOUT_EXPORTER = """
