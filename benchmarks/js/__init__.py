@@ -1,0 +1,1 @@
+"""Compares the driver in JavaScript with the Python driver, in Node."""
