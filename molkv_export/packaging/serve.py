@@ -66,17 +66,20 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def _answer(self, *, with_body: bool) -> None:
-        path = self._path()
-        if path is None:
+        path = file = None
+        try:
+            path = self._path()
+            file = None if path is None else path.open("rb")
+        except (OSError, ValueError, RuntimeError):  # a name that is too long or no address, or a loop of links
+            pass
+        if path is None or file is None:
             self._refuse(HTTPStatus.NOT_FOUND)
             return
         try:
-            with path.open("rb") as file:
+            with file:
                 self._send(path, file, with_body=with_body)
-        except (BrokenPipeError, ConnectionResetError):  # the browser needs no more of the file
+        except OSError:  # the browser needs no more of the file, or the rest of the file cannot be read
             self.close_connection = True
-        except OSError:
-            self._refuse(HTTPStatus.NOT_FOUND)
 
     def _path(self) -> Path | None:
         """Return the file that the request names, if it is inside the folder."""

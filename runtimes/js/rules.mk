@@ -49,7 +49,7 @@ PORT ?= 8000
 page: $(JS_READY)  # in runtimes/js/.build/page
 	$(NPM) run build:page
 
-$(BUNDLE): $(READY)
+$(BUNDLE): | $(READY)
 	$(BIN)/molkv-export export $(CHECKPOINT) $@
 
 demo-web: page | $(BUNDLE)  # serves the page with a model to this machine, until Ctrl-C

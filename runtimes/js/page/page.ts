@@ -43,9 +43,17 @@ let running: AbortController | undefined;
 let retry: () => void = () => undefined;
 let messages: Message[] = [];
 let paints = false;
+let lastOpening: Promise<void> = Promise.resolve();
 
 /** Open the model with the chosen provider, in place of the one that is open or is being opened. */
-async function open(): Promise<void> {
+function open(): Promise<void> {
+    running?.abort();
+    // An earlier opening holds the browser's storage until it has ended.
+    lastOpening = lastOpening.then(openNow);
+    return lastOpening;
+}
+
+async function openNow(): Promise<void> {
     const old = opened;
     const opening = new AbortController();
     running?.abort();
@@ -97,7 +105,7 @@ async function generate(): Promise<void> {
     let options: GenerateOptions, prompt: Prompt;
     const answer = isChat() ? { role: "user", content: promptBox.value } : undefined;
     try {
-        options = readSettings(storedTexts());
+        options = readSettings(storedTexts(), model.stats.defaultSampling);
         prompt = answer ? { messages: [...messages, answer] } : textPrompt(model, promptBox.value);
     } catch (error) {
         markField(error);

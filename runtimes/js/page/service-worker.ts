@@ -67,9 +67,11 @@ async function activate(): Promise<void> {
 async function newest(request: Request): Promise<Response> {
     const cache = await openCache();
     try {
-        const response = await fetch(request, { signal: AbortSignal.timeout(PATIENCE_MS) });
+        const response = await fetch(request, { cache: "no-cache", signal: AbortSignal.timeout(PATIENCE_MS) });
+        if (response.type === "opaqueredirect") return response;
         if (!response.ok) throw new Error(`status ${response.status}`);
-        await cache.put(root, response.clone());
+        await forgetOtherIsolation(cache, response);
+        await keep(cache, root, response);
         return response;
     } catch (error) {
         const old = await cache.match(root);
@@ -78,13 +80,26 @@ async function newest(request: Request): Promise<Response> {
     }
 }
 
+/** A browser refuses workers whose headers of isolation differ from the page's. So files of other headers are removed. */
+async function forgetOtherIsolation(cache: Cache, response: Response): Promise<void> {
+    const header = "cross-origin-embedder-policy";
+    const old = await cache.match(root);
+    if (!old || old.headers.get(header) === response.headers.get(header)) return;
+    for (const request of await cache.keys()) await cache.delete(request);
+}
+
+/** Keep an answer. If there is no room, the next visit downloads it again. */
+async function keep(cache: Cache, url: string, response: Response): Promise<void> {
+    await cache.put(url, response.clone()).catch(() => undefined);
+}
+
 /** Answer with the kept file; if there is none, with the server's, and keep it. */
 async function first(request: Request): Promise<Response> {
     const cache = await openCache();
     const old = await cache.match(request.url);
     if (old) return old;
     const response = await fetch(request);
-    if (response.status === 200) await cache.put(request.url, response.clone());
+    if (response.status === 200) await keep(cache, request.url, response);
     return response;
 }
 

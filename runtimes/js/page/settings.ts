@@ -1,6 +1,6 @@
 /** The settings of the page: what the fields of the form say, and the options that follow from it. */
 
-import type { GenerateOptions } from "../src/options.js";
+import type { GenerateOptions, Sampling } from "../src/options.js";
 
 /** A field for a number. An empty field means the bundle's default. */
 interface NumberField {
@@ -39,18 +39,18 @@ export class FieldError extends Error {
 }
 
 /**
- * Return the options of a call.
+ * Return the options of a call. Empty fields of sampling have the values of `defaults`.
  *
  * @throws FieldError A field is no number, or out of range.
  */
-export function readSettings(texts: FieldTexts): GenerateOptions {
+export function readSettings(texts: FieldTexts, defaults: Sampling): GenerateOptions {
     const numbers: Partial<Record<string, number>> = {};
     for (const field of FIELDS) {
         const text = texts[field.name]?.trim() ?? "";
         if (text !== "") numbers[field.name] = readNumber(text, field);
     }
     const { maxNewTokens, ...sampling } = numbers;
-    return { maxNewTokens, sampling: { ...sampling, seed: readSeed(texts.seed?.trim() ?? "") } };
+    return { maxNewTokens, sampling: { ...defaults, ...sampling, seed: readSeed(texts.seed?.trim() ?? "") } };
 }
 
 /**

@@ -115,6 +115,7 @@ class OpenModel implements ModelFace, SessionModel {
             recordBytes: experts.stride,
             vocabSize: config.vocabSize,
             contextLength: config.maxPositionEmbeddings,
+            defaultSampling: bundle.manifest.generation.sampling,
             recordsRead: store.recordsRead,
             recordsInMemory: store.recordsInMemory,
             source: { ...bundle.source.stats },

@@ -121,6 +121,8 @@ export interface ModelStats {
     readonly recordBytes: number;
     readonly vocabSize: number;
     readonly contextLength: number;
+    /** The parameters of a call without the option `sampling`, except the seed, which is 0. */
+    readonly defaultSampling: Sampling;
     /** Records that the driver asked its source for, and those that it had in RAM. */
     readonly recordsRead: number;
     readonly recordsInMemory: number;

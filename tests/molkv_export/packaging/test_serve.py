@@ -28,6 +28,7 @@ def site(tmp_path: Path) -> Path:
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret").write_text("secret")
+    (folder / "loop").symlink_to("loop")
     (folder / "leads-out").symlink_to(tmp_path / "outside")
     return folder
 
@@ -140,6 +141,8 @@ def test_one_connection_serves_many_requests(connection: http.client.HTTPConnect
         "/bundle",
         "/bundle/",
         "/a%20b.mjs/",
+        "/" + "a" * 300,
+        "/loop",
     ],
 )
 def test_nothing_outside_the_folder_is_served(path: str, connection: http.client.HTTPConnection) -> None:

@@ -134,14 +134,16 @@ async function readGraph(
     };
     try {
         const { file } = bundle.graphFile;
-        const [graph, data] = await Promise.all([
-            bundle.readChecked(file, readOptions(file)),
-            readData(bundle.graph.data),
-        ]);
-        return { graph, data };
-    } catch (error) {
-        abort();
-        throw error;
+        const reading = [bundle.readChecked(file, readOptions(file)), readData(bundle.graph.data)] as const;
+        try {
+            const [graph, data] = await Promise.all(reading);
+            return { graph, data };
+        } catch (error) {
+            abort();
+            // The source may be closed only when nothing reads it any more.
+            await Promise.allSettled(reading);
+            throw error;
+        }
     } finally {
         options.signal?.removeEventListener("abort", abort);
     }

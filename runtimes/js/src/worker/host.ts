@@ -69,7 +69,12 @@ export class Host {
         if (operation.do !== "iterate") {
             this.#controllers.delete(number);
         }
-        this.#send(reply, object);
+        try {
+            this.#send(reply, object);
+        } catch (error) {
+            // The result cannot be sent, for example because there is no memory for its copy.
+            this.#platform.send({ number, error: sentError(error, false) }, []);
+        }
     }
 
     #send(reply: Exclude<Reply, { progress: unknown }>, object: number | undefined): void {

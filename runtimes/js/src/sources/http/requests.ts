@@ -243,7 +243,9 @@ function readAnswer(
 ): Answer {
     const { headers } = response;
     const range = /^bytes (\d{1,15})-(\d{1,15})\/(\d{1,15})$/.exec(headers.get("content-range") ?? "");
-    const length = headers.get("content-encoding") === null ? headers.get("content-length") : null;
+    // CORS hides Content-Encoding, so the body of another origin may be compressed.
+    const isPlain = headers.get("content-encoding") === null && response.type !== "cors";
+    const length = isPlain ? headers.get("content-length") : null;
     const cancel = (): void => {
         linked.abort(new Interruption("not needed"));
     };

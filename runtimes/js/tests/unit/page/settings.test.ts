@@ -3,7 +3,11 @@ import { expect, test } from "vitest";
 import { readSettings, readStored, readTokenIds } from "../../../page/settings.js";
 
 test("empty fields mean the bundle's defaults", () => {
-    expect(readSettings({ temperature: " ", seed: "" })).toEqual({ sampling: {} });
+    const defaults = { temperature: 0.6, topK: 20 };
+    expect(readSettings({ temperature: " ", seed: "" }, defaults)).toEqual({ sampling: defaults });
+    expect(readSettings({ temperature: "0", seed: "3" }, defaults)).toEqual({
+        sampling: { temperature: 0, topK: 20, seed: 3n },
+    });
 });
 
 test("numbers become options, and a large seed keeps all digits", () => {
@@ -15,7 +19,7 @@ test("numbers become options, and a large seed keeps all digits", () => {
         minP: "0.05",
         repetitionPenalty: "1.1",
     };
-    expect(readSettings({ ...texts, seed: "18446744073709551615" })).toEqual({
+    expect(readSettings({ ...texts, seed: "18446744073709551615" }, {})).toEqual({
         maxNewTokens: 64,
         sampling: { temperature: 0.7, topP: 0.9, topK: 40, minP: 0.05, repetitionPenalty: 1.1, seed: 2n ** 64n - 1n },
     });
@@ -36,7 +40,7 @@ test.each([
     [{ minP: "Infinity" }, "minP", 'Min-p: found "Infinity"'],
 ])("%j is refused", (texts, field, message) => {
     const refused = expect.objectContaining({ field, message: expect.stringContaining(message) as string }) as Error;
-    expect(() => readSettings(texts)).toThrow(refused);
+    expect(() => readSettings(texts, {})).toThrow(refused);
 });
 
 test("token ids have spaces or commas between them", () => {

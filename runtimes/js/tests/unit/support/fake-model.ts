@@ -35,6 +35,7 @@ export class FakeModel implements Pick<Model, "encode" | "renderChat" | "session
             recordBytes: 5_376,
             vocabSize: 4096,
             contextLength: 1024,
+            defaultSampling: {},
             recordsRead: cached + network,
             recordsInMemory: memory,
             source: {
