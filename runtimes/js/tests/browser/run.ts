@@ -3,7 +3,7 @@
  * first three.
  *
  * wasm: one thread, in a page that is not isolated. threads: two threads, in an isolated page. webgpu: on the CPU, which
- * is slow, without the damaged bundles, since no GPU sees them. webgpu-all: with them.
+ * is slow, without the cases in which the GPU computes nothing new. webgpu-all: all cases.
  */
 
 import { dirname, join } from "node:path";
@@ -15,7 +15,7 @@ import { serve } from "./server.js";
 const WAYS: Readonly<Record<string, { query: string; isolated: boolean; webgpu: boolean }>> = {
     wasm: { query: "provider=wasm&threads=1", isolated: false, webgpu: false },
     threads: { query: "provider=wasm&threads=2", isolated: true, webgpu: false },
-    webgpu: { query: "provider=webgpu&damage=no", isolated: false, webgpu: true },
+    webgpu: { query: "provider=webgpu&gpu-only", isolated: false, webgpu: true },
     "webgpu-all": { query: "provider=webgpu", isolated: false, webgpu: true },
 };
 
