@@ -14,7 +14,7 @@ export interface WorkerFactory {
 
 /** A running worker. @internal */
 export interface WorkerPort {
-    send(message: unknown, transfer: readonly ArrayBuffer[]): void;
+    send(message: unknown): void;
     /** Set the receiver of messages, and of the end of the worker. */
     listen(onMessage: (message: unknown) => void, onEnd: (error: Error) => void): void;
     terminate(): Promise<void>;

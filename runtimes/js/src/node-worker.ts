@@ -11,8 +11,8 @@ import type { Request } from "./worker/messages.js";
 const caller = parentPort;
 if (caller) {
     const host = new Host({
-        send: (reply, transfer) => {
-            caller.postMessage(reply, transfer);
+        send: (reply) => {
+            caller.postMessage(reply);
         },
         source: nodeSourceFrom,
         backend: (description) => onnxruntimeNode(description as { readonly threads?: number | undefined }),

@@ -8,14 +8,14 @@ import type { Reply, Request } from "./worker/messages.js";
 
 /** The part of a worker's global scope that this script uses. */
 interface Scope {
-    postMessage(message: Reply, transfer: ArrayBuffer[]): void;
+    postMessage(message: Reply): void;
     addEventListener(type: "message", listener: (event: MessageEvent<Request>) => void): void;
 }
 
 const scope = globalThis as unknown as Scope;
 const host = new Host({
-    send: (reply, transfer) => {
-        scope.postMessage(reply, [...transfer]);
+    send: (reply) => {
+        scope.postMessage(reply);
     },
     source: webSourceFrom,
     backend: (description) => onnxruntimeWeb(description as unknown as WebOptions),

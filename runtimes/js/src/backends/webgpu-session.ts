@@ -244,7 +244,7 @@ class GpuKvCache implements KvCache {
         return cacheNames(this.shape.layers).map(() => createBuffer(this.device, bytes));
     }
 
-    /** Return the buffers that `make` makes. WebGPU reports later that there is not enough memory. */
+    /** Return the result of `make`. @throws MemoryError The GPU has not enough memory, which WebGPU reports later. */
     private async checked<T>(make: () => T): Promise<T> {
         this.device.pushErrorScope("out-of-memory");
         let report: Promise<GPUError | null>;

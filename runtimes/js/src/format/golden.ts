@@ -137,21 +137,6 @@ class Reader {
     }
 }
 
-/** Return the limits for a provider whose own rounding changes each logit by at most `tolerance`. */
-export function goldenLimits(golden: Golden, tolerance: number): GoldenLimits {
-    let squares = 0;
-    let count = 0;
-    for (const { projection } of golden.texts) {
-        for (const number of projection) squares += number * number;
-        count += projection.length;
-    }
-    const size = Math.sqrt(squares / count);
-    return {
-        maxAbs: golden.limits.maxAbs + tolerance,
-        relativeL2: golden.limits.relativeL2 + (size > 0 ? tolerance / size : 0),
-    };
-}
-
 /** The differences between logits and golden vectors, for one way to run the texts. */
 export class GoldenErrors {
     /** The largest differences so far; NaN if a logit was NaN. */

@@ -95,7 +95,7 @@ export class Connection {
         const { signal, onProgress } = options;
         const abort = (): void => {
             if (!this.#ended) {
-                this.#port.send({ abort: number }, []);
+                this.#port.send({ abort: number });
             }
         };
         const stop = (): void => {
@@ -120,7 +120,7 @@ export class Connection {
 
     #post(message: { number: number; operation: Operation; withSignal: boolean; withProgress: boolean }): void {
         try {
-            this.#port.send(message, []);
+            this.#port.send(message);
         } catch (error) {
             this.#waiting.delete(message.number);
             const why = error instanceof Error ? error.message : String(error);
@@ -154,7 +154,7 @@ export class Connection {
         } catch (error) {
             this.#waiting.delete(number);
             waiting?.reject(error as Error);
-            this.#port.send({ abort: number }, []);
+            this.#port.send({ abort: number });
         }
     }
 

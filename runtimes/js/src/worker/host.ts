@@ -8,7 +8,7 @@ import { sentError, type ObjectState, type Operation, type Reply, type Request }
 
 /** What a platform gives the host. */
 export interface HostPlatform {
-    send(reply: Reply, transfer: readonly ArrayBuffer[]): void;
+    send(reply: Reply): void;
     source(description: Description): Source;
     backend(description: Description): Backend;
     /** `Model.open` in this thread. */
@@ -50,7 +50,7 @@ export class Host {
             ...(request.withSignal && { signal: controller.signal }),
             ...(request.withProgress && {
                 onProgress: (progress: never) => {
-                    this.#platform.send({ number, progress }, []);
+                    this.#platform.send({ number, progress });
                 },
             }),
         };
@@ -73,21 +73,18 @@ export class Host {
             this.#send(reply, object);
         } catch (error) {
             // The result cannot be sent, for example because there is no memory for its copy.
-            this.#platform.send({ number, error: sentError(error, false) }, []);
+            this.#platform.send({ number, error: sentError(error, false) });
         }
     }
 
     #send(reply: Exclude<Reply, { progress: unknown }>, object: number | undefined): void {
         const state = object === undefined ? undefined : this.#stateOf(object);
         const model = this.#objects.get(MODEL) as Model | undefined;
-        this.#platform.send(
-            {
-                ...reply,
-                ...(state && { state: { object: object!, value: state } }),
-                ...(model && { stats: model.stats }),
-            },
-            [],
-        );
+        this.#platform.send({
+            ...reply,
+            ...(state && { state: { object: object!, value: state } }),
+            ...(model && { stats: model.stats }),
+        });
     }
 
     async #do(number: number, operation: Operation, extras: object): Promise<{ value?: unknown; done?: boolean }> {

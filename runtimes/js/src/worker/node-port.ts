@@ -24,8 +24,8 @@ function port(url: URL | string): WorkerPort {
         throw new ProviderError(`${String(url)}: the worker cannot be started: ${why}`, { cause: error });
     }
     return {
-        send: (message, transfer) => {
-            worker.postMessage(message, transfer);
+        send: (message) => {
+            worker.postMessage(message);
         },
         listen: (onMessage, onEnd) => {
             worker.on("message", onMessage);

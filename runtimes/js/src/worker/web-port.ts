@@ -32,8 +32,8 @@ function started(start: () => Worker): Worker {
 
 function port(worker: Worker): WorkerPort {
     return {
-        send: (message, transfer) => {
-            worker.postMessage(message, [...transfer]);
+        send: (message) => {
+            worker.postMessage(message);
         },
         listen: (onMessage, onEnd) => {
             worker.addEventListener("message", (event) => {
