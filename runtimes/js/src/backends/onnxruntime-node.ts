@@ -1,6 +1,7 @@
 /** The backend for Node: the package onnxruntime-node. */
 
 import type { Backend } from "../backend.js";
+import { optionsOf } from "../runtime/checks.js";
 import { loadHostSession } from "./host-session.js";
 import type { Ort } from "./onnxruntime.js";
 import { checkThreads, importPackage } from "./onnxruntime.js";
@@ -16,7 +17,7 @@ const NAME = "onnxruntime-node";
  * @throws RequestError `threads` is impossible.
  */
 export function onnxruntimeNode(options: { readonly threads?: number | undefined } = {}): Backend {
-    const { threads } = options;
+    const { threads } = optionsOf(options);
     checkThreads(threads);
     let loading: Promise<Ort> | undefined;
     const load = (): Promise<Ort> => (loading ??= importPackage(NAME, () => import("onnxruntime-node")));

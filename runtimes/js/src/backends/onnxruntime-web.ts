@@ -3,6 +3,7 @@
 import type { Backend, GraphFiles, GraphSession } from "../backend.js";
 import { RequestError } from "../errors.js";
 import { decodeOnnx } from "../format/onnx-file.js";
+import { optionsOf } from "../runtime/checks.js";
 import { loadHostSession } from "./host-session.js";
 import type { Ort } from "./onnxruntime.js";
 import { checkThreads, importPackage } from "./onnxruntime.js";
@@ -30,7 +31,7 @@ export interface WebOptions {
  * @throws RequestError An option is impossible.
  */
 export function onnxruntimeWeb(options: WebOptions): Backend {
-    const { provider, threads, wasmPaths } = options;
+    const { provider, threads, wasmPaths } = optionsOf(options);
     const given: string = provider;
     if (given !== "wasm" && given !== "webgpu") {
         throw new RequestError(`provider: found ${JSON.stringify(given)}, expected "wasm" or "webgpu"`);

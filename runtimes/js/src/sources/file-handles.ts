@@ -1,6 +1,7 @@
 /** A source over files of a browser: a folder that the user picked, or a folder of the origin private file system. */
 
-import { BundleError } from "../errors.js";
+import { BundleError, RequestError } from "../errors.js";
+import { shown } from "../runtime/checks.js";
 import type { Description, Source } from "../source.js";
 import { type Folder, type FolderFile, FolderSource } from "./folder.js";
 
@@ -12,6 +13,10 @@ export type PickedFiles = FileSystemDirectoryHandle | readonly File[] | Readonly
  * files in the folder of the manifest that is nearest to the top.
  */
 export function fileHandles(directory: PickedFiles): Source {
+    const given: unknown = directory;
+    if (typeof given !== "object" || given === null) {
+        throw new RequestError(`directory: found ${shown(given)}, expected a folder or its files`);
+    }
     if ("getFileHandle" in directory) return new FolderSource(new DirectoryFolder(directory));
     return new FolderSource(new ListedFiles("get" in directory ? directory : filesByName(directory)));
 }

@@ -1,6 +1,7 @@
 /** A source over the files of a web server: it downloads only the records that are used, and keeps what it downloads. */
 
 import { BundleError, RequestError } from "../errors.js";
+import { optionsOf } from "../runtime/checks.js";
 import type {
     BytesListener,
     Description,
@@ -70,7 +71,14 @@ type CheckedOptions = Required<{ [K in keyof Omit<HttpBundleOptions, "fetch">]: 
 };
 
 function checkOptions(options: HttpBundleOptions): CheckedOptions {
-    const { cache = "opfs", prefetch = 0, cacheBytes = 256 << 20, concurrency = 16, headers = {}, fetch } = options;
+    const {
+        cache = "opfs",
+        prefetch = 0,
+        cacheBytes = 256 << 20,
+        concurrency = 16,
+        headers = {},
+        fetch,
+    } = optionsOf(options);
     if (!["opfs", "memory"].includes(cache)) {
         throw new RequestError(`cache: found ${JSON.stringify(cache)}, expected "opfs" or "memory"`);
     }

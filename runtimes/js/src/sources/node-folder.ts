@@ -6,7 +6,8 @@ import { type FileHandle, open, realpath, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import * as zlib from "node:zlib";
 
-import { BundleError } from "../errors.js";
+import { BundleError, RequestError } from "../errors.js";
+import { shown } from "../runtime/checks.js";
 import type { LocalFile, Source, WholeFile } from "../source.js";
 import { allocate, type Folder, type FolderFile, FolderSource } from "./folder.js";
 
@@ -20,7 +21,8 @@ const crc32 = (zlib as { readonly crc32?: (bytes: Uint8Array, value: number) => 
 
 /** Return a source over the bundle in a folder. */
 export function nodeFolder(path: string): Source {
-    return new FolderSource(new NodeFolder(resolve(path)));
+    if (typeof path === "string") return new FolderSource(new NodeFolder(resolve(path)));
+    throw new RequestError(`path: found ${shown(path)}, expected the path of a folder`);
 }
 
 class NodeFolder implements Folder {
