@@ -111,13 +111,11 @@ export async function answer(
         return;
     }
     const stream = createReadStream(file, { start, end: last });
-    const { bytesPerSecond } = behaviour;
-    if (bytesPerSecond) {
-        stream.on("data", (part) => {
-            stream.pause();
-            setTimeout(() => stream.resume(), (1000 * part.length) / bytesPerSecond);
-        });
-    }
+    stream.on("data", (part) => {
+        if (!behaviour.bytesPerSecond) return;
+        stream.pause();
+        setTimeout(() => stream.resume(), (1000 * part.length) / behaviour.bytesPerSecond);
+    });
     stream.pipe(response, { end: !cut });
     stream.on("end", () => {
         if (cut) {
