@@ -13,7 +13,7 @@ from molkv_bundle import LookupExpertConfig, rotary_tables
 from molkv_export.graph.linear import DenseFormat, Linear
 
 # Attributes of GroupQueryAttention: one scale for each channel of each head, fixed at export.
-_INT8_CACHE = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+INT8_CACHE = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
 
 
 class RMSNorm(nn.Module):
@@ -96,7 +96,7 @@ class Attention(nn.Module):
             num_heads=self.config.num_attention_heads,
             kv_num_heads=self.config.num_key_value_heads,
             do_rotary=1,
-            **({} if self.k_scale is None else _INT8_CACHE),
+            **({} if self.k_scale is None else INT8_CACHE),
             _domain="com.microsoft",
             _version=1,
             _outputs=3,
