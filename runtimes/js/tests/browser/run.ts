@@ -1,28 +1,27 @@
 /**
- * The conformance suite in headless Chromium: node .build/run.mjs [wasm] [threads] [webgpu] [webgpu-all]; default: the
- * first three.
+ * The conformance suite in headless Chromium: node .build/run.mjs [--all] [wasm] [threads] [webgpu]; default: all three.
  *
  * wasm: one thread, in a page that is not isolated. threads: two threads, in an isolated page. webgpu: on the CPU, which
- * is slow, without the cases in which the GPU computes nothing new. webgpu-all: all cases.
+ * is slow. Without --all, threads and webgpu run only the cases that compare the numbers of other kernels.
  */
 
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 
 import { launchChromium } from "./chromium.js";
 import { serve } from "./server.js";
 
 const WAYS: Readonly<Record<string, { query: string; isolated: boolean; webgpu: boolean }>> = {
     wasm: { query: "provider=wasm&threads=1", isolated: false, webgpu: false },
-    threads: { query: "provider=wasm&threads=2", isolated: true, webgpu: false },
-    webgpu: { query: "provider=webgpu&gpu-only", isolated: false, webgpu: true },
-    "webgpu-all": { query: "provider=webgpu", isolated: false, webgpu: true },
+    threads: { query: "provider=wasm&threads=2&kernels", isolated: true, webgpu: false },
+    webgpu: { query: "provider=webgpu&kernels", isolated: false, webgpu: true },
 };
 
 const build = dirname(fileURLToPath(import.meta.url)); // runtimes/js/.build
-const names = process.argv.length > 2 ? process.argv.slice(2) : ["wasm", "threads", "webgpu"];
+const { values, positionals } = parseArgs({ options: { all: { type: "boolean" } }, allowPositionals: true });
 let failed = 0;
-for (const name of names) {
+for (const name of positionals.length > 0 ? positionals : Object.keys(WAYS)) {
     const way = WAYS[name];
     if (!way) {
         throw new Error(`${name}: expected ${Object.keys(WAYS).join(", ")}`);
@@ -58,7 +57,7 @@ async function runWay({
         await page.exposeFunction("report", (text: string) => {
             console.log(text);
         });
-        await page.goto(`${server.url}build/conformance.html?${query}`);
+        await page.goto(`${server.url}build/conformance.html?${values.all ? query.replace("&kernels", "") : query}`);
         await page.waitForFunction(() => "conformance" in window);
         return await page.evaluate(() => window.conformance());
     } finally {
