@@ -38,8 +38,11 @@ demo: $(READY)
 bench-store: $(READY)  # writes up to 24 GiB to demo/ and removes them
 	$(BIN)/python -m benchmarks.store --folder demo/bench-store --size 8GiB
 
-bench-speed: $(READY)  # writes 35 GiB of models to demo/ and keeps them
-	$(BIN)/python -m benchmarks.speed --folder demo/bench-speed --figure docs/images/speed.png
+# Parts of it, such as make bench-speed SPEED="--only decode --models int8,int4 --json after.json"
+SPEED ?= --figure docs/images/speed.png
+
+bench-speed: $(READY)  # writes up to 20 GB of models to demo/ and keeps them, as well as an environment for onnxruntime-genai
+	$(BIN)/python -m benchmarks.speed --folder demo/bench-speed $(SPEED)
 
 bench-mobile: $(READY)  # writes 8 GiB to demo/ and keeps them; first run test-openvino and test-qnn, which install the compilers
 	$(BIN)/python -m benchmarks.mobile --folder demo/bench-mobile

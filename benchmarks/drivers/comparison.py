@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import msgspec
 
 from benchmarks.sessions.models import make_bundles
 from benchmarks.speed import CONTEXT
-from benchmarks.speed.contest import Task, contest
+from benchmarks.speed.contest import Command, Task, contest
 from benchmarks.store.model import model_config
 from molkv_bundle import Bundle, DenseDtype
 from molkv_export import GraphOptions, export
@@ -26,7 +26,6 @@ CHECKPOINT = Path("examples/stdlib-mini")
 DTYPES: tuple[DenseDtype, ...] = ("float32", "int8", "int4")
 MINI, LARGE = "stdlib-mini", "160M class"
 IDS = "5,6,7,8"  # a prompt
-Command = Sequence[str | Path]
 
 # Lengths of the context at the last decode step, and of prompts.
 TASKS = {
@@ -93,7 +92,7 @@ def _speeds(bundles: dict[tuple[str, DenseDtype], Path], driver: Contender, runs
             tokens = task.length if task.what == "prefill" else 1
             speeds = [f"{tokens / result.median:,.0f}" for result in (own, python)]
             what = f"{task.what}, {task.length} tokens"
-            lines.append(f"| {model}, {dtype} | {what} | {' | '.join(speeds)} | {own.ratio(python):.2f} |")
+            lines.append(f"| {model}, {dtype} | {what} | {' | '.join(speeds)} | {own.ratio(python).median:.2f} |")
     return "\n".join(lines)
 
 
@@ -115,7 +114,7 @@ def _memory(bundles: dict[tuple[str, DenseDtype], Path], driver: Contender, thre
         length = min(CONTEXT, bundle.config.max_position_embeddings)
         parts = [weights, cache_bytes(bundle.config, task.length), window_bytes(bundle.config, length)]
         found = contest(_commands(path, driver, 1 if model == MINI else threads), {task: names}, 1)
-        others = [found[name, task].rss - sum(parts) for name in names]
+        others = [found[name, task].rss[-1] - sum(parts) for name in names]
         cells = [f"{part / 1e6:,.1f} MB" for part in (*parts, *others)]
         lines.append(f"| {model}, {dtype} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -39,7 +39,7 @@ def main() -> None:
     driver = Driver(Path(sys.argv[1]), int(sys.argv[2]))
     print("ready", flush=True)
     for line in sys.stdin:
-        print(json.dumps(answer(driver, driver.vocab_size, json.loads(line))), flush=True)
+        print(json.dumps(answer(driver, json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import torch
 
+from benchmarks.exporting import export_with_store_of
 from benchmarks.store.model import write_checkpoint
 from molkv_bundle import MolkvConfig
-from molkv_export import GraphOptions, add_profile, export
+from molkv_export import GraphOptions, export
 
 FORMATS = {
     "float32": GraphOptions("float32"),
@@ -36,10 +35,6 @@ def make_bundles(config: MolkvConfig, folder: Path) -> dict[str, Path]:
         export(checkpoint, first, graph=FORMATS["float32"])
     for name, bundle in bundles.items():
         if not bundle.exists():
-            incomplete = folder / "incomplete"
-            shutil.rmtree(incomplete, ignore_errors=True)
-            shutil.copytree(first, incomplete, copy_function=os.link)
-            add_profile(checkpoint, incomplete, "cpu", graph=FORMATS[name], force=True)
-            incomplete.rename(bundle)
+            export_with_store_of(first, checkpoint, bundle, FORMATS[name])
     torch.set_num_threads(threads)
     return bundles

@@ -2,3 +2,4 @@
 
 CONTEXT = 1024  # size of the KV caches in tokens
 STEPS = 48  # number of steps in a decode run
+WARM_UP = 64  # length of the order that a process runs before each measured one; see `process.py`

@@ -30,6 +30,7 @@ class Eager:
         assert isinstance(model, MolkvForCausalLM)
         self._model = model
         c = self._config = model.config
+        self.vocab_size = c.vocab_size
         self._embedding = torch.randn(c.vocab_size, c.hidden_size).half()
         self._table = torch.empty(
             c.vocab_size, c.num_hidden_layers, c.num_experts, c.expert_key_size + c.hidden_size, dtype=torch.float16

@@ -116,6 +116,7 @@ class Naive:
         with open_checkpoint(checkpoint) as source:
             assert isinstance(source.config, MolkvConfig)
             self._config = c = source.config
+        self.vocab_size = c.vocab_size
         options = session_options(Target(threads=threads))
         self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options)
         shape = (1, c.num_key_value_heads, CONTEXT, c.head_dim)

@@ -19,6 +19,7 @@ class Driver:
         bundle = Bundle(folder)
         store = RecordsInRam(ExpertStore(bundle)) if in_ram else None
         self._generator = Generator(bundle, target=Target(threads=threads), store=store)
+        self.vocab_size = self._generator.config.vocab_size
         self._states: dict[int, Sequences] = {}
         self._batch = 1
 

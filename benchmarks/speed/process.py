@@ -5,6 +5,9 @@
     order:   {"what": "prefill" or "decode", "length": tokens, "batch": sequences}
     answer:  {"seconds": time of the prefill, or median time of a decode step, "rss": peak resident size in bytes}
 
+Before each order, the process runs a short order of the same kind, which it does not measure: the first call after the
+turn of another contender takes up to 40 ms longer, because the threads of ONNX Runtime wait for work in a loop.
+
 `genai_process.py` is a similar process for onnxruntime-genai, with the same orders and answers.
 """
 
@@ -19,12 +22,14 @@ from typing import Protocol
 
 import numpy as np
 
-from benchmarks.speed import STEPS
+from benchmarks.speed import STEPS, WARM_UP
 from molkv_export.bench.machine import peak_rss
 
 
 class Contender(Protocol):
     """A runtime with a loaded model."""
+
+    vocab_size: int
 
     def start(self, batch: int) -> None:
         """Start with `batch` empty sequences."""
@@ -36,10 +41,10 @@ class Contender(Protocol):
         """Append a token to every sequence, and compute its logits."""
 
 
-def answer(contender: Contender, vocab_size: int, order: dict[str, object]) -> dict[str, float]:
+def answer(contender: Contender, order: dict[str, object]) -> dict[str, float]:
     """Run an order, and return the answer."""
     length, batch = int(str(order["length"])), int(str(order["batch"]))
-    ids = np.random.default_rng(0).integers(0, vocab_size, length)
+    ids = np.random.default_rng(0).integers(0, contender.vocab_size, length)
     contender.start(batch)
     if order["what"] == "prefill":
         start = time.perf_counter()
@@ -75,7 +80,9 @@ def main() -> None:
     contender = make(kind, Path(folder), int(threads))
     print("ready", flush=True)
     for line in sys.stdin:
-        print(json.dumps(answer(contender, 50_304, json.loads(line))), flush=True)
+        order = json.loads(line)
+        answer(contender, {**order, "length": WARM_UP})
+        print(json.dumps(answer(contender, order)), flush=True)
 
 
 if __name__ == "__main__":
