@@ -34,7 +34,7 @@ def test_turns_change_their_order_and_the_first_round_does_not_count(tmp_path: P
 
 def test_a_ratio_is_the_median_of_the_rounds_not_the_ratio_of_medians() -> None:
     own, other = Result([1, 2, 4, 2], []), Result([3, 8, 4, 14], [])
-    assert own.ratio(other) == Spread(median=3.5, low=2.5, high=4.75)  # of 3, 4, 1 and 7
+    assert own.ratio(other) == Spread(median=3.5, lower_quartile=2.5, upper_quartile=4.75)  # of 3, 4, 1 and 7
     assert own.ratio(other, work=8) == Spread(28, 20, 38)
     assert Spread.of([3]) == Spread(3, 3, 3)
 

@@ -30,11 +30,11 @@ class Task(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """The median of some numbers, and their first and third quartiles."""
+    """The median and the quartiles of some numbers."""
 
     median: float
-    low: float
-    high: float
+    lower_quartile: float
+    upper_quartile: float
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> Spread:

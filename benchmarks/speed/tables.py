@@ -92,7 +92,9 @@ def _memory(measured: Measured) -> list[list[str]]:
     rows = []
     for dtype, peak, sizes, rest in measured.memory():
         cells = [f"{size / 1e6:.0f} MB" for size in (peak.median, *sizes, rest.median)]
-        rows.append([dtype, *cells[:-1], f"{cells[-1]} ({rest.low / 1e6:.0f} to {rest.high / 1e6:.0f})"])
+        rows.append(
+            [dtype, *cells[:-1], f"{cells[-1]} ({rest.lower_quartile / 1e6:.0f} to {rest.upper_quartile / 1e6:.0f})"]
+        )
     return rows
 
 
