@@ -39,8 +39,8 @@ class Modules(Protocol):
     def attention(self) -> nn.Module:
         """Create an `Attention`."""
 
-    def gelu(self, op: OpBuilder, x: Value) -> Value:
-        """Compute x * Phi(x)."""
+    def feed_forward(self) -> nn.Module:
+        """Create the feed-forward network of one layer, as `config.hidden_act` says."""
 
 
 MakeMixer = Callable[[], nn.Module]
@@ -49,27 +49,6 @@ MakeMixer = Callable[[], nn.Module]
 A mixer is called with the normed residual stream, the graph's inputs by name and the layer's index. The mixer returns
 the mixed experts, which are added to the feed-forward network's output, and the scores of the experts.
 """
-
-
-class FeedForward(nn.Module):
-    """A feed-forward network. `silu`: down(silu(gate(x)) * up(x)); `gelu`: down(gelu(up(x))), with exact GELU."""
-
-    def __init__(self, config: LookupExpertConfig, modules: Modules) -> None:
-        super().__init__()
-        self._gelu = modules.gelu
-        sizes = config.hidden_size, config.intermediate_size
-        self.gate_proj = modules.linear(*sizes) if config.hidden_act == "silu" else None
-        self.up_proj = modules.linear(*sizes)
-        self.down_proj = modules.linear(*sizes[::-1])
-
-    def forward(self, op: OpBuilder, x: Value) -> Value:
-        """Map x [..., d] to [..., d]."""
-        up = self.up_proj(op, x)
-        if self.gate_proj is None:
-            return self.down_proj(op, self._gelu(op, up))
-        gate = self.gate_proj(op, x)
-        silu = op.Mul(gate, op.Sigmoid(gate))
-        return self.down_proj(op, op.Mul(silu, up))
 
 
 class LayerInputs(NamedTuple):
@@ -92,7 +71,7 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = modules.norm(config.hidden_size)
         self.self_attn = modules.attention()
         self.post_attention_layernorm = modules.norm(config.hidden_size)
-        self.mlp = FeedForward(config, modules)
+        self.mlp = modules.feed_forward()
         self.expert_mixer = make_mixer() if index in config.layers_with_experts else None
 
     def forward(

@@ -17,6 +17,7 @@ from molkv_export.graph.linear import Linear
 
 _ROWS_AT_A_TIME = 4096
 _SMALL_BYTES = 256  # tensors up to this size are stored in the graph's own file
+_MERGED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
 def attach_weights(
@@ -50,8 +51,9 @@ def source_weight(initializer: str) -> str:
 
 def source_names(weight: str, tied: bool) -> list[str]:
     """Return the names of the checkpoint's tensors that make up a weight, in the order of its columns."""
-    if weight.endswith("qkv_proj.weight"):
-        return [weight.replace("qkv_proj", part) for part in ("q_proj", "k_proj", "v_proj")]
+    for merged, parts in _MERGED.items():
+        if weight.endswith(f".{merged}.weight"):
+            return [weight.replace(merged, part) for part in parts]
     weight = weight.replace(".qkv_proj.", ".")  # graphs with separate query, key and value (`SplitQkv`)
     return [EMBEDDING if tied and weight == LM_HEAD else weight]
 

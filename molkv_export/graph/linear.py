@@ -21,6 +21,7 @@ from onnxscript import OpBuilder, nn
 
 from molkv_bundle import DenseDtype, Floats, KVDtype, RequestError, WindowDtype
 from molkv_export.graph.choices import DEFAULT_BLOCK_SIZE
+from molkv_export.graph.constants import FLOAT, UINT8
 
 
 @contextmanager
@@ -114,10 +115,10 @@ def int8_product(
     largest = op.ReduceMax(op.Abs(x) if is_negative else x, [-1], keepdims=1)
     if may_be_empty:  # ReduceMax of ONNX Runtime before 1.32 then keeps all columns
         largest = op.Slice(largest, [0], [1], [-1])
-    largest = op.Max(largest, op.Constant(value_float=_TINY))  # a row of zeros stays zero
-    unit = op.Constant(value_float=1 / 127)
+    largest = op.Max(largest, FLOAT(op, _TINY))  # a row of zeros stays zero
+    unit = FLOAT(op, 1 / 127)
     # The codes of x must be unsigned, since the kernel takes no signed codes.
-    middle = op.Constant(value=ir.tensor(np.uint8(128 if is_negative else 0)))
+    middle = UINT8(op, 128 if is_negative else 0)
     rounded = op.QuantizeLinear(op.Div(x, largest), unit, middle)
     product = op.MatMulIntegerToFloat(rounded, codes, unit, scale, middle, _domain="com.microsoft", _version=1)
     return op.Mul(product, largest)

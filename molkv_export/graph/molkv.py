@@ -8,6 +8,7 @@ from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
 from molkv_bundle import MolkvConfig
+from molkv_export.graph.constants import FLOAT
 from molkv_export.graph.cpu import CpuModules
 from molkv_export.graph.linear import int8_product
 
@@ -45,7 +46,7 @@ class MolkvMixer(nn.Module):
             # Each row of the codes has a scale. `int8_product` cannot apply scales of rows, so the weights are
             # multiplied by the scales.
             weights = op.Mul(weights, values[f"expert_value_scale.{layer}"])  # [blocks, 1, R*N]
-            mixed = int8_product(op, weights, value, op.Constant(value_float=1.0), is_negative=False)
+            mixed = int8_product(op, weights, value, FLOAT(op, 1.0), is_negative=False)
         else:
             mixed = op.MatMul(weights, value)
         out = op.Reshape(mixed, _shape(op, position_ids, self.config.hidden_size))

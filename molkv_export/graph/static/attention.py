@@ -8,8 +8,9 @@ from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
 from molkv_bundle import LookupExpertConfig
+from molkv_export.graph.constants import Constants
 from molkv_export.graph.linear import Linear
-from molkv_export.graph.static.layers import Constants, Rotary
+from molkv_export.graph.static.layers import Rotary
 
 
 class StaticCache(NamedTuple):

@@ -12,6 +12,7 @@ from onnxruntime.quantization.quant_utils import quantize_nparray
 from onnxscript import OpBuilder, nn
 
 from molkv_bundle import Floats
+from molkv_export.graph.constants import Constants
 from molkv_export.graph.linear import Linear, Parameters
 
 _SMALLEST = 2.0**-14  # float16's smallest normal number
@@ -19,25 +20,6 @@ _SMALLEST = 2.0**-14  # float16's smallest normal number
 _P = 0.3275911
 _A = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
 _TINY = float(np.finfo(np.float32).tiny)
-
-
-class Constants(NamedTuple):
-    """A factory of scalar constants in the dtype in which a graph computes; equal constants are stored once."""
-
-    dtype: ir.DataType
-
-    def __call__(self, op: OpBuilder, value: float) -> ir.Value:
-        """Return the graph's initializer for a scalar."""
-        name = f"constant.{value!r}"
-        root = op.builder.root
-        known: ir.Value | None = root.graph.initializers.get(name)
-        if known is not None:
-            return known
-        return root.initializer(ir.tensor(np.array(value, self.dtype.numpy()), name=name), qualify=False)
-
-
-FLOAT = Constants(ir.DataType.FLOAT)
-HALF = Constants(ir.DataType.FLOAT16)
 
 
 class StaticRMSNorm(nn.Module):

@@ -7,12 +7,11 @@ from onnx_ir import Value
 from onnxscript import OpBuilder
 
 from molkv_bundle import LookupExpertConfig
+from molkv_export.graph.constants import FLOAT, HALF, Constants
+from molkv_export.graph.feed_forward import FeedForward, GatedFeedForward
 from molkv_export.graph.linear import HalfComputeLinear, Linear
 from molkv_export.graph.static.attention import KeysAndValues, StaticAttention
 from molkv_export.graph.static.layers import (
-    FLOAT,
-    HALF,
-    Constants,
     HalfRMSNorm,
     QdqLinear,
     SplitQkv,
@@ -68,6 +67,12 @@ class StaticModules:
     def keys_and_values(self) -> KeysAndValues:
         """Create the part of attention that computes keys and values only."""
         return KeysAndValues(self._config, self.length, self.qkv())
+
+    def feed_forward(self) -> FeedForward | GatedFeedForward:
+        """Create the feed-forward network of one layer."""
+        if self._config.hidden_act == "gelu":
+            return FeedForward(self._config, self.linear, self.gelu)
+        return GatedFeedForward(self._config, self.linear)
 
     def gelu(self, op: OpBuilder, x: Value) -> Value:
         """Compute x * Phi(x)."""

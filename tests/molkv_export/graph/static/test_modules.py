@@ -15,10 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from onnxscript import GraphBuilder, OpBuilder
 
 from molkv_export.graph.build import IR_VERSION, OPSET
+from molkv_export.graph.constants import FLOAT, HALF, Constants
 from molkv_export.graph.static.layers import (
-    FLOAT,
-    HALF,
-    Constants,
     HalfRMSNorm,
     QdqLinear,
     Rotary,
