@@ -8,7 +8,16 @@ from typing import NamedTuple
 from molkv_bundle import PROFILES, ArgumentError, DenseDtype, KVDtype, ModelConfig, WindowDtype
 from molkv_export.families import FAMILIES
 from molkv_export.graph.build import GraphPlan
-from molkv_export.graph.choices import BLOCK_SIZES, CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BLOCK_SIZE, DTYPES
+from molkv_export.graph.choices import (
+    BLOCK_SIZES,
+    CHUNK_LENGTHS,
+    CONTEXT_LENGTH,
+    DEFAULT_BLOCK_SIZE,
+    DEFAULT_LM_HEAD_DTYPE,
+    DTYPES,
+    LM_HEAD_DTYPES,
+    LmHeadDtype,
+)
 from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.static.modules import HalfModules, NnapiModules, QdqModules, StaticModules
 
@@ -32,6 +41,7 @@ class GraphOptions(NamedTuple):
     context_length: int | None = None  # context length of static graphs; default: the model's, at most CONTEXT_LENGTH
     expert_window: int | None = None  # expert window of static graphs; default: the model's
     window_dtype: WindowDtype = "float32"  # dtype of the values in an expert window
+    lm_head_dtype: LmHeadDtype = DEFAULT_LM_HEAD_DTYPE  # dtype of the LM head; only for int4
 
 
 def plan_graphs(config: ModelConfig, profiles: Sequence[str], options: GraphOptions) -> list[GraphPlan]:
@@ -51,7 +61,9 @@ def plan_graphs(config: ModelConfig, profiles: Sequence[str], options: GraphOpti
 
 def _plan(config: ModelConfig, profile: str, options: GraphOptions) -> GraphPlan:
     _check(config, profile, options)
-    dense = DenseFormat(options.dense_dtype, options.block_size, options.kv_dtype, options.window_dtype)
+    dense = DenseFormat(
+        options.dense_dtype, options.block_size, options.kv_dtype, options.window_dtype, options.lm_head_dtype
+    )
     family = FAMILIES[config.model_type]
     if profile == "cpu":
         return GraphPlan(profile, config, dense, {0: family.graph(config, dense)})
@@ -83,6 +95,8 @@ def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
     if options.block_size not in BLOCK_SIZES:
         sizes = f"one of {', '.join(map(str, BLOCK_SIZES))} (the sizes of ONNX Runtime's quantizer)"
         raise ArgumentError("block_size", options.block_size, sizes)
+    if options.lm_head_dtype not in LM_HEAD_DTYPES:
+        raise ArgumentError("lm_head_dtype", options.lm_head_dtype, f"one of {', '.join(LM_HEAD_DTYPES)}")
     kv_dtypes = ("float32", "int8") if profile == "cpu" else ("float32",)
     if options.kv_dtype not in kv_dtypes:
         wanted = f"{' or '.join(kv_dtypes)} in profile {profile}"

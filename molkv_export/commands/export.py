@@ -24,7 +24,14 @@ from molkv_bundle import (
     WindowDtype,
 )
 from molkv_export.commands.options import PATH, byte_size, common_options, counts, json_option, print_json, renamed
-from molkv_export.graph.choices import CHUNK_LENGTHS, CONTEXT_LENGTH, DEFAULT_BLOCK_SIZE
+from molkv_export.graph.choices import (
+    CHUNK_LENGTHS,
+    CONTEXT_LENGTH,
+    DEFAULT_BLOCK_SIZE,
+    DEFAULT_LM_HEAD_DTYPE,
+    LM_HEAD_DTYPES,
+    LmHeadDtype,
+)
 from molkv_export.terminal import human_bytes, print_line
 
 _TYPED = ParameterSource.COMMANDLINE
@@ -63,6 +70,14 @@ _TYPED = ParameterSource.COMMANDLINE
     show_default=True,
     help="Number of weights that share one int4 scale: 16, 32, 64, 128 or 256. Smaller blocks are more precise and "
     "slower. The option needs --dense-dtype int4.",
+)
+@click.option(
+    "--lm-head-dtype",
+    type=click.Choice(LM_HEAD_DTYPES),
+    default=DEFAULT_LM_HEAD_DTYPE,
+    show_default=True,
+    help="Dtype of the LM head. int4 is smaller, and faster at decode; int8 is more precise. The option needs "
+    "--dense-dtype int4.",
 )
 @click.option(
     "--kv-dtype",
@@ -132,6 +147,7 @@ def export_command(
     add_profile: str | None,
     dense_dtype: DenseDtype,
     block_size: int,
+    lm_head_dtype: LmHeadDtype,
     kv_dtype: KVDtype,
     window_dtype: WindowDtype,
     chunk_lengths: tuple[int, ...] | None,
@@ -163,7 +179,7 @@ def export_command(
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     _refuse_options_without_effect(dense_dtype, is_new=add_profile is None)
     graph = molkv_export.GraphOptions(
-        dense_dtype, block_size, kv_dtype, chunk_lengths, context_length, expert_window, window_dtype
+        dense_dtype, block_size, kv_dtype, chunk_lengths, context_length, expert_window, window_dtype, lm_head_dtype
     )
     if add_profile is None:
         manifest = molkv_export.export(
@@ -207,9 +223,11 @@ def _refuse_options_without_effect(dense_dtype: DenseDtype, *, is_new: bool) -> 
     """
     context = click.get_current_context()
     given = {p.name: p for p in context.command.params if context.get_parameter_source(p.name or "") is _TYPED}
-    if dense_dtype != "int4" and "block_size" in given:
-        message = f"found --dense-dtype {dense_dtype}, expected int4, since only int4 weights have blocks"
-        raise click.BadParameter(message, param=given["block_size"])
+    needs_int4 = {"block_size": "only int4 weights have blocks", "lm_head_dtype": "only int4 graphs have this choice"}
+    for name, reason in needs_int4.items():
+        if dense_dtype != "int4" and name in given:
+            message = f"found --dense-dtype {dense_dtype}, expected int4, since {reason}"
+            raise click.BadParameter(message, param=given[name])
     for name in ("profiles", "experts_dtype", "shard_size", "max_memory"):
         if not is_new and name in given:
             message = "found with --add-profile, which adds graphs only; leave this option out"

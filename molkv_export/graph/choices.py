@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from molkv_bundle import DenseDtype
 
 # Dtypes of large weights, by profile.
@@ -19,6 +21,11 @@ MIN_ONNXRUNTIME_OF_INT8_KV = "1.27.0"
 # Allowed numbers of weights that share a scale in int4.
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 DEFAULT_BLOCK_SIZE = 128
+
+# Dtypes of the LM head of an int4 graph.
+LmHeadDtype = Literal["int8", "int4"]
+LM_HEAD_DTYPES: tuple[LmHeadDtype, ...] = get_args(LmHeadDtype)
+DEFAULT_LM_HEAD_DTYPE: LmHeadDtype = "int8"
 
 # Defaults of static graphs. Every step computes attention over the whole context, so a context that is longer than
 # needed makes every step slower.

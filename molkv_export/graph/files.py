@@ -12,8 +12,9 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnxscript
+from onnx import numpy_helper
 
-from molkv_bundle import GOLDEN, Bundle, GraphFile, GraphInfo
+from molkv_bundle import GOLDEN, Bundle, BundleError, GraphFile, GraphInfo
 from molkv_export import __version__
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.graph.build import BuiltGraph, GraphPlan
@@ -142,3 +143,15 @@ def load_graphs(bundle: Bundle) -> dict[int, onnx.ModelProto]:
 def weights_file(bundle: Bundle) -> Path:
     """Return the file with the weights of the graphs of `load_graphs`; links are resolved, since ONNX refuses them."""
     return (bundle.path / bundle.graph().data).resolve()
+
+
+def read_initializer(tensor: onnx.TensorProto, path: Path) -> npt.NDArray[Any]:
+    """Read an initializer of a graph of `load_graphs`; `path` is the file with its weights.
+
+    Raises:
+        BundleError: The file of weights is damaged.
+    """
+    try:
+        return numpy_helper.to_array(tensor, str(path.parent))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: {tensor.name} cannot be read ({error})") from error

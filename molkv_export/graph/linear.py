@@ -6,9 +6,6 @@ its parameters, computes their contents from a weight (`encode`), and multiplies
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,27 +17,9 @@ from onnxruntime.quantization.quant_utils import quantize_nparray
 from onnxscript import OpBuilder, nn
 
 from molkv_bundle import DenseDtype, Floats, KVDtype, RequestError, WindowDtype
-from molkv_export.graph.choices import DEFAULT_BLOCK_SIZE
+from molkv_export.graph.blocks import encode_blocks
+from molkv_export.graph.choices import DEFAULT_BLOCK_SIZE, DEFAULT_LM_HEAD_DTYPE, LmHeadDtype
 from molkv_export.graph.constants import FLOAT, UINT8
-
-
-@contextmanager
-def _unchanged_root_logger() -> Iterator[None]:
-    """Restore the root logger, which belongs to the program that uses this package."""
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.handlers[:] = handlers
-
-
-with _unchanged_root_logger():  # the quantizer module calls logging.basicConfig when it is imported
-    from onnxruntime.quantization.matmul_nbits_quantizer import (
-        DefaultWeightOnlyQuantConfig,
-        DefaultWeightOnlyQuantizer,
-    )
 
 Parameters = dict[str, npt.NDArray[Any]]
 
@@ -187,10 +166,9 @@ class BlockwiseLinear(Linear):
         )
 
     def encode(self, weight: Floats) -> Parameters:
-        """Return codes and scales from ONNX Runtime's quantizer; the middle of the range of codes stands for 0."""
-        config = DefaultWeightOnlyQuantConfig(self.block_size, is_symmetric=True, bits=self.bits)
-        codes, scale, _ = DefaultWeightOnlyQuantizer(config).qbits_block_quant(weight)
-        return {"weight": codes, "weight_scale": scale}
+        """Return codes and scales; the middle of the range of codes stands for 0."""
+        codes, scales = encode_blocks(weight, self.bits, self.block_size)
+        return {"weight": codes, "weight_scale": scales}
 
 
 class DenseFormat(NamedTuple):
@@ -200,6 +178,7 @@ class DenseFormat(NamedTuple):
     block_size: int = DEFAULT_BLOCK_SIZE  # number of weights that share a scale in int4
     kv_dtype: KVDtype = "float32"
     window_dtype: WindowDtype = "float32"  # dtype of the values in an expert window
+    lm_head_dtype: LmHeadDtype = DEFAULT_LM_HEAD_DTYPE  # dtype of the LM head if `dtype` is int4
 
     def linear(self, in_features: int, out_features: int) -> Linear:
         """Create a product whose weight has this format."""
@@ -216,8 +195,8 @@ class DenseFormat(NamedTuple):
                 raise ValueError("qdq-int8 is a format of static graphs")
 
     def head(self, in_features: int, out_features: int) -> Linear:
-        """Create the LM head. If the format is int4, the LM head is int8, since 4 bits would lose too much quality."""
-        if self.dtype in ("int8", "int4"):
+        """Create the LM head."""
+        if self.dtype == "int8" or (self.dtype == "int4" and self.lm_head_dtype == "int8"):
             return RowwiseInt8Head(in_features, out_features)
         return self.linear(in_features, out_features)
 

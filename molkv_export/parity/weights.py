@@ -7,7 +7,6 @@ implementation in `source/rounding.py`, and decoding has its own implementation 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor
 
 from molkv_bundle import Bundle, BundleError
-from molkv_export.graph.files import load_graphs, weights_file
+from molkv_export.graph.files import load_graphs, read_initializer, weights_file
 from molkv_export.graph.initializers import source_names
 from molkv_export.source.model import SourceModel
 
@@ -108,20 +106,13 @@ def _stored_parameters(bundle: Bundle, like: Mapping[str, Tensor]) -> Iterator[t
                 continue
             known[weight] = parts
             rows = [like[parameter].shape[0] for parameter in parameters]
-            arrays = [_read(part, path) for part in parts]
+            arrays = [read_initializer(part, path) for part in parts]
             try:
                 stored = _decoded(arrays, like[parameters[0]].shape[-1]).split_with_sizes(rows)
             except (ValueError, RuntimeError) as error:
                 shapes = " and ".join(str(list(array.shape)) for array in arrays)
                 raise BundleError(f"{path}: {weight} has shape {shapes}, expected {sum(rows)} columns") from error
             yield from zip(parameters, stored, strict=True)
-
-
-def _read(tensor: onnx.TensorProto, path: Path) -> npt.NDArray[Any]:
-    try:
-        return numpy_helper.to_array(tensor, str(path.parent))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: {tensor.name} cannot be read ({error})") from error
 
 
 def _decoded(parts: list[npt.NDArray[Any]], inputs: int) -> Tensor:

@@ -15,6 +15,7 @@ from molkv_bundle import Bundle, Floats, record_dtype
 from molkv_export.checkpoints import EMBEDDING, LM_HEAD, Checkpoint
 from molkv_export.modeling import ExactRecords, ReferenceModel, Rows
 from molkv_export.source.arithmetic import Float64
+from molkv_export.source.blocks import block_scales
 from molkv_export.source.rounding import StoredRows, round_activations, rounding_slack, stored_weight
 from molkv_runtime import Store
 
@@ -49,10 +50,13 @@ class SourceModel:
         self._sources = {name: name for name in names}
         if self.config.tie_word_embeddings:
             self._sources[LM_HEAD] = EMBEDDING
-        state = {}
+        scales: dict[str, Tensor] = {}
+        if bundle is not None and bundle.graph().dense_dtype == "int4":
+            scales = block_scales(bundle, {name: checkpoint.shape(source) for name, source in self._sources.items()})
+        plain, state = self.model.plain_parameters, {}
         for name, source in self._sources.items():  # one by one, so that only one weight is in RAM twice
             weight = checkpoint.tensor(source)
-            state[name] = weight if graph is None else stored_weight(name, weight, graph, self.model.plain_parameters)
+            state[name] = weight if graph is None else stored_weight(name, weight, graph, plain, scales.get(name))
         self.model.load_state_dict(state, strict=False, assign=True)
         self.model.requires_grad_(False).eval()
         if bundle is not None and bundle.graph().dense_dtype == "qdq-int8":

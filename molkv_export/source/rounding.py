@@ -27,6 +27,7 @@ from molkv_bundle import (
 )
 from molkv_export.checkpoints import LM_HEAD
 from molkv_export.graph.files import load_graphs
+from molkv_export.source.blocks import rounded_in_blocks
 
 # Allowed error, in float32 epsilons, of the few operations that are not sums, including those of the checks below.
 _STEPS = 8
@@ -119,7 +120,9 @@ def _all_rows(agrees: Tensor) -> Tensor:
     return agrees.flatten(1).all(1)
 
 
-def stored_weight(name: str, weight: Tensor, graph: GraphInfo, plain: tuple[str, ...]) -> Tensor:
+def stored_weight(
+    name: str, weight: Tensor, graph: GraphInfo, plain: tuple[str, ...], scales: Tensor | None = None
+) -> Tensor:
     """Return a weight of the checkpoint, rounded as in a bundle's graph, in float32.
 
     Args:
@@ -127,6 +130,8 @@ def stored_weight(name: str, weight: Tensor, graph: GraphInfo, plain: tuple[str,
         weight: The tensor, a float32 matrix [out, in] or a vector.
         graph: The graph's entry in the manifest.
         plain: Suffixes of the names of tensors that are never quantized.
+        scales: The scales that the graph stores for this weight, float32 [out, blocks]; None if the graph does not
+            store this weight in blocks.
     """
     if graph.kv_dtype == "float16":  # the graph computes in float16
         return weight.half().float()
@@ -137,26 +142,10 @@ def stored_weight(name: str, weight: Tensor, graph: GraphInfo, plain: tuple[str,
     if graph.dense_dtype == "qdq-int8":
         scale = weight.abs().max() / 127
         return weight if name == LM_HEAD or scale == 0 else (weight / scale).round() * scale
-    if graph.dense_dtype == "int8" or name == LM_HEAD:
+    if graph.dense_dtype == "int8" or (name == LM_HEAD and scales is None):
         scale = weight.abs().amax(1, keepdim=True) / 127
         return torch.where(scale == 0, 0.0, (weight / scale).round() * scale)
-    return _in_blocks(weight, graph.block_size)
-
-
-def _in_blocks(weight: Tensor, block: int) -> Tensor:
-    """Round each number of a weight to the nearest of 16 multiples (-8 to 7) of its block's scale.
-
-    A block is part of a row. Its scale is such that the number with the largest magnitude in the block becomes -8. If
-    two numbers of different sign have this magnitude, the negative one becomes -8.
-    """
-    rows, columns = weight.shape
-    blocks = torch.nn.functional.pad(weight, (0, -columns % block)).reshape(rows, -1, block)
-    low, high = blocks.amin(-1, keepdim=True), blocks.amax(-1, keepdim=True)
-    largest = torch.where(high > -low, high, low)
-    scale = largest / -8
-    codes = torch.where(scale == 0, 0.0, (blocks / scale).round()).clamp(-8, 7)
-    stored: Tensor = (codes * scale).reshape(rows, -1)[:, :columns]
-    return stored
+    return rounded_in_blocks(weight, graph.block_size, scales)
 
 
 class Rounding(NamedTuple):

@@ -207,6 +207,8 @@ def test_quiet_and_verbose_together_are_a_usage_error(command: str) -> None:
         ("export MINI NEW --profile coreml --expert-window 64", "--expert-window", "found 64, expected 1 to 32"),
         ("export MINI NEW --dense-dtype qdq-int8", "--dense-dtype", "found qdq-int8, expected one of float32, "),
         ("export MINI NEW --block-size 64", "--block-size", "found --dense-dtype float32, expected int4"),
+        ("export MINI NEW --lm-head-dtype int4", "--lm-head-dtype", "found --dense-dtype float32, expected int4"),
+        ("export MINI NEW --dense-dtype int4 --lm-head-dtype x", "--lm-head-dtype", "'x' is not one of 'int8', 'int4'"),
         ("export MINI STDLIB --add-profile coreml --shard-size 1GiB", "--shard-size", "found with --add-profile"),
         (
             "export MINI STDLIB --add-profile coreml --context-length 0",

@@ -15,7 +15,7 @@ from molkv_bundle import Bundle, DenseDtype, LookupExpertConfig
 from molkv_export import GraphOptions, export
 from molkv_export.families import FAMILIES
 from molkv_export.graph.build import BuiltGraph
-from molkv_export.graph.choices import DTYPES
+from molkv_export.graph.choices import DTYPES, LM_HEAD_DTYPES
 from molkv_export.graph.initializers import source_names
 from molkv_export.graph.linear import FLOAT32, DenseFormat
 from molkv_runtime import session_options
@@ -84,6 +84,16 @@ def test_every_large_product_has_the_requested_format(dtype: DenseDtype) -> None
     }[dtype]
     kinds = ("MatMul", "MatMulNBits", "MatMulIntegerToFloat", "QuantizeLinear")
     assert {kind: operators[kind] for kind in kinds if operators[kind]} == expected
+
+
+def test_an_int4_head_is_one_more_product_in_blocks() -> None:
+    config = CONFIGS["molkv-gated"]
+    formats = [DenseFormat("int4", lm_head_dtype=dtype) for dtype in LM_HEAD_DTYPES]
+    graphs = [_graph(config, dense).model.graph for dense in formats]
+    int8, int4 = (Counter(node.op_type for node in graph if node.op_type != "Constant") for graph in graphs)
+    assert int4 - int8 == Counter({"MatMulNBits": 1})
+    assert int8["MatMulIntegerToFloat"] == int8["QuantizeLinear"] == 1
+    assert int4["MatMulIntegerToFloat"] == int4["QuantizeLinear"] == 0
 
 
 def test_the_product_with_an_int8_window_multiplies_codes() -> None:

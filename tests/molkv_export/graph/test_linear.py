@@ -25,6 +25,7 @@ from molkv_runtime import session_options
 
 FORMATS = [DenseFormat(dtype) for dtype in DTYPES["cpu"]]
 FORMATS += [DenseFormat("int4", size) for size in BLOCK_SIZES]
+HEADS = [*FORMATS, *(DenseFormat("int4", size, lm_head_dtype="int4") for size in BLOCK_SIZES)]
 SIZES = [(96, 40), (256, 64), (32, 3)]
 
 
@@ -50,7 +51,10 @@ def _product(linear: Linear, weight: Floats, x: Floats) -> Floats:
     return found
 
 
-def _stored(weight: Floats, dense: DenseFormat, name: str = "up_proj.weight") -> Floats:
+def _stored(weight: Floats, dense: DenseFormat, linear: Linear, name: str = "up_proj.weight") -> Floats:
+    """Round a weight as the format says; of what `linear` encodes, only the scales of blocks are used."""
+    parts = linear.encode(weight)
+    scales = torch.from_numpy(parts["weight_scale"]) if parts["weight"].dtype == np.uint8 else None
     graph = {
         "dense_dtype": dense.dtype,
         "kv_dtype": "float32",
@@ -69,7 +73,7 @@ def _stored(weight: Floats, dense: DenseFormat, name: str = "up_proj.weight") ->
         },
         GraphInfo,
     )
-    return stored_weight(name, torch.from_numpy(weight.T.copy()), info, ()).numpy().T
+    return stored_weight(name, torch.from_numpy(weight.T.copy()), info, (), scales).numpy().T
 
 
 def _rounded_activations(x: Floats, dense: DenseFormat) -> npt.NDArray[np.float64]:
@@ -90,19 +94,29 @@ def test_a_product_multiplies_rounded_weights_and_activations(
     dense: DenseFormat, size: tuple[int, int], rows: int
 ) -> None:
     weight, x = _random(*size), _random(rows, size[0], seed=1)
-    found = _product(dense.linear(*size), weight, x)
-    expected = _rounded_activations(x, dense) @ _stored(weight, dense)
+    linear = dense.linear(*size)
+    found = _product(linear, weight, x)
+    expected = _rounded_activations(x, dense) @ _stored(weight, dense, linear)
     # An activation rounded to another code would give a thousand times this difference.
     assert np.abs(found - expected).max() < 2e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("dense", FORMATS, ids=str)
-def test_the_head_of_a_quantized_model_is_int8(dense: DenseFormat) -> None:
+@pytest.mark.parametrize("dense", HEADS, ids=str)
+def test_the_head_of_an_int4_model_has_its_own_dtype(dense: DenseFormat) -> None:
     weight, x = _random(200, 2500), _random(3, 200, seed=1)  # more columns than are rounded in one batch
-    found = _product(dense.head(200, 2500), weight, x)
-    rounding = DenseFormat("int8") if dense.dtype == "int4" else dense
-    expected = _rounded_activations(x, rounding) @ _stored(weight, dense, "lm_head.weight")
+    head = dense.head(200, 2500)
+    found = _product(head, weight, x)
+    rounding = DenseFormat("int8") if (dense.dtype, dense.lm_head_dtype) == ("int4", "int8") else dense
+    expected_dtype = {"float16": np.float16, "int8": np.int8, "int4": np.uint8}.get(rounding.dtype, np.float32)
+    assert head.encode(weight)["weight"].dtype == expected_dtype
+    expected = _rounded_activations(x, rounding) @ _stored(weight, dense, head, "lm_head.weight")
     assert np.abs(found - expected).max() < 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("dense", HEADS, ids=str)
+def test_a_head_takes_no_rows(dense: DenseFormat) -> None:
+    found = _product(dense.head(96, 40), _random(96, 40), np.zeros((0, 96), np.float32))
+    assert found.shape == (0, 40)
 
 
 @pytest.mark.parametrize("dense", FORMATS, ids=str)
@@ -133,8 +147,9 @@ def test_a_weight_of_zeros_gives_zeros(dense: DenseFormat) -> None:
 @pytest.mark.parametrize("dense", FORMATS, ids=str)
 def test_stored_codes_and_scales_match_the_definition(dense: DenseFormat) -> None:
     weight = _random(200, 40)  # not a multiple of any block
-    parts = dense.linear(200, 40).encode(weight)
-    assert np.abs(_decoded(parts, dense, weight.shape) - _stored(weight, dense)).max() < 1e-6
+    linear = dense.linear(200, 40)
+    found = _decoded(linear.encode(weight), dense, weight.shape)
+    assert np.abs(found - _stored(weight, dense, linear)).max() < 1e-6
 
 
 def _decoded(parts: dict[str, npt.NDArray[Any]], dense: DenseFormat, shape: tuple[int, ...]) -> Floats:

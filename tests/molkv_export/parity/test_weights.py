@@ -13,12 +13,13 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 from safetensors.torch import load_file, save_file
 
 from molkv_bundle import Bundle
 from molkv_export import GraphOptions, export
 from molkv_export.families import open_checkpoint
-from molkv_export.graph.choices import BLOCK_SIZES, DTYPES
+from molkv_export.graph.choices import BLOCK_SIZES, DTYPES, LM_HEAD_DTYPES, LmHeadDtype
 from molkv_export.graph.linear import BlockwiseLinear, HalfLinear, RowwiseInt8Linear
 from molkv_export.parity.weights import WeightsResult, weights_agreement
 from molkv_export.source.model import SourceModel
@@ -40,6 +41,39 @@ def _dense_shapes(checkpoint: Path) -> list[tuple[int, ...]]:
         model = source.make_model(source.config, source.form)
         parameters = model.state_dict().items()
     return [tuple(p.shape) for name, p in parameters if ".experts." not in name and "embed_tokens" not in name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [16, 128])
+@pytest.mark.parametrize("name", ["molkv", "molkv-plain"])  # the second one has tied embeddings
+def test_every_element_of_an_int4_head_equals_the_source(
+    name: str, size: int, checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    checkpoint = checkpoints(name)
+    export(checkpoint, tmp_path / "b", graph=GraphOptions("int4", size, lm_head_dtype="int4"))
+    shapes = _dense_shapes(checkpoint)
+    expected = WeightsResult(len(shapes), sum(math.prod(shape) for shape in shapes), "")
+    assert _agreement(tmp_path / "b", checkpoint) == expected
+
+
+@pytest.mark.parametrize("head", LM_HEAD_DTYPES)
+def test_blocks_whose_scales_are_by_the_largest_magnitude_equal_the_source(
+    head: LmHeadDtype, checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Write the codes and scales of ONNX Runtime's quantizer, as older bundles have them."""
+    with monkeypatch.context() as patch:
+        patch.setattr(BlockwiseLinear, "encode", _by_onnxruntime)
+        export(checkpoints("molkv"), tmp_path / "b", graph=GraphOptions("int4", 16, lm_head_dtype=head))
+    assert _agreement(tmp_path / "b", checkpoints("molkv")).failure == ""
+
+
+def _by_onnxruntime(linear: BlockwiseLinear, weight: np.ndarray) -> dict[str, np.ndarray]:
+    (rows, columns), size = weight.shape, linear.block_size
+    blocks = -(-rows // size)
+    codes, scales = np.zeros((columns, blocks, size // 2), np.uint8), np.zeros((columns, blocks), np.float32)
+    unused, padded = np.zeros((columns, -(-blocks // 2)), np.uint8), np.pad(weight, ((0, -rows % size), (0, 0)))
+    quantize_matmul_4bits(codes, padded, scales, unused, size, columns, rows, True)
+    return {"weight": codes, "weight_scale": scales}
 
 
 @pytest.mark.slow
