@@ -33,6 +33,10 @@ def main() -> None:
         (dtype, {"graph": GraphOptions(dtype)}) for dtype in ("float32", "float16", "int8")
     ]
     dense += [(f"int4, blocks of {size}", {"graph": GraphOptions("int4", size)}) for size in BLOCK_SIZES]
+    dense += [
+        (f"int4, blocks of {size}, LM head int4", {"graph": GraphOptions("int4", size, lm_head_dtype="int4")})
+        for size in (32, 128)
+    ]
     dense += [("float32, KV cache int8", {"graph": GraphOptions(kv_dtype="int8")})]
     dense += [("float32, expert window int8", {"graph": GraphOptions(window_dtype="int8")})]
     print()

@@ -54,8 +54,8 @@ def block_scales(bundle: Bundle, shapes: Mapping[str, tuple[int, ...]]) -> dict[
 def rounded_in_blocks(weight: Tensor, size: int, scales: Tensor | None) -> Tensor:
     """Round each number of a weight to the nearest of 16 multiples (-8 to 7) of its block's scale.
 
-    If a stored scale is not a correct one, or if there is none, the block's scale is the one by its largest magnitude.
-    So a wrong scale in a graph cannot hide an error.
+    If a stored scale is not a correct result of the exporter's search, or if there is none, the block's scale is the
+    one by its largest magnitude. So a wrong scale in a graph cannot hide an error.
 
     Args:
         weight: float32 [out, in].
@@ -72,7 +72,7 @@ def rounded_in_blocks(weight: Tensor, size: int, scales: Tensor | None) -> Tenso
         scale = _by_largest(blocks)
         if scales is not None:
             stored = scales[start : start + _ROWS_AT_A_TIME, :, None]
-            scale = torch.where(_is_correct(stored, blocks, scale), stored, scale)
+            scale = torch.where(_is_better(stored, blocks, scale), stored, scale)
         rounded[start : start + len(rows)] = (_steps(blocks, scale) * scale).reshape(len(rows), -1)[:, :columns]
     return rounded
 
@@ -90,11 +90,11 @@ def _steps(blocks: Tensor, scale: Tensor) -> Tensor:
     return torch.where(scale == 0, 0.0, (blocks / scale).round()).clamp(_LOW, _HIGH)
 
 
-def _is_correct(scale: Tensor, blocks: Tensor, by_largest: Tensor) -> Tensor:
-    """Return whether each scale is a correct result of the exporter, bool [rows, blocks, 1].
+def _is_better(scale: Tensor, blocks: Tensor, by_largest: Tensor) -> Tensor:
+    """Return whether each scale is a correct result of the exporter's search, bool [rows, blocks, 1].
 
-    A scale is correct if it is the one by the largest magnitude. Otherwise no other scale may have a smaller squared
-    error with the same codes, and the squared error may not be larger than with the scale by the largest magnitude.
+    No other scale may have a smaller squared error with the same codes, and the squared error may not be larger than
+    with the scale by the largest magnitude.
     """
     exact, steps = blocks.double(), _steps(blocks, scale).double()
     best = (exact * steps).sum(-1, keepdim=True) / steps.square().sum(-1, keepdim=True)
@@ -103,4 +103,4 @@ def _is_correct(scale: Tensor, blocks: Tensor, by_largest: Tensor) -> Tensor:
     error, limit = (
         (_steps(blocks, each).double() * each - exact).square().sum(-1, keepdim=True) for each in (scale, by_largest)
     )
-    return (scale == by_largest) | (is_best & (error <= limit * (1 + _SUM)))
+    return is_best & (error <= limit * (1 + _SUM))

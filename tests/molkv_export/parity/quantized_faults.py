@@ -17,17 +17,22 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from molkv_bundle import Bundle, DenseDtype
+from molkv_bundle import Bundle
 from molkv_export import GraphOptions, export
 from molkv_export.families import open_checkpoint
 from molkv_export.parity.weights import weights_agreement
 from molkv_export.source.model import SourceModel
 from molkv_runtime import SelfTest, selftest
 from tests.models import STDLIB_MINI
-from tests.molkv_export.parity.breaking import Apply, graph
+from tests.molkv_export.parity.breaking import Apply
+from tests.molkv_export.parity.breaking import graph as change_graph
 
 Codes = npt.NDArray[Any]
-GRAPHS: dict[DenseDtype, GraphOptions] = {"int8": GraphOptions("int8"), "int4": GraphOptions("int4", 32)}
+GRAPHS = {
+    "int8": GraphOptions("int8"),
+    "int4": GraphOptions("int4", 32),
+    "int4, LM head int4": GraphOptions("int4", 32, lm_head_dtype="int4"),
+}
 
 
 class _Product(NamedTuple):
@@ -54,7 +59,7 @@ class QuantizedFault(NamedTuple):
     """A fault that is introduced on purpose."""
 
     what: str
-    dtype: DenseDtype
+    graph: str  # a key of GRAPHS
     apply: Apply
     is_seen: bool | None  # by golden vectors; False: smaller than activation rounding, None: near the limits
 
@@ -66,17 +71,20 @@ class Outcome(NamedTuple):
     weights: str  # difference of the weights, from `validate`
 
 
-def faults(dtype: DenseDtype) -> Iterator[QuantizedFault]:
-    """Yield the faults for bundles with this dtype of dense weights."""
-    for title, product in {**_PRODUCTS, **_MORE_PRODUCTS}.items():
-        in_blocks = dtype == "int4" and product.name != "lm_head"
+def faults(graph: str) -> Iterator[QuantizedFault]:
+    """Yield the faults for bundles with these dense weights; with an LM head in int4, only those of the LM head."""
+    options = GRAPHS[graph]
+    has_int4_head = (options.dense_dtype, options.lm_head_dtype) == ("int4", "int4")
+    products = {"LM head": _PRODUCTS["LM head"]} if has_int4_head else {**_PRODUCTS, **_MORE_PRODUCTS}
+    for title, product in products.items():
+        in_blocks = options.dense_dtype == "int4" and (product.name != "lm_head" or has_int4_head)
         edits = _smallest(product, in_blocks)
         edits += _large(in_blocks) if title in _PRODUCTS else []
         edits += _of_blocks(product) if in_blocks else []
         for what, part, edit, is_seen in edits:
             axis = _columns(in_blocks) if part == "weight" else 0
             apply = _initializer(f"{product.name}.{part}", _in_columns(product.columns, axis, edit))
-            yield QuantizedFault(f"{title}: {what}", dtype, apply, is_seen)
+            yield QuantizedFault(f"{title}: {what}", graph, apply, is_seen)
 
 
 _Edit = tuple[str, str, Callable[[Codes], Codes], bool | None]
@@ -136,7 +144,7 @@ def _initializer(name: str, edit: Callable[[Codes], Codes]) -> Apply:
         edited = np.ascontiguousarray(edit(numpy_helper.to_array(tensor).copy()))
         tensor.CopyFrom(numpy_helper.from_array(edited, name))
 
-    return graph(change)
+    return change_graph(change)
 
 
 def _swapped(axis: int) -> Callable[[Codes], Codes]:
@@ -194,16 +202,16 @@ def main() -> None:
     """Print the table, with a row for each fault."""
     print("| dense | fault | max abs / limit | rel. L2 / limit | wrong tokens | self-test | validate |")
     print("|---|---|---|---|---|---|---|")
-    for dtype, options in GRAPHS.items():
+    for graph, options in GRAPHS.items():
         with tempfile.TemporaryDirectory() as name:
             export(STDLIB_MINI, Path(name) / "sound", graph=options)
-            for fault in faults(dtype):
+            for fault in faults(graph):
                 with tempfile.TemporaryDirectory() as folder:
                     found = examine(fault, Path(name) / "sound", Path(folder))
                 max_abs, relative_l2 = ratios(found.selftest)
                 wrong = max(phase.certain_tokens - phase.right_tokens for phase in found.selftest.phases)
                 verdicts = ["fails" if failures else "passes" for failures in (found.selftest.failures, found.weights)]
-                cells = (dtype, fault.what, f"{max_abs:.2f}", f"{relative_l2:.2f}", str(wrong), *verdicts)
+                cells = (graph, fault.what, f"{max_abs:.2f}", f"{relative_l2:.2f}", str(wrong), *verdicts)
                 print(f"| {' | '.join(cells)} |", flush=True)
 
 

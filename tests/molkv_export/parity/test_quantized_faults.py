@@ -20,26 +20,26 @@ from tests.molkv_export.parity.quantized_faults import (
 
 @pytest.fixture
 def sound(bundles: Callable[..., Path]) -> Callable[[str], Path]:
-    return lambda dtype: bundles("stdlib-mini", "float16", graph=GRAPHS[dtype])  # type: ignore[index]
+    return lambda graph: bundles("stdlib-mini", "float16", graph=GRAPHS[graph])
 
 
-@pytest.mark.parametrize("dtype", GRAPHS)
-def test_a_sound_bundle_passes(dtype: str, sound: Callable[[str], Path]) -> None:
-    result = selftest(sound(dtype))
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_sound_bundle_passes(graph: str, sound: Callable[[str], Path]) -> None:
+    result = selftest(sound(graph))
     assert result.failures == []
     assert max(ratios(result)) < 0.8
     for phase in result.phases:
         assert phase.right_tokens == phase.certain_tokens > 0.25 * phase.positions
-    assert weights_failure(sound(dtype)) == ""
+    assert weights_failure(sound(graph)) == ""
 
 
-FAULTS = [fault for dtype in GRAPHS for fault in faults(dtype)]
+FAULTS = [fault for graph in GRAPHS for fault in faults(graph)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.dtype}-{fault.what}")
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.graph}-{fault.what}")
 def test_a_fault_is_found(fault: QuantizedFault, sound: Callable[[str], Path], tmp_path: Path) -> None:
-    found = examine(fault, sound(fault.dtype), tmp_path)
+    found = examine(fault, sound(fault.graph), tmp_path)
     assert found.weights
     if fault.is_seen is not None:
         assert bool(found.selftest.failures) == fault.is_seen
