@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from molkv_bundle import Records, RowDtype, ValueDecoder, record_dtype
+from molkv_bundle import Floats, Records, RowDtype, ValueDecoder, record_dtype
 from molkv_runtime.record_decoder import CAST_MODEL, HalfReader, RecordDecoder
 from tests.models import CONFIGS
 
@@ -32,18 +32,6 @@ def test_every_float16_becomes_the_same_number_in_float32() -> None:
         np.testing.assert_array_equal(out, halves.astype(np.float32))
 
 
-def test_an_int8_window_takes_the_codes_of_an_int8_store_as_they_are() -> None:
-    records = _random_records("molkv", "int8", 5)
-    decoded = RecordDecoder(CONFIGS["molkv"], "int8", "int8").decode(records)
-    layers, found = records["layers"], decoded["layers"]
-    assert decoded["embedding"].dtype == found["key"].dtype == np.float32
-    assert np.array_equal(decoded["embedding"], records["embedding"].astype(np.float32))
-    assert np.array_equal(found["key"], layers["key"].astype(np.float32))
-    for name in ("scale", "value"):
-        assert found[name].dtype == layers[name].dtype
-        assert np.array_equal(found[name], layers[name])
-
-
 def _random_records(name: str, dtype: RowDtype, count: int) -> Records:
     """Return records of random bytes whose floats are finite."""
     random = np.random.default_rng(0)
@@ -59,20 +47,33 @@ def _random_records(name: str, dtype: RowDtype, count: int) -> Records:
     return records
 
 
+@pytest.mark.parametrize("out_dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("count", [1, 5, 40])
 @pytest.mark.parametrize("dtype", get_args(RowDtype))
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_field_is_decoded(name: str, dtype: RowDtype) -> None:
-    records = _random_records(name, dtype, 5)
+def test_every_vector_is_decoded(name: str, dtype: RowDtype, count: int, out_dtype: type) -> None:
+    records = _random_records(name, dtype, count)
     decoder = RecordDecoder(CONFIGS[name], dtype)
-    for part in (records[:3], records, records[4:]):
-        decoded = decoder.decode(part)
-        assert np.array_equal(decoded["embedding"], part["embedding"].astype(np.float32))
-        if "layers" not in (records.dtype.names or ()):
-            continue
-        layers, found = part["layers"], decoded["layers"]
-        if "key" in (layers.dtype.names or ()):
-            assert np.array_equal(found["key"], layers["key"].astype(np.float32))
-        expected = np.empty(found["value"].shape, np.float32)
-        scale = layers["scale"] if "scale" in (layers.dtype.names or ()) else None
-        ValueDecoder(dtype).decode(layers["value"], scale, expected)
-        assert np.array_equal(found["value"], expected)
+    embeddings = np.empty(records["embedding"].shape, out_dtype)
+    decoder.read(records, "embedding", embeddings)
+    assert np.array_equal(embeddings, records["embedding"].astype(out_dtype))
+    if "layers" not in (records.dtype.names or ()):
+        return
+    layers = records["layers"]
+    scale = layers["scale"] if "scale" in (layers.dtype.names or ()) else None
+    for vector in (v for v in CONFIGS[name].record_vectors() if v.name in (layers.dtype.names or ())):
+        expected = np.empty((*layers.shape, *vector.shape), np.float32)
+        ValueDecoder(dtype).decode(layers[vector.name], scale if vector.scale else None, expected)
+        for part in (layers, layers[:, 0], layers[:2].swapaxes(0, 1)):
+            for step in (1, 2):  # contiguous, and with gaps
+                out = np.full((step * len(part), *part.shape[1:], *vector.shape), 7, out_dtype)
+                decoder.read(part, vector.name, out[::step])
+                assert np.array_equal(out[::step], _like(part, layers, expected).astype(out_dtype))
+                assert (out[1::2] == 7).all() or step == 1
+
+
+def _like(part: Records, layers: Records, expected: Floats) -> Floats:
+    """Return the expected numbers of a part of the layers."""
+    if part.shape == layers.shape:
+        return expected
+    return expected[:, 0] if part.ndim == 1 else expected[:2].swapaxes(0, 1)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from typing import get_args
+
+import msgspec
 import numpy as np
 import pytest
 
-from molkv_bundle import Arrays, MolkvConfig, Records, record_dtype
-from molkv_runtime.calls import take_in
+from molkv_bundle import Arrays, Floats, MolkvConfig, Records, RowDtype, WindowDtype, record_dtype
 from molkv_runtime.experts import InputFormat, Part
+from molkv_runtime.record_decoder import RecordDecoder
 from molkv_runtime.window import ExpertWindow
 
 CONFIG = MolkvConfig(
@@ -23,6 +27,7 @@ CONFIG = MolkvConfig(
     expert_window=5,
     expert_rope=False,
 )
+ROTATED = msgspec.structs.replace(CONFIG, expert_rope=True)
 
 
 def _records(positions: range) -> Records:
@@ -35,10 +40,12 @@ def _records(positions: range) -> Records:
     return records
 
 
-def _take_in(window: ExpertWindow, part: Part, size: int) -> Arrays:
-    records = _records(range(part.start, part.start + part.length))
-    groups = [records[at : at + size] for at in range(0, part.length, size)]
-    return take_in(window, part, groups, np.empty((part.length, CONFIG.hidden_size), np.float32))
+def _window(config: MolkvConfig = CONFIG, batch_size: int = 2, inputs: InputFormat | None = None) -> ExpertWindow:
+    return ExpertWindow(config, batch_size, 64, inputs or InputFormat(), RecordDecoder(config, "float32"))
+
+
+def _take_in(window: ExpertWindow, part: Part) -> Arrays:
+    return window.take_in(part, _records(range(part.start, part.start + part.length)))
 
 
 def _seen(values: np.ndarray, mask: np.ndarray) -> list[list[float]]:
@@ -57,12 +64,11 @@ def _expected(position: int) -> list[float]:
 
 @pytest.mark.parametrize("first", [0, 1, 3, 4, 5, 7, 20])
 @pytest.mark.parametrize("length", [1, 2, 4, 5, 10, 15])
-@pytest.mark.parametrize("group", [1, 2, 3, 7, 15])
-def test_prefill_shows_each_position_its_window_whatever_came_before(first: int, length: int, group: int) -> None:
-    window = ExpertWindow(CONFIG, 2, 64, InputFormat())
+def test_prefill_shows_each_position_its_window_whatever_came_before(first: int, length: int) -> None:
+    window = _window()
     for position in range(first):
         window.decode(1, position, _records(range(position, position + 1)))
-    inputs = _take_in(window, Part(1, first, length, follows=False, keep=0), group)
+    inputs = _take_in(window, Part(1, first, length, follows=False, keep=0))
     for kind in ("expert_value.0", "expert_key.0"):
         seen = _seen(inputs[kind], inputs["expert_mask"])
         assert seen == [_expected(position) for position in range(first, first + length)]
@@ -83,9 +89,9 @@ def _random_values(rows: int) -> Records:
 
 
 def test_values_are_rounded_on_entry_as_the_format_says() -> None:
-    window = ExpertWindow(CONFIG, 1, 64, InputFormat(window_dtype="int8"))
+    window = _window(batch_size=1, inputs=InputFormat(window_dtype="int8"))
     records = _random_values(5)
-    take_in(window, Part(0, 0, 5, follows=False, keep=0), [records[:2], records[2:]], np.empty((5, 16), np.float32))
+    window.take_in(Part(0, 0, 5, follows=False, keep=0), records)
     window.finish(0, 5)
     codes, scales = (window.decode_inputs[name][0] for name in ("expert_value.0", "expert_value_scale.0"))
     assert scales.shape == (1, 10)
@@ -101,12 +107,12 @@ def test_values_are_rounded_on_entry_as_the_format_says() -> None:
 @pytest.mark.parametrize("first", [0, 3, 7])
 @pytest.mark.parametrize("length", [1, 4, 10])
 def test_an_int8_window_shows_the_positions_that_a_float_one_does(first: int, length: int) -> None:
-    windows = [ExpertWindow(CONFIG, 2, 64, InputFormat(window_dtype=dtype)) for dtype in ("float32", "int8")]
+    windows = [_window(inputs=InputFormat(window_dtype=dtype)) for dtype in ("float32", "int8")]
     shown = []
     for window in windows:
         for position in range(first):
             window.decode(1, position, _records(range(position, position + 1)))
-        inputs = [_take_in(window, Part(1, first, length, follows=False, keep=0), 3)]
+        inputs = [_take_in(window, Part(1, first, length, follows=False, keep=0))]
         window.finish(1, first + length)
         window.decode(1, first + length, _records(range(first + length, first + length + 1)))
         inputs.append({name: array[1:] for name, array in window.decode_inputs.items()})
@@ -121,8 +127,8 @@ def test_an_int8_window_shows_the_positions_that_a_float_one_does(first: int, le
 
 @pytest.mark.parametrize("prompt", [1, 3, 5, 10])
 def test_decode_shows_the_last_positions_after_any_prompt(prompt: int) -> None:
-    window = ExpertWindow(CONFIG, 2, 64, InputFormat())
-    _take_in(window, Part(0, 0, prompt, follows=False, keep=0), 4)
+    window = _window()
+    _take_in(window, Part(0, 0, prompt, follows=False, keep=0))
     window.finish(0, prompt)
     for position in range(prompt, prompt + 12):
         window.decode(0, position, _records(range(position, position + 1)))
@@ -131,7 +137,7 @@ def test_decode_shows_the_last_positions_after_any_prompt(prompt: int) -> None:
 
 
 def test_sequences_do_not_touch_each_other() -> None:
-    window = ExpertWindow(CONFIG, 2, 64, InputFormat())
+    window = _window()
     window.decode(0, 0, _records(range(7, 8)))
     assert not window.decode_inputs["expert_value.0"][1].any()
     assert np.isneginf(window.decode_inputs["expert_mask"][1]).all()
@@ -139,12 +145,12 @@ def test_sequences_do_not_touch_each_other() -> None:
 
 @pytest.mark.parametrize("parts", [(5, 5, 3), (10, 5, 1), (3, 3, 3), (1, 1, 1, 1), (15, 10), (2, 2)])
 def test_parts_that_follow_each_other_are_one_prompt(parts: tuple[int, ...]) -> None:
-    window, start = ExpertWindow(CONFIG, 2, 64, InputFormat()), 2
+    window, start = _window(), 2
     for position in range(start):
         window.decode(1, position, _records(range(position, position + 1)))
     for number, length in enumerate(parts):
         part = Part(1, start, length, follows=number > 0, keep=0)
-        inputs = _take_in(window, part, 4)
+        inputs = _take_in(window, part)
         seen = _seen(inputs["expert_value.0"], inputs["expert_mask"])
         assert seen == [_expected(position) for position in range(start, start + length)]
         start += length
@@ -152,3 +158,49 @@ def test_parts_that_follow_each_other_are_one_prompt(parts: tuple[int, ...]) -> 
     window.decode(1, start, _records(range(start, start + 1)))
     decoded = {name: array[1:] for name, array in window.decode_inputs.items()}
     assert _seen(decoded["expert_key.0"], decoded["expert_mask"]) == [_expected(start)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_keys_are_rotated_by_their_positions_in_prefill_decode_and_restore(dtype: WindowDtype) -> None:
+    window = _window(ROTATED, inputs=InputFormat(window_dtype=dtype))
+    stored = _random_values(15)
+    stored["layers"]["key"] = np.random.default_rng(1).standard_normal(stored["layers"]["key"].shape)
+    keys = window.take_in(Part(1, 0, 10, follows=False, keep=0), stored[:10])["expert_key.0"]
+    for position in range(10):
+        block, row = divmod(position, 5)
+        shown = keys[block].reshape(9, 2, 4)
+        _check_rotated(shown[row + 4], stored, position)
+        if block == 0 and row:  # the next block sees this position, too
+            _check_rotated(keys[1].reshape(9, 2, 4)[row - 1], stored, position)
+    window.finish(1, 10)
+    window.restore(1, 7, stored[7:10])
+    window.decode(1, 10, stored[10:11])
+    ring = window.decode_inputs["expert_key.0"][1].reshape(5, 2, 4)
+    for position in range(6, 11):
+        _check_rotated(ring[position % 5], stored, position)
+
+
+def _check_rotated(found: Floats, stored: Records, position: int) -> None:
+    """Check keys [N, dk] at a position; each pair of numbers is a complex number that is turned by an angle."""
+    keys = stored["layers"]["key"][position, 0].astype(np.float64)
+    angles = position * ROTATED.rope_theta ** (-np.arange(2) / 2)
+    turned = (keys[:, :2] + 1j * keys[:, 2:]) * np.exp(1j * angles)
+    np.testing.assert_allclose(found, np.concatenate([turned.real, turned.imag], axis=-1), atol=1e-5)
+
+
+def test_later_prompts_allocate_nothing_but_small_arrays() -> None:
+    config = msgspec.structs.replace(ROTATED, hidden_size=1024, num_hidden_layers=4, expert_layers=None)
+    for dtype in get_args(WindowDtype):
+        for stored in get_args(RowDtype):
+            window = ExpertWindow(config, 1, 64, InputFormat(window_dtype=dtype), RecordDecoder(config, stored))
+            records = np.zeros(20, record_dtype(config, stored))
+            window.take_in(Part(0, 0, 20, follows=False, keep=0), records)
+            window.take_in(Part(0, 20, 20, follows=True, keep=0), records)
+            tracemalloc.start()
+            try:
+                window.take_in(Part(0, 40, 20, follows=True, keep=0), records)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            rows_of_a_block = 4 * config.hidden_size * config.num_experts * 5
+            assert peak < rows_of_a_block, (dtype, stored)

@@ -57,7 +57,7 @@ from molkv_bundle.manifest import (
 )
 from molkv_bundle.mole import MoleConfig
 from molkv_bundle.molkv import MolkvConfig
-from molkv_bundle.record import Ids, Records, checked_record_dtype, decoded_dtype, record_dtype, record_fields
+from molkv_bundle.record import Ids, Records, checked_record_dtype, record_dtype, record_fields
 from molkv_bundle.row_formats import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, Floats, RowDtype, ValueDecoder
 from molkv_bundle.safetensors_file import MAX_HEADER_BYTES, TensorEntry, TensorFile
 from molkv_bundle.session_file import SessionFile, write_session
@@ -139,7 +139,6 @@ __all__ = [
     "checked_record_dtype",
     "contents",
     "decode_json",
-    "decoded_dtype",
     "file_sha256",
     "graph_interface",
     "is_system_file",

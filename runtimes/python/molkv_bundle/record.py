@@ -97,46 +97,6 @@ def _stride(size: int) -> int:
     return math.ceil(size / unit) * unit
 
 
-def decoded_dtype(config: ModelConfig, dtype: RowDtype, *, keep_codes: bool = False) -> np.dtype[np.void]:
-    """Return the dtype of decoded records: the fields of `record_dtype`, with all vectors as float32.
-
-    Args:
-        config: The configuration of the model.
-        dtype: The dtype of the stored records.
-        keep_codes: Whether the codes of an int8 store stay int8, beside their scales.
-    """
-    stored = record_dtype(config, dtype)
-    if keep_codes:
-        return _widened(stored)
-    # A float16 record is converted as a whole, including gaps and checksum, so every offset doubles.
-    return _doubled(stored) if dtype == "float16" else record_dtype(config, "float32")
-
-
-def _widened(stored: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype of an int8 store's records with all floating-point fields as float32. Codes stay int8."""
-    layer, shape = stored["layers"].subdtype or (stored, ())
-    fields = [(name, "<i1" if layer[name].base.kind == "i" else "<f4", layer[name].shape) for name in layer.names or ()]
-    return np.dtype([("embedding", "<f4", stored["embedding"].shape), ("layers", fields, shape)])
-
-
-def _doubled(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype of a float16 store's records as float32: all sizes double. It has no field for the checksum."""
-    if dtype.subdtype is not None:
-        base, shape = dtype.subdtype
-        return np.dtype((_doubled(base), shape))
-    if dtype.fields is None:
-        return np.dtype("<f4")
-    names = [name for name in dtype.names or () if name != "checksum"]
-    return np.dtype(
-        {
-            "names": names,
-            "formats": [_doubled(dtype.fields[name][0]) for name in names],
-            "offsets": [2 * dtype.fields[name][1] for name in names],
-            "itemsize": 2 * dtype.itemsize,
-        }
-    )
-
-
 def record_fields(config: ModelConfig, dtype: RowDtype) -> tuple[Field, ...]:
     """Return the arrays inside a record, with names and offsets, as the manifest lists them."""
     record = record_dtype(config, dtype)

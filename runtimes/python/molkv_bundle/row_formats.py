@@ -88,10 +88,14 @@ class ValueDecoder:
         if scales is None:
             np.copyto(out, codes)
             return
-        numbers = codes if self._format.levels is None else self._levels_of(codes)
         # The numbers of a group get their own axis, so that a scale broadcasts over its group.
         grouped = (*scales.shape, out.shape[-1] // scales.shape[-1])
-        np.multiply(numbers.reshape(grouped), scales[..., None], out=_split_last(out, grouped), dtype=np.float32)
+        numbers = place = _split_last(out, grouped)
+        if self._format.levels is None:
+            np.copyto(out, codes)  # faster than a product that converts, too
+        else:
+            numbers = self._levels_of(codes).reshape(grouped)
+        np.multiply(numbers, scales[..., None], out=place, dtype=np.float32)
 
     def _levels_of(self, codes: npt.NDArray[np.uint8]) -> Floats:
         if self._scratch[0].size < codes.size:

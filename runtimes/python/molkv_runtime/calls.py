@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +38,7 @@ from molkv_runtime.onnxruntime_session import (
     session_options,
 )
 from molkv_runtime.providers import PRESETS
+from molkv_runtime.record_decoder import RecordDecoder, Scratch
 
 _TYPES = {"float32": "float", "float16": "float16", "int64": "int64", "int32": "int32", "int8": "int8"}
 PREFILL_CHUNK = 128
@@ -155,12 +156,10 @@ class Calls(Protocol):
         logits of every position once, in order.
         """
 
-    def prepare(self, part: Part, groups: Iterable[Records]) -> tuple[Call, Floats]:
-        """Return the call for a part, and the memory [keep, V] for its logits.
+    def prepare(self, part: Part, records: Records) -> tuple[Call, Floats]:
+        """Return the call for a part with these records [length], and the memory [keep, V] for its logits.
 
-        Args:
-            part: The part.
-            groups: The decoded records of the part (see `RecordDecoder`), in groups.
+        The call does not read the records. It must run before the next part is prepared.
         """
 
     def finish(self, sequence: int, end: int) -> None:
@@ -176,32 +175,11 @@ class Calls(Protocol):
             positions: The new position of each sequence [B]. A sequence that does not continue keeps its state, also if
                 its last position is given.
             going: Whether each sequence continues [B].
-            records: The decoded records of the new tokens [B].
+            records: The records of the new tokens [B].
 
         Returns:
             Logits [B, V], in a buffer that the next step overwrites.
         """
-
-
-def take_in(experts: ExpertState, part: Part, groups: Iterable[Records], embeds: Floats) -> Arrays:
-    """Add the records of a part of a prompt to the expert state, and copy their embeddings.
-
-    Args:
-        experts: The expert state.
-        part: The part.
-        groups: The decoded records of the part (see `RecordDecoder`), in groups.
-        embeds: The output array for the embeddings [T, d].
-
-    Returns:
-        The expert inputs of the graph.
-    """
-    experts.begin(part)
-    first = 0
-    for records in groups:
-        embeds[first : first + len(records)] = records["embedding"]
-        experts.add(first, records)
-        first += len(records)
-    return experts.inputs()
 
 
 class DynamicCalls:
@@ -216,11 +194,12 @@ class DynamicCalls:
         max_length: int,
         prefill_chunk: int | None,
         window_dtype: WindowDtype,
+        decoder: RecordDecoder,
     ) -> None:
-        self._config, self._graph = config, graph
+        self._config, self._graph, self._decoder = config, graph, decoder
         self._prefill_chunk = prefill_chunk or PREFILL_CHUNK
         self._last = max_length - 1
-        self.experts = expert_state(config, batch_size, max_length, InputFormat(window_dtype=window_dtype))
+        self.experts = expert_state(config, batch_size, max_length, InputFormat(window_dtype=window_dtype), decoder)
         self._reads_positions = any(tensor.name == "position_ids" for tensor in graph_interface(config, kv_dtype)[0])
         self._cache = {
             f"{layer}.{kind}": np.zeros((batch_size, heads, max_length, head_dim), kv_dtype)
@@ -228,6 +207,7 @@ class DynamicCalls:
             for kind in ("key", "value")
         }
         self._embeds = np.zeros((batch_size, 1, config.hidden_size), np.float32)
+        self._prompt_embeds = Scratch(np.float32)
         self._positions = np.zeros((batch_size, 1), np.int64)
         self._seqlens = np.zeros(batch_size, np.int32)
         self._total = np.zeros((), np.int32)
@@ -276,18 +256,18 @@ class DynamicCalls:
                 parts.append(Part(sequence, start + at, end - at, follows=at > 0, keep=keep))
         return parts
 
-    def prepare(self, part: Part, groups: Iterable[Records]) -> tuple[Call, Floats]:
+    def prepare(self, part: Part, records: Records) -> tuple[Call, Floats]:
         """Return the call for a part, and the memory for its last logits [keep, vocab_size]."""
         end = part.start + part.length
         logits = np.empty((1, part.keep, self._config.vocab_size), np.float32)
-        embeds = np.empty((1, part.length, self._config.hidden_size), np.float32)
-        experts = take_in(self.experts, part, groups, embeds[0])
+        embeds = self._prompt_embeds.array((1, part.length, self._config.hidden_size))
+        self._decoder.read(records, "embedding", embeds[0])
         inputs: Arrays = {
             "inputs_embeds": embeds,
             "seqlens_k": np.array([end - 1], np.int32),
             "total_sequence_length": np.array(end, np.int32),
             "logits_to_keep": np.array([part.keep], np.int64),
-            **experts,
+            **self.experts.take_in(part, records),
         }
         if self._reads_positions:
             inputs["position_ids"] = np.arange(part.start, end)[None]
@@ -305,7 +285,7 @@ class DynamicCalls:
         """
         full = [at for at, goes in enumerate(going) if not goes and positions[at] == self._last]
         last = {name: array[full, :, self._last] for name, array in self._cache.items()} if full else {}
-        self._embeds[:, 0] = records["embedding"]
+        self._decoder.read(records, "embedding", self._embeds[:, 0])
         longest = 0
         for sequence, position in enumerate(positions):
             self.experts.decode(sequence, position, records[sequence : sequence + 1])

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molkv_bundle import Arrays, Floats, ModelConfig, Records, WindowDtype
+from molkv_runtime.record_decoder import RecordDecoder
 
 
 class InputFormat(NamedTuple):
@@ -33,9 +34,8 @@ class Part(NamedTuple):
 class ExpertState(Protocol):
     """The experts of B sequences that the host keeps between steps, and the graph inputs made of them.
 
-    A prompt is processed part by part. For each part, call `begin`, then `add` for all its records, then `inputs`.
-    After the last part, call `finish`, which changes the state of the sequence. In a decode step, call `decode` for
-    each sequence.
+    A prompt is processed part by part: `take_in` for each part, and `finish` after the last part, which changes the
+    state of the sequence. In a decode step, call `decode` for each sequence. Records are as the store has them.
     """
 
     block_length: int
@@ -47,14 +47,13 @@ class ExpertState(Protocol):
     decode_inputs: Arrays
     """The buffers that the graph reads in a decode step, by input name. Their addresses never change."""
 
-    def begin(self, part: Part) -> None:
-        """Allocate memory for a part of a prompt. A padded part has more positions than records."""
+    def take_in(self, part: Part, records: Records) -> Arrays:
+        """Return the graph's expert inputs for a part of a prompt, in memory that the next part reuses.
 
-    def add(self, first: int, records: Records) -> None:
-        """Add decoded records (see `RecordDecoder`). They belong to the part's positions from index `first` on."""
-
-    def inputs(self) -> Arrays:
-        """Return the graph's expert inputs for the part, in memory that the next part reuses."""
+        Args:
+            part: The part. A padded part has more positions than records; the contents of the padding do not matter.
+            records: The records of the part's positions [length].
+        """
 
     def finish(self, sequence: int, end: int) -> None:
         """Store the experts that later steps need. Call this after the last part of a prompt.
@@ -68,14 +67,14 @@ class ExpertState(Protocol):
         Args:
             sequence: Index of the sequence.
             start: The first of these positions.
-            records: The decoded records [n] of the positions; n is at most `lookback`.
+            records: The records [n] of the positions; n is at most `lookback`.
         """
 
     def trim(self) -> None:
         """Free the memory that only prompts need."""
 
     def decode(self, sequence: int, position: int, record: Records) -> None:
-        """Write the decoded record [1] (see `RecordDecoder`) of a sequence's next position to `decode_inputs`."""
+        """Write the record [1] of a sequence's next position to `decode_inputs`."""
 
 
 class PresentExperts:
@@ -84,14 +83,20 @@ class PresentExperts:
     block_length = 1
     lookback = 0
 
-    def __init__(self, config: ModelConfig, batch_size: int, max_length: int, inputs: InputFormat) -> None:  # noqa: ARG002
-        self._dtype, self._batch_size = inputs.dtype, batch_size
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        max_length: int,  # noqa: ARG002
+        inputs: InputFormat,
+        decoder: RecordDecoder,
+    ) -> None:
+        self._dtype, self._decoder = inputs.dtype, decoder
         self._layers = config.layers_with_experts
         self._shapes = {vector.name: vector.shape for vector in config.record_vectors()} if self._layers else {}
         self._present = {name: self._zeros(name, batch_size) for name in self._shapes}
         self.decode_inputs = self._by_name({name: rows[:, :, None] for name, rows in self._present.items()})
         self._chunk = {name: self._zeros(name, 0) for name in self._shapes}  # memory for prefill
-        self._length = 0  # number of positions of the part
 
     def _zeros(self, name: str, count: int) -> Floats:
         return np.zeros((len(self._layers), count, *self._shapes[name]), self._dtype)
@@ -104,21 +109,15 @@ class PresentExperts:
             for index, layer in enumerate(self._layers)
         }
 
-    def begin(self, part: Part) -> None:
-        """Allocate memory for a part. The contents at padding positions do not matter."""
-        self._length = part.rows or part.length
+    def take_in(self, part: Part, records: Records) -> Arrays:
+        """Return the vectors of a part, [1, T, ...] for each layer."""
+        length = part.rows or part.length
         for name, rows in self._chunk.items():
-            if rows.shape[1] < self._length:
-                self._chunk[name] = self._zeros(name, self._length)
-
-    def add(self, first: int, records: Records) -> None:
-        """Copy the vectors of records into the memory of the part."""
-        for name, rows in self._chunk.items():
-            rows[:, first : first + len(records)] = records["layers"][name].swapaxes(0, 1)
-
-    def inputs(self) -> Arrays:
-        """Return the vectors of the part, [1, T, ...] for each layer."""
-        return self._by_name({name: rows[:, None, : self._length] for name, rows in self._chunk.items()})
+            if rows.shape[1] < length:
+                self._chunk[name] = self._zeros(name, length)
+            for index, layer in enumerate(self._chunk[name]):
+                self._decoder.read(records["layers"][:, index], name, layer[: part.length])
+        return self._by_name({name: rows[:, None, :length] for name, rows in self._chunk.items()})
 
     def finish(self, sequence: int, end: int) -> None:
         """Do nothing: later positions do not read these experts."""
@@ -131,6 +130,6 @@ class PresentExperts:
         self._chunk = {name: self._zeros(name, 0) for name in self._shapes}
 
     def decode(self, sequence: int, position: int, record: Records) -> None:  # noqa: ARG002
-        """Copy the vectors of the record into `decode_inputs`."""
+        """Write the vectors of the record to `decode_inputs`."""
         for name, rows in self._present.items():
-            rows[:, sequence] = record["layers"][name][0]
+            self._decoder.read(record["layers"][0], name, rows[:, sequence])

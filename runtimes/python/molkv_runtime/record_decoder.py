@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from molkv_bundle import Floats, ModelConfig, Records, RowDtype, ValueDecoder, WindowDtype, decoded_dtype
+from molkv_bundle import ROW_FORMATS, Floats, ModelConfig, Records, RowDtype, ValueDecoder
 
 # An ONNX model of one node, y = Cast(x), from float16 [n] to float32 [n]. A test compares these bytes with the
 # model that the onnx package builds.
@@ -36,9 +38,6 @@ class HalfReader:
 
     def read(self, halves: npt.NDArray[np.float16], out: Floats) -> None:
         """Convert `halves` [n] to `out` [n]; both must be contiguous."""
-        if halves.size < _WORTH_A_CALL:
-            np.copyto(out, halves)
-            return
         place = halves.ctypes.data, out.ctypes.data, halves.size
         if place != self._bound:
             self._binding = self._session.io_binding()
@@ -48,47 +47,51 @@ class HalfReader:
         self._session.run_with_iobinding(self._binding)
 
 
+class Scratch:
+    """Memory for arrays that are needed for a moment. It grows to the largest array; then it allocates nothing."""
+
+    def __init__(self, dtype: npt.DTypeLike) -> None:
+        self._memory: npt.NDArray[Any] = np.empty(0, dtype)
+
+    def array(self, shape: Sequence[int]) -> npt.NDArray[Any]:
+        """Return an array with any contents. The next array has the same memory."""
+        size = math.prod(shape)
+        if self._memory.size < size:
+            self._memory = np.empty(size, self._memory.dtype)
+        return self._memory[:size].reshape(shape)
+
+
 class RecordDecoder:
-    """A decoder from stored records to float32. Its results are in memory that the next call reuses.
+    """A decoder of the vectors in stored records. It writes to memory of the caller."""
 
-    Values of an int8 store stay int8 codes with scales if the window is int8.
-    """
-
-    def __init__(self, config: ModelConfig, dtype: RowDtype, window_dtype: WindowDtype = "float32") -> None:
+    def __init__(self, config: ModelConfig, dtype: RowDtype) -> None:
         self._values = ValueDecoder(dtype)
-        self._dtype = dtype
-        self._vectors = config.record_vectors() if config.layers_with_experts else ()
-        self._keeps_codes = dtype == window_dtype == "int8"
-        self._decoded = decoded_dtype(config, dtype, keep_codes=self._keeps_codes)
-        self._halves = HalfReader() if dtype == "float16" else None
-        self._out: Records = np.zeros(0, self._decoded)
+        is_quantized = bool(ROW_FORMATS[dtype].scale)
+        self._scales = {
+            vector.name: vector.scale for vector in config.record_vectors() if vector.scale and is_quantized
+        }
+        self._reader = HalfReader()
+        self._halves, self._floats = Scratch(np.float16), Scratch(np.float32)
 
-    def decode(self, records: Records) -> Records:
-        """Decode records [n].
+    def read(self, fields: Records, name: str, out: Floats) -> None:
+        """Decode a vector. If `out` is contiguous, this makes one pass over it.
 
-        Returns:
-            Structured array [n] with "embedding" [d] and "layers" [L], which has the model's vectors by name. The
-            vectors are float32, or int8 codes with their scales. The next call overwrites the array. For a float32
-            store the result is `records` itself.
+        Args:
+            fields: Stored records [...], or items [...] of their field "layers".
+            name: Name of the vector.
+            out: The output [..., *shape of the vector], float32 or float16.
         """
-        if self._dtype == "float32":
-            return records
-        if len(self._out) < len(records):
-            self._out = np.zeros(len(records), self._decoded)
-        out = self._out[: len(records)]
-        if self._halves is not None:
-            self._halves.read(_flat(records, np.float16), _flat(out, np.float32))
-            return out
-        out["embedding"] = records["embedding"]
-        for vector in self._vectors:
-            layers = records["layers"]
-            if vector.scale and not self._keeps_codes:
-                self._values.decode(layers[vector.name], layers[vector.scale], out["layers"][vector.name])
-                continue
-            for name in filter(None, (vector.name, vector.scale)):
-                out["layers"][name] = layers[name]
-        return out
-
-
-def _flat(records: Records, dtype: type[np.floating[Any]]) -> np.ndarray[Any, Any]:
-    return records.view(np.uint8).view(dtype)
+        stored, scale = fields[name], self._scales.get(name)
+        if scale is None and (stored.dtype in (np.float32, out.dtype) or stored.size < _WORTH_A_CALL):
+            np.copyto(out, stored)
+            return
+        is_direct = out.dtype == np.float32 and out.flags.c_contiguous
+        numbers = out if is_direct else self._floats.array(out.shape)
+        if scale is not None:
+            self._values.decode(stored, fields[scale], numbers)
+        else:
+            halves = self._halves.array(stored.shape)
+            np.copyto(halves, stored)
+            self._reader.read(halves.reshape(-1), numbers.reshape(-1))
+        if not is_direct:
+            np.copyto(out, numbers)

@@ -1,6 +1,6 @@
 """The state of a batch of sequences, and the operations on it: prefill, decode, rewind, fork and copy.
 
-Each operation first reads records from the store and decodes the records, usually to float32 (`RecordDecoder`).
+Each operation first reads records from the store. `RecordDecoder` writes their numbers into the inputs of the graph.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from molkv_bundle import (
     KVDtype,
     ModelConfig,
     NotEnoughMemoryError,
-    Records,
     RequestError,
     WindowDtype,
 )
@@ -30,8 +29,6 @@ from molkv_runtime.memory import check_memory, state_bytes
 from molkv_runtime.record_decoder import RecordDecoder
 from molkv_runtime.static_calls import StaticCalls
 from molkv_runtime.store import Store
-
-GROUP = 16  # number of records that prefill decodes together; they fit into the processor's cache
 
 
 class Sequences(InOneProcess):
@@ -86,11 +83,14 @@ class Sequences(InOneProcess):
         """The bytes of RAM that these sequences take when they are full."""
         check_memory(self.state_bytes, f"{batch_size} sequences of {allocated} tokens")
         self.lengths = np.zeros(batch_size, np.int64)
+        decoder = RecordDecoder(config, store.value_dtype)
         try:
             self._calls: Calls = (
-                StaticCalls(config, graph, kv_dtype, batch_size, lengths, prefill_chunk)
+                StaticCalls(config, graph, kv_dtype, batch_size, lengths, prefill_chunk, decoder)
                 if lengths[0]
-                else DynamicCalls(config, graph, kv_dtype, batch_size, self.max_length, prefill_chunk, window_dtype)
+                else DynamicCalls(
+                    config, graph, kv_dtype, batch_size, self.max_length, prefill_chunk, window_dtype, decoder
+                )
             )
         except MemoryError as error:  # caused by a limit on the address space, which `check_memory` does not know
             raise NotEnoughMemoryError(
@@ -98,7 +98,6 @@ class Sequences(InOneProcess):
             ) from error
         self._ids = np.zeros((batch_size, self.max_length), np.int64)  # the token id at each position
         self._records = store.buffer(batch_size)  # for a decode step
-        self._decoder = RecordDecoder(config, store.value_dtype, window_dtype)
         self._chunk_records = store.buffer(0)  # for a part of a prompt
 
     def prefill(self, sequence: int, ids: npt.ArrayLike, *, all_logits: bool = False) -> Floats:
@@ -157,7 +156,7 @@ class Sequences(InOneProcess):
         pending = self._store.start_gather(ids[0], self._chunk_records)
         try:
             for number, part in enumerate(parts):
-                call, logits = self._calls.prepare(part, self._decoded(pending.result()))
+                call, logits = self._calls.prepare(part, pending.result())
                 if number + 1 < len(parts):
                     pending = self._store.start_gather(ids[number + 1], self._chunk_records)
                 call.run()
@@ -165,11 +164,6 @@ class Sequences(InOneProcess):
         finally:
             pending.wait()
         return kept
-
-    def _decoded(self, records: Records) -> Iterator[Records]:
-        """Yield decoded records in groups."""
-        for first in range(0, len(records), GROUP):
-            yield self._decoder.decode(records[first : first + GROUP])
 
     def decode(self, ids: npt.ArrayLike, active: npt.NDArray[np.bool_] | None = None) -> Floats:
         """Append one token id to every active sequence.
@@ -204,7 +198,7 @@ class Sequences(InOneProcess):
         lengths = self.lengths.tolist()
         if any(goes and length >= self.max_length for goes, length in zip(going, lengths, strict=True)):
             raise RequestError(f"a sequence has reached max_length ({self.max_length} tokens) and cannot continue")
-        records = self._decoder.decode(self._store.gather(tokens, self._records))
+        records = self._store.gather(tokens, self._records)
         positions = [min(length, self.max_length - 1) for length in lengths]
         logits = self._calls.decode(positions, going, records)
         for sequence, goes in enumerate(going):
@@ -353,9 +347,7 @@ class Sequences(InOneProcess):
         if start >= end:
             return
         records = self._store.gather(ids[start:end], self._store.buffer(end - start))
-        for group in self._decoded(records):
-            self._calls.experts.restore(sequence, start, group)
-            start += len(group)
+        self._calls.experts.restore(sequence, start, records)
 
 
 def common_prefix(first: Ids, second: Ids) -> int:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from molkv_bundle import HIDDEN, Arrays, Floats, KVDtype, ModelConfig, Records, Rotation, graph_interface, rotary_tables
-from molkv_runtime.calls import Call, Graph, take_in
+from molkv_runtime.calls import Call, Graph
 from molkv_runtime.experts import InputFormat, Part
 from molkv_runtime.families import expert_state
+from molkv_runtime.record_decoder import RecordDecoder, Scratch
 
 
 class StaticCalls:
@@ -30,13 +31,14 @@ class StaticCalls:
         batch_size: int,
         lengths: Sequence[int],
         prefill_chunk: int | None,
+        decoder: RecordDecoder,
     ) -> None:
-        self._config, self._graph = config, graph
+        self._config, self._graph, self._decoder = config, graph, decoder
         self._lengths = [length for length in lengths if 1 < length <= (prefill_chunk or length)]
         self._dtype: npt.DTypeLike = kv_dtype
         self._interfaces = {length: graph_interface(config, kv_dtype, length) for length in lengths}
         context = config.max_position_embeddings
-        self.experts = expert_state(config, batch_size, context, InputFormat(self._dtype, HIDDEN))
+        self.experts = expert_state(config, batch_size, context, InputFormat(self._dtype, HIDDEN), decoder)
         self._caches = {
             layer: (
                 np.zeros((batch_size, heads, head_dim, context), self._dtype),
@@ -47,6 +49,7 @@ class StaticCalls:
         self._rotary: Arrays = {}
         for name, rotation in config.rotations().items():
             self._rotary |= self._rotary_rows(name, rotation)
+        self._embeds = Scratch(self._dtype)
         self._logits = np.zeros((batch_size, config.vocab_size), np.float32)
         self._steps = [self._decode_call(sequence) for sequence in range(batch_size)]
 
@@ -122,14 +125,18 @@ class StaticCalls:
             at += rows
         return parts
 
-    def prepare(self, part: Part, groups: Iterable[Records]) -> tuple[Call, Floats]:
+    def prepare(self, part: Part, records: Records) -> tuple[Call, Floats]:
         """Return the call for a part, and the memory for its logits [1, vocab_size]; without logits [0, vocab_size]."""
         logits = np.empty((1, self._config.vocab_size), np.float32)
-        embeds = np.zeros((part.length, self._config.hidden_size), np.float32)
-        experts = take_in(self.experts, part, groups, embeds)
+        experts = self.experts.take_in(part, records)
         call = self._bind(part.rows or part.length, part.sequence, experts, logits)
-        call.place(part.start, part.length, embeds, self._rotary, part.writes)
+        call.place(part.start, part.length, self._embeddings(records), self._rotary, part.writes)
         return call, logits[: part.keep]
+
+    def _embeddings(self, records: Records) -> Floats:
+        embeds = self._embeds.array((len(records), self._config.hidden_size))
+        self._decoder.read(records, "embedding", embeds)
+        return embeds
 
     def finish(self, sequence: int, end: int) -> None:
         """Store the experts of the last positions in the sequence's expert state."""
@@ -141,7 +148,7 @@ class StaticCalls:
             if goes:
                 record = records[sequence : sequence + 1]
                 self.experts.decode(sequence, position, record)
-                self._steps[sequence].place(position, 1, record["embedding"], self._rotary, writes=True)
+                self._steps[sequence].place(position, 1, self._embeddings(record), self._rotary, writes=True)
                 self._steps[sequence].run()
         return self._logits
 

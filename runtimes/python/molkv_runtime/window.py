@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from molkv_bundle import Arrays, Floats, MolkvConfig, Records, WindowDtype, rotary_tables
 from molkv_runtime.experts import ExpertState, InputFormat, Part, PresentExperts
+from molkv_runtime.record_decoder import RecordDecoder, Scratch
 
 _Rows = npt.NDArray[Any]  # [L, ..., N, size]: rows of all L layers, for N experts of some positions
 _SCALE = "expert_value_scale"
@@ -24,8 +25,11 @@ class ExpertWindow:
     enter the window.
     """
 
-    def __init__(self, config: MolkvConfig, batch_size: int, max_length: int, inputs: InputFormat) -> None:
+    def __init__(
+        self, config: MolkvConfig, batch_size: int, max_length: int, inputs: InputFormat, decoder: RecordDecoder
+    ) -> None:
         self._layers = config.layers_with_experts
+        self._decoder = decoder
         self._num_experts = config.num_experts
         self._inputs = inputs
         self._window = min(config.expert_window, max_length)  # a sequence that is shorter than W never fills the ring
@@ -40,9 +44,11 @@ class ExpertWindow:
         else:
             self._rings["expert_value"] = np.zeros((*slots, config.hidden_size), dtype)
         self._mask = np.full((batch_size, 1, self._window * config.num_experts), hidden, dtype)
-        self._rotary: tuple[Floats, Floats] | None = None
+        self._rotary: tuple[Floats, Floats] | None = None  # factors [max_length, 1, 2, dk / 2] of both halves of a key
         if config.expert_rope:
-            self._rotary = rotary_tables(np.arange(max_length), config.expert_key_size, config.rope_theta)
+            cos, sin = rotary_tables(np.arange(max_length), config.expert_key_size, config.rope_theta)
+            self._rotary = np.stack([cos, cos], 1)[:, None], np.stack([-sin, sin], 1)[:, None]
+        self._keys, self._turned, self._values = (Scratch(np.float32) for _ in range(3))
         self.decode_inputs: Arrays = {"expert_mask": self._mask, **self._by_name(self._rings)}
         self.trim()
 
@@ -50,12 +56,9 @@ class ExpertWindow:
         """Free the memory for the blocks of prefill."""
         # Memory for the blocks, [L, numbers of a layer].
         self._memory = {name: np.zeros((len(self._layers), 0), ring.dtype) for name, ring in self._rings.items()}
-        # The last W positions of the last part, [L, W, N, size].
+        # The last W positions of the last block, [L, W, N, size].
         self._latest = {name: ring[:, 0] for name, ring in self._rings.items()}
         self._prefill_mask: tuple[tuple[int, int], Floats] = ((-1, -1), self._mask)
-        # The current part, and its blocks of C positions as arrays [L, blocks, R, N, size].
-        self._part, self._block = Part(0, 0, 0, follows=False, keep=0), 1
-        self._blocks = self._rings
 
     def _by_name(self, arrays: dict[str, _Rows]) -> Arrays:
         """Return the inputs of each layer, [blocks, R*N, size] (scales: [blocks, 1, R*N]), as views of the arrays."""
@@ -68,8 +71,8 @@ class ExpertWindow:
             for index, layer in enumerate(self._layers)
         }
 
-    def begin(self, part: Part) -> None:
-        """Allocate memory for a part of a prompt, and copy the experts of the W - 1 positions before it.
+    def take_in(self, part: Part, records: Records) -> Arrays:
+        """Return the graph's inputs for a part of a prompt.
 
         The part is divided into blocks of C = min(length, W) positions. A block reads the experts of the
         R = C + W - 1 positions that its positions see. So work and memory grow with length * W, not with length
@@ -77,40 +80,34 @@ class ExpertWindow:
 
         Args:
             part: The part. If it is not padded, its length is at most W, or a multiple of W.
+            records: The records of the part's positions [length].
+
+        Returns:
+            expert_mask [blocks, C, R*N] and the inputs of each layer: expert_key [blocks, R*N, dk], expert_value
+            [blocks, R*N, d] and, in an int8 window, expert_value_scale [blocks, 1, R*N].
         """
-        block = part.rows or min(part.length, self._window)
-        reach, count = block + self.lookback, (part.rows or part.length) // block
-        blocks = {name: self._room(name, count, reach) for name in self._rings}
-        for name, rows in blocks.items():
-            if part.follows:
-                rows[:, 0, : self.lookback] = self._latest[name][:, 1:]
+        length = part.rows or part.length
+        size = part.rows or min(part.length, self._window)
+        blocks = {name: self._room(name, length // size, size + self.lookback) for name in self._rings}
+        for first in range(0, part.length, size):
+            block = {name: rows[:, first // size] for name, rows in blocks.items()}
+            self._look_back(block, part, first)
+            chosen = records[first : first + size]
+            end = self.lookback + len(chosen)
+            self._put(part.start + first, chosen, {name: rows[:, self.lookback : end] for name, rows in block.items()})
+            self._latest = {name: rows[:, end - self._window : end] for name, rows in block.items()}
+        return {"expert_mask": self._mask_of_blocks(part.start, length, size), **self._by_name(blocks)}
+
+    def _look_back(self, block: dict[str, _Rows], part: Part, first: int) -> None:
+        """Copy the experts of the W - 1 positions before a block, which begins at index `first` of the part."""
+        for name, rows in block.items():
+            if first or part.follows:
+                # A copy of all layers at once could overlap for all that numpy knows, so it would make a copy first.
+                for target, source in zip(rows, self._latest[name], strict=True):
+                    target[: self.lookback] = source[1:]
             else:
                 for slots, chosen in self._runs(part.start - self.lookback, self.lookback):
-                    rows[:, 0, chosen] = self._rings[name][:, part.sequence, slots]
-        last = part.length - (count - 1) * block  # number of positions in the last block
-        self._latest = {name: rows[:, -1, last - 1 : last + self.lookback] for name, rows in blocks.items()}
-        self._part, self._block, self._blocks = part, block, blocks
-
-    def add(self, first: int, records: Records) -> None:
-        """Add decoded records. They belong to the part's positions from index `first` on."""
-        for number, chosen, rows in _in_blocks(first, len(records), self._block):
-            there = slice(self.lookback + rows.start, self.lookback + rows.stop)
-            places = {name: blocks[:, number, there] for name, blocks in self._blocks.items()}
-            self._put(self._part.start + first + chosen.start, records[chosen], places)
-            for blocks in self._blocks.values():
-                if number + 1 < blocks.shape[1]:  # the next block sees all positions of this block except the first
-                    seen = slice(max(rows.start, 1), rows.stop)
-                    shared = blocks[:, number, self.lookback + seen.start : self.lookback + seen.stop]
-                    blocks[:, number + 1, seen.start - 1 : seen.stop - 1] = shared
-
-    def inputs(self) -> Arrays:
-        """Return expert_mask [blocks, C, R*N] and the inputs of each layer.
-
-        These are expert_key [blocks, R*N, dk], expert_value [blocks, R*N, d] and, in an int8 window, expert_value_scale
-        [blocks, 1, R*N].
-        """
-        mask = self._mask_of_blocks(self._part.start, self._part.rows or self._part.length, self._block)
-        return {"expert_mask": mask, **self._by_name(self._blocks)}
+                    rows[:, chosen] = self._rings[name][:, part.sequence, slots]
 
     def finish(self, sequence: int, end: int) -> None:
         """Copy the experts of the last W positions of the prompt, which ends before `end`, into the ring buffer."""
@@ -125,36 +122,49 @@ class ExpertWindow:
     def _put(self, start: int, records: Records, places: dict[str, _Rows]) -> None:
         """Write the experts of records [n], for the positions from `start` on, to arrays [L, n, N, size]."""
         layers = records["layers"].swapaxes(0, 1)  # [L, n]
-        self._rotated(layers["key"], start, places["expert_key"])
-        scales = places.get(_SCALE)
-        if scales is None:
-            places["expert_value"][...] = layers["value"]
-        elif layers["value"].dtype == np.int8:
-            places["expert_value"][...], scales[...] = layers["value"], layers["scale"]
-        else:
-            _round(layers["value"], places["expert_value"], scales)
+        self._put_keys(start, layers, places["expert_key"])
+        values, scales = places["expert_value"], places.get(_SCALE)
+        if scales is not None and layers["value"].dtype == np.int8:
+            values[...], scales[...] = layers["value"], layers["scale"]
+            return
+        # The rows of one layer are contiguous and fit into the processor's cache. So do those of one position.
+        for layer in range(len(layers)) if len(records) > 1 else [slice(None)]:
+            if scales is None:
+                self._decoder.read(layers[layer], "value", values[layer])
+                continue
+            numbers = self._values.array(values[layer].shape)
+            self._decoder.read(layers[layer], "value", numbers)
+            _round(numbers, values[layer], scales[layer])
+
+    def _put_keys(self, start: int, layers: Records, out: Floats) -> None:
+        """Write the keys of layers [L, n] to `out` [L, n, N, dk], rotated by their positions, which begin at `start`.
+
+        Number i of the first half of a key and number i of its second half form a pair.
+        """
+        if self._rotary is None:
+            self._decoder.read(layers, "key", out)
+            return
+        cos, sin = (table[start : start + layers.shape[1]] for table in self._rotary)
+        keys = self._keys.array(out.shape)
+        self._decoder.read(layers, "key", keys)
+        halves = keys.reshape(*out.shape[:-1], 2, -1)
+        turned = np.multiply(halves[..., ::-1, :], sin, out=self._turned.array(halves.shape))
+        halves *= cos
+        np.add(halves, turned, out=out.reshape(halves.shape))
 
     def restore(self, sequence: int, start: int, records: Records) -> None:
-        """Write the decoded records [n] of the positions from `start` on into their slots; n is at most W - 1."""
+        """Write the records [n] of the positions from `start` on into their slots; n is at most W - 1."""
         for slots, chosen in self._runs(start, len(records)):
             places = {name: ring[:, sequence, slots] for name, ring in self._rings.items()}
             self._put(start + chosen.start, records[chosen], places)
 
     def decode(self, sequence: int, position: int, record: Records) -> None:
-        """Write the decoded record [1] of one position into the oldest slot, and make the slot visible."""
+        """Write the record [1] of one position into the oldest slot, and make the slot visible."""
         slot = position % self._window
         self._put(position, record, {name: ring[:, sequence, slot : slot + 1] for name, ring in self._rings.items()})
         visible = min(position + 1, self._window) * self._num_experts
         self._mask[sequence, 0, :visible] = 0.0
         self._mask[sequence, 0, visible:] = self._inputs.hidden
-
-    def _rotated(self, stored: Floats, start: int, out: Floats) -> None:
-        """Rotate stored keys [L, T, N, dk] by their positions, which begin at `start`. Write the result to `out`."""
-        if self._rotary is None:
-            np.copyto(out, stored)
-            return
-        cos, sin = (table[start : start + stored.shape[1], None] for table in self._rotary)
-        _rotate(stored, cos, sin, out)
 
     def _room(self, name: str, count: int, reach: int) -> _Rows:
         """Return memory [L, count, R, N, size] for rows of the ring `name`. The memory grows if needed."""
@@ -193,24 +203,12 @@ class ExpertWindow:
         return self._prefill_mask[1]
 
 
-def _in_blocks(first: int, count: int, block: int) -> Iterator[tuple[int, slice, slice]]:
-    """Split items `first` to `first + count - 1` at the ends of blocks.
-
-    Yields:
-        The number of a block, the slice of the items that are in it, and their slice in the block.
-    """
-    at = first
-    while at < first + count:
-        number, offset = divmod(at, block)
-        length = min(block - offset, first + count - at)
-        yield number, slice(at - first, at - first + length), slice(offset, offset + length)
-        at += length
-
-
-def molkv_state(config: MolkvConfig, batch_size: int, max_length: int, inputs: InputFormat) -> ExpertState:
+def molkv_state(
+    config: MolkvConfig, batch_size: int, max_length: int, inputs: InputFormat, decoder: RecordDecoder
+) -> ExpertState:
     """Return a new expert state of a MoLKV model. If no layer has experts, the state keeps nothing."""
     state = ExpertWindow if config.layers_with_experts else PresentExperts
-    return state(config, batch_size, max_length, inputs)
+    return state(config, batch_size, max_length, inputs, decoder)
 
 
 def molkv_state_bytes(config: MolkvConfig, length: int, dtype: WindowDtype) -> int:
@@ -221,21 +219,14 @@ def molkv_state_bytes(config: MolkvConfig, length: int, dtype: WindowDtype) -> i
 
 
 def _round(values: Floats, codes: _Rows, scales: _Rows) -> None:
-    """Round rows [..., d] to int8 codes [..., d] with a scale [..., 1] for each row (`docs/bundle-format.md`)."""
+    """Round rows [..., d] to int8 codes [..., d] with a scale [..., 1] for each row (`docs/bundle-format.md`).
+
+    The values are overwritten.
+    """
     largest = np.maximum(values.max(axis=-1, keepdims=True), -values.min(axis=-1, keepdims=True))
     scale = largest / np.float32(127)
     with np.errstate(invalid="ignore"):  # the result for a record with NaN or infinity does not matter
         scale *= scale >= _SMALLEST
         scales[...] = scale
-        np.rint(values / (scale + (scale == 0)), out=codes, casting="unsafe")
-
-
-def _rotate(x: Floats, cos: Floats, sin: Floats, out: Floats) -> None:
-    """Rotate x [..., size] into `out` of the same shape. cos and sin broadcast to [..., size / 2].
-
-    Number i of the first half and number i of the second half form a pair.
-    """
-    half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
-    out[..., :half] = first * cos - second * sin
-    out[..., half:] = second * cos + first * sin
+        values /= scale + (scale == 0)
+        np.rint(values, out=codes, casting="unsafe")
