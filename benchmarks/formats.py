@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
-from molkv_bundle import RowDtype
+from molkv_bundle import DenseDtype, RowDtype, WindowDtype
 from molkv_export import GraphOptions, export, validate
 from molkv_export.graph.choices import BLOCK_SIZES
 from molkv_export.parity.validate import ROUNDED, TRAINED
@@ -26,7 +27,7 @@ _QUALITY = (
 
 
 def main() -> None:
-    """Print a table for the formats of experts, and one for the formats of dense weights and KV cache."""
+    """Print tables for the formats of experts, of dense weights and KV cache, and of the expert window."""
     experts = [(dtype, {"experts_dtype": dtype}) for dtype in get_args(RowDtype)]
     _table(("`--experts-dtype`", "bytes per token", "store"), experts)
     dense: list[tuple[str, dict[str, Any]]] = [
@@ -41,6 +42,16 @@ def main() -> None:
     dense += [("float32, expert window int8", {"graph": GraphOptions(window_dtype="int8")})]
     print()
     _table(("`--dense-dtype`", "bytes per token", "dense weights"), dense)
+    print()
+    _table(("store, weights, window", "bytes per token", "dense weights"), _windows())
+
+
+def _windows() -> Iterator[tuple[str, dict[str, Any]]]:
+    stores: tuple[RowDtype, ...] = ("int8", "float16")
+    weights: tuple[DenseDtype, ...] = ("int8", "int4", "float32")
+    for store, dense, window in product(stores, weights, get_args(WindowDtype)):
+        graph = GraphOptions(dense, window_dtype=window)
+        yield f"{store}, {dense}, {window}", {"experts_dtype": store, "graph": graph}
 
 
 def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, dict[str, Any]]]) -> None:

@@ -159,7 +159,7 @@ def add_profile(
         raise OutputError(f"{bundle}: already has profile {profile!r}; pass --force to replace it")
     check_nothing_unfinished(bundle)
     with open_checkpoint(checkpoint) as source:
-        [plan] = plan_graphs(source.config, [profile], graph)
+        [plan] = plan_graphs(source.config, [profile], graph, old.manifest.experts.dtype)
         with byte_progress(console) as progress:
             hashed = _hash_checkpoint(source, progress)
         check_source(old, source, hashed.hashes)
@@ -205,7 +205,7 @@ def _plan(
     max_memory: int,
 ) -> _Plan:
     companions = Companions(source)
-    graphs = plan_graphs(source.config, profiles, graph)
+    graphs = plan_graphs(source.config, profiles, graph, experts_dtype)
     rows = row_source(source)
     table = plan_table(source.config, experts_dtype, shard_size)
     return _Plan(source, companions, graphs, rows, table, plan_memory(rows, table, max_memory))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from molkv_bundle import PROFILES, ArgumentError, DenseDtype, KVDtype, ModelConfig, WindowDtype
+from molkv_bundle import PROFILES, ArgumentError, DenseDtype, KVDtype, ModelConfig, RowDtype, WindowDtype
 from molkv_export.families import FAMILIES
 from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.choices import (
@@ -40,12 +40,16 @@ class GraphOptions(NamedTuple):
     chunk_lengths: Sequence[int] | None = None
     context_length: int | None = None  # context length of static graphs; default: the model's, at most CONTEXT_LENGTH
     expert_window: int | None = None  # expert window of static graphs; default: the model's
-    window_dtype: WindowDtype = "float32"  # dtype of the values in an expert window
+    # Dtype of the values in an expert window. Default: int8 in profile cpu if the store is int8 and the weights are
+    # int8 or int4, else float32.
+    window_dtype: WindowDtype | None = None
     lm_head_dtype: LmHeadDtype = DEFAULT_LM_HEAD_DTYPE  # dtype of the LM head; only for int4
 
 
-def plan_graphs(config: ModelConfig, profiles: Sequence[str], options: GraphOptions) -> list[GraphPlan]:
-    """Build the graphs of some profiles for a model.
+def plan_graphs(
+    config: ModelConfig, profiles: Sequence[str], options: GraphOptions, experts_dtype: RowDtype
+) -> list[GraphPlan]:
+    """Build the graphs of some profiles for a model with a store of a dtype.
 
     Raises:
         ArgumentError: A profile is unknown, or does not support an option.
@@ -56,14 +60,19 @@ def plan_graphs(config: ModelConfig, profiles: Sequence[str], options: GraphOpti
             if getattr(options, name) is not None:
                 wanted = "no value for profile cpu; only the graphs of profiles coreml and nnapi have fixed shapes"
                 raise ArgumentError(name, getattr(options, name), wanted)
-    return [_plan(config, profile, options) for profile in dict.fromkeys(profiles)]
+    return [_plan(config, profile, options, experts_dtype) for profile in dict.fromkeys(profiles)]
 
 
-def _plan(config: ModelConfig, profile: str, options: GraphOptions) -> GraphPlan:
+def _default_window_dtype(config: ModelConfig, profile: str, dense: DenseDtype, experts: RowDtype) -> WindowDtype:
+    """Return the faster dtype of a window if it costs nothing beside the rounding of weights, else float32."""
+    is_rounded = experts == "int8" and dense in ("int8", "int4")
+    return "int8" if is_rounded and profile == "cpu" and "int8" in config.window_dtypes else "float32"
+
+
+def _plan(config: ModelConfig, profile: str, options: GraphOptions, experts_dtype: RowDtype) -> GraphPlan:
     _check(config, profile, options)
-    dense = DenseFormat(
-        options.dense_dtype, options.block_size, options.kv_dtype, options.window_dtype, options.lm_head_dtype
-    )
+    window_dtype = options.window_dtype or _default_window_dtype(config, profile, options.dense_dtype, experts_dtype)
+    dense = DenseFormat(options.dense_dtype, options.block_size, options.kv_dtype, window_dtype, options.lm_head_dtype)
     family = FAMILIES[config.model_type]
     if profile == "cpu":
         return GraphPlan(profile, config, dense, {0: family.graph(config, dense)})
@@ -103,7 +112,7 @@ def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
         reason = "the cache of a static graph has the dtype that the graph computes in"
         raise ArgumentError("kv_dtype", options.kv_dtype, f"{wanted}; {reason}")
     window_dtypes = config.window_dtypes if profile == "cpu" else ("float32",)
-    if options.window_dtype not in window_dtypes:
+    if options.window_dtype not in (None, *window_dtypes):
         has_choice = profile != "cpu" or "int8" in window_dtypes
         where = f"in profile {profile}" if has_choice else "for a model without an expert window"
         raise ArgumentError("window_dtype", options.window_dtype, f"{' or '.join(window_dtypes)} {where}")

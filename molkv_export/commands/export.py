@@ -89,10 +89,9 @@ _TYPED = ParameterSource.COMMANDLINE
 @click.option(
     "--window-dtype",
     type=click.Choice(get_args(WindowDtype)),
-    default="float32",
-    show_default=True,
     help="Dtype of the values in the expert window. int8 is for MoLKV with profile cpu only; it is faster and takes a "
-    "quarter of the memory. Values of an int8 store stay exact; probabilities are rounded.",
+    "quarter of the memory. Values of an int8 store stay exact; probabilities are rounded. [default: int8 with "
+    "--experts-dtype int8 and --dense-dtype int8 or int4, else float32]",
 )
 @click.option(
     "--chunk-lengths",
@@ -149,7 +148,7 @@ def export_command(
     block_size: int,
     lm_head_dtype: LmHeadDtype,
     kv_dtype: KVDtype,
-    window_dtype: WindowDtype,
+    window_dtype: WindowDtype | None,
     chunk_lengths: tuple[int, ...] | None,
     context_length: int | None,
     expert_window: int | None,

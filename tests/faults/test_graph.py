@@ -50,7 +50,7 @@ def _all_graphs() -> Iterator[BuiltGraph]:
                     lengths = None if profile == "cpu" else [4]
                     window_dtype = config.window_dtypes[-1] if profile == "cpu" else "float32"
                     options = GraphOptions(dtype, kv_dtype=kv_dtype, chunk_lengths=lengths, window_dtype=window_dtype)
-                    [plan] = plan_graphs(config, [profile], options)
+                    [plan] = plan_graphs(config, [profile], options, "float16")
                     yield from plan.graphs.values()
 
 

@@ -34,7 +34,7 @@ def _store(source: Checkpoint) -> tuple[RowSource, Table]:
 
 def _estimate(source: Checkpoint, folder: Path, finished: set[str], out: Path = Path("out")) -> DiskAndRam:
     rows, store = _store(source)
-    graphs = plan_graphs(source.config, ["cpu"], GraphOptions())
+    graphs = plan_graphs(source.config, ["cpu"], GraphOptions(), "float16")
     memory = plan_memory(rows, store, DEFAULT_MAX_MEMORY)
     return estimate_disk_and_ram(source, graphs, store, memory, finished=finished, folder=folder, out=out)
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from molkv_bundle import BundleError, Records, RequestError
-from molkv_export import GraphOptions, Report, export, validate
+from molkv_export import GraphOptions, Report, add_profile, export, validate
 from molkv_export.parity.compared_texts import Scope
 from molkv_export.parity.validate import ROUNDED, TRAINED
+from molkv_export.profiles import plan_graphs
 from molkv_runtime import Generator, selftest
 from molkv_runtime.window import ExpertWindow
 from tests.manifests import edit_manifest
@@ -25,6 +26,36 @@ pytestmark = pytest.mark.slow
 INT8 = GraphOptions(window_dtype="int8")
 SMALL = Scope(sequences=2, continuations=3, new_tokens=20)
 WINDOWED = [name for name, config in CONFIGS.items() if config.window_dtypes == ("float32", "int8")]
+
+
+@pytest.mark.parametrize(
+    ("name", "profile", "dense", "store", "asked", "expected"),
+    [
+        ("molkv", "cpu", "int8", "int8", None, "int8"),
+        ("molkv", "cpu", "int4", "int8", None, "int8"),
+        ("molkv", "cpu", "int8", "int8", "float32", "float32"),
+        ("molkv", "cpu", "float32", "int8", None, "float32"),
+        ("molkv", "cpu", "float16", "int8", None, "float32"),
+        ("molkv", "cpu", "float32", "int8", "int8", "int8"),
+        ("molkv", "cpu", "int8", "float16", None, "float32"),
+        ("molkv", "cpu", "int8", "int4", None, "float32"),
+        ("molkv", "coreml", "float32", "int8", None, "float32"),
+        ("mole", "cpu", "int8", "int8", None, "float32"),
+        ("dense", "cpu", "int8", "int8", None, "float32"),
+    ],
+)
+def test_the_default_is_int8_only_for_an_int8_store_and_rounded_weights(
+    name: str, profile: str, dense: Any, store: Any, asked: Any, expected: str
+) -> None:
+    [plan] = plan_graphs(CONFIGS[name], [profile], GraphOptions(dense, window_dtype=asked), store)
+    assert plan.dense.window_dtype == expected
+
+
+def test_an_added_profile_gets_the_default_of_its_store(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+    checkpoint, bundle = checkpoints("molkv"), tmp_path / "bundle"
+    export(checkpoint, bundle, profiles=["coreml"], experts_dtype="int8")
+    added = add_profile(checkpoint, bundle, "cpu", graph=GraphOptions("int8"))
+    assert {name: graph.window_dtype for name, graph in added.graphs.items()} == {"coreml": "float32", "cpu": "int8"}
 
 
 @pytest.fixture
