@@ -158,13 +158,13 @@ def _scaled_values(patch: pytest.MonkeyPatch) -> None:
 
 
 def _scaled_window(patch: pytest.MonkeyPatch) -> None:
-    original = ExpertWindow.inputs
+    original = ExpertWindow.take_in
     scales = "expert_value_scale"
 
-    def inputs(self: ExpertWindow) -> Any:
-        return {name: array * (1.02 if name.startswith(scales) else 1) for name, array in original(self).items()}
+    def take_in(self: ExpertWindow, *part: Any) -> Any:
+        return {name: array * (1.02 if name.startswith(scales) else 1) for name, array in original(self, *part).items()}
 
-    patch.setattr(ExpertWindow, "inputs", inputs)
+    patch.setattr(ExpertWindow, "take_in", take_in)
 
 
 def _no_ends(patch: pytest.MonkeyPatch) -> None:
