@@ -205,13 +205,13 @@ def told(**changes: Any) -> Apply:
 
 
 def see_the_future(_bundle: Path, patch: pytest.MonkeyPatch) -> None:
-    original = ExpertWindow.inputs
+    original = ExpertWindow.take_in
 
-    def broken(self: ExpertWindow) -> Arrays:
-        inputs = original(self)
+    def broken(self: ExpertWindow, *part: Any) -> Arrays:
+        inputs = original(self, *part)
         return {**inputs, "expert_mask": np.zeros_like(inputs["expert_mask"])}
 
-    patch.setattr(ExpertWindow, "inputs", broken)
+    patch.setattr(ExpertWindow, "take_in", broken)
 
 
 def forget_mask(_bundle: Path, patch: pytest.MonkeyPatch) -> None:

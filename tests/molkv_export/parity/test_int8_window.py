@@ -130,8 +130,8 @@ def _broken(records: Records, what: str) -> Records:
     "what", ["a scale is off", "scales of the neighbour", "codes of two experts swapped", "codes transposed"]
 )
 def test_a_wrongly_filled_window_fails(what: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    add, decode = ExpertWindow.add, ExpertWindow.decode
-    monkeypatch.setattr(ExpertWindow, "add", lambda self, first, records: add(self, first, _broken(records, what)))
+    take_in, decode = ExpertWindow.take_in, ExpertWindow.decode
+    monkeypatch.setattr(ExpertWindow, "take_in", lambda self, *part: take_in(self, part[0], _broken(part[1], what)))
     monkeypatch.setattr(ExpertWindow, "decode", lambda self, *at: decode(self, *at[:2], _broken(at[2], what)))
     report = validate(trained, STDLIB_MINI, scope=Scope(1, 2, 32, text_length=128))
     exact = [c for c in report.comparisons if c.reference == ROUNDED]

@@ -10,9 +10,10 @@ from typing import cast
 import numpy as np
 import pytest
 
-from molkv_bundle import HIDDEN, Arrays, rotary_tables
+from molkv_bundle import HIDDEN, Arrays, Records, rotary_tables
 from molkv_export import GraphOptions
 from molkv_runtime import Call, DenseGraph, selftest, static_calls
+from molkv_runtime.experts import Part
 from molkv_runtime.window import ExpertWindow
 
 pytestmark = pytest.mark.slow
@@ -82,8 +83,13 @@ def _sine_has_the_wrong_sign(patch: pytest.MonkeyPatch) -> None:
 
 
 def _window_ends_with_the_padding(patch: pytest.MonkeyPatch) -> None:
-    begin = ExpertWindow.begin
-    patch.setattr(ExpertWindow, "begin", lambda self, part: begin(self, part._replace(length=part.rows or part.length)))
+    original = ExpertWindow.take_in
+
+    def broken(self: ExpertWindow, part: Part, records: Records) -> Arrays:
+        length = part.rows or part.length
+        return original(self, part._replace(length=length), np.resize(records, length))
+
+    patch.setattr(ExpertWindow, "take_in", broken)
 
 
 @pytest.mark.parametrize(
