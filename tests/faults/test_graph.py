@@ -66,6 +66,7 @@ def test_the_list_of_operators_is_exactly_what_the_exporter_uses() -> None:
             inputs.add("".join("-" if value is None else "x" for value in node.inputs))
             outputs.add("".join("x" if value.name else "-" for value in node.outputs))
             attributes |= {attribute.name: _TYPES[attribute.type] for attribute in node.attributes.values()}
+    kinds["", "Constant"][2]["value_float"] = "float"  # in bundles of older exporters
     used = {kind: (frozenset(ins), frozenset(outs), attributes) for kind, (ins, outs, attributes) in kinds.items()}
     assert used == {kind: (op.inputs, op.outputs, dict(op.attributes)) for kind, op in OPERATORS.items()}
 

@@ -23,6 +23,7 @@ from molkv_export.parity.runners import ONNX_REFERENCE, load_generator
 from molkv_export.source.model import SourceModel
 from molkv_runtime import PRESETS, Call, Generator, Graph, Target, selftest
 from molkv_runtime.probe import probe
+from molkv_runtime.record_decoder import RecordDecoder
 from molkv_runtime.static_calls import StaticCalls
 from tests.manifests import edit_manifest, replace_file
 from tests.models import CONFIGS, STDLIB_MINI, random_model, save_checkpoint
@@ -132,7 +133,8 @@ def test_prompts_of_any_length_end_with_the_same_logits(
 def test_a_prompt_is_divided_into_the_longest_calls_that_it_fills(static: Callable[..., Path]) -> None:
     generator = Generator(static("molkv", "coreml"))
     graph = generator.bundle.graph()
-    calls = StaticCalls(generator.config, generator.graph, graph.kv_dtype, 1, graph.lengths, None)
+    decoder = RecordDecoder(generator.config, "float16")
+    calls = StaticCalls(generator.config, generator.graph, graph.kv_dtype, 1, graph.lengths, None, decoder)
 
     def cut(length: int) -> list[tuple[int, int]]:
         return [(part.length, part.rows or part.length) for part in calls.parts(0, 5, length, all_logits=False)]
