@@ -36,7 +36,7 @@ function bytesOf(numbers: Float32Array | Int8Array): Uint8Array {
 // keys and values; and the codes and scales of an int8 window.
 const decoded: Readonly<Record<string, readonly [string, string]>> = {
     "byte-fallback": ["4be7ed4533efd207", "2ac5bf18ffa0919f"],
-    bytes: ["58f03b4bf5d515a0", "b5dfe8cf4f7374d9"],
+    bytes: ["d7c536538f45f63c", "b5dfe8cf4f7374d9"],
     coreml: ["8af582b6922eaa8a", "5c9c80c5337bdee7"],
     dense: ["64aa12e9166bcb2b", "e3b0c44298fc1c14"],
     "dense-int4": ["4eee3577f232a44a", "e99349f283b8f9ae"],
