@@ -5,6 +5,7 @@ import { stat } from "node:fs/promises";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { extname, join, normalize } from "node:path";
+import { Transform } from "node:stream";
 
 const TYPES: Readonly<Record<string, string>> = {
     ".html": "text/html; charset=utf-8",
@@ -20,7 +21,7 @@ const TYPES: Readonly<Record<string, string>> = {
 export interface Behaviour {
     /** Milliseconds before each answer. */
     delay?: number;
-    /** The speed of each answer; default: unlimited. */
+    /** The speed of each answer; default: unlimited. Answers that have begun slowly follow a change. */
     bytesPerSecond?: number;
     /** Whether a page is cross-origin isolated, so that it can use threads. */
     isolated?: boolean;
@@ -110,14 +111,18 @@ export async function answer(
         response.end();
         return;
     }
-    const stream = createReadStream(file, { start, end: last });
-    stream.on("data", (part) => {
-        if (!behaviour.bytesPerSecond) return;
-        stream.pause();
-        setTimeout(() => stream.resume(), (1000 * part.length) / behaviour.bytesPerSecond);
+    const slow = new Transform({
+        transform(part: Buffer, _encoding, done) {
+            const seconds = behaviour.bytesPerSecond ? part.length / behaviour.bytesPerSecond : 0;
+            setTimeout(() => {
+                done(null, part);
+            }, 1000 * seconds);
+        },
     });
-    stream.pipe(response, { end: !cut });
-    stream.on("end", () => {
+    const content = createReadStream(file, { start, end: last });
+    const sent = behaviour.bytesPerSecond ? content.pipe(slow) : content;
+    sent.pipe(response, { end: !cut });
+    sent.on("end", () => {
         if (cut) {
             response.destroy();
         }
