@@ -48,7 +48,7 @@ class GatedFeedForward(nn.Module):
 class MergedFeedForward(nn.Module):
     """The network down(silu(gate(x)) * up(x)), with one product for gate and up.
 
-    One product is faster than two: its threads start and wait once, and a kernel that rounds activations rounds x once.
+    The threads of one product start and wait once, and a kernel that rounds activations rounds x once.
     """
 
     def __init__(self, config: LookupExpertConfig, linear: MakeLinear) -> None:
