@@ -111,20 +111,24 @@ export async function answer(
         response.end();
         return;
     }
-    const slow = new Transform({
+    const content = createReadStream(file, { start, end: last });
+    const sent = behaviour.bytesPerSecond ? content.pipe(slowed(behaviour)) : content;
+    sent.pipe(response, { end: !cut });
+    sent.on("end", () => {
+        if (cut) {
+            response.destroy();
+        }
+    });
+}
+
+/** Return a stream that passes bytes on at the speed of a behaviour, which may change meanwhile. */
+function slowed(behaviour: Behaviour): Transform {
+    return new Transform({
         transform(part: Buffer, _encoding, done) {
             const seconds = behaviour.bytesPerSecond ? part.length / behaviour.bytesPerSecond : 0;
             setTimeout(() => {
                 done(null, part);
             }, 1000 * seconds);
         },
-    });
-    const content = createReadStream(file, { start, end: last });
-    const sent = behaviour.bytesPerSecond ? content.pipe(slow) : content;
-    sent.pipe(response, { end: !cut });
-    sent.on("end", () => {
-        if (cut) {
-            response.destroy();
-        }
     });
 }
