@@ -130,6 +130,7 @@ class _Sessions:
     """ONNX Runtime sessions of graphs that are held in memory."""
 
     def __init__(self, graphs: dict[int, onnx.ModelProto], folder: Path, target: Target) -> None:
+        self._target = target
         options = session_options(target)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         self._sessions = {
@@ -137,7 +138,7 @@ class _Sessions:
         }
 
     def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> BoundCall:
-        return BoundCall(self._sessions[length], inputs, outputs)
+        return BoundCall(self._sessions[length], inputs, outputs, self._target)
 
 
 class _TappedCall:

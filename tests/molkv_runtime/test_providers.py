@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,9 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
-from molkv_bundle import ProviderError, RequestError
+from molkv_bundle import Bundle, Floats, ProviderError, RequestError
 from molkv_runtime import (
     PRESETS,
     BoundCall,
@@ -32,7 +35,8 @@ def preset(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Make a preset of an installed provider. Its logits may be off by 0.01."""
 
     def make(provider: str = "CPUExecutionProvider", **fields: Any) -> str:
-        made = Preset(provider, ("cpu",), known={"speed": ("slow", "fast"), "folder": ()}, max_abs=0.01, **fields)
+        known = {"speed": ("slow", "fast"), "folder": ()}
+        made = Preset(provider, **{"profiles": ("cpu",), "known": known, "max_abs": 0.01, **fields})
         monkeypatch.setitem(PRESETS, "made-up", made)  # type: ignore[arg-type]
         return "made-up"
 
@@ -154,8 +158,8 @@ def test_a_provider_that_computes_something_else_is_refused(
     assert Generator(bundles("molkv"), target=name)
     run, bind = BoundCall.run, BoundCall.__init__
 
-    def keep(self: Any, session: Any, inputs: Any, outputs: Any) -> None:
-        bind(self, session, inputs, outputs)
+    def keep(self: Any, session: Any, inputs: Any, outputs: Any, target: Target) -> None:
+        bind(self, session, inputs, outputs, target)
         self.logits = outputs["logits"]
 
     def wrong(self: Any) -> None:
@@ -168,6 +172,40 @@ def test_a_provider_that_computes_something_else_is_refused(
         Generator(bundles("molkv"), target=name)
     assert Generator(bundles("molkv"))  # the CPU provider is not probed: tests compare it with PyTorch
     assert Generator(bundles("molkv"), target=name, verify_provider=False)
+
+
+class _CopyingBinding(onnxruntime.IOBinding):
+    """Copies an input when it is bound, like ONNX Runtime's binding for a provider with memory of its own."""
+
+    def __init__(self, session: Any) -> None:
+        super().__init__(session)
+        self._copies = dict[str, Any]()
+
+    def bind_input(self, name: str, device: str, number: int, dtype: Any, shape: list[int], pointer: int) -> None:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        copy = self._copies[name] = ctypes.create_string_buffer(ctypes.string_at(pointer, size), size)
+        super().bind_input(name, device, number, dtype, shape, ctypes.addressof(copy))
+
+
+@pytest.mark.parametrize(("name", "profile"), [("molkv", "cpu"), ("stdlib-mini", "nnapi")])
+def test_a_provider_with_memory_of_its_own_gets_the_inputs_of_each_call(
+    name: str, profile: str, bundles: Callable[..., Path], preset: Callable[..., str], monkeypatch: Any
+) -> None:
+    bundle = Bundle(bundles(name, profiles=[profile]), profile=profile)
+    ids = np.arange(1, 40)
+
+    def logits(target: str) -> list[Floats]:
+        state = Generator(bundle, target=target, verify_provider=False).sequences()
+        return [state.prefill(0, ids).copy(), *(state.decode(ids[at : at + 1]).copy() for at in range(5))]
+
+    plain = logits("cpu")
+
+    def binding(session: Any) -> onnxruntime.IOBinding:
+        is_dense_graph = "logits" in [output.name for output in session.get_outputs()]
+        return (_CopyingBinding if is_dense_graph else onnxruntime.IOBinding)(session)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "io_binding", binding)
+    assert np.array_equal(logits(preset(profiles=(profile,), own_memory=True)), plain)
 
 
 def test_a_plug_in_is_registered_once_and_put_on_all_its_devices(monkeypatch: pytest.MonkeyPatch) -> None:

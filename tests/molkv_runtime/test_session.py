@@ -14,7 +14,7 @@ import pytest
 
 from molkv_bundle import Arrays, BundleError, ProviderError, RequestError
 from molkv_export import export
-from molkv_runtime import BoundCall, Generator, Sequences
+from molkv_runtime import BoundCall, Generator, Sequences, Target
 from molkv_runtime.window import ExpertWindow
 from tests.models import CONFIGS, random_model, save_checkpoint
 from tests.molkv_runtime.sessions import SAMPLING, all_of, assert_close, ids_of
@@ -270,8 +270,8 @@ def test_a_call_after_a_failed_call_gives_the_tokens_of_a_session_without_it(
     """The failing call writes NaN to the KV cache, or writes wrong experts to the window."""
     outputs, init, run, finish = list[Arrays](), BoundCall.__init__, BoundCall.run, ExpertWindow.finish
 
-    def noted(call: BoundCall, session: Any, inputs: Arrays, results: Arrays) -> None:
-        init(call, session, inputs, results)
+    def noted(call: BoundCall, session: Any, inputs: Arrays, results: Arrays, target: Target) -> None:
+        init(call, session, inputs, results, target)
         outputs.append(results)
 
     def writes_nan(call: BoundCall) -> None:

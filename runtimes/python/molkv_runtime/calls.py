@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -60,17 +60,21 @@ class Graph(Protocol):
 
 
 class BoundCall:
-    """A call of an ONNX Runtime session."""
+    """A call of an ONNX Runtime session on a provider.
 
-    def __init__(self, session: onnxruntime.InferenceSession, inputs: Arrays, outputs: Arrays) -> None:
+    If the provider computes in memory of its own, ONNX Runtime copies an input to this memory when the input is bound.
+    So each run then binds the inputs again.
+    """
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, inputs: Arrays, outputs: Arrays, target: Target = CPU
+    ) -> None:
         self._session = session
-        self._buffers = (inputs, outputs)  # keeps the arrays alive, since ONNX Runtime stores only pointers
+        self._binds_again = PRESETS[target.provider].own_memory
+        self._inputs, self._outputs = inputs, outputs  # keeps the arrays alive, since ONNX Runtime stores only pointers
         self._binding = session.io_binding()
-        for bind, arrays in ((self._binding.bind_input, inputs), (self._binding.bind_output, outputs)):
-            for name, array in arrays.items():
-                if not array.flags.c_contiguous:
-                    raise ValueError(f"buffer {name!r} is not contiguous")
-                bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
+        _bind(self._binding.bind_input, inputs)
+        _bind(self._binding.bind_output, outputs)
 
     def run(self) -> None:
         """Compute the outputs from the inputs.
@@ -79,9 +83,18 @@ class BoundCall:
             BundleError: The graph fails, for example because it does not accept the inputs that the manifest describes.
         """
         try:
+            if self._binds_again:
+                _bind(self._binding.bind_input, self._inputs)
             self._session.run_with_iobinding(self._binding)
         except Exception as error:  # ONNX Runtime raises many exception types, none of them public
             raise BundleError(f"the dense graph fails: {one_line(error)}") from error
+
+
+def _bind(bind: Callable[..., None], arrays: Arrays) -> None:
+    for name, array in arrays.items():
+        if not array.flags.c_contiguous:
+            raise ValueError(f"buffer {name!r} is not contiguous")
+        bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
 
 
 class DenseGraph(InOneProcess):
@@ -104,6 +117,7 @@ class DenseGraph(InOneProcess):
         check_version(bundle.graph().min_onnxruntime)
         options = session_options(target, bundle.manifest.sha256)
         files = {file.length: file for file in bundle.graph().files}
+        self._target = target
         self._sessions = {}
         for length, path in bundle.graph_paths().items():
             session = open_session(path, options, target)
@@ -124,7 +138,7 @@ class DenseGraph(InOneProcess):
     def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> BoundCall:
         """Bind buffers to all inputs and outputs of the graph for `length` positions (0: any number)."""
         self.check_process()
-        return BoundCall(self._sessions[length], inputs, outputs)
+        return BoundCall(self._sessions[length], inputs, outputs, self._target)
 
     @property
     def placements(self) -> dict[int, list[Placement]]:

@@ -34,6 +34,7 @@ class Preset(NamedTuple):
     max_abs: float = 0.0  # additional error of a logit that is allowed, if the provider is less precise than float32
     threads: str = ""  # the option for the number of threads, if the provider has its own threads
     cache: str = ""  # the option for the folder of compiled models
+    own_memory: bool = False  # whether the provider computes in memory of its own, such as that of a GPU
     library: str = ""  # the Python package that contains the provider as a plug-in
 
 
@@ -117,6 +118,7 @@ PRESETS = {
         known=dict.fromkeys(("device_id", "gpu_mem_limit", "use_tf32"), _ANY),
         options={"use_tf32": "0"},
         max_abs=1e-3,
+        own_memory=True,
     ),
 }
 
