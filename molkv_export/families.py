@@ -42,8 +42,7 @@ class Family(NamedTuple):
     """Whether scales can be fixed at export, for an int8 KV cache and for qdq-int8.
 
     If true, the reference model has the method `cached`, and its linear layers have the same names as in the graph.
-    There is one exception: the graph may merge the layers for query, key and value into one named `qkv_proj`, and those
-    for gate and up of the feed-forward network into one named `gate_up_proj`.
+    There is one exception: the graph may merge the layers for query, key and value into one named `qkv_proj`.
     """
     note: str = ""
     """A note that `export` prints for the user; empty for none."""

@@ -10,7 +10,7 @@ from onnx_ir import Value
 from onnxscript import OpBuilder, nn
 
 from molkv_bundle import LookupExpertConfig, rotary_tables
-from molkv_export.graph.feed_forward import FeedForward, MergedFeedForward
+from molkv_export.graph.feed_forward import FeedForward, GatedFeedForward
 from molkv_export.graph.linear import DenseFormat, Linear
 
 # Attributes of GroupQueryAttention: one scale for each channel of each head, fixed at export.
@@ -126,11 +126,11 @@ class CpuModules:
         """Create the attention of one layer."""
         return Attention(self._config, self._dense, self.rotary)
 
-    def feed_forward(self) -> FeedForward | MergedFeedForward:
+    def feed_forward(self) -> FeedForward | GatedFeedForward:
         """Create the feed-forward network of one layer."""
         if self._config.hidden_act == "gelu":
             return FeedForward(self._config, self.linear, _gelu)
-        return MergedFeedForward(self._config, self.linear)
+        return GatedFeedForward(self._config, self.linear)
 
 
 def _gelu(op: OpBuilder, x: Value) -> Value:

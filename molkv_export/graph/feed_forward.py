@@ -1,4 +1,4 @@
-"""The feed-forward network of a layer. A profile's modules choose how a gated network computes gate and up."""
+"""The feed-forward network of a layer."""
 
 from __future__ import annotations
 
@@ -42,28 +42,6 @@ class GatedFeedForward(nn.Module):
     def forward(self, op: OpBuilder, x: Value) -> Value:
         """Map x [..., d] to [..., d]."""
         up = self.up_proj(op, x)
-        return self.down_proj(op, _gated(op, self.gate_proj(op, x), up))
-
-
-class MergedFeedForward(nn.Module):
-    """The network down(silu(gate(x)) * up(x)), with one product for gate and up.
-
-    The threads of one product start and wait once, and a kernel that rounds activations rounds x once.
-    """
-
-    def __init__(self, config: LookupExpertConfig, linear: MakeLinear) -> None:
-        super().__init__()
-        self._size = config.intermediate_size
-        self.gate_up_proj = linear(config.hidden_size, 2 * config.intermediate_size)
-        self.down_proj = linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, op: OpBuilder, x: Value) -> Value:
-        """Map x [..., d] to [..., d]."""
-        both = self.gate_up_proj(op, x)
-        gate = op.Slice(both, [0], [self._size], [-1])
-        up = op.Slice(both, [self._size], [2 * self._size], [-1])
-        return self.down_proj(op, _gated(op, gate, up))
-
-
-def _gated(op: OpBuilder, gate: Value, up: Value) -> Value:
-    return op.Mul(op.Mul(gate, op.Sigmoid(gate)), up)
+        gate = self.gate_proj(op, x)
+        silu = op.Mul(gate, op.Sigmoid(gate))
+        return self.down_proj(op, op.Mul(silu, up))

@@ -17,7 +17,7 @@ from molkv_export.graph.linear import Linear
 
 _ROWS_AT_A_TIME = 4096
 _SMALL_BYTES = 256  # tensors up to this size are stored in the graph's own file
-_MERGED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+_MERGED = {"qkv_proj": ("q_proj", "k_proj", "v_proj")}
 
 
 def attach_weights(

@@ -65,7 +65,6 @@ def examine(fault: Fault, sound: Path, folder: Path, scope: Scope = SCOPE) -> Ou
 
 
 _QUERY, _KEY = slice(0, 128), slice(128, 192)  # columns of qkv_proj
-_UP = slice(384, 768)  # columns of gate_up_proj
 
 FAULTS = [
     # weights
@@ -109,7 +108,7 @@ FAULTS = [
         "weights: gate and up of layer 1 swapped",
         1,
         "feed_forward",
-        b.weight("layers.1.mlp.gate_up_proj.weight", lambda w: np.roll(w, 384, axis=1)),
+        b.swap("layers.1.mlp.gate_proj.weight", "layers.1.mlp.up_proj.weight"),
     ),
     Fault(
         "weights: one number of down of layer 3 + 0.05",
@@ -144,7 +143,7 @@ FAULTS = [
         "dtype: up of layer 2 rounded to float16",
         2,
         "feed_forward",
-        b.weight("layers.2.mlp.gate_up_proj.weight", b.rounded_to("float16", _UP)),
+        b.weight("layers.2.mlp.up_proj.weight", b.rounded_to("float16")),
     ),
     Fault(
         "dtype: output projection of layer 1 rounded to bfloat16",

@@ -35,23 +35,16 @@ GRAPHS = {
 }
 
 
-class _Product(NamedTuple):
-    """A product of the graph, and the columns of its weight that faults change."""
-
-    name: str
-    columns: slice = slice(None)
-
-
 _PRODUCTS = {
-    "output projection of layer 1": _Product("model.layers.1.self_attn.o_proj"),
-    "down of layer 3": _Product("model.layers.3.mlp.down_proj"),
-    "expert queries of layer 0": _Product("model.layers.0.expert_mixer.query_proj"),
-    "LM head": _Product("lm_head"),
+    "output projection of layer 1": "model.layers.1.self_attn.o_proj",
+    "down of layer 3": "model.layers.3.mlp.down_proj",
+    "expert queries of layer 0": "model.layers.0.expert_mixer.query_proj",
+    "LM head": "lm_head",
 }
 _MORE_PRODUCTS = {  # for the smallest faults
-    "query, key and value of layer 2": _Product("model.layers.2.self_attn.qkv_proj"),
-    "gate of layer 1": _Product("model.layers.1.mlp.gate_up_proj", slice(0, 384)),
-    "up of layer 2": _Product("model.layers.2.mlp.gate_up_proj", slice(384, 768)),
+    "query, key and value of layer 2": "model.layers.2.self_attn.qkv_proj",
+    "gate of layer 1": "model.layers.1.mlp.gate_proj",
+    "up of layer 2": "model.layers.2.mlp.up_proj",
 }
 
 
@@ -77,24 +70,22 @@ def faults(graph: str) -> Iterator[QuantizedFault]:
     has_int4_head = (options.dense_dtype, options.lm_head_dtype) == ("int4", "int4")
     products = {"LM head": _PRODUCTS["LM head"]} if has_int4_head else {**_PRODUCTS, **_MORE_PRODUCTS}
     for title, product in products.items():
-        in_blocks = options.dense_dtype == "int4" and (product.name != "lm_head" or has_int4_head)
+        in_blocks = options.dense_dtype == "int4" and (product != "lm_head" or has_int4_head)
         edits = _smallest(product, in_blocks)
         edits += _large(in_blocks) if title in _PRODUCTS else []
         edits += _of_blocks(product) if in_blocks else []
         for what, part, edit, is_seen in edits:
-            axis = _columns(in_blocks) if part == "weight" else 0
-            apply = _initializer(f"{product.name}.{part}", _in_columns(product.columns, axis, edit))
-            yield QuantizedFault(f"{title}: {what}", graph, apply, is_seen)
+            yield QuantizedFault(f"{title}: {what}", graph, _initializer(f"{product}.{part}", edit), is_seen)
 
 
 _Edit = tuple[str, str, Callable[[Codes], Codes], bool | None]
 
 
-def _smallest(product: _Product, in_blocks: bool) -> list[_Edit]:
+def _smallest(product: str, in_blocks: bool) -> list[_Edit]:
     if product in _PRODUCTS.values():
         is_swap_seen: bool | None = True
     else:
-        is_swap_seen = False if product.name.endswith("qkv_proj") else None
+        is_swap_seen = False if product.endswith("qkv_proj") else None
     return [
         ("columns 3 and 4 swapped", "weight", _swapped(_columns(in_blocks)), is_swap_seen),
         ("first scale x 128/127", "weight_scale", _first_scale(128 / 127), False),
@@ -114,28 +105,17 @@ def _columns(in_blocks: bool) -> int:
     return 0 if in_blocks else 1
 
 
-def _of_blocks(product: _Product) -> list[_Edit]:
+def _of_blocks(product: str) -> list[_Edit]:
     return [
         ("every zero point one further", "weight", _next_code, True),
         (
             "zero point of one group one further",
             "weight",
             _next_code_of_a_group,
-            None if "query" in product.name else False,
+            None if "query" in product else False,
         ),
         ("halves of each byte swapped", "weight", _halves_swapped, True),
     ]
-
-
-def _in_columns(columns: slice, axis: int, edit: Callable[[Codes], Codes]) -> Callable[[Codes], Codes]:
-    """Return an edit of a whole array that changes only some columns, which lie along `axis`."""
-    place = (slice(None),) * axis + (columns,)
-
-    def whole(codes: Codes) -> Codes:
-        codes[place] = edit(codes[place].copy())
-        return codes
-
-    return whole
 
 
 def _initializer(name: str, edit: Callable[[Codes], Codes]) -> Apply:
