@@ -1,4 +1,4 @@
-# make demo | test-fast | test | test-all | test-lowest | lint | format | bench-store | bench-speed | bench-mobile | bench-mole | bench-sessions | test-openvino | test-qnn
+# make demo | test-fast | test | test-all | test-lowest | lint | format | bench-store | bench-speed | bench-mobile | bench-mole | bench-sessions | test-openvino | test-qnn | test-webgpu
 # JavaScript driver and web page (runtimes/js/rules.mk): make js | test-js | lint-js | format-js | page | demo-web | test-page | screenshots | wheel | bench-js | bench-web
 # Native driver (runtimes/native/rules.mk): make native | test-native | fuzz-native | bench-native | test-swift | format-native
 # Each target sets up the environment that it needs. The only requirements are make and Python 3.11, 3.12 or 3.13.
@@ -15,7 +15,7 @@ BUNDLE := demo/stdlib-mini.bundle
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(($$(nproc) + 1)) --dist worksteal
 
 .PHONY: setup demo test test-fast test-all test-lowest lint format bench-store bench-speed bench-mobile bench-mole
-.PHONY: bench-sessions test-openvino test-qnn
+.PHONY: bench-sessions test-openvino test-qnn test-webgpu
 
 setup: $(READY)
 
@@ -83,21 +83,11 @@ test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/python cli.py run $(LOWEST)/bundle --prompt "def " --max-new-tokens 16
 	PYTHONPATH=$$(echo $(CURDIR)/$(LOWEST)/lib/python*/site-packages) $(PYTEST) -m "not exhaustive" tests/molkv_bundle tests/molkv_runtime
 
-# Compilers of other vendors. Each one is installed in a separate environment, because it includes its own ONNX Runtime.
-DRIVER := numpy tokenizers msgspec zlib-ng jinja2 click rich
+# Providers in plug-ins. Each one is an extra of the package, in the same environment.
 QNN_EMULATOR := --provider-option htp_arch=75 --provider-option soc_model=57
 
-.venv-openvino/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv-openvino
-	.venv-openvino/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(DRIVER)
-	.venv-openvino/bin/pip install --quiet --disable-pip-version-check onnxruntime-openvino==1.24.1
-	.venv-openvino/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
-	touch $@
-
-.venv-qnn/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv-qnn
-	.venv-qnn/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(DRIVER) onnxruntime onnxruntime-qnn==2.7.0
-	.venv-qnn/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+$(VENV)/.with-%: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	touch $@
 
 demo/phone-%.bundle: $(READY)
@@ -106,13 +96,17 @@ demo/phone-%.bundle: $(READY)
 
 PHONE := demo/phone-coreml+float32.bundle demo/phone-coreml+float16.bundle demo/phone-nnapi+float32.bundle demo/phone-nnapi+qdq-int8.bundle
 
-test-openvino: .venv-openvino/.ready $(PHONE)
-	@set -e; for bundle in $(PHONE); do .venv-openvino/bin/molkv-export selftest $$bundle --provider openvino --require-provider; done
-	.venv-openvino/bin/molkv-export run demo/phone-nnapi+float32.bundle --provider openvino --require-provider --prompt "class Queue:" --max-new-tokens 32
+test-openvino: $(VENV)/.with-openvino $(PHONE)
+	@set -e; for bundle in $(PHONE); do $(BIN)/molkv-export selftest $$bundle --provider openvino --require-provider; done
+	$(BIN)/molkv-export run demo/phone-nnapi+float32.bundle --provider openvino --require-provider --prompt "class Queue:" --max-new-tokens 32
 
-test-qnn: .venv-qnn/.ready $(PHONE)  # uses Qualcomm's compiler and NPU emulator; takes minutes
-	@set -e; for bundle in $(PHONE); do .venv-qnn/bin/molkv-export selftest $$bundle --provider qnn $(QNN_EMULATOR) --require-provider; done
-	.venv-qnn/bin/molkv-export run demo/phone-nnapi+float32.bundle --provider qnn $(QNN_EMULATOR) --require-provider --prompt "class Queue:" --max-new-tokens 32
+test-qnn: $(VENV)/.with-qnn $(PHONE)  # uses Qualcomm's compiler and NPU emulator; takes minutes
+	@set -e; for bundle in $(PHONE); do $(BIN)/molkv-export selftest $$bundle --provider qnn $(QNN_EMULATOR) --require-provider; done
+	$(BIN)/molkv-export run demo/phone-nnapi+float32.bundle --provider qnn $(QNN_EMULATOR) --require-provider --prompt "class Queue:" --max-new-tokens 32
+
+test-webgpu: $(VENV)/.with-webgpu demo/phone-nnapi+float32.bundle  # on a GPU, or else on Chromium's SwiftShader; takes minutes
+	.ci/with_gpu.sh $(BIN)/molkv-export selftest demo/phone-nnapi+float32.bundle --provider webgpu --require-provider
+	.ci/with_gpu.sh $(BIN)/molkv-export run demo/phone-nnapi+float32.bundle --provider webgpu --require-provider --prompt "class Queue:" --max-new-tokens 8
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ USES = {
     ROOT / "examples": {"molkv_bundle", "molkv_runtime", "molkv_export"},
 }
 PACKAGES = {"molkv_bundle", "molkv_runtime", "molkv_export"}
-NAMES_OF_THE_DRIVER = 32
+NAMES_OF_THE_DRIVER = 33
 PRIVATE = re.compile(r"_[A-Za-z]\w*$")  # not __init__ and the like
 IN_A_TEXT = re.compile(r"(?:^|\.|\bimport )(_[A-Za-z]\w*)")  # the name of an attribute, or a program
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from molkv_bundle import Bundle, DenseDtype
 from molkv_export.graph.files import load_graphs
 from molkv_export.lint import Compiler, lint, official_check, optimized_graph
 from molkv_export.parity.onnx_reference import ReferenceGraph
-from molkv_runtime import Generator
+from molkv_runtime import Generator, available_providers
 
 _VARIANTS: list[tuple[Compiler, DenseDtype]] = [
     ("coreml", "float32"),
@@ -99,10 +100,9 @@ def _row(folder: Path, profile: Compiler, dtype: DenseDtype, patience: int) -> s
 
 
 def _elsewhere(folder: Path, profile: str, provider: str, options: list[str], patience: int) -> str:
-    python = Path(f".venv-{provider}/bin/python")
-    if not python.exists():
+    if not any(each.name == provider and not each.problem for each in available_providers()):
         return "-"
-    command = [str(python), "-m", "benchmarks.mobile.first_text", str(folder), profile, provider, *options]
+    command = [sys.executable, "-m", "benchmarks.mobile.first_text", str(folder), profile, provider, *options]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=patience)
     except subprocess.TimeoutExpired:

@@ -1,7 +1,7 @@
 """`python -m benchmarks.mobile.first_text BUNDLE PROFILE PROVIDER [NAME=VALUE ...]`: the error of a provider.
 
 The program runs the first golden text: all tokens except the last two as a prompt, then these two as decode steps. It
-prints one line of JSON. The program runs in the environment of the provider, which has the driver but not the exporter.
+prints one line of JSON. It is a process of its own, since a provider may take very long or crash.
 """
 
 from __future__ import annotations

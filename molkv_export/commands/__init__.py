@@ -31,6 +31,7 @@ from molkv_export.commands.chat import chat_command
 from molkv_export.commands.export import export_command
 from molkv_export.commands.inspect import inspect_command
 from molkv_export.commands.package import package_command
+from molkv_export.commands.providers import providers_command
 from molkv_export.commands.run import run_command
 from molkv_export.commands.selftest import selftest_command
 from molkv_export.commands.train import train_command
@@ -71,6 +72,7 @@ for _command in (
     chat_command,
     inspect_command,
     package_command,
+    providers_command,
     train_command,
 ):
     cli.add_command(_command)

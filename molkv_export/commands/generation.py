@@ -31,9 +31,7 @@ class GenerationOptions:
     lookup: int
     sampling: dict[str, Any]
     profile: str | None
-    provider: str
-    provider_options: tuple[tuple[str, str], ...]
-    require_provider: bool
+    target: Target
     use_mmap: bool
     no_checksums: bool
     threads: int | None
@@ -48,12 +46,14 @@ class GenerationOptions:
         Sampling(**self.sampling)  # raises on an impossible value, before the bundle is loaded
         generator = Generator(
             bundle,
-            target=Target(self.provider, dict(self.provider_options), self.require_provider, self.threads),
+            target=self.target._replace(threads=self.threads),
             profile=self.profile or "",
             store_access="mmap" if self.use_mmap else "pread",
             verify_checksums=not self.no_checksums,
         )
-        if self.provider != "cpu" and not _LOG.isEnabledFor(logging.INFO):  # --verbose shows the placements anyway
+        if self.target.provider != "cpu" and not _LOG.isEnabledFor(
+            logging.INFO
+        ):  # --verbose shows the placements anyway
             print_line(notes, f"{generator.bundle.profile}: {describe_placements(generator.placements)}")
         sampling = replace(generator.default_sampling, **self.sampling)
         options = Options(max_new_tokens=self.max_new_tokens, sampling=sampling, stop=self.stop, lookup=self.lookup)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import wraps
@@ -13,10 +13,11 @@ from typing import Any
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from molkv_bundle import PROFILES, ArgumentError
 from molkv_export.terminal import console, log_to
-from molkv_runtime import PRESETS, Sampling
+from molkv_runtime import PRESETS, Sampling, Target, load_provider_library
 
 PATH = click.Path(path_type=Path)
 
@@ -146,11 +147,11 @@ def _parameter(argument: str) -> click.Parameter | None:
     return next((each for each in parameters if argument == each.name or option in each.opts), None)
 
 
-def provider_options(providers: Iterable[str] = tuple(PRESETS)) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds profile, provider, provider_options and require_provider.
+def provider_options(*others: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds options. The command gets the arguments `profile` and `target`, a `Target`.
 
     Args:
-        providers: The names that --provider takes.
+        others: Names that --provider takes in addition to those of presets.
     """
     options = [
         click.option(
@@ -160,10 +161,18 @@ def provider_options(providers: Iterable[str] = tuple(PRESETS)) -> Callable[[Cal
         ),
         click.option(
             "--provider",
-            type=click.Choice(list(providers)),
+            metavar="NAME",
+            shell_complete=lambda _ctx, _param, start: [name for name in PRESETS if name.startswith(start)],
             default="cpu",
             show_default=True,
-            help="Execution provider of ONNX Runtime.",
+            help=f"Execution provider of ONNX Runtime: {', '.join([*PRESETS, *others])}. `molkv-export providers` "
+            "shows which of them this machine has.",
+        ),
+        click.option(
+            "--provider-library",
+            type=PATH,
+            help="Plug-in of ONNX Runtime, a shared library that contains the provider. [default: the library of an "
+            "installed package]",
         ),
         click.option(
             "--provider-option",
@@ -178,11 +187,42 @@ def provider_options(providers: Iterable[str] = tuple(PRESETS)) -> Callable[[Cal
     ]
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def gathered(
+            provider: str,
+            provider_library: Path | None,
+            provider_options: tuple[tuple[str, str], ...],
+            require_provider: bool,
+            **arguments: Any,
+        ) -> Any:
+            if provider_library is not None:
+                provider = _from_library(provider_library, provider)
+            elif provider not in (*PRESETS, *others):
+                expected = ", ".join([*PRESETS, *others])
+                raise click.BadParameter(
+                    f"found {provider!r}, expected one of {expected}; a provider of another name needs "
+                    "--provider-library",
+                    param_hint="'--provider'",
+                )
+            return command(target=Target(provider, dict(provider_options), require_provider), **arguments)
+
+        decorated: Callable[..., Any] = gathered
         for option in reversed(options):
-            command = option(command)
-        return command
+            decorated = option(decorated)
+        return decorated
 
     return decorate
+
+
+def _from_library(library: Path, provider: str) -> str:
+    """Load a plug-in. Return the provider that the user chose, or else the plug-in's only provider."""
+    is_chosen = click.get_current_context().get_parameter_source("provider") is not ParameterSource.DEFAULT
+    names = load_provider_library(library, provider if is_chosen else "")
+    if is_chosen:
+        return provider
+    if len(names) > 1:
+        raise click.UsageError(f"{library} has several providers; choose one with --provider: {', '.join(names)}")
+    return names[0]
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:

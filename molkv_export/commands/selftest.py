@@ -21,9 +21,7 @@ from molkv_runtime import SelfTest, Target, describe_placements, selftest
 def selftest_command(
     bundle: Path,
     profile: str | None,
-    provider: str,
-    provider_options: tuple[tuple[str, str], ...],
-    require_provider: bool,
+    target: Target,
     as_json: bool,
     notes: Console,
 ) -> None:
@@ -44,13 +42,13 @@ def selftest_command(
         result = selftest(
             bundle,
             profile=profile or "",
-            target=Target(provider, dict(provider_options), require_provider),
+            target=target,
             advance=counter(progress, "checking files"),
         )
     if as_json:
         print_json(result)
     else:
-        click.echo(f"{bundle}: {result.texts} golden texts, profile {result.profile}, provider {provider}")
+        click.echo(f"{bundle}: {result.texts} golden texts, profile {result.profile}, provider {target.provider}")
         for line in _lines(result):
             click.echo(line)
     sys.exit(1 if result.failures else 0)

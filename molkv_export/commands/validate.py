@@ -12,7 +12,7 @@ from rich.console import Console
 
 from molkv_export.commands.options import PATH, common_options, json_option, print_json, provider_options, renamed
 from molkv_export.terminal import console, status
-from molkv_runtime import PRESETS, Target
+from molkv_runtime import Target
 
 if TYPE_CHECKING:
     from molkv_export import Report, Scope
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option("--plot", type=PATH, help="Draw the errors of all layers in a PNG or SVG file; implies --bisect.")
 @click.option("--report", "report_folder", type=PATH, help="Write an HTML page and a JSON file to this folder.")
-@provider_options([*PRESETS, "onnx-reference"])
+@provider_options("onnx-reference")
 @json_option
 @common_options
 def validate_command(
@@ -61,9 +61,7 @@ def validate_command(
     plot: Path | None,
     report_folder: Path | None,
     profile: str | None,
-    provider: str,
-    provider_options: tuple[tuple[str, str], ...],
-    require_provider: bool,
+    target: Target,
     as_json: bool,
     notes: Console,
 ) -> None:
@@ -98,7 +96,7 @@ def validate_command(
             expected=expected,
             text=text,
             scope=_scope(quick, given),
-            target=Target(provider, dict(provider_options), require_provider),
+            target=target,
             profile=profile or "",
             with_bisection=with_bisection or plot is not None or (report_folder is not None and checkpoint is not None),
             report_progress=show,

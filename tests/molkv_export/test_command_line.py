@@ -40,6 +40,7 @@ ARGUMENTS = {
     "run": "STDLIB --prompt def --max-new-tokens 2",
     "chat": "STDLIB --template TEMPLATE --max-new-tokens 2",
     "package": "PHONE NEW --target ios",
+    "providers": "",
     "train": "CONFIG NEW --steps 1 --batch-size 1 --sequence-length 8",
 }
 FIELDS = {  # of the JSON document: some that a script needs
@@ -51,6 +52,7 @@ FIELDS = {  # of the JSON document: some that a script needs
     "inspect": {"model", "sizes", "graphs", "provenance"},
     "run": {"prompt", "text", "tokens", "finish", "timings"},
     "package": {"target", "parts", "graphs"},
+    "providers": {"providers"},
     "train": {"checkpoint", "train_loss", "validation_loss", "validation_loss_experts_silenced"},
 }
 DETAILS = {  # with --verbose, on standard error
@@ -63,6 +65,7 @@ DETAILS = {  # with --verbose, on standard error
     "run": "temperature 0 (bundle), top_k 0 (bundle)",
     "chat": "temperature 0 (bundle), top_k 0 (bundle)",
     "package": "files of the package: ",
+    "providers": "built into onnxruntime: ",
     "train": "step 1: loss",
 }
 
@@ -194,7 +197,7 @@ def test_quiet_and_verbose_together_are_a_usage_error(command: str) -> None:
         ("chat STDLIB --template TEMPLATE --stop=", "--stop", "found a string of 0 characters, expected 1 to 1000"),
         ("run STDLIB --prompt x --threads 0", "--threads", "found 0, expected 1 to "),
         ("run STDLIB --prompt x --logit-bias 9999=1", "--logit-bias", "found token id 9999, expected 0 to 4095"),
-        ("run STDLIB --prompt x --provider gpu", "--provider", "'gpu' is not one of 'cpu', "),
+        ("run STDLIB --prompt x --provider gpu", "--provider", "found 'gpu', expected one of cpu, "),
         ("run STDLIB --prompt x --provider-option a=b", "--provider-option", "found a, expected none"),
         ("bench STDLIB --runs 0", "--runs", "found 0, expected 1 or more"),
         ("bench STDLIB --batches 0", "--batches", "found 0, expected 1 or more"),

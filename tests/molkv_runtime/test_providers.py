@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from molkv_runtime import (
     Generator,
     Target,
     describe_placements,
+    plugins,
     providers,
     resolve,
     session_options,
@@ -57,8 +57,10 @@ def test_an_unknown_provider_is_an_error_that_lists_the_presets() -> None:
         resolve("tpu")
 
 
-def test_a_plug_in_that_is_not_installed_is_absent() -> None:
-    with pytest.raises(ProviderError, match=r"'qnn' \(QNNExecutionProvider\) is not in this ONNX Runtime"):
+def test_an_absent_plug_in_is_an_error_that_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "installed", lambda _package: False)
+    expected = r"'qnn' \(QNNExecutionProvider\) is not in this ONNX .*; to get it: pip install 'molkv-export\[qnn\]'"
+    with pytest.raises(ProviderError, match=expected):
         resolve("qnn")
 
 
@@ -206,23 +208,3 @@ def test_a_provider_with_memory_of_its_own_gets_the_inputs_of_each_call(
 
     monkeypatch.setattr(onnxruntime.InferenceSession, "io_binding", binding)
     assert np.array_equal(logits(preset(profiles=(profile,), own_memory=True)), plain)
-
-
-def test_a_plug_in_is_registered_once_and_put_on_all_its_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    registered: list[tuple[str, str]] = []
-    devices: list[Any] = []
-
-    def register(name: str, path: str) -> None:
-        registered.append((name, path))
-        devices.append(SimpleNamespace(ep_name=name))
-
-    library = SimpleNamespace(get_library_path=lambda: "plug-in.so", __version__="2")
-    monkeypatch.setattr(providers.importlib, "import_module", lambda _name: library)
-    monkeypatch.setattr(providers.onnxruntime, "register_execution_provider_library", register)
-    monkeypatch.setattr(providers.onnxruntime, "get_ep_devices", lambda: devices)
-    added: list[Any] = []
-    session: Any = SimpleNamespace(add_provider_for_devices=lambda found, options: added.append((len(found), options)))
-    for _ in range(2):
-        providers.add_provider(session, PRESETS["qnn"], {"backend_type": "htp"})
-    assert registered == [("QNNExecutionProvider", "plug-in.so")]
-    assert added == [(1, {"backend_type": "htp"})] * 2

@@ -9,6 +9,7 @@ For example:
 """
 
 from molkv_bundle import Bundle, MolkvError
+from molkv_runtime.available import available_providers
 from molkv_runtime.calls import BoundCall, Call, DenseGraph, Graph
 from molkv_runtime.chat import Chat
 from molkv_runtime.chat_template import ChatTemplate, bundle_chat_template
@@ -18,6 +19,7 @@ from molkv_runtime.memory import cache_bytes
 from molkv_runtime.onnxruntime_session import Target, describe_placements, open_session, session_options
 from molkv_runtime.options import Options, Token
 from molkv_runtime.providers import PRESETS, resolve
+from molkv_runtime.providers import load_library as load_provider_library
 from molkv_runtime.sampling import Sampling
 from molkv_runtime.selftest import SelfTest, selftest
 from molkv_runtime.sequences import Sequences
@@ -47,10 +49,12 @@ __all__ = [
     "Store",
     "Target",
     "Token",
+    "available_providers",
     "bundle_chat_template",
     "cache_bytes",
     "describe_placements",
     "encode",
+    "load_provider_library",
     "open_session",
     "open_tokenizer",
     "resolve",

@@ -1,16 +1,17 @@
-"""Presets of execution providers: their names, and the options that bundles need."""
+"""Presets of execution providers: their names, and the options that bundles need. A preset may be in a plug-in."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 import onnxruntime
 
-from molkv_bundle import ArgumentError, ProviderError
+from molkv_bundle import ArgumentError, ProviderError, one_line
+from molkv_runtime import plugins
 
 Options = Mapping[str, str]
 
@@ -28,14 +29,21 @@ class Preset(NamedTuple):
 
     provider: str  # ONNX Runtime's name of the provider
     profiles: tuple[str, ...]  # profiles of the graphs that it can run, best first
-    known: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # allowed options and values; (): any value
+    known: Mapping[str, tuple[str, ...]] | None = MappingProxyType({})  # options and values; (): any value; None: any
     options: Options = _NONE  # options that the driver sets by default
     config: Options = _NONE  # configuration entries of the session
     max_abs: float = 0.0  # additional error of a logit that is allowed, if the provider is less precise than float32
     threads: str = ""  # the option for the number of threads, if the provider has its own threads
     cache: str = ""  # the option for the folder of compiled models
     own_memory: bool = False  # whether the provider computes in memory of its own, such as that of a GPU
-    library: str = ""  # the Python package that contains the provider as a plug-in
+    device: tuple[str, str] | None = (
+        None  # the option that chooses a plug-in's device, and the device's metadata for it
+    )
+    properties: str = ""  # the plug-in's option that takes all other options, as JSON: {device: {option: value}}
+    all_devices: bool = False  # whether a session takes all devices of the plug-in, not only the first
+    package: str = ""  # the Python package that contains the provider as a plug-in
+    library: Path | None = None  # the library of the plug-in, if it is in no package
+    where: str = ""  # the builds of ONNX Runtime that contain the provider, if most of them do not
 
 
 _STATIC = ("coreml", "nnapi")
@@ -51,6 +59,7 @@ PRESETS = {
         config={"session.intra_op.allow_spinning": "0", **_WITHOUT_FUSION},
         max_abs=1e-3,
         threads="intra_op_num_threads",
+        where="ONNX Runtime for Android or iOS",
     ),
     "coreml": Preset(
         "CoreMLExecutionProvider",
@@ -69,6 +78,7 @@ PRESETS = {
         config=_WITHOUT_FUSION,
         max_abs=0.25,
         cache="ModelCacheDirectory",
+        where="the package onnxruntime on macOS, or ONNX Runtime for iOS",
     ),
     "nnapi": Preset(
         "NnapiExecutionProvider",
@@ -77,20 +87,25 @@ PRESETS = {
         options={"CPU_DISABLED": "1"},  # its own CPU code is slower than ONNX Runtime's
         config=_WITHOUT_FUSION,
         max_abs=0.25,
+        where="ONNX Runtime for Android",
     ),
     "openvino": Preset(
         "OpenVINOExecutionProvider",
         _STATIC,
         known={
-            **dict.fromkeys(("device_type", "num_of_threads", "num_streams", "cache_dir", "load_config"), _ANY),
-            "precision": ("FP32", "FP16", "ACCURACY"),
-            "model_priority": ("LOW", "MEDIUM", "HIGH", "DEFAULT"),
-            "enable_qdq_optimizer": ("True", "False"),
+            **dict.fromkeys(("device_type", "INFERENCE_NUM_THREADS", "NUM_STREAMS", "CACHE_DIR"), _ANY),
+            "INFERENCE_PRECISION_HINT": ("f32", "f16", "bf16"),
+            "PERFORMANCE_HINT": ("LATENCY", "THROUGHPUT"),
+            "MODEL_PRIORITY": ("LOW", "MEDIUM", "HIGH"),
         },
-        options={"device_type": "CPU", "precision": "FP32"},
+        options={"device_type": "CPU", "INFERENCE_PRECISION_HINT": "f32"},  # without the hint: bf16, if the CPU has it
         config=_WITHOUT_FUSION,
         max_abs=1e-3,
-        threads="num_of_threads",
+        threads="INFERENCE_NUM_THREADS",
+        own_memory=True,
+        device=("device_type", "ov_device"),
+        properties="load_config",
+        package="onnxruntime_ep_openvino",
     ),
     "qnn": Preset(
         "QNNExecutionProvider",
@@ -110,7 +125,23 @@ PRESETS = {
         },
         config=_WITHOUT_FUSION,
         max_abs=0.25,
-        library="onnxruntime_qnn",
+        all_devices=True,
+        package="onnxruntime_qnn",
+    ),
+    "webgpu": Preset(
+        "WebGpuExecutionProvider",
+        ("nnapi", "coreml", "cpu"),  # docs/mobile.md says why cpu is last
+        known={"powerPreference": ("high-performance", "low-power"), **dict.fromkeys(("deviceId",), _ANY)},
+        max_abs=1e-3,
+        own_memory=True,
+        package="onnxruntime_ep_webgpu",
+    ),
+    "mlx": Preset(
+        "MLXExecutionProvider",
+        _DYNAMIC,
+        max_abs=0.25,
+        own_memory=True,
+        package="onnxruntime_ep_mlx",
     ),
     "cuda": Preset(
         "CUDAExecutionProvider",
@@ -119,41 +150,83 @@ PRESETS = {
         options={"use_tf32": "0"},
         max_abs=1e-3,
         own_memory=True,
+        where="the package onnxruntime-gpu in place of onnxruntime",
     ),
 }
+
+
+def load_library(path: Path, name: str = "") -> list[str]:
+    """Load a plug-in from a file. Return the names of the presets that then use it.
+
+    A provider without a preset gets one with ONNX Runtime's name of the provider. This preset takes every profile and
+    any option, and its logits may differ as much as those of a device that computes in float16.
+
+    Args:
+        path: The library of the plug-in.
+        name: The preset, or ONNX Runtime's name of the provider; empty: all providers of the plug-in.
+
+    Raises:
+        ProviderError: The library cannot be loaded, finds no device, or does not have the provider.
+    """
+    registration = PRESETS[name].provider if name in PRESETS else name or path.stem
+    found = plugins.register(path, registration)
+    presets = {preset.provider: preset_name for preset_name, preset in PRESETS.items()}
+    names = []
+    for provider in found:
+        names.append(presets.get(provider, provider))
+        unknown = Preset(provider, _DYNAMIC, known=None, max_abs=0.25, own_memory=True)
+        PRESETS[names[-1]] = PRESETS.get(names[-1], unknown)._replace(library=path)
+    if name and name not in names:
+        raise ProviderError(f"{path}: this plug-in has the provider {', '.join(names)}, expected {name!r}")
+    return names
 
 
 def resolve(preset: str) -> Preset:
     """Return a preset after checking that its provider is available on this machine.
 
     Raises:
-        ProviderError: The preset does not exist, or this build of ONNX Runtime does not contain the provider.
+        ProviderError: The preset does not exist, or neither this build of ONNX Runtime nor an installed plug-in
+            contains the provider.
     """
-    there = ", ".join(name for name in PRESETS if _is_present(name))
+    there = ", ".join(name for name in PRESETS if is_present(name))
     if preset not in PRESETS:
         raise ProviderError(f"provider {preset!r} is unknown, expected one of {', '.join(PRESETS)}; available: {there}")
-    if not _is_present(preset):
+    if not is_present(preset):
         raise ProviderError(
             f"provider {preset!r} ({PRESETS[preset].provider}) is not in this ONNX Runtime {onnxruntime.__version__}; "
-            f"available: {there}"
+            f"available: {there}; to get it: {how_to_install(preset)}"
         )
     return PRESETS[preset]
 
 
-def _is_present(name: str) -> bool:
+def is_present(name: str) -> bool:
+    """Return whether a preset's provider is in this build of ONNX Runtime, or in a plug-in that is here."""
     preset = PRESETS[name]
-    if preset.library:
-        return importlib.util.find_spec(preset.library) is not None
+    if is_plugin(preset):
+        return preset.library is not None or plugins.installed(preset.package)
     return preset.provider in onnxruntime.get_available_providers()
 
 
+def is_plugin(preset: Preset) -> bool:
+    """Return whether the driver takes a preset's provider from a plug-in, not from ONNX Runtime itself."""
+    return bool(preset.package) or preset.library is not None
+
+
+def how_to_install(name: str) -> str:
+    """Return what a user must do to get a provider that is absent."""
+    preset = PRESETS[name]
+    return f"use {preset.where}" if preset.where else f"pip install 'molkv-export[{name}]'"
+
+
 def check_options(preset: str, given: Options) -> None:
-    """Check provider options that the user gave.
+    """Check provider options that the user gave. A provider without a preset of ours takes any option.
 
     Raises:
         ArgumentError: The provider does not have such an option, or the option does not have such a value.
     """
     known = PRESETS[preset].known
+    if known is None:
+        return
     for name, value in given.items():
         if name not in known:
             names = f"one of {', '.join(known)}" if known else "none"
@@ -168,19 +241,38 @@ def add_provider(session_options: onnxruntime.SessionOptions, preset: Preset, op
     Raises:
         ProviderError: The provider's plug-in cannot be loaded, finds no device, or refuses the options.
     """
-    if not preset.library:
+    if not is_plugin(preset):
         session_options.add_provider(preset.provider, dict(options))
         return
+    load(preset)
+    devices, left = _devices(preset, options)
     try:
-        library = importlib.import_module(preset.library)
-        if not any(device.ep_name == preset.provider for device in onnxruntime.get_ep_devices()):
-            onnxruntime.register_execution_provider_library(preset.provider, library.get_library_path())
+        session_options.add_provider_for_devices(devices, left)
     except Exception as error:  # ONNX Runtime raises many exception types, none of them public
-        raise ProviderError(f"{preset.library} cannot be loaded: {error}") from error
-    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == preset.provider]
-    if not devices:
-        raise ProviderError(f"{preset.library} finds no device on this machine that {preset.provider} can use")
-    try:
-        session_options.add_provider_for_devices(devices, dict(options))
-    except Exception as error:
-        raise ProviderError(f"{preset.provider} refuses the options {dict(options)}: {error}") from error
+        raise ProviderError(f"{preset.provider} refuses the options {left}: {one_line(error)}") from error
+
+
+def load(preset: Preset) -> None:
+    """Load the plug-in of a preset.
+
+    Raises:
+        ProviderError: The library cannot be loaded, or finds no device.
+    """
+    plugins.register(preset.library or plugins.library_of(preset.package), preset.provider)
+
+
+def _devices(preset: Preset, options: Options) -> tuple[Sequence[onnxruntime.OrtEpDevice], dict[str, str]]:
+    """Return the devices for a session, and the options that the plug-in gets."""
+    devices, left = plugins.devices(preset.provider), dict(options)
+    if preset.device:
+        option, key = preset.device
+        there = [device.ep_metadata.get(key, "") for device in devices]
+        wanted = left.pop(option)
+        if wanted not in there:
+            raise ProviderError(
+                f"{preset.provider} has no device {wanted!r}, expected {option} to be one of {', '.join(there)}"
+            )
+        devices = [devices[there.index(wanted)]]
+        if preset.properties:
+            left = {preset.properties: json.dumps({wanted.partition(".")[0]: left})}
+    return (devices if preset.all_devices else devices[:1]), left
