@@ -235,7 +235,7 @@ def _oracles(generator: Generator, checkpoint: Path, exact: bool) -> list[Oracle
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("examples", [25, pytest.param(50, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("examples", [15, pytest.param(35, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("name", BUNDLES)
 def test_any_script_leaves_each_sequence_as_if_it_had_never_gone_back(
     name: str, examples: int, opened: Callable[[str], Generator], checkpoints: Callable[[str], Path]
