@@ -104,8 +104,8 @@ test-qnn: $(VENV)/.with-qnn $(PHONE)  # uses Qualcomm's compiler and NPU emulato
 	@set -e; for bundle in $(PHONE); do $(BIN)/molkv-export selftest $$bundle --provider qnn $(QNN_EMULATOR) --require-provider; done
 	$(BIN)/molkv-export run demo/phone-nnapi+float32.bundle --provider qnn $(QNN_EMULATOR) --require-provider --prompt "class Queue:" --max-new-tokens 32
 
-test-webgpu: $(VENV)/.with-webgpu demo/phone-nnapi+float32.bundle  # on a GPU, or else on Chromium's SwiftShader; takes minutes
-	.ci/with_gpu.sh $(BIN)/molkv-export selftest demo/phone-nnapi+float32.bundle --provider webgpu --require-provider
+test-webgpu: $(VENV)/.with-webgpu $(PHONE)  # on a GPU, or else on Chromium's SwiftShader, which takes ten minutes
+	@set -e; for bundle in demo/phone-*+float32.bundle; do .ci/with_gpu.sh $(BIN)/molkv-export selftest $$bundle --provider webgpu --require-provider; done
 	.ci/with_gpu.sh $(BIN)/molkv-export run demo/phone-nnapi+float32.bundle --provider webgpu --require-provider --prompt "class Queue:" --max-new-tokens 8
 
 lint: $(READY)

@@ -21,11 +21,11 @@ import numpy as np
 from benchmarks.exporting import export_measured
 from benchmarks.mobile.first_text import largest_difference
 from benchmarks.store.model import model_config, write_checkpoint
-from molkv_bundle import Bundle, DenseDtype
+from molkv_bundle import Bundle, DenseDtype, ProviderError
 from molkv_export.graph.files import load_graphs
 from molkv_export.lint import Compiler, lint, official_check, optimized_graph
 from molkv_export.parity.onnx_reference import ReferenceGraph
-from molkv_runtime import Generator, available_providers
+from molkv_runtime import Generator, resolve
 
 _VARIANTS: list[tuple[Compiler, DenseDtype]] = [
     ("coreml", "float32"),
@@ -100,7 +100,9 @@ def _row(folder: Path, profile: Compiler, dtype: DenseDtype, patience: int) -> s
 
 
 def _elsewhere(folder: Path, profile: str, provider: str, options: list[str], patience: int) -> str:
-    if not any(each.name == provider and not each.problem for each in available_providers()):
+    try:
+        resolve(provider)
+    except ProviderError:
         return "-"
     command = [sys.executable, "-m", "benchmarks.mobile.first_text", str(folder), profile, provider, *options]
     try:

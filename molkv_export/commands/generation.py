@@ -51,9 +51,8 @@ class GenerationOptions:
             store_access="mmap" if self.use_mmap else "pread",
             verify_checksums=not self.no_checksums,
         )
-        if self.target.provider != "cpu" and not _LOG.isEnabledFor(
-            logging.INFO
-        ):  # --verbose shows the placements anyway
+        is_shown = _LOG.isEnabledFor(logging.INFO)  # --verbose shows the placements anyway
+        if self.target.provider != "cpu" and not is_shown:
             print_line(notes, f"{generator.bundle.profile}: {describe_placements(generator.placements)}")
         sampling = replace(generator.default_sampling, **self.sampling)
         options = Options(max_new_tokens=self.max_new_tokens, sampling=sampling, stop=self.stop, lookup=self.lookup)

@@ -15,9 +15,9 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from molkv_bundle import PROFILES, ArgumentError
+from molkv_bundle import PROFILES, ArgumentError, ProviderError
 from molkv_export.terminal import console, log_to
-from molkv_runtime import PRESETS, Sampling, Target, load_provider_library
+from molkv_runtime import PRESETS, Sampling, Target, load_provider_library, resolve
 
 PATH = click.Path(path_type=Path)
 
@@ -170,7 +170,7 @@ def provider_options(*others: str) -> Callable[[Callable[..., Any]], Callable[..
         ),
         click.option(
             "--provider-library",
-            type=PATH,
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
             help="Plug-in of ONNX Runtime, a shared library that contains the provider. [default: the library of an "
             "installed package]",
         ),
@@ -197,13 +197,8 @@ def provider_options(*others: str) -> Callable[[Callable[..., Any]], Callable[..
         ) -> Any:
             if provider_library is not None:
                 provider = _from_library(provider_library, provider)
-            elif provider not in (*PRESETS, *others):
-                expected = ", ".join([*PRESETS, *others])
-                raise click.BadParameter(
-                    f"found {provider!r}, expected one of {expected}; a provider of another name needs "
-                    "--provider-library",
-                    param_hint="'--provider'",
-                )
+            elif provider not in others:
+                _check_name(provider)
             return command(target=Target(provider, dict(provider_options), require_provider), **arguments)
 
         decorated: Callable[..., Any] = gathered
@@ -214,12 +209,27 @@ def provider_options(*others: str) -> Callable[[Callable[..., Any]], Callable[..
     return decorate
 
 
+def _check_name(provider: str) -> None:
+    """Check that a provider exists on this machine.
+
+    Raises:
+        click.BadParameter: The name is unknown.
+        ProviderError: The provider is absent.
+    """
+    try:
+        resolve(provider)
+    except ProviderError as error:
+        if provider in PRESETS:
+            raise
+        raise click.BadParameter(
+            f"{error}; other providers need --provider-library", param_hint="'--provider'"
+        ) from None
+
+
 def _from_library(library: Path, provider: str) -> str:
-    """Load a plug-in. Return the provider that the user chose, or else the plug-in's only provider."""
+    """Load a plug-in. Return the preset of the provider that the user chose, or else of the plug-in's only provider."""
     is_chosen = click.get_current_context().get_parameter_source("provider") is not ParameterSource.DEFAULT
     names = load_provider_library(library, provider if is_chosen else "")
-    if is_chosen:
-        return provider
     if len(names) > 1:
         raise click.UsageError(f"{library} has several providers; choose one with --provider: {', '.join(names)}")
     return names[0]

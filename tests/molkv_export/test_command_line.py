@@ -197,7 +197,7 @@ def test_quiet_and_verbose_together_are_a_usage_error(command: str) -> None:
         ("chat STDLIB --template TEMPLATE --stop=", "--stop", "found a string of 0 characters, expected 1 to 1000"),
         ("run STDLIB --prompt x --threads 0", "--threads", "found 0, expected 1 to "),
         ("run STDLIB --prompt x --logit-bias 9999=1", "--logit-bias", "found token id 9999, expected 0 to 4095"),
-        ("run STDLIB --prompt x --provider gpu", "--provider", "found 'gpu', expected one of cpu, "),
+        ("run STDLIB --prompt x --provider gpu", "--provider", "provider 'gpu' is unknown, expected one of cpu, "),
         ("run STDLIB --prompt x --provider-option a=b", "--provider-option", "found a, expected none"),
         ("bench STDLIB --runs 0", "--runs", "found 0, expected 1 or more"),
         ("bench STDLIB --batches 0", "--batches", "found 0, expected 1 or more"),

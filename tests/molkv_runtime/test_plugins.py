@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +19,8 @@ import onnxruntime
 import pytest
 
 from molkv_bundle import ProviderError
-from molkv_runtime import PRESETS, Target, available_providers, load_provider_library, plugins, providers
+from molkv_runtime import PRESETS, Target, available_providers, load_provider_library, plugins, providers, resolve
 from molkv_runtime import session_options as options_of
-from molkv_runtime.providers import Preset
 
 
 class _Runtime:
@@ -35,6 +35,11 @@ class _Runtime:
     def register(self, name: str, path: str) -> None:
         self.registered.append((name, Path(path).name))
         self._devices += [SimpleNamespace(**{**vars(each), "ep_name": each.ep_name or name}) for each in self._of(path)]
+
+    def unregister(self, name: str) -> None:
+        [path] = [path for registered, path in self.registered if registered == name]
+        del self._devices[-len(self._of(path)) :]
+        self.registered.remove((name, path))
 
     def _of(self, path: str) -> list[Any]:
         return self.libraries[Path(path).name]
@@ -53,13 +58,15 @@ def _device(provider: str, kind: str = "CPU", vendor: str = "", **metadata: str)
 
 
 @pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch) -> _Runtime:
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Runtime]:
     made = _Runtime()
     monkeypatch.setattr(onnxruntime, "register_execution_provider_library", made.register)
     monkeypatch.setattr(onnxruntime, "get_ep_devices", made.devices)
-    for name, preset in PRESETS.items():  # restores the presets at the end
-        monkeypatch.setitem(PRESETS, name, preset)
-    return made
+    monkeypatch.setattr(onnxruntime, "unregister_execution_provider_library", made.unregister)
+    before = dict(PRESETS)
+    yield made
+    PRESETS.clear()
+    PRESETS.update(before)
 
 
 @pytest.fixture
@@ -67,10 +74,11 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str]
     """Install a package, which has a library of its own name."""
 
     def install(package: str) -> None:
-        module = SimpleNamespace(get_library_path=lambda: str(tmp_path / f"{package}.so"))
+        library = tmp_path / f"{package}.so"
+        module = SimpleNamespace(get_library_path=lambda: str(library), get_ep_name=lambda: "NewProvider")
         monkeypatch.setitem(sys.modules, package, module)
-        monkeypatch.setattr(plugins, "installed", lambda asked: asked == package)
-        monkeypatch.setattr(plugins, "package_version", lambda _package: "7.1")
+        monkeypatch.setattr(plugins, "installed_version", lambda asked: "7.1" if asked == package else "")
+        monkeypatch.setattr(plugins, "installed_packages", lambda _prefix: [package])
 
     return install
 
@@ -122,7 +130,7 @@ def test_a_plug_in_without_devices_is_an_error(runtime: _Runtime, installed: Cal
     runtime.libraries = {"onnxruntime_ep_webgpu.so": []}
     for _ in range(2):
         with pytest.raises(
-            ProviderError, match=r"onnxruntime_ep_webgpu\.so: this plug-in finds no device on this mach"
+            ProviderError, match=r"onnxruntime_ep_webgpu\.so: this plug-in finds no device on this machine"
         ):
             _add(runtime, "webgpu")
 
@@ -132,8 +140,8 @@ def test_a_plug_in_without_devices_is_an_error(runtime: _Runtime, installed: Cal
 
 def test_a_library_of_a_preset_replaces_its_package(runtime: _Runtime, tmp_path: Path) -> None:
     runtime.libraries = {"qnn.so": [_device("", "NPU")], "webgpu.so": [_device(PRESETS["webgpu"].provider, "GPU")]}
-    assert load_provider_library(tmp_path / "qnn.so", "qnn") == ["qnn"]
-    assert load_provider_library(tmp_path / "webgpu.so") == ["webgpu"]
+    assert load_provider_library(tmp_path / "qnn.so", "QNNExecutionProvider") == ["qnn"]
+    assert load_provider_library(str(tmp_path / "webgpu.so")) == ["webgpu"]
     _add(runtime, "qnn")
     _add(runtime, "webgpu")
     assert runtime.registered == [("QNNExecutionProvider", "qnn.so"), ("webgpu", "webgpu.so")]
@@ -143,19 +151,45 @@ def test_a_library_of_a_preset_replaces_its_package(runtime: _Runtime, tmp_path:
 def test_an_unknown_provider_gets_a_preset_that_takes_any_option(
     runtime: _Runtime, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delitem(PRESETS, "NewProvider", raising=False)
-    runtime.libraries = {"new.so": [_device("NewProvider", "NPU")]}
-    assert load_provider_library(tmp_path / "new.so") == ["NewProvider"]
-    found = PRESETS.pop("NewProvider")
-    assert found.own_memory
-    assert found.profiles == ("cpu", "coreml", "nnapi")
-    monkeypatch.setitem(PRESETS, "NewProvider", found)
+    runtime.libraries = {"new.so": [_device("NewProvider", "NPU"), _device("Other", "GPU")]}
+    with pytest.raises(
+        ProviderError, match=r"new\.so: this plug-in has the provider NewProvider, Other, expected 'qnn'"
+    ):
+        load_provider_library(tmp_path / "new.so", "qnn")
+    assert "NewProvider" not in PRESETS
+    assert load_provider_library(tmp_path / "new.so", "NewProvider") == ["NewProvider"]
+    assert "Other" not in PRESETS
+    assert PRESETS["NewProvider"].own_memory
+    assert PRESETS["NewProvider"].profiles == ("cpu", "coreml", "nnapi")
     added: list[Any] = []
     monkeypatch.setattr(providers, "add_provider", lambda _session, _preset, options: added.append(dict(options)))
     options_of(Target("NewProvider", {"anything": "1"}))
     assert added == [{"anything": "1"}]
-    with pytest.raises(ProviderError, match=r"new\.so: this plug-in has the provider NewProvider, expected 'qnn'"):
-        load_provider_library(tmp_path / "new.so", "qnn")
+    assert load_provider_library(tmp_path / "new.so") == ["NewProvider", "Other"]
+
+
+def test_a_library_that_takes_any_name_needs_one(runtime: _Runtime, tmp_path: Path) -> None:
+    runtime.libraries = {"libqnn.so": [_device("", "NPU")]}
+    with pytest.raises(ProviderError, match=r"libqnn\.so: this plug-in does not say the name of its provider; name it"):
+        load_provider_library(tmp_path / "libqnn.so")
+    assert load_provider_library(tmp_path / "libqnn.so", "qnn") == ["qnn"]
+
+
+def test_a_provider_of_two_libraries_is_an_error(runtime: _Runtime, tmp_path: Path) -> None:
+    runtime.libraries = {"a.so": [_device("NewProvider")], "b.so": [_device("NewProvider")]}
+    load_provider_library(tmp_path / "a.so")
+    with pytest.raises(ProviderError, match=r"b\.so: the provider NewProvider is already loaded from another library"):
+        load_provider_library(tmp_path / "b.so")
+
+
+def test_an_installed_package_without_a_preset_is_found(runtime: _Runtime, installed: Callable[[str], None]) -> None:
+    installed("onnxruntime_ep_new_chip")
+    runtime.libraries = {"onnxruntime_ep_new_chip.so": [_device("NewProvider", "NPU")]}
+    assert resolve("new-chip").provider == "NewProvider"
+    _add(runtime, "new-chip", speed="high")
+    assert runtime.added == [(["NPU"], {"speed": "high"})]
+    [found] = [each for each in available_providers() if each.name == "new-chip"]
+    assert (found.source, found.devices, found.problem) == ("onnxruntime-ep-new-chip 7.1", ["NPU"], "")
 
 
 def _run(*arguments: str | Path) -> str:
@@ -166,12 +200,12 @@ def _run(*arguments: str | Path) -> str:
     return done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("content", [b"no library", None, Path(onnxruntime.__file__).parent])
+@pytest.mark.parametrize("content", [b"no library", Path(onnxruntime.__file__).parent])
 def test_a_file_that_is_no_plug_in_is_one_line(content: Any, tmp_path: Path, stdlib_mini_bundle: Path) -> None:
     library = tmp_path / "plug-in.so"
     if isinstance(content, Path):  # a real library that is not a plug-in
         library = next(content.glob("capi/libonnxruntime_providers_shared.so"))
-    elif content:
+    else:
         library.write_bytes(content)
     said = _run("selftest", stdlib_mini_bundle, "--provider-library", library)
     assert said.startswith(f"error: {library}: ONNX Runtime {onnxruntime.__version__} cannot load this plug-in: ")
@@ -179,7 +213,9 @@ def test_a_file_that_is_no_plug_in_is_one_line(content: Any, tmp_path: Path, std
 
 def test_an_unknown_name_is_refused_as_a_wrong_argument(stdlib_mini_bundle: Path) -> None:
     said = _run("run", stdlib_mini_bundle, "--prompt", "x", "--provider", "tpu")
-    assert said.startswith("error: Invalid value for '--provider': found 'tpu', expected one of cpu, xnnpack, ")
+    assert said.startswith(
+        "error: Invalid value for '--provider': provider 'tpu' is unknown, expected one of cpu, xnnpack, "
+    )
 
 
 # --- the list of providers
@@ -205,19 +241,23 @@ def test_the_list_shows_why_a_plug_in_cannot_be_used(runtime: _Runtime, installe
     runtime.libraries = {"onnxruntime_ep_webgpu.so": []}
     [webgpu] = [each for each in available_providers() if each.name == "webgpu"]
     assert webgpu.source == "onnxruntime-ep-webgpu 7.1"
-    assert webgpu.problem.endswith("this plug-in finds no device on this machine that it can use")
+    assert "this plug-in finds no device on this machine that it can use" in webgpu.problem
 
 
-def test_every_preset_that_needs_a_package_has_an_extra_with_it() -> None:
-    import tomllib
+def test_the_command_prints_the_list_and_what_to_do() -> None:
+    command = [sys.executable, "cli.py", "providers"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[0].split() == ["provider", "from", "devices", "profiles"]
+    assert ["coreml", "absent", "coreml,", "nnapi"] in [line.split() for line in lines]
+    assert "cuda: use the package onnxruntime-gpu in place of onnxruntime" in lines
 
+
+def test_every_preset_of_a_plug_in_has_an_extra_with_its_package() -> None:
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    packages = {name: preset.package.replace("_", "-") for name, preset in PRESETS.items() if preset.package}
+    packages = {name: preset.plugin.package.replace("_", "-") for name, preset in PRESETS.items() if preset.plugin}
     assert {name: extras[name][0].partition(">=")[0] for name in packages} == packages
 
 
-def test_a_preset_without_a_package_says_where_its_provider_is() -> None:
-    for name, preset in PRESETS.items():
-        assert isinstance(preset, Preset)
-        assert name == "cpu" or bool(preset.package) != bool(preset.where), name
+def test_every_preset_says_how_to_get_its_provider() -> None:
+    assert [name for name, preset in PRESETS.items() if not preset.plugin and not preset.where] == ["cpu"]

@@ -20,9 +20,10 @@ Owned<OrtValue> BoundCall::tensor(const std::string& name, DType dtype, std::spa
 }
 
 void BoundCall::input(const std::string& name, DType dtype, std::span<const std::int64_t> shape, void* data) {
-    const Owned<OrtValue> value = tensor(name, dtype, shape, data);
+    Owned<OrtValue> value = tensor(name, dtype, shape, data);
     const OnnxRuntime& runtime = session_->runtime_;
     runtime.check(runtime.api().BindInput(binding_.get(), name.c_str(), value.get()), Kind::bundle, name);
+    if (session_->own_memory_) copied_.insert_or_assign(name, std::move(value));
 }
 
 void BoundCall::output(const std::string& name, DType dtype, std::span<const std::int64_t> shape, void* data) {
@@ -33,6 +34,9 @@ void BoundCall::output(const std::string& name, DType dtype, std::span<const std
 
 void BoundCall::run() {
     const OnnxRuntime& runtime = session_->runtime_;
+    for (const auto& [name, value] : copied_) {
+        runtime.check(runtime.api().BindInput(binding_.get(), name.c_str(), value.get()), Kind::bundle, name);
+    }
     // ONNX Runtime's type of the session is not const here, but threads may run one session at the same time.
     runtime.check(runtime.api().RunWithBinding(session_->session_.get(), nullptr, binding_.get()), Kind::bundle,
                   "the dense graph fails");

@@ -192,7 +192,10 @@ ONNXTensorElementDataType tensor_type(DType dtype) {
 
 GraphSession::GraphSession(const OnnxRuntime& runtime, const Bundle& bundle, const GraphFile& file,
                            std::shared_ptr<const MappedFile> weights, const Target& target)
-    : runtime_(runtime), file_(file), weights_(std::move(weights)) {
+    : runtime_(runtime),
+      file_(file),
+      weights_(std::move(weights)),
+      own_memory_(runtime.preset(target.provider).own_memory) {
     const std::string where = bundle.path(file.file);
     const bool is_ort_format = bundle.graph().is_ort_format();
     if (is_ort_format && target.required) {

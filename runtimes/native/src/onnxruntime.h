@@ -39,6 +39,7 @@ struct Preset {
     std::map<std::string, std::string> config = {};              // session configuration entries
     double max_abs = 0;                                          // additional error of a logit, if it is less precise
     const char* threads = "";                                    // the option for the number of threads
+    bool own_memory = false;                                     // whether it computes in memory of its own (a GPU's)
 };
 
 // Return all presets. presets.cpp has the list.
@@ -118,6 +119,7 @@ class GraphSession {
     const OnnxRuntime& runtime_;
     GraphFile file_;
     std::shared_ptr<const MappedFile> weights_;
+    bool own_memory_;
     Owned<OrtSession> session_{nullptr, nullptr};
     std::vector<Placement> placements_;
 };
@@ -138,6 +140,8 @@ class BoundCall {
                                          void* data) const;
     const GraphSession* session_;
     Owned<OrtIoBinding> binding_{nullptr, nullptr};
+    // Inputs that ONNX Runtime copies to the provider's own memory when they are bound, so each run binds them again.
+    std::map<std::string, Owned<OrtValue>> copied_;
 };
 
 }  // namespace molkv

@@ -90,7 +90,8 @@ const std::vector<Preset>& presets() {
          .profiles = any_profile,
          .known = {{"device_id", any_value}, {"gpu_mem_limit", any_value}, {"use_tf32", any_value}},
          .options = {{"use_tf32", "0"}},
-         .max_abs = 1e-3},
+         .max_abs = 1e-3,
+         .own_memory = true},
     };
     return list;
 }

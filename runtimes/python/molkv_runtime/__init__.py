@@ -18,8 +18,7 @@ from molkv_runtime.generator import Completion, Generator
 from molkv_runtime.memory import cache_bytes
 from molkv_runtime.onnxruntime_session import Target, describe_placements, open_session, session_options
 from molkv_runtime.options import Options, Token
-from molkv_runtime.providers import PRESETS, resolve
-from molkv_runtime.providers import load_library as load_provider_library
+from molkv_runtime.providers import PRESETS, load_provider_library, resolve
 from molkv_runtime.sampling import Sampling
 from molkv_runtime.selftest import SelfTest, selftest
 from molkv_runtime.sequences import Sequences

@@ -9,7 +9,7 @@ import onnxruntime
 
 from molkv_bundle import ProviderError
 from molkv_runtime import plugins
-from molkv_runtime.providers import PRESETS, Preset, how_to_install, is_plugin, is_present, load
+from molkv_runtime.providers import PRESETS, Plugin, Preset, find_packages, how_to_install, is_present, load
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,27 +28,29 @@ class AvailableProvider(msgspec.Struct, frozen=True):
 def available_providers() -> list[AvailableProvider]:
     """Return the providers of all presets. The function loads the installed plug-ins, to ask for their devices."""
     _LOG.info("built into onnxruntime: %s", ", ".join(onnxruntime.get_available_providers()))
+    find_packages()
     return [_look_at(name, preset) for name, preset in PRESETS.items()]
 
 
 def _look_at(name: str, preset: Preset) -> AvailableProvider:
-    source, problem, devices = "", "", list[str]()
+    source, problem, devices, plugin = "", "", list[str](), preset.plugin
     if not is_present(name):
         problem = how_to_install(name)
-    elif not is_plugin(preset):
+    elif plugin is None:
         source = f"onnxruntime {onnxruntime.__version__}"
     else:
-        source = str(preset.library or f"{preset.package.replace('_', '-')} {plugins.package_version(preset.package)}")
+        package = f"{plugin.package.replace('_', '-')} {plugins.installed_version(plugin.package)}"
+        source = str(plugin.library or package)
         try:
-            load(preset)
-            devices = [_described(device, preset) for device in plugins.devices(preset.provider)]
+            load(plugin, preset.provider)
+            devices = [_described(device, plugin) for device in plugins.devices(preset.provider)]
         except ProviderError as error:
             problem = str(error)
     return AvailableProvider(name, preset.provider, preset.profiles, source, devices, problem)
 
 
-def _described(device: onnxruntime.OrtEpDevice, preset: Preset) -> str:
+def _described(device: onnxruntime.OrtEpDevice, plugin: Plugin) -> str:
     """Return the name by which an option chooses a device, or else its kind; and its maker."""
-    key = preset.device[1] if preset.device else ""
+    key = plugin.device[1] if plugin.device else ""
     kind = device.ep_metadata.get(key) or device.device.type.name
     return f"{kind} ({device.device.vendor})" if device.device.vendor else kind

@@ -18,7 +18,7 @@ def probe(bundle: Bundle, sequence: Callable[[int], Sequences], provider: str) -
     """Compute the beginning of the longest golden text, and compare its logits.
 
     For each static graph there is one piece of the prompt, which needs no padding. For a graph of any length, the
-    prompt is one piece of 100 tokens. Two decode steps follow.
+    prompt is one piece of at most 100 tokens. Two decode steps follow.
 
     Args:
         bundle: The bundle to run.
@@ -31,7 +31,8 @@ def probe(bundle: Bundle, sequence: Callable[[int], Sequences], provider: str) -
     golden = read_golden(bundle)
     text = max(golden.texts, key=lambda text: len(text.input_ids))
     limit = golden.limits_beside(PRESETS[provider].max_abs).max_abs
-    sizes = [length + 1 for length in reversed(bundle.graph().lengths) if length > 1] or [_PROMPT]
+    prompt = max(1, min(_PROMPT, len(text.input_ids) - _STEPS))
+    sizes = [length + 1 for length in reversed(bundle.graph().lengths) if length > 1] or [prompt]
     ids = text.input_ids[: sum(sizes) + _STEPS]
     state = sequence(len(ids))
     for size in [*sizes, *[1] * _STEPS]:

@@ -24,26 +24,31 @@ _ANY: tuple[str, ...] = ()
 _WITHOUT_FUSION = {"optimization.disable_specified_optimizers": "MatMulAddFusion"}
 
 
+class Plugin(NamedTuple):
+    """Where the plug-in of a provider is, and how it takes devices and options."""
+
+    package: str = ""  # the Python package of the plug-in
+    library: Path | None = None  # the file of the plug-in, in place of the package
+    device: tuple[str, str] | None = None  # the option that chooses a device, and the device's metadata with its name
+    properties: str = ""  # the option that takes all other options, as JSON: {device: {option: value}}
+    all_devices: bool = False  # whether a session takes all devices of the provider, not only the first
+
+
 class Preset(NamedTuple):
     """The driver's settings for a provider."""
 
     provider: str  # ONNX Runtime's name of the provider
     profiles: tuple[str, ...]  # profiles of the graphs that it can run, best first
-    known: Mapping[str, tuple[str, ...]] | None = MappingProxyType({})  # options and values; (): any value; None: any
+    known: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # allowed options and values; (): any value
+    takes_any_option: bool = False  # whether options other than the known ones are allowed
     options: Options = _NONE  # options that the driver sets by default
     config: Options = _NONE  # configuration entries of the session
     max_abs: float = 0.0  # additional error of a logit that is allowed, if the provider is less precise than float32
     threads: str = ""  # the option for the number of threads, if the provider has its own threads
     cache: str = ""  # the option for the folder of compiled models
     own_memory: bool = False  # whether the provider computes in memory of its own, such as that of a GPU
-    device: tuple[str, str] | None = (
-        None  # the option that chooses a plug-in's device, and the device's metadata for it
-    )
-    properties: str = ""  # the plug-in's option that takes all other options, as JSON: {device: {option: value}}
-    all_devices: bool = False  # whether a session takes all devices of the plug-in, not only the first
-    package: str = ""  # the Python package that contains the provider as a plug-in
-    library: Path | None = None  # the library of the plug-in, if it is in no package
-    where: str = ""  # the builds of ONNX Runtime that contain the provider, if most of them do not
+    plugin: Plugin | None = None  # None: the provider is in ONNX Runtime itself
+    where: str = ""  # the machines or the builds of ONNX Runtime that have the provider, if most of them do not
 
 
 _STATIC = ("coreml", "nnapi")
@@ -103,9 +108,7 @@ PRESETS = {
         max_abs=1e-3,
         threads="INFERENCE_NUM_THREADS",
         own_memory=True,
-        device=("device_type", "ov_device"),
-        properties="load_config",
-        package="onnxruntime_ep_openvino",
+        plugin=Plugin("onnxruntime_ep_openvino", device=("device_type", "ov_device"), properties="load_config"),
     ),
     "qnn": Preset(
         "QNNExecutionProvider",
@@ -125,23 +128,23 @@ PRESETS = {
         },
         config=_WITHOUT_FUSION,
         max_abs=0.25,
-        all_devices=True,
-        package="onnxruntime_qnn",
+        plugin=Plugin("onnxruntime_qnn", all_devices=True),
     ),
     "webgpu": Preset(
         "WebGpuExecutionProvider",
         ("nnapi", "coreml", "cpu"),  # docs/mobile.md says why cpu is last
-        known={"powerPreference": ("high-performance", "low-power"), **dict.fromkeys(("deviceId",), _ANY)},
+        known={"powerPreference": ("high-performance", "low-power")},
         max_abs=1e-3,
         own_memory=True,
-        package="onnxruntime_ep_webgpu",
+        plugin=Plugin("onnxruntime_ep_webgpu"),
     ),
     "mlx": Preset(
         "MLXExecutionProvider",
         _DYNAMIC,
         max_abs=0.25,
         own_memory=True,
-        package="onnxruntime_ep_mlx",
+        plugin=Plugin("onnxruntime_ep_mlx"),
+        where="a Mac with Apple silicon",
     ),
     "cuda": Preset(
         "CUDAExecutionProvider",
@@ -155,11 +158,25 @@ PRESETS = {
 }
 
 
-def load_library(path: Path, name: str = "") -> list[str]:
+# The settings for a plug-in without a preset. The difference of a logit is that of a device that computes in float16.
+_UNKNOWN = Preset("", _DYNAMIC, takes_any_option=True, max_abs=0.25, own_memory=True)
+_PREFIX = "onnxruntime_ep_"
+
+
+def find_packages() -> None:
+    """Make a preset NAME for each installed package onnxruntime-ep-NAME of which no preset knows."""
+    known = {preset.plugin.package for preset in PRESETS.values() if preset.plugin}
+    for package in plugins.installed_packages(_PREFIX):
+        if package not in known:
+            name = package.removeprefix(_PREFIX).replace("_", "-")
+            PRESETS[name] = _UNKNOWN._replace(provider=plugins.provider_of(package), plugin=Plugin(package))
+
+
+def load_provider_library(path: str | Path, name: str = "") -> list[str]:
     """Load a plug-in from a file. Return the names of the presets that then use it.
 
-    A provider without a preset gets one with ONNX Runtime's name of the provider. This preset takes every profile and
-    any option, and its logits may differ as much as those of a device that computes in float16.
+    A provider without a preset gets one, under ONNX Runtime's name of the provider. This preset takes every profile and
+    any option, and a logit may differ by 0.25.
 
     Args:
         path: The library of the plug-in.
@@ -168,17 +185,22 @@ def load_library(path: Path, name: str = "") -> list[str]:
     Raises:
         ProviderError: The library cannot be loaded, finds no device, or does not have the provider.
     """
+    path, presets = Path(path), {preset.provider: each for each, preset in PRESETS.items()}
+    name = presets.get(name, name)
     registration = PRESETS[name].provider if name in PRESETS else name or path.stem
     found = plugins.register(path, registration)
-    presets = {preset.provider: preset_name for preset_name, preset in PRESETS.items()}
-    names = []
-    for provider in found:
-        names.append(presets.get(provider, provider))
-        unknown = Preset(provider, _DYNAMIC, known=None, max_abs=0.25, own_memory=True)
-        PRESETS[names[-1]] = PRESETS.get(names[-1], unknown)._replace(library=path)
+    names = [presets.get(provider, provider) for provider in found]
+    if not name and found == [registration] and registration not in presets:
+        plugins.unregister(path, registration)
+        raise ProviderError(f"{path}: this plug-in does not say the name of its provider; name it with --provider")
     if name and name not in names:
         raise ProviderError(f"{path}: this plug-in has the provider {', '.join(names)}, expected {name!r}")
-    return names
+    chosen = [name] if name else names
+    for each, provider in zip(names, found, strict=True):
+        if each in chosen:
+            preset = PRESETS.get(each, _UNKNOWN)._replace(provider=provider)
+            PRESETS[each] = preset._replace(plugin=(preset.plugin or Plugin())._replace(library=path))
+    return chosen
 
 
 def resolve(preset: str) -> Preset:
@@ -188,6 +210,8 @@ def resolve(preset: str) -> Preset:
         ProviderError: The preset does not exist, or neither this build of ONNX Runtime nor an installed plug-in
             contains the provider.
     """
+    if preset not in PRESETS:
+        find_packages()
     there = ", ".join(name for name in PRESETS if is_present(name))
     if preset not in PRESETS:
         raise ProviderError(f"provider {preset!r} is unknown, expected one of {', '.join(PRESETS)}; available: {there}")
@@ -202,32 +226,29 @@ def resolve(preset: str) -> Preset:
 def is_present(name: str) -> bool:
     """Return whether a preset's provider is in this build of ONNX Runtime, or in a plug-in that is here."""
     preset = PRESETS[name]
-    if is_plugin(preset):
-        return preset.library is not None or plugins.installed(preset.package)
+    if preset.plugin:
+        return preset.plugin.library is not None or bool(plugins.installed_version(preset.plugin.package))
     return preset.provider in onnxruntime.get_available_providers()
 
 
-def is_plugin(preset: Preset) -> bool:
-    """Return whether the driver takes a preset's provider from a plug-in, not from ONNX Runtime itself."""
-    return bool(preset.package) or preset.library is not None
-
-
 def how_to_install(name: str) -> str:
-    """Return what a user must do to get a provider that is absent."""
+    """Return what a user must do to get the provider of one of our presets."""
     preset = PRESETS[name]
-    return f"use {preset.where}" if preset.where else f"pip install 'molkv-export[{name}]'"
+    if preset.plugin is None:
+        return f"use {preset.where}"
+    return f"pip install 'molkv-export[{name}]'" + (f" on {preset.where}" if preset.where else "")
 
 
 def check_options(preset: str, given: Options) -> None:
-    """Check provider options that the user gave. A provider without a preset of ours takes any option.
+    """Check provider options that the user gave.
 
     Raises:
         ArgumentError: The provider does not have such an option, or the option does not have such a value.
     """
     known = PRESETS[preset].known
-    if known is None:
-        return
     for name, value in given.items():
+        if name not in known and PRESETS[preset].takes_any_option:
+            continue
         if name not in known:
             names = f"one of {', '.join(known)}" if known else "none"
             raise ArgumentError("provider_options", name, f"{names} (the options of provider {preset})")
@@ -241,38 +262,40 @@ def add_provider(session_options: onnxruntime.SessionOptions, preset: Preset, op
     Raises:
         ProviderError: The provider's plug-in cannot be loaded, finds no device, or refuses the options.
     """
-    if not is_plugin(preset):
+    if preset.plugin is None:
         session_options.add_provider(preset.provider, dict(options))
         return
-    load(preset)
-    devices, left = _devices(preset, options)
+    load(preset.plugin, preset.provider)
+    devices, left = _devices(preset.plugin, preset.provider, options)
     try:
         session_options.add_provider_for_devices(devices, left)
     except Exception as error:  # ONNX Runtime raises many exception types, none of them public
         raise ProviderError(f"{preset.provider} refuses the options {left}: {one_line(error)}") from error
 
 
-def load(preset: Preset) -> None:
-    """Load the plug-in of a preset.
+def load(plugin: Plugin, provider: str) -> None:
+    """Load a plug-in, unless this process has loaded it already.
 
     Raises:
         ProviderError: The library cannot be loaded, or finds no device.
     """
-    plugins.register(preset.library or plugins.library_of(preset.package), preset.provider)
+    plugins.register(plugin.library or plugins.library_of(plugin.package), provider)
 
 
-def _devices(preset: Preset, options: Options) -> tuple[Sequence[onnxruntime.OrtEpDevice], dict[str, str]]:
+def _devices(
+    plugin: Plugin, provider: str, options: Options
+) -> tuple[Sequence[onnxruntime.OrtEpDevice], dict[str, str]]:
     """Return the devices for a session, and the options that the plug-in gets."""
-    devices, left = plugins.devices(preset.provider), dict(options)
-    if preset.device:
-        option, key = preset.device
+    devices, left = plugins.devices(provider), dict(options)
+    if plugin.device:
+        option, key = plugin.device
         there = [device.ep_metadata.get(key, "") for device in devices]
         wanted = left.pop(option)
         if wanted not in there:
             raise ProviderError(
-                f"{preset.provider} has no device {wanted!r}, expected {option} to be one of {', '.join(there)}"
+                f"{provider} has no device {wanted!r}, expected {option} to be one of {', '.join(there)}"
             )
         devices = [devices[there.index(wanted)]]
-        if preset.properties:
-            left = {preset.properties: json.dumps({wanted.partition(".")[0]: left})}
-    return (devices if preset.all_devices else devices[:1]), left
+        if plugin.properties:
+            left = {plugin.properties: json.dumps({wanted.partition(".")[0]: left})}
+    return (devices if plugin.all_devices else devices[:1]), left
