@@ -115,7 +115,7 @@ def test_the_help_of_every_command_has_an_example(command: str) -> None:
     examples = done.stdout.partition("Example")[2].partition("Options:")[0].splitlines()[1:]
     assert [line for line in examples if line.strip()]
     for line in filter(str.strip, examples):  # each example is on a separate line
-        assert line.startswith(f"    molkv-export {command} ")
+        assert f"{line} ".startswith(f"    molkv-export {command} ")
     assert set(cli.commands) >= {command}
 
 

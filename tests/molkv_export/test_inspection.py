@@ -12,7 +12,7 @@ from rich.console import Console
 
 from molkv_export import GraphOptions, export, inspect
 from molkv_export.inspection import print_inspection
-from molkv_runtime import BoundCall, Generator
+from molkv_runtime import BoundCall, Generator, Target
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,13 @@ def test_bytes_of_a_call_equal_the_size_of_its_buffers(phone: Path, monkeypatch:
     bind = BoundCall.__init__
 
     def measure(
-        self: BoundCall, session: object, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray]
+        self: BoundCall,
+        session: object,
+        inputs: dict[str, np.ndarray],
+        outputs: dict[str, np.ndarray],
+        target: Target,
     ) -> None:
-        bind(self, session, inputs, outputs)
+        bind(self, session, inputs, outputs, target)
         length = len(inputs["inputs_embeds"])
         sizes[length] = tuple(sum(array.nbytes for array in arrays.values()) for arrays in (inputs, outputs))
 

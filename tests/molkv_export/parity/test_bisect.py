@@ -16,7 +16,7 @@ from molkv_bundle import Arrays, Bundle, BundleError
 from molkv_export.families import open_checkpoint, reference_model
 from molkv_export.parity.bisect import Bisection, bisect
 from molkv_export.source.model import SourceModel
-from molkv_runtime import BoundCall
+from molkv_runtime import BoundCall, Target
 from molkv_runtime.onnxruntime_session import CPU
 from tests.manifests import replace_file
 from tests.models import CONFIGS, KINDS
@@ -73,8 +73,8 @@ def _change_kernels(patch: pytest.MonkeyPatch, change: Callable[[Arrays], None])
     """Change the outputs of ONNX Runtime, and of no other evaluator."""
 
     class Changed(BoundCall):
-        def __init__(self, session: Any, inputs: Arrays, outputs: Arrays) -> None:
-            super().__init__(session, inputs, outputs)
+        def __init__(self, session: Any, inputs: Arrays, outputs: Arrays, target: Target) -> None:
+            super().__init__(session, inputs, outputs, target)
             self.outputs = outputs
 
         def run(self) -> None:
