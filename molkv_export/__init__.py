@@ -1,6 +1,7 @@
 """The exporter, which makes bundles from trained lookup-expert models.
 
 - `export` writes a bundle.
+- `write_part` writes a part of the expert store of a bundle, which `export` assembles.
 - `add_profile` adds graphs to a bundle.
 - `validate` compares a bundle with its source.
 - `inspect` describes a bundle.
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from molkv_export.packaging.package import package
     from molkv_export.parity.compared_texts import Scope
     from molkv_export.parity.validate import Report, validate
+    from molkv_export.parts import PartInfo, write_part
     from molkv_export.profiles import GraphOptions
 
 __version__ = "0.1.0"  # pyproject.toml reads this line; a checkout without an installation has a version, too
@@ -30,6 +32,7 @@ __all__ = [
     "GraphOptions",
     "Inspection",
     "PackageInfo",
+    "PartInfo",
     "Report",
     "Scope",
     "__version__",
@@ -38,12 +41,14 @@ __all__ = [
     "inspect",
     "package",
     "validate",
+    "write_part",
 ]
 
 _MODULES = {  # the module in which each name is defined, as in the imports above
     "GraphOptions": "profiles",
     "Inspection": "inspection",
     "PackageInfo": "packaging.layout",
+    "PartInfo": "parts",
     "Report": "parity.validate",
     "Scope": "parity.compared_texts",
     "add_profile": "exporter",
@@ -51,6 +56,7 @@ _MODULES = {  # the module in which each name is defined, as in the imports abov
     "inspect": "inspection",
     "package": "packaging.package",
     "validate": "parity.validate",
+    "write_part": "parts",
 }
 
 

@@ -102,10 +102,38 @@ def atomic_folder(
             if not isinstance(error, OSError):
                 error.add_note(kept)
                 raise
-            # numpy raises an error without errno if it could write only a part of an array.
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, None):
-                raise OutputError(f"{out}: the disk is full; {kept}, free some space and try again") from error
-            raise OutputError(f"{out}: cannot be written ({error.strerror}); {kept}") from error
+            raise _failed(out, error, kept) from error
+
+
+@contextmanager
+def locked_folder(folder: Path, out: Path) -> Iterator[None]:
+    """Create a folder in which a part of `out` is written, and lock it. After a failure, the folder stays as it is.
+
+    Raises:
+        OutputError: Another process has locked the folder, it cannot be written, or the disk is full.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder.parent, error) from error
+    with _locked(folder, out) as lacks:
+        if lacks:
+            _LOG.warning("%s: %s", folder, "; ".join(lacks))
+        kept = f"finished files are kept in {folder} for the next attempt"
+        try:
+            yield
+        except OSError as error:
+            raise _failed(out, error, kept) from error
+        except BaseException as error:
+            error.add_note(kept)
+            raise
+
+
+def _failed(out: Path, error: OSError, kept: str) -> OutputError:
+    # numpy raises an error without errno if it could write only a part of an array.
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, None):
+        return OutputError(f"{out}: the disk is full; {kept}, free some space and try again")
+    return OutputError(f"{out}: cannot be written ({error.strerror}); {kept}")
 
 
 @contextmanager
@@ -160,6 +188,11 @@ def _recover(out: Path) -> None:
 def partial_of(out: Path) -> Path:
     """Return the path of the partial folder in which `out` is written."""
     return _sibling(out, "partial")
+
+
+def parts_of(out: Path) -> Path:
+    """Return the path of the folder with the parts of `out` that several processes write."""
+    return _sibling(out, "parts")
 
 
 def _sibling(out: Path, suffix: str) -> Path:

@@ -56,14 +56,24 @@ def estimate_disk_and_ram(
     """
     missing = [shard for shard in table.shards if shard.file not in finished]
     disk = sum(shard_bytes(shard, table) for shard in missing) + sum(plan.nbytes for plan in graphs)
-    free = shutil.disk_usage(folder).free
-    if disk > free:
-        raise OutputError(
-            f"{out}: needs {human_bytes(disk)} of disk space, but {human_bytes(free)} are free; "
-            "free some space or choose another disk"
-        )
+    free = check_free_space(disk, folder, out)
     # A weight is read as float32. If it is stored in another dtype, both copies are in RAM at the same time.
     copies = 1 if all(plan.dense == FLOAT32 for plan in graphs) else 2
     weight = copies * max(size for plan in graphs for size in plan.weights)
     golden = golden_ram(source, graphs[0].weights)
     return DiskAndRam(disk=disk, free=free, ram=max(memory.total, golden, weight))
+
+
+def check_free_space(needed: int, folder: Path, out: Path) -> int:
+    """Return the free space on the disk of a folder, in bytes, after checking that it is enough for `out`.
+
+    Raises:
+        OutputError: The disk has less than `needed` bytes of free space.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"{out}: needs {human_bytes(needed)} of disk space, but {human_bytes(free)} are free; "
+            "free some space or choose another disk"
+        )
+    return free

@@ -51,6 +51,13 @@ from molkv_export.families import open_checkpoint
 from molkv_export.golden import calibration_texts, write_golden
 from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.files import save_graphs
+from molkv_export.parts import (
+    DEFAULT_MAX_MEMORY,
+    DEFAULT_SHARD_SIZE,
+    collect_parts,
+    remove_parts,
+    store_arguments,
+)
 from molkv_export.profiles import GraphOptions, plan_graphs
 from molkv_export.source.hashes import HashedSource, check_source
 from molkv_export.tables.plan import Memory, plan_memory, plan_table, shard_bytes, with_id
@@ -59,8 +66,6 @@ from molkv_export.tables.rows import RowSource, row_source
 from molkv_export.tables.table_writer import write_table
 from molkv_export.terminal import byte_progress, print_line, timed
 
-DEFAULT_SHARD_SIZE = 1024**3
-DEFAULT_MAX_MEMORY = 1024**3
 DEFAULT_GRAPH = GraphOptions()
 _LOG = logging.getLogger(__name__)
 
@@ -74,6 +79,7 @@ def export(
     experts_dtype: RowDtype = "float16",
     shard_size: int = DEFAULT_SHARD_SIZE,
     max_memory: int = DEFAULT_MAX_MEMORY,
+    assemble: bool = False,
     force: bool = False,
     command: str = "molkv_export.export()",
     console: Console | None = None,
@@ -93,13 +99,15 @@ def export(
         shard_size: Largest size of a shard, in bytes.
         max_memory: RAM in bytes for writing the store, in addition to the RAM of the libraries and of the largest dense
             weight. With more memory, expert networks are loaded less often. The bundle's content stays the same.
+        assemble: Take the expert store from the parts that `write_part` has written, and remove them at the end.
         force: Replace the folder if it exists; the old folder stays until the new folder is complete.
         command: Text that the manifest records as the command that made the bundle.
         console: Console for progress bars and messages; None for no output.
 
     Raises:
         ConfigError, CheckpointError: The checkpoint is missing, damaged or unsupported, or changes while it is read.
-        OutputError: The folder exists, is being written by another process, or cannot be written.
+        OutputError: The folder exists, is being written by another process, or cannot be written; a part is missing, or
+            was written from another checkpoint or with other options or versions.
         RequestError: A profile does not support the model or the options, shard_size or max_memory is too small, or a
             dtype cannot hold the model.
     """
@@ -113,15 +121,18 @@ def export(
                 check = partial(_check_unchanged, hashed, plan.companions, folder)
                 origin = origin_of(hashed.hashes)
                 plan = plan._replace(table=with_id(plan.table, origin))
-                arguments = {**origin, "--experts-dtype": experts_dtype, "--shard-size": str(shard_size)}
-                journal = _start(plan, folder, bundle, arguments, progress)
+                journal = _start(
+                    plan, folder, bundle, store_arguments(origin, experts_dtype, shard_size), assemble, progress
+                )
                 graphs = {g.profile: _write_graphs(g, source, folder, hashed.hashes, progress) for g in plan.graphs}
                 _write_table(plan, folder, journal, check, progress)
             files = _file_infos(folder, journal.shards)
-            manifest = _new_manifest(plan, graphs, files, hashed.hashes, command)
+            manifest = _new_manifest(plan, graphs, files, hashed.hashes, journal.machine, command)
             manifest = _finish(source, folder, manifest, list(graphs), console)
             check()
-            return manifest
+    if assemble:
+        remove_parts(bundle)
+    return manifest
 
 
 def add_profile(
@@ -211,11 +222,15 @@ def _plan(
     return _Plan(source, companions, graphs, rows, table, plan_memory(rows, table, max_memory))
 
 
-def _start(plan: _Plan, folder: Path, bundle: Path, arguments: dict[str, str], progress: Progress) -> Journal:
+def _start(
+    plan: _Plan, folder: Path, bundle: Path, arguments: dict[str, str], assemble: bool, progress: Progress
+) -> Journal:
     """Keep the finished shards of an unfinished export; write the companions; print the needed disk space and RAM."""
     journal, message = resume_export(folder, arguments)
     if message:
         print_line(progress.console, f"{bundle}: {message}")
+    if assemble:
+        journal.machine = collect_parts(bundle, plan.table, journal, folder)
     for warning in plan.companions.warnings:
         print_line(progress.console, f"warning: {warning}")
     plan.companions.write(folder)
@@ -266,19 +281,14 @@ def _write_table(plan: _Plan, folder: Path, journal: Journal, check: Callable[[]
     total = sum(shard_bytes(shard, plan.table) for shard in missing)
     task = progress.add_task("expert store", total=total, visible=total > 0)
 
-    def finish(name: str, info: FileInfo) -> None:
-        check()  # the journal must only list shards of the checkpoint that was hashed
-        journal.shards[name] = info
-        journal.save(folder)
-
     with timed(_LOG, "expert store"):
         write_table(
             plan.rows,
             plan.table,
             plan.memory.slab_ids,
             folder,
-            finished=dict(journal.shards),
-            finish=finish,
+            shards=missing,
+            finish=partial(journal.finish, folder, check),
             advance=lambda count: progress.advance(task, count),
         )
 
@@ -328,10 +338,12 @@ def _new_manifest(
     graphs: dict[str, GraphInfo],
     files: dict[str, FileInfo],
     hashes: dict[str, str],
+    machine: str,
     command: str,
 ) -> Manifest:
     packages = (torch, onnx_ir, onnxscript, onnxruntime, np)
     versions = {package.__name__: str(package.__version__) for package in packages}
+    cpus = {"cpus": machine} if "; " in machine else {}  # several kinds may round differently
     return Manifest(
         schema_version=SCHEMA_VERSION,
         model=plan.source.config,
@@ -341,7 +353,7 @@ def _new_manifest(
         files=files,
         provenance=Provenance(
             command=command,
-            tools={"python": platform.python_version(), "molkv-export": __version__, **versions},
+            tools={"python": platform.python_version(), **cpus, "molkv-export": __version__, **versions},
             source=hashes,
         ),
     )

@@ -73,7 +73,7 @@ def _ours(folder: Path, size: int) -> tuple[float, int, int]:
         store,
         memory.slab_ids,
         folder,
-        finished={},
+        shards=store.shards,
         finish=lambda _name, _info: None,
         advance=lambda _count: None,
     )

@@ -35,6 +35,20 @@ from molkv_export.graph.choices import (
 from molkv_export.terminal import human_bytes, print_line
 
 _TYPED = ParameterSource.COMMANDLINE
+_OF_STORE = ("experts_dtype", "shard_size", "max_memory")
+_OF_A_PART = ("checkpoint", "bundle", *_OF_STORE, "shards", "as_json", "quiet", "verbose")
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Read a part such as 3/8.
+
+    Raises:
+        click.BadParameter: The text is not of this form.
+    """
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise click.BadParameter(f"found {text!r}, expected I/N such as 3/8, with I from 1 to N")
+    return int(number), int(count)
 
 
 @click.command("export")
@@ -135,6 +149,16 @@ _TYPED = ParameterSource.COMMANDLINE
     help="RAM for writing the expert store, without the RAM of libraries. It does not change the bundle.",
 )
 @click.option(
+    "--shards",
+    type=_part,
+    metavar="I/N",
+    help="Write only part I of N parts of the expert store, beside BUNDLE. Several machines can write parts into one "
+    "shared folder; --assemble then makes BUNDLE of them.",
+)
+@click.option(
+    "--assemble", is_flag=True, help="Take the expert store from the parts that --shards has written, and remove them."
+)
+@click.option(
     "--force", is_flag=True, help="Replace BUNDLE if it exists. The old bundle stays until the new one is complete."
 )
 @json_option
@@ -155,6 +179,8 @@ def export_command(
     experts_dtype: RowDtype,
     shard_size: int,
     max_memory: int,
+    shards: tuple[int, int] | None,
+    assemble: bool,
     force: bool,
     as_json: bool,
     notes: Console,
@@ -174,9 +200,14 @@ def export_command(
       molkv-export export my-model my-model.bundle --experts-dtype float32 --shard-size 512MiB
       molkv-export export my-model phone.bundle --profile coreml --dense-dtype float16 --context-length 512
       molkv-export export my-model my-model.bundle --add-profile nnapi --json > export.json
+      molkv-export export my-model my-model.bundle --shards 2/8
+      molkv-export export my-model my-model.bundle --assemble
     """
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    _refuse_options_without_effect(dense_dtype, is_new=add_profile is None)
+    _refuse_options_without_effect(dense_dtype, is_new=add_profile is None, is_part=shards is not None)
+    if shards is not None:
+        _write_part(checkpoint, bundle, shards, experts_dtype, shard_size, max_memory, as_json, notes)
+        return
     graph = molkv_export.GraphOptions(
         dense_dtype, block_size, kv_dtype, chunk_lengths, context_length, expert_window, window_dtype, lm_head_dtype
     )
@@ -189,6 +220,7 @@ def export_command(
             experts_dtype=experts_dtype,
             shard_size=shard_size,
             max_memory=max_memory,
+            assemble=assemble,
             force=force,
             command=command,
             console=notes,
@@ -200,6 +232,31 @@ def export_command(
                 checkpoint, bundle, add_profile, graph=graph, force=force, command=command, console=notes
             )
     _print(bundle, manifest, as_json)
+
+
+def _write_part(
+    checkpoint: Path,
+    bundle: Path,
+    shards: tuple[int, int],
+    experts_dtype: RowDtype,
+    shard_size: int,
+    max_memory: int,
+    as_json: bool,
+    notes: Console,
+) -> None:
+    info = molkv_export.write_part(
+        checkpoint,
+        bundle,
+        shards,
+        experts_dtype=experts_dtype,
+        shard_size=shard_size,
+        max_memory=max_memory,
+        console=notes,
+    )
+    if as_json:
+        print_json(info)
+    else:
+        click.echo(f"{info.folder}: part {info.part}, {info.shards} shards, {human_bytes(info.size)}")
 
 
 def _print(bundle: Path, manifest: Manifest, as_json: bool) -> None:
@@ -214,7 +271,7 @@ def _print(bundle: Path, manifest: Manifest, as_json: bool) -> None:
     )
 
 
-def _refuse_options_without_effect(dense_dtype: DenseDtype, *, is_new: bool) -> None:
+def _refuse_options_without_effect(dense_dtype: DenseDtype, *, is_new: bool, is_part: bool) -> None:
     """Refuse options on the command line that would change nothing.
 
     Raises:
@@ -227,9 +284,13 @@ def _refuse_options_without_effect(dense_dtype: DenseDtype, *, is_new: bool) -> 
         if dense_dtype != "int4" and name in given:
             message = f"found --dense-dtype {dense_dtype}, expected int4, since {reason}"
             raise click.BadParameter(message, param=given[name])
-    for name in ("profiles", "experts_dtype", "shard_size", "max_memory"):
+    for name in ("profiles", *_OF_STORE, "shards", "assemble"):
         if not is_new and name in given:
             message = "found with --add-profile, which adds graphs only; leave this option out"
+            raise click.BadParameter(message, param=given[name])
+    for name in given if is_part else ():
+        if name not in _OF_A_PART:
+            message = "found with --shards, which writes only a part of the expert store; leave this option out"
             raise click.BadParameter(message, param=given[name])
 
 

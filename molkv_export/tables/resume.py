@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,6 +21,7 @@ class Journal(msgspec.Struct):
 
     arguments: dict[str, str]  # everything that determines the bytes of the store
     shards: dict[str, FileInfo] = {}  # by the name of the file
+    machine: str = ""  # the kind of CPU that wrote the shards
 
     def save(self, folder: Path) -> None:
         """Write the journal with an atomic rename, so that a crash leaves either the old or the new journal."""
@@ -28,6 +31,17 @@ class Journal(msgspec.Struct):
             file.flush()
             sync(file.fileno())
         new.replace(folder / JOURNAL)
+
+    def finish(self, folder: Path, check: Callable[[], None], name: str, info: FileInfo) -> None:
+        """Note a new shard, after `check` has found that the checkpoint is still the one that was hashed."""
+        check()
+        self.shards[name] = info
+        self.save(folder)
+
+
+def machine() -> str:
+    """Return the kind of CPU. Sums in another order give other last bits, and the order depends on the CPU."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def origin_of(hashes: dict[str, str]) -> dict[str, str]:
@@ -60,8 +74,8 @@ def resume_export(folder: Path, arguments: dict[str, str]) -> tuple[Journal, str
         The journal with the undamaged shards that were found. A message for the user if the folder held an
         unfinished export, else "".
     """
-    unfinished = _read_journal(folder)
-    journal, message = Journal(arguments), ""
+    unfinished = read_journal(folder)
+    journal, message = Journal(arguments, machine=machine()), ""
     if unfinished is not None and unfinished.arguments != arguments:
         different = _changed(unfinished.arguments, arguments)
         message = f"found an unfinished export with different {different}; starting from the beginning"
@@ -79,7 +93,7 @@ def resume_export(folder: Path, arguments: dict[str, str]) -> tuple[Journal, str
     return journal, message
 
 
-def _read_journal(folder: Path) -> Journal | None:
+def read_journal(folder: Path) -> Journal | None:
     """Return the journal of a folder; None if the journal is missing or damaged."""
     path = folder / JOURNAL
     try:

@@ -39,18 +39,18 @@ def write_table(
     slab_ids: int,
     folder: Path,
     *,
-    finished: dict[str, FileInfo],
+    shards: Sequence[Shard],
     finish: Callable[[str, FileInfo], None],
     advance: Callable[[int], object],
 ) -> None:
-    """Write all unfinished shards, one after the other.
+    """Write shards, one after the other.
 
     Args:
         source: The source of rows.
         table: From `plan_table`, with its id.
         slab_ids: Number of records in a slab, from `plan_memory`.
         folder: The folder of the shards.
-        finished: Shards that need not be written, by the name of the file.
+        shards: The shards to write, some or all of the table's.
         finish: Called with the name, size and hash of each new shard, once the shard is safe on the disk.
         advance: Called from another thread after each piece is written, with the piece's size in bytes.
 
@@ -61,9 +61,8 @@ def write_table(
     dtype = record_dtype(source.config, table.dtype)
     slabs = [aligned_zeros(slab_ids, dtype) for _ in range(SLABS)]  # zeros, since the padding of a record must be 0
     with nullcontext() if source.loads_networks else _one_torch_thread():
-        for shard in table.shards:
-            if shard.file not in finished:
-                finish(shard.file, write_shard(source, table, shard, slabs, folder, advance))
+        for shard in shards:
+            finish(shard.file, write_shard(source, table, shard, slabs, folder, advance))
 
 
 @contextmanager

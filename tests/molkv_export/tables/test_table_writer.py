@@ -165,7 +165,7 @@ def _write_in_slabs_of_two(checkpoint: Path, folder: Path, finished: dict[str, F
             store,
             2,
             folder,
-            finished={},
+            shards=store.shards,
             finish=finished.__setitem__,
             advance=lambda _: None,
         )
