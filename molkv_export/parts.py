@@ -144,29 +144,28 @@ def collect_parts(bundle: Path, table: Table, journal: Journal, folder: Path) ->
         OutputError: A part was written from another checkpoint, with other options or versions; a shard is missing or
             has another size than its journal says.
     """
-    found = _journals(bundle, journal.arguments)
+    found, places = _journals(bundle, journal.arguments), dict[str, Path]()
     for part, theirs in found.items():
-        for name, info in theirs.shards.items():
-            path = part / name
-            if name not in journal.shards and path.exists():
-                if path.stat().st_size != info.size:
-                    raise OutputError(
-                        f"{path}: has {path.stat().st_size} bytes, expected {info.size}; remove {part} and write this "
-                        "part again"
-                    )
-                journal.shards[name] = info
-    absent = [shard.file for shard in table.shards if shard.file not in journal.shards]
+        for shard in table.shards:
+            path, info = part / shard.file, theirs.shards.get(shard.file)
+            if info is None or shard.file in journal.shards or not path.exists():
+                continue
+            if path.stat().st_size != info.size:
+                raise OutputError(
+                    f"{path}: has {path.stat().st_size} bytes, expected {info.size}; remove {part} and write this part "
+                    "again"
+                )
+            journal.shards[shard.file], places[shard.file] = info, path
+    absent = [number for number, shard in enumerate(table.shards, 1) if shard.file not in journal.shards]
     if absent:
-        numbers = ", ".join(str(table.shards.index(shard) + 1) for shard in table.shards if shard.file in absent)
         raise OutputError(
-            f"{parts_of(bundle)}: {len(absent)} of {len(table.shards)} shards are missing ({numbers}), expected all; "
-            "write the parts that hold them with --shards I/N (part I has the shards I, I + N, ...)"
+            f"{parts_of(bundle)}: {len(absent)} of {len(table.shards)} shards are missing "
+            f"({', '.join(map(str, absent))}), expected all; write the parts that hold them with --shards I/N (part I "
+            "has the shards I, I + N, ...)"
         )
     journal.save(folder)  # before the files move, so that a crash between the two leaves each shard in one place
-    for part, theirs in found.items():
-        for name in theirs.shards:
-            if (part / name).exists() and not (folder / name).exists():
-                (part / name).rename(folder / name)
+    for name, path in places.items():
+        path.rename(folder / name)
     return "; ".join(dict.fromkeys(theirs.machine for theirs in found.values()))
 
 
