@@ -52,15 +52,21 @@ from molkv_export.golden import calibration_texts, write_golden
 from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.files import save_graphs
 from molkv_export.parts import (
-    DEFAULT_MAX_MEMORY,
-    DEFAULT_SHARD_SIZE,
     collect_parts,
     remove_parts,
     store_arguments,
 )
 from molkv_export.profiles import GraphOptions, plan_graphs
-from molkv_export.source.hashes import HashedSource, check_source
-from molkv_export.tables.plan import Memory, plan_memory, plan_table, shard_bytes, with_id
+from molkv_export.source.hashes import HashedSource, check_source, hash_checkpoint
+from molkv_export.tables.plan import (
+    DEFAULT_MAX_MEMORY,
+    DEFAULT_SHARD_SIZE,
+    Memory,
+    plan_memory,
+    plan_table,
+    shard_bytes,
+    with_id,
+)
 from molkv_export.tables.resume import JOURNAL, Journal, check_nothing_unfinished, origin_of, resume_export
 from molkv_export.tables.rows import RowSource, row_source
 from molkv_export.tables.table_writer import write_table
@@ -117,7 +123,7 @@ def export(
         plan = _plan(source, profiles, graph, experts_dtype, shard_size, max_memory)
         with atomic_folder(bundle, is_ours=_is_bundle, force=force, journal=JOURNAL) as folder:
             with byte_progress(console) as progress:
-                hashed = _hash_checkpoint(source, progress)
+                hashed = hash_checkpoint(source, progress)
                 check = partial(_check_unchanged, hashed, plan.companions, folder)
                 origin = origin_of(hashed.hashes)
                 plan = plan._replace(table=with_id(plan.table, origin))
@@ -172,7 +178,7 @@ def add_profile(
     with open_checkpoint(checkpoint) as source:
         [plan] = plan_graphs(source.config, [profile], graph, old.manifest.experts.dtype)
         with byte_progress(console) as progress:
-            hashed = _hash_checkpoint(source, progress)
+            hashed = hash_checkpoint(source, progress)
         check_source(old, source, hashed.hashes)
         with atomic_folder(bundle, is_ours=_is_bundle, force=True) as folder:
             if read_manifest(bundle).sha256 != old.manifest.sha256:  # replaced before this process had the lock
@@ -300,12 +306,6 @@ def _file_infos(folder: Path, known: dict[str, FileInfo]) -> dict[str, FileInfo]
         if path.name not in (JOURNAL, *known):
             infos[path.name] = FileInfo(size=path.stat().st_size, sha256=file_sha256(path))
     return dict(sorted(infos.items()))
-
-
-def _hash_checkpoint(source: Checkpoint, progress: Progress) -> HashedSource:
-    task = progress.add_task("checkpoint's hash", total=sum(path.stat().st_size for path in source.files))
-    with timed(_LOG, "checkpoint's hash"):
-        return HashedSource(source, lambda count: progress.advance(task, count))
 
 
 def _check_unchanged(hashed: HashedSource, companions: Companions, folder: Path) -> None:

@@ -20,15 +20,19 @@ from molkv_bundle import ArgumentError, OutputError, RowDtype, Shard, Table
 from molkv_export.atomic_folder import locked_folder, parts_of
 from molkv_export.disk_and_ram import check_free_space
 from molkv_export.families import open_checkpoint
-from molkv_export.source.hashes import HashedSource
-from molkv_export.tables.plan import plan_memory, plan_table, shard_bytes, with_id
+from molkv_export.source.hashes import hash_checkpoint
+from molkv_export.tables.plan import (
+    DEFAULT_MAX_MEMORY,
+    DEFAULT_SHARD_SIZE,
+    plan_memory,
+    plan_table,
+    shard_bytes,
+    with_id,
+)
 from molkv_export.tables.resume import Journal, origin_of, read_journal, resume_export
 from molkv_export.tables.rows import row_source
 from molkv_export.tables.table_writer import write_table
 from molkv_export.terminal import byte_progress, print_line
-
-DEFAULT_SHARD_SIZE = 1024**3
-DEFAULT_MAX_MEMORY = 1024**3
 
 
 class Part(NamedTuple):
@@ -98,8 +102,7 @@ def write_part(
             raise ArgumentError("shards", str(part), expected)
         folder = parts_of(bundle) / part.folder
         with locked_folder(folder, bundle), byte_progress(console) as progress:
-            task = progress.add_task("checkpoint's hash", total=sum(path.stat().st_size for path in source.files))
-            hashed = HashedSource(source, lambda count: progress.advance(task, count))
+            hashed = hash_checkpoint(source, progress)
             origin = origin_of(hashed.hashes)
             table = with_id(table, origin)
             journal, message = resume_export(folder, store_arguments(origin, experts_dtype, shard_size))

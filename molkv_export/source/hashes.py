@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+
+from rich.progress import Progress
 
 from molkv_bundle import Bundle, CheckpointError, MolkvError
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.checkpoints.files import changed, file_state
 from molkv_export.families import open_checkpoint
+from molkv_export.terminal import timed
+
+_LOG = logging.getLogger(__name__)
 
 
 class HashedSource:
@@ -46,6 +52,13 @@ class HashedSource:
             self._error = error
             raise error
         self._states = states
+
+
+def hash_checkpoint(checkpoint: Checkpoint, progress: Progress) -> HashedSource:
+    """Hash the files of an open checkpoint, and show the progress."""
+    task = progress.add_task("checkpoint's hash", total=sum(path.stat().st_size for path in checkpoint.files))
+    with timed(_LOG, "checkpoint's hash"):
+        return HashedSource(checkpoint, lambda count: progress.advance(task, count))
 
 
 def check_source(bundle: Bundle, checkpoint: Checkpoint, hashes: dict[str, str]) -> None:

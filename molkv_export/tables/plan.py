@@ -24,6 +24,8 @@ from molkv_bundle import (
 if TYPE_CHECKING:
     from molkv_export.tables.rows import RowSource  # needs PyTorch, but `plan_shards` must work without it
 
+DEFAULT_SHARD_SIZE = 1024**3
+DEFAULT_MAX_MEMORY = 1024**3
 _NO_ID = "0" * 16  # the id of a table before `with_id`
 # Number of slabs (buffers of records): one is filled, one gets its checksums, one is written, and one is hashed.
 SLABS = 4

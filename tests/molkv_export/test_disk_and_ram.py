@@ -15,10 +15,9 @@ from molkv_bundle import OutputError, Table
 from molkv_export import export
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.disk_and_ram import DiskAndRam, estimate_disk_and_ram
-from molkv_export.exporter import DEFAULT_MAX_MEMORY
 from molkv_export.families import open_checkpoint
 from molkv_export.profiles import GraphOptions, plan_graphs
-from molkv_export.tables.plan import plan_memory, plan_table
+from molkv_export.tables.plan import DEFAULT_MAX_MEMORY, plan_memory, plan_table
 from molkv_export.tables.rows import RowSource, row_source
 
 
