@@ -58,6 +58,7 @@ from molkv_bundle.manifest import (
 from molkv_bundle.mole import MoleConfig
 from molkv_bundle.molkv import MolkvConfig
 from molkv_bundle.record import Ids, Records, checked_record_dtype, record_dtype, record_fields
+from molkv_bundle.remote import RemoteFile, RemoteFolder, is_remote
 from molkv_bundle.row_formats import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, Floats, RowDtype, ValueDecoder
 from molkv_bundle.safetensors_file import MAX_HEADER_BYTES, TensorEntry, TensorFile
 from molkv_bundle.session_file import SessionFile, write_session
@@ -120,6 +121,8 @@ __all__ = [
     "ProviderError",
     "RecordChecksum",
     "Records",
+    "RemoteFile",
+    "RemoteFolder",
     "RequestError",
     "Rotation",
     "RowDtype",
@@ -141,6 +144,7 @@ __all__ = [
     "decode_json",
     "file_sha256",
     "graph_interface",
+    "is_remote",
     "is_system_file",
     "is_unicode",
     "model_config",
