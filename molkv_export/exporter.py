@@ -225,7 +225,7 @@ def _plan(
     graphs = plan_graphs(source.config, profiles, graph, experts_dtype)
     rows = row_source(source)
     table = plan_table(source.config, experts_dtype, shard_size)
-    return _Plan(source, companions, graphs, rows, table, plan_memory(rows, table, max_memory))
+    return _Plan(source, companions, graphs, rows, table, plan_memory(rows, table, max_memory, torch.get_num_threads()))
 
 
 def _start(
@@ -291,7 +291,7 @@ def _write_table(plan: _Plan, folder: Path, journal: Journal, check: Callable[[]
         write_table(
             plan.rows,
             plan.table,
-            plan.memory.slab_ids,
+            plan.memory,
             folder,
             shards=missing,
             finish=partial(journal.finish, folder, check),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import torch
 from rich.console import Console
 
 from molkv_bundle import ArgumentError, OutputError, RowDtype, Shard, Table
@@ -96,7 +97,7 @@ def write_part(
     checkpoint, bundle, part = Path(checkpoint), Path(bundle), Part(*shards)
     with open_checkpoint(checkpoint) as source:
         rows, table = row_source(source), plan_table(source.config, experts_dtype, shard_size)
-        memory = plan_memory(rows, table, max_memory)
+        memory = plan_memory(rows, table, max_memory, torch.get_num_threads())
         if not 1 <= part.number <= part.parts <= len(table.shards):
             expected = f"I/N with 1 <= I <= N <= {len(table.shards)} (the number of shards)"
             raise ArgumentError("shards", str(part), expected)
@@ -115,7 +116,7 @@ def write_part(
             write_table(
                 rows,
                 table,
-                memory.slab_ids,
+                memory,
                 folder,
                 shards=missing,
                 finish=partial(journal.finish, folder, hashed.check),

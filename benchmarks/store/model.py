@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -56,6 +57,7 @@ class RandomRows:
 
     ids_at_once = 1024
     working_bytes = 0
+    piece_bytes = 0
     loads_networks = False
 
     def __init__(self, config: MolkvConfig) -> None:
@@ -76,9 +78,10 @@ class RandomRows:
         All layers use the same array of random rows. Each layer begins at another row.
         """
         for first, layer in product(range(start, stop, self.ids_at_once), self.config.layers_with_experts):
-            place = first + 97 * layer, min(stop, first + self.ids_at_once) + 97 * layer
-            yield SomeRows(layer, first, "key", slice(None), self._rows(self._key, *place))
-            yield SomeRows(layer, first, "value", slice(None), self._rows(self._value, *place))
+            ids = range(first, min(stop, first + self.ids_at_once))
+            for name, random in (("key", self._key), ("value", self._value)):
+                rows = partial(self._rows, random, ids.start + 97 * layer, ids.stop + 97 * layer)
+                yield SomeRows(layer, ids, name, slice(None), rows)
 
     def _rows(self, random: Tensor, start: int, stop: int) -> Tensor:
         at = start % (_RANDOM_ROWS - (stop - start) + 1)

@@ -64,14 +64,14 @@ def _ours(folder: Path, size: int) -> tuple[float, int, int]:
     config = model_config(size)
     source = RandomRows(config)
     store = plan_table(config, "float16", 1024**3)
-    memory = plan_memory(source, store, 1024**3)
+    memory = plan_memory(source, store, 1024**3, cores=1)
     before = _peak_rss()
     folder.mkdir()
     start = time.perf_counter()
     write_table(
         source,
         store,
-        memory.slab_ids,
+        memory,
         folder,
         shards=store.shards,
         finish=lambda _name, _info: None,

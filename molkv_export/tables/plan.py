@@ -118,25 +118,37 @@ class Memory(NamedTuple):
     """A plan for the memory that writing a table uses."""
 
     slab_ids: int  # number of records in a slab; a slab is written when all layers of its records are filled
+    threads: int  # number of pieces of a slab that are computed at a time
     total: int  # largest number of bytes in use
 
 
-def plan_memory(source: RowSource, table: Table, max_memory: int) -> Memory:
-    """Choose the size of slabs such that writing a table takes at most `max_memory` bytes of RAM.
+def plan_memory(source: RowSource, table: Table, max_memory: int, cores: int) -> Memory:
+    """Choose slabs and threads such that writing a table takes at most `max_memory` bytes of RAM.
 
-    In training form, every expert network is loaded once for each slab, so slabs are as large as memory allows. In
-    lookup form, slabs are as small as possible.
+    In training form, every expert network is loaded once for each slab, so slabs are as large as memory allows, and
+    each core computes a piece. A slab has at least a step for each thread, so that at most two networks are in use. In
+    lookup form, slabs are as small as possible, and one thread copies.
+
+    Args:
+        source: The source of rows.
+        table: The planned table.
+        max_memory: The limit, in bytes.
+        cores: Largest number of threads that compute.
 
     Raises:
         ArgumentError: max_memory is too small for the smallest slab.
     """
-    step = source.ids_at_once
-    largest = max(shard.count for shard in table.shards)
-    least = source.working_bytes + SLABS * min(step, largest) * table.stride
+    step, largest = source.ids_at_once, max(shard.count for shard in table.shards)
+    least = source.working_bytes + source.piece_bytes + SLABS * min(step, largest) * table.stride
     if max_memory < least:
         raise ArgumentError("max_memory", f"{max_memory} bytes", f"at least {least} bytes for this model")
-    steps = 1
-    if source.loads_networks:
-        steps = (max_memory - source.working_bytes) // (SLABS * table.stride * step)
-    slab = min(largest, max(1, steps) * step)
-    return Memory(slab, source.working_bytes + SLABS * slab * table.stride)
+    steps = threads = 1
+    for count in range(1, cores + 1) if source.loads_networks else ():
+        free = max_memory - source.working_bytes - count * source.piece_bytes
+        fitting = free // (SLABS * table.stride * step)
+        if count > max(1, fitting):
+            break
+        steps, threads = max(1, fitting), count
+    slab = min(largest, steps * step)
+    threads = min(threads, -(-slab // step))
+    return Memory(slab, threads, source.working_bytes + threads * source.piece_bytes + SLABS * slab * table.stride)

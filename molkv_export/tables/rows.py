@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import NamedTuple, Protocol, cast
 
@@ -28,10 +30,14 @@ class SomeRows(NamedTuple):
     """One vector of one layer for consecutive token ids, for all experts or some of them."""
 
     layer: int
-    first_id: int
+    ids: range
     vector: str  # the vector's name in records
     experts: slice  # the range of these experts in the vector's first dimension
-    rows: Tensor  # [ids, *shape of the vector for these experts], any floating-point dtype
+    rows: Callable[[], Tensor]
+    """A function that computes [ids, *shape of the vector for these experts], in any floating-point dtype.
+
+    It may run in any thread, and beside the functions of other pieces.
+    """
 
 
 class RowSource(Protocol):
@@ -43,14 +49,20 @@ class RowSource(Protocol):
     depend on the size of the product, but the bytes of a store must depend only on the checkpoint."""
     working_bytes: int
     """RAM in bytes that is needed to make pieces, without the RAM for records."""
+    piece_bytes: int
+    """RAM in bytes that each piece needs in addition while it is computed."""
     loads_networks: bool
-    """Whether each call of `pieces` loads networks. If so, few calls for many ids are faster than many calls."""
+    """Whether each call of `pieces` loads networks, which compute rows. If so, few calls for many ids are faster than
+    many calls, and several pieces at a time are faster than one."""
 
     def embedding(self, start: int, stop: int) -> Tensor:
         """Return the input embeddings [ids, d] of token ids start to stop."""
 
     def pieces(self, start: int, stop: int) -> Iterator[SomeRows]:
-        """Yield all rows of token ids start to stop; every network is loaded once."""
+        """Yield all rows of token ids start to stop; every network is loaded once.
+
+        If at most one piece more than a network has is in use at a time, at most two networks are in RAM.
+        """
 
 
 def row_source(checkpoint: Checkpoint) -> RowSource:
@@ -62,6 +74,7 @@ class TableRows:
     """The `RowSource` of lookup form: rows are read from the checkpoint's tables."""
 
     loads_networks = False
+    piece_bytes = 0
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.config = checkpoint.config
@@ -88,14 +101,15 @@ class TableRows:
             last = min(stop, first + self.ids_at_once)
             found = self._checkpoint.stored_together(list(self._tables.values()), first, last)
             for (layer, name), rows in zip(self._tables, found, strict=True):
-                yield SomeRows(layer, first, name, slice(None), rows)
+                yield SomeRows(layer, range(first, last), name, slice(None), partial(_same, rows))
+
+
+def _same(rows: Tensor) -> Tensor:
+    return rows
 
 
 class NetworkRows:
-    """The `RowSource` of training form: expert networks compute rows from embeddings.
-
-    One network is in RAM at a time.
-    """
+    """The `RowSource` of training form: expert networks compute rows from embeddings."""
 
     loads_networks = True
 
@@ -110,28 +124,24 @@ class NetworkRows:
         largest = max(
             (_numbers(module, part) for module in modules[:1] for part in cast(Networks, module).parts()), default=0
         )
-        self.working_bytes = (
-            2 * 4 * largest + 2 * _ACTIVATION_BYTES
-        )  # weights as read and in float32, activations twice
+        self.working_bytes = 3 * 4 * largest  # two networks in float32, and the weights of one as they are read
+        self.piece_bytes = 2 * _ACTIVATION_BYTES
 
     def embedding(self, start: int, stop: int) -> Tensor:
         """Read embeddings."""
         return self._checkpoint.tensor(EMBEDDING, start, stop)
 
     def pieces(self, start: int, stop: int) -> Iterator[SomeRows]:
-        """Compute and yield rows, layer by layer and expert by expert."""
+        """Yield pieces layer by layer and expert by expert."""
         for layer in self.config.layers_with_experts:
-            yield from self._layer(layer, start, stop)
+            for part in cast(Networks, self._model.experts(layer)).parts():
+                network = _Network(partial(self._load, layer, part.parameters))
+                for first in range(start, stop, self.ids_at_once):
+                    ids = range(first, min(stop, first + self.ids_at_once))
+                    yield SomeRows(layer, ids, part.vector, part.experts, partial(self._rows, part, network, ids))
 
-    def _layer(self, layer: int, start: int, stop: int) -> Iterator[SomeRows]:
-        for part in cast(Networks, self._model.experts(layer)).parts():
-            loaded = self._load(layer, part.parameters)
-            for first, embedding in self._embeddings(start, stop):
-                yield SomeRows(layer, first, part.vector, part.experts, part.rows(loaded, embedding))
-
-    def _embeddings(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
-        for first in range(start, stop, self.ids_at_once):
-            yield first, self.embedding(first, min(stop, first + self.ids_at_once))
+    def _rows(self, part: ExpertPart, network: _Network, ids: range) -> Tensor:
+        return part.rows(network.get(), self.embedding(ids.start, ids.stop))
 
     def _load(self, layer: int, beginnings: tuple[str, ...]) -> nn.Module:
         """Return a copy of a layer's networks; only parameters whose names begin with `beginnings` have values."""
@@ -141,6 +151,22 @@ class NetworkRows:
         state = {name: self._checkpoint.tensor(prefix + name) for name in names if name.startswith(beginnings)}
         networks.load_state_dict(state, strict=False, assign=True)
         return networks.requires_grad_(False)
+
+
+class _Network:
+    """Networks that their first piece loads. They leave the RAM with the last piece that refers to them."""
+
+    def __init__(self, load: Callable[[], nn.Module]) -> None:
+        self._load = load
+        self._loaded: nn.Module | None = None
+        self._loading = threading.Lock()
+
+    def get(self) -> nn.Module:
+        """Return the networks."""
+        with self._loading:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
 
 
 def _numbers(networks: nn.Module, part: ExpertPart) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from molkv_bundle import (
     ROW_FORMATS,
     CheckpointError,
     FileInfo,
+    ModelConfig,
     RecordChecksum,
     Records,
     RowDtype,
@@ -28,15 +29,15 @@ from molkv_bundle import (
     shard_header,
 )
 from molkv_export.tables.direct_file import DirectFile, aligned_zeros
-from molkv_export.tables.plan import SLABS
+from molkv_export.tables.plan import SLABS, Memory
 from molkv_export.tables.quantize import quantize
-from molkv_export.tables.rows import RowSource
+from molkv_export.tables.rows import RowSource, SomeRows
 
 
 def write_table(
     source: RowSource,
     table: Table,
-    slab_ids: int,
+    memory: Memory,
     folder: Path,
     *,
     shards: Sequence[Shard],
@@ -48,7 +49,7 @@ def write_table(
     Args:
         source: The source of rows.
         table: From `plan_table`, with its id.
-        slab_ids: Number of records in a slab, from `plan_memory`.
+        memory: From `plan_memory`.
         folder: The folder of the shards.
         shards: The shards to write, some or all of the table's.
         finish: Called with the name, size and hash of each new shard, once the shard is safe on the disk.
@@ -59,17 +60,20 @@ def write_table(
         OSError: The disk is full, or fails.
     """
     dtype = record_dtype(source.config, table.dtype)
-    slabs = [aligned_zeros(slab_ids, dtype) for _ in range(SLABS)]  # zeros, since the padding of a record must be 0
-    with nullcontext() if source.loads_networks else _one_torch_thread():
+    # zeros, since the padding of a record must be 0
+    slabs = [aligned_zeros(memory.slab_ids, dtype) for _ in range(SLABS)]
+    with _one_torch_thread():
         for shard in shards:
-            finish(shard.file, write_shard(source, table, shard, slabs, folder, advance))
+            finish(shard.file, write_shard(source, table, shard, slabs, memory.threads, folder, advance))
 
 
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
-    """Limit PyTorch to one thread, which is enough for copying.
+    """Limit PyTorch to one thread for each operation.
 
-    PyTorch's idle threads wait in a busy loop, which would slow down the threads that hash and write.
+    Two reasons: several pieces at a time use the cores better than several threads for one matrix product, whose last
+    bits could depend on their number. PyTorch's idle threads wait in a busy loop, which would slow down the threads
+    that hash and write.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -84,6 +88,7 @@ def write_shard(
     table: Table,
     shard: Shard,
     slabs: Sequence[Records],
+    threads: int,
     folder: Path,
     advance: Callable[[int], object],
 ) -> FileInfo:
@@ -96,6 +101,7 @@ def write_shard(
         table: The table that the shard is a part of.
         shard: The records to write, and the name of the file.
         slabs: Buffers of n records each, used in turn. The bytes of a record that belong to no field must be 0.
+        threads: Number of pieces of a slab that are computed at a time.
         folder: The folder of the file.
         advance: Called from another thread after each piece is written, with the piece's size in bytes.
 
@@ -118,7 +124,7 @@ def write_shard(
             if len(work) == len(slabs):
                 _wait(work.popleft())
             records = slabs[number % len(slabs)][: stop - start]
-            fill(records, source, table.dtype, start)
+            fill(records, source, table.dtype, start, threads)
             checked = checker.submit(_add_checksums, records, start, checksums)
             written = writer.submit(lambda data: _write(file, data.result(), advance), checked)
             hashed = hasher.submit(lambda data: digest.update(data.result()), checked)
@@ -129,7 +135,7 @@ def write_shard(
     return FileInfo(size=size, sha256=digest.hexdigest())
 
 
-def _wait(work: list[Future[Any]]) -> None:
+def _wait(work: Iterable[Future[Any]]) -> None:
     for each in work:
         each.result()
 
@@ -150,8 +156,8 @@ def _write(file: DirectFile, data: memoryview, advance: Callable[[int], object])
 
 
 @torch.no_grad()
-def fill(records: Records, source: RowSource, dtype: RowDtype, start: int) -> None:
-    """Fill records [n] with the embeddings and rows of n token ids from `start` on.
+def fill(records: Records, source: RowSource, dtype: RowDtype, start: int, threads: int) -> None:
+    """Fill records [n] with the embeddings and rows of n token ids from `start` on, several pieces at a time.
 
     Raises:
         CheckpointError: A value is too large for the dtype.
@@ -162,19 +168,33 @@ def fill(records: Records, source: RowSource, dtype: RowDtype, start: int) -> No
         last = min(stop, first + source.ids_at_once)
         place = slice(first - start, last - start)
         _put(records["embedding"][place], source.embedding(first, last), plain, "embedding", first)
-    scales = {vector.name: vector.scale for vector in source.config.record_vectors() if ROW_FORMATS[dtype].scale}
-    for piece in source.pieces(start, stop):
-        place = slice(piece.first_id - start, piece.first_id - start + len(piece.rows))
-        rows = records["layers"][place, source.config.layers_with_experts.index(piece.layer)]
-        scale = scales.get(piece.vector, "")
-        _put(
-            rows[piece.vector][:, piece.experts],
-            piece.rows,
-            dtype if scale else plain,
-            f"expert_{piece.vector} of layer {piece.layer}",
-            piece.first_id,
-            rows[scale][:, piece.experts] if scale else None,
-        )
+    if threads == 1:
+        for piece in source.pieces(start, stop):
+            _fill_piece(records, source.config, dtype, start, piece)
+        return
+    with ThreadPoolExecutor(threads, "rows") as pool:
+        work: deque[Future[None]] = deque()  # one piece for each thread, and one that waits
+        for piece in source.pieces(start, stop):
+            if len(work) > threads:
+                work.popleft().result()
+            work.append(pool.submit(_fill_piece, records, source.config, dtype, start, piece))
+        _wait(work)
+
+
+@torch.no_grad()  # which holds for one thread
+def _fill_piece(records: Records, config: ModelConfig, dtype: RowDtype, start: int, piece: SomeRows) -> None:
+    scales = {vector.name: vector.scale for vector in config.record_vectors() if ROW_FORMATS[dtype].scale}
+    place = slice(piece.ids.start - start, piece.ids.stop - start)
+    rows = records["layers"][place, config.layers_with_experts.index(piece.layer)]
+    scale = scales.get(piece.vector, "")
+    _put(
+        rows[piece.vector][:, piece.experts],
+        piece.rows(),
+        dtype if scale else ROW_FORMATS[dtype].plain,
+        f"expert_{piece.vector} of layer {piece.layer}",
+        piece.ids.start,
+        rows[scale][:, piece.experts] if scale else None,
+    )
 
 
 def _put(

@@ -34,7 +34,7 @@ def _store(source: Checkpoint) -> tuple[RowSource, Table]:
 def _estimate(source: Checkpoint, folder: Path, finished: set[str], out: Path = Path("out")) -> DiskAndRam:
     rows, store = _store(source)
     graphs = plan_graphs(source.config, ["cpu"], GraphOptions(), "float16")
-    memory = plan_memory(rows, store, DEFAULT_MAX_MEMORY)
+    memory = plan_memory(rows, store, DEFAULT_MAX_MEMORY, cores=2)
     return estimate_disk_and_ram(source, graphs, store, memory, finished=finished, folder=folder, out=out)
 
 
@@ -77,5 +77,16 @@ def test_the_estimate_of_memory_is_within_the_allowed_memory(source: Checkpoint)
     rows, store = _store(source)
     many = msgspec.structs.replace(store, shards=(msgspec.structs.replace(store.shards[0], count=10_000_000),))
     for allowed in (100_000_000, 300_000_000):
-        memory = plan_memory(rows, many, allowed)
+        memory = plan_memory(rows, many, allowed, cores=2)
         assert 0.8 * allowed < memory.total <= allowed
+
+
+def test_more_cores_compute_at_a_time_as_far_as_memory_allows(source: Checkpoint) -> None:
+    rows, store = _store(source)
+    many = msgspec.structs.replace(store, shards=(msgspec.structs.replace(store.shards[0], count=10_000_000),))
+    plans = [plan_memory(rows, many, 1_000_000_000, cores) for cores in (1, 2, 8, 1000)]
+    assert [plan.threads for plan in plans[:3]] == [1, 2, 8]
+    assert 8 < plans[3].threads < 1000
+    for plan in plans:
+        assert plan.total <= 1_000_000_000
+        assert plan.slab_ids >= plan.threads * rows.ids_at_once

@@ -80,11 +80,11 @@ def test_a_part_has_every_nth_shard_and_a_second_call_keeps_them(
 def test_a_killed_part_is_resumed(checkpoint: Path, whole: Path, tmp_path: Path) -> None:
     bundle, original, calls = tmp_path / "bundle", table_writer.fill, list[int]()
 
-    def fill(records: Any, source: Any, dtype: Any, start: int) -> None:
+    def fill(records: Any, source: Any, dtype: Any, start: int, threads: int) -> None:
         calls.append(start)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        original(records, source, dtype, start)
+        original(records, source, dtype, start, threads)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table_writer, "fill", fill)

@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import struct
+import threading
+import weakref
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +20,24 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from molkv_bundle import Bundle, CheckpointError, FileInfo, MoleConfig, RecordChecksum, RequestError, record_dtype
+from molkv_bundle import (
+    Bundle,
+    CheckpointError,
+    FileInfo,
+    MoleConfig,
+    RecordChecksum,
+    RequestError,
+    RowDtype,
+    record_dtype,
+)
 from molkv_export import export
 from molkv_export.families import open_checkpoint
+from molkv_export.modeling.molkv import KeyValueNetworks
 from molkv_export.tables import table_writer
-from molkv_export.tables.direct_file import DirectFile
-from molkv_export.tables.plan import plan_table
+from molkv_export.tables.direct_file import DirectFile, aligned_zeros
+from molkv_export.tables.plan import Memory, plan_table
 from molkv_export.tables.rows import row_source
-from molkv_export.tables.table_writer import write_table
+from molkv_export.tables.table_writer import write_shard, write_table
 from molkv_runtime import ExpertStore
 from tests.models import CONFIGS, random_model, save_checkpoint
 
@@ -163,12 +175,56 @@ def _write_in_slabs_of_two(checkpoint: Path, folder: Path, finished: dict[str, F
         write_table(
             row_source(source),
             store,
-            2,
+            Memory(2, 1, 0),
             folder,
             shards=store.shards,
             finish=finished.__setitem__,
             advance=lambda _: None,
         )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+@pytest.mark.parametrize("name", ["molkv", "mole", "molkv/lookup"])
+def test_the_bytes_do_not_depend_on_the_number_of_threads(
+    name: str, dtype: RowDtype, checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with open_checkpoint(checkpoints(name)) as source:
+        rows, table = row_source(source), plan_table(source.config, dtype, 2**20)
+        rows.ids_at_once = 8  # so that there are many pieces, and a last one that is shorter
+        found = set()
+        for threads, slab_ids in ((1, 8), (1, 97), (2, 16), (3, 96), (7, 56)):
+            [shard] = table.shards
+            slabs = [aligned_zeros(slab_ids, record_dtype(source.config, dtype)) for _ in range(4)]
+            found.add(write_shard(rows, table, shard, slabs, threads, tmp_path, lambda _: None))
+        assert len(found) == 1
+
+
+def test_pieces_are_computed_at_the_same_time_with_two_networks_in_memory(
+    checkpoints: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive, most, original = weakref.WeakSet[Any](), list[int](), KeyValueNetworks.load_state_dict
+    together = threading.Barrier(2, timeout=20)  # the error of a barrier that one thread reaches alone ends the test
+
+    def load(networks: Any, *arguments: Any, **options: Any) -> Any:
+        alive.add(networks)
+        most.append(len(alive))
+        return original(networks, *arguments, **options)
+
+    def embedding(start: int, stop: int) -> torch.Tensor:
+        if threading.current_thread() is not threading.main_thread():
+            together.wait()
+        return read(start, stop)
+
+    with open_checkpoint(checkpoints("molkv")) as source:
+        rows = row_source(source)
+        rows.ids_at_once = 32
+        records = np.zeros(64, record_dtype(source.config, "float16"))
+        monkeypatch.setattr(KeyValueNetworks, "load_state_dict", load)
+        read = rows.embedding
+        monkeypatch.setattr(rows, "embedding", embedding)
+        table_writer.fill(records, rows, "float16", 0, 2)
+    assert len(most) > 8
+    assert max(most) <= 2
 
 
 def test_shards_are_finished_in_order_with_their_size_and_hash(
