@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -24,6 +24,7 @@ from molkv_bundle import (
     MANIFEST,
     NO_DIGEST,
     SCHEMA_VERSION,
+    ArgumentError,
     Bundle,
     BundleError,
     CheckpointError,
@@ -72,6 +73,7 @@ from molkv_export.tables.rows import RowSource, row_source
 from molkv_export.tables.table_writer import write_table
 from molkv_export.terminal import byte_progress, print_line, timed
 
+Engine = Literal["ray"]
 DEFAULT_GRAPH = GraphOptions()
 _LOG = logging.getLogger(__name__)
 
@@ -86,6 +88,8 @@ def export(
     shard_size: int = DEFAULT_SHARD_SIZE,
     max_memory: int = DEFAULT_MAX_MEMORY,
     assemble: bool = False,
+    engine: Engine | None = None,
+    address: str | None = None,
     force: bool = False,
     command: str = "molkv_export.export()",
     console: Console | None = None,
@@ -106,6 +110,10 @@ def export(
         max_memory: RAM in bytes for writing the store, in addition to the RAM of the libraries and of the largest dense
             weight. With more memory, expert networks are loaded less often. The bundle's content stays the same.
         assemble: Take the expert store from the parts that `write_part` has written, and remove them at the end.
+        engine: "ray": each shard is a task of a Ray cluster, whose nodes all see the checkpoint and the folder; each
+            task may take `max_memory`. None: this process writes all shards.
+        address: "HOST:PORT" of the Ray cluster's head; None for the cluster that RAY_ADDRESS names or that runs on this
+            machine. If there is none, one starts on this machine for the time of the export.
         force: Replace the folder if it exists; the old folder stays until the new folder is complete.
         command: Text that the manifest records as the command that made the bundle.
         console: Console for progress bars and messages; None for no output.
@@ -113,14 +121,19 @@ def export(
     Raises:
         ConfigError, CheckpointError: The checkpoint is missing, damaged or unsupported, or changes while it is read.
         OutputError: The folder exists, is being written by another process, or cannot be written; a part is missing, or
-            was written from another checkpoint or with other options or versions.
+            was written from another checkpoint or with other options or versions; a node of the cluster has other
+            versions, or cannot write a shard.
         RequestError: A profile does not support the model or the options, shard_size or max_memory is too small, or a
-            dtype cannot hold the model.
+            dtype cannot hold the model; the Ray cluster does not answer, or its nodes are too small.
+        MissingExtraError: Ray is not installed.
     """
     checkpoint, bundle = Path(checkpoint), Path(bundle)
+    if engine not in (None, *get_args(Engine)):
+        raise ArgumentError("engine", engine, f"one of {', '.join(get_args(Engine))}")
     check_output(bundle, is_ours=_is_bundle, force=force)
     with open_checkpoint(checkpoint) as source:
-        plan = _plan(source, profiles, graph, experts_dtype, shard_size, max_memory)
+        cores = 1 if engine else torch.get_num_threads()
+        plan = _plan(source, profiles, graph, experts_dtype, shard_size, max_memory, cores)
         with atomic_folder(bundle, is_ours=_is_bundle, force=force, journal=JOURNAL) as folder:
             with byte_progress(console) as progress:
                 hashed = hash_checkpoint(source, progress)
@@ -131,9 +144,10 @@ def export(
                     plan, folder, bundle, store_arguments(origin, experts_dtype, shard_size), assemble, progress
                 )
                 graphs = {g.profile: _write_graphs(g, source, folder, hashed.hashes, progress) for g in plan.graphs}
-                _write_table(plan, folder, journal, check, progress)
+                write = write_table if engine is None else partial(_write_on_cluster, hashed, address)
+                _write_table(plan, folder, journal, check, progress, write)
             files = _file_infos(folder, journal.shards)
-            manifest = _new_manifest(plan, graphs, files, hashed.hashes, journal.machine, command)
+            manifest = _new_manifest(plan, graphs, files, hashed.hashes, journal.machines, command)
             manifest = _finish(source, folder, manifest, list(graphs), console)
             check()
     if assemble:
@@ -220,12 +234,13 @@ def _plan(
     experts_dtype: RowDtype,
     shard_size: int,
     max_memory: int,
+    cores: int,
 ) -> _Plan:
     companions = Companions(source)
     graphs = plan_graphs(source.config, profiles, graph, experts_dtype)
     rows = row_source(source)
     table = plan_table(source.config, experts_dtype, shard_size)
-    return _Plan(source, companions, graphs, rows, table, plan_memory(rows, table, max_memory, torch.get_num_threads()))
+    return _Plan(source, companions, graphs, rows, table, plan_memory(rows, table, max_memory, cores))
 
 
 def _start(
@@ -236,7 +251,7 @@ def _start(
     if message:
         print_line(progress.console, f"{bundle}: {message}")
     if assemble:
-        journal.machine = collect_parts(bundle, plan.table, journal, folder)
+        collect_parts(bundle, plan.table, journal, folder)
     for warning in plan.companions.warnings:
         print_line(progress.console, f"warning: {warning}")
     plan.companions.write(folder)
@@ -282,13 +297,19 @@ def _write_graphs(
     return info
 
 
-def _write_table(plan: _Plan, folder: Path, journal: Journal, check: Callable[[], None], progress: Progress) -> None:
+def _write_table(
+    plan: _Plan,
+    folder: Path,
+    journal: Journal,
+    check: Callable[[], None],
+    progress: Progress,
+    write: Callable[..., None],
+) -> None:
     missing = [shard for shard in plan.table.shards if shard.file not in journal.shards]
     total = sum(shard_bytes(shard, plan.table) for shard in missing)
     task = progress.add_task("expert store", total=total, visible=total > 0)
-
     with timed(_LOG, "expert store"):
-        write_table(
+        write(
             plan.rows,
             plan.table,
             plan.memory,
@@ -297,6 +318,24 @@ def _write_table(plan: _Plan, folder: Path, journal: Journal, check: Callable[[]
             finish=partial(journal.finish, folder, check),
             advance=lambda count: progress.advance(task, count),
         )
+
+
+def _write_on_cluster(
+    hashed: HashedSource,
+    address: str | None,
+    rows: RowSource,  # noqa: ARG001 - each task opens the checkpoint itself
+    table: Table,
+    memory: Memory,
+    folder: Path,
+    **options: Any,
+) -> None:
+    """Write shards as `write_table` does, by a Ray cluster."""
+    from molkv_export.tables.cluster import Job, versions, write_table_on_ray
+
+    if options["shards"]:
+        states = {str(path.absolute()): state for path, state in hashed.states.items()}
+        job = Job(str(hashed.folder.absolute()), states, hashed.hashes, table, memory, str(folder), versions())
+        write_table_on_ray(job, address, **options)
 
 
 def _file_infos(folder: Path, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
@@ -338,12 +377,12 @@ def _new_manifest(
     graphs: dict[str, GraphInfo],
     files: dict[str, FileInfo],
     hashes: dict[str, str],
-    machine: str,
+    machines: list[str],
     command: str,
 ) -> Manifest:
     packages = (torch, onnx_ir, onnxscript, onnxruntime, np)
     versions = {package.__name__: str(package.__version__) for package in packages}
-    cpus = {"cpus": machine} if "; " in machine else {}  # several kinds may round differently
+    cpus = {"cpus": "; ".join(machines)} if len(machines) > 1 else {}  # several kinds may round differently
     return Manifest(
         schema_version=SCHEMA_VERSION,
         model=plan.source.config,

@@ -132,17 +132,14 @@ def store_arguments(origin: dict[str, str], experts_dtype: str, shard_size: int)
     return {**origin, "--experts-dtype": experts_dtype, "--shard-size": str(shard_size)}
 
 
-def collect_parts(bundle: Path, table: Table, journal: Journal, folder: Path) -> str:
+def collect_parts(bundle: Path, table: Table, journal: Journal, folder: Path) -> None:
     """Move the shards of all parts into the unfinished bundle, and note them in its journal.
 
     Args:
         bundle: The folder of the later bundle.
         table: The table with its id.
-        journal: The journal of the unfinished bundle; it gets the shards that are new.
+        journal: The journal of the unfinished bundle; it gets the shards that are new, and the kinds of CPU.
         folder: The folder of the unfinished bundle.
-
-    Returns:
-        The kinds of CPU that wrote the shards, with "; " between them.
 
     Raises:
         OutputError: A part was written from another checkpoint, with other options or versions; a shard is missing or
@@ -160,6 +157,7 @@ def collect_parts(bundle: Path, table: Table, journal: Journal, folder: Path) ->
                     "again"
                 )
             journal.shards[shard.file], places[shard.file] = info, path
+            journal.note_machines(theirs.machines)
     absent = [number for number, shard in enumerate(table.shards, 1) if shard.file not in journal.shards]
     if absent:
         raise OutputError(
@@ -170,7 +168,6 @@ def collect_parts(bundle: Path, table: Table, journal: Journal, folder: Path) ->
     journal.save(folder)  # before the files move, so that a crash between the two leaves each shard in one place
     for name, path in places.items():
         path.rename(folder / name)
-    return "; ".join(dict.fromkeys(theirs.machine for theirs in found.values()))
 
 
 def _journals(bundle: Path, arguments: dict[str, str]) -> dict[Path, Journal]:

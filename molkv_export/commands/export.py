@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import click
 from click.core import ParameterSource
@@ -159,6 +159,18 @@ def _part(text: str) -> tuple[int, int]:
     "--assemble", is_flag=True, help="Take the expert store from the parts that --shards has written, and remove them."
 )
 @click.option(
+    "--engine",
+    type=click.Choice(["ray"]),
+    help="Write the shards as tasks of a Ray cluster. All nodes must see CHECKPOINT and BUNDLE. Each task takes one "
+    "core and --max-memory.",
+)
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="Head of the Ray cluster. The option needs --engine. [default: RAY_ADDRESS, or the cluster on this machine; "
+    "if there is none, one is started for this export]",
+)
+@click.option(
     "--force", is_flag=True, help="Replace BUNDLE if it exists. The old bundle stays until the new one is complete."
 )
 @json_option
@@ -181,6 +193,8 @@ def export_command(
     max_memory: int,
     shards: tuple[int, int] | None,
     assemble: bool,
+    engine: Literal["ray"] | None,
+    address: str | None,
     force: bool,
     as_json: bool,
     notes: Console,
@@ -202,6 +216,7 @@ def export_command(
       molkv-export export my-model my-model.bundle --add-profile nnapi --json > export.json
       molkv-export export my-model my-model.bundle --shards 2/8
       molkv-export export my-model my-model.bundle --assemble
+      molkv-export export my-model my-model.bundle --engine ray --address 10.0.0.1:6379
     """
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     _refuse_options_without_effect(dense_dtype, is_new=add_profile is None, is_part=shards is not None)
@@ -221,6 +236,8 @@ def export_command(
             shard_size=shard_size,
             max_memory=max_memory,
             assemble=assemble,
+            engine=engine,
+            address=address,
             force=force,
             command=command,
             console=notes,
@@ -284,7 +301,12 @@ def _refuse_options_without_effect(dense_dtype: DenseDtype, *, is_new: bool, is_
         if dense_dtype != "int4" and name in given:
             message = f"found --dense-dtype {dense_dtype}, expected int4, since {reason}"
             raise click.BadParameter(message, param=given[name])
-    for name in ("profiles", *_OF_STORE, "shards", "assemble"):
+    if "address" in given and "engine" not in given:
+        raise click.BadParameter("found without --engine ray, which needs it", param=given["address"])
+    if "engine" in given and "assemble" in given:
+        message = "found with --assemble, which computes no shard; leave this option out"
+        raise click.BadParameter(message, param=given["engine"])
+    for name in ("profiles", *_OF_STORE, "shards", "assemble", "engine"):
         if not is_new and name in given:
             message = "found with --add-profile, which adds graphs only; leave this option out"
             raise click.BadParameter(message, param=given[name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.progress import Progress
 
@@ -22,10 +23,16 @@ class HashedSource:
     def __init__(self, checkpoint: Checkpoint, advance: Callable[[int], object] = lambda _: None) -> None:
         """Hash the files of an open checkpoint; `advance` is called with the size in bytes of each hashed piece."""
         self._checkpoint = checkpoint
-        self._states = dict(checkpoint.states)
+        self.states = dict(checkpoint.states)
+        """The files that determine the model, each with its state just before it was read."""
         self._error: CheckpointError | None = None
         self.hashes = checkpoint.sha256(advance)
         """SHA-256 of each file, by name."""
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint's folder."""
+        return self._checkpoint.folder
 
     def check(self) -> None:
         """Check that no file has changed since the checkpoint was opened.
@@ -38,8 +45,8 @@ class HashedSource:
         """
         if self._error is not None:
             raise self._error
-        states = {path: file_state(path) for path in self._states}
-        different = [path for path, state in states.items() if state != self._states[path]]
+        states = {path: file_state(path) for path in self.states}
+        different = [path for path, state in states.items() if state != self.states[path]]
         if not different:
             return
         error = changed(different[0])
@@ -51,7 +58,7 @@ class HashedSource:
         if not same:
             self._error = error
             raise error
-        self._states = states
+        self.states = states
 
 
 def hash_checkpoint(checkpoint: Checkpoint, progress: Progress) -> HashedSource:

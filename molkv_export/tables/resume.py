@@ -21,7 +21,7 @@ class Journal(msgspec.Struct):
 
     arguments: dict[str, str]  # everything that determines the bytes of the store
     shards: dict[str, FileInfo] = {}  # by the name of the file
-    machine: str = ""  # the kind of CPU that wrote the shards
+    machines: list[str] = []  # the kinds of CPU that wrote the shards
 
     def save(self, folder: Path) -> None:
         """Write the journal with an atomic rename, so that a crash leaves either the old or the new journal."""
@@ -32,11 +32,19 @@ class Journal(msgspec.Struct):
             sync(file.fileno())
         new.replace(folder / JOURNAL)
 
-    def finish(self, folder: Path, check: Callable[[], None], name: str, info: FileInfo) -> None:
-        """Note a new shard, after `check` has found that the checkpoint is still the one that was hashed."""
+    def finish(self, folder: Path, check: Callable[[], None], name: str, info: FileInfo, by: str = "") -> None:
+        """Note a new shard, after `check` has found that the checkpoint is still the one that was hashed.
+
+        `by` is the kind of CPU that wrote the shard; default: the one of this machine.
+        """
         check()
         self.shards[name] = info
+        self.note_machines([by or machine()])
         self.save(folder)
+
+    def note_machines(self, kinds: list[str]) -> None:
+        """Note kinds of CPU that wrote shards."""
+        self.machines = list(dict.fromkeys([*self.machines, *kinds]))
 
 
 def machine() -> str:
@@ -75,13 +83,14 @@ def resume_export(folder: Path, arguments: dict[str, str]) -> tuple[Journal, str
         unfinished export, else "".
     """
     unfinished = read_journal(folder)
-    journal, message = Journal(arguments, machine=machine()), ""
+    journal, message = Journal(arguments), ""
     if unfinished is not None and unfinished.arguments != arguments:
         different = _changed(unfinished.arguments, arguments)
         message = f"found an unfinished export with different {different}; starting from the beginning"
     elif unfinished is not None and unfinished.shards:
         found = unfinished.shards
         journal.shards = {file: info for file, info in found.items() if _is_undamaged(folder / file, info)}
+        journal.machines = unfinished.machines if journal.shards else []
         message = f"resuming an unfinished export: {len(journal.shards)} shard(s) are finished"
         if damaged := len(found) - len(journal.shards):
             message += f", {damaged} damaged shard(s) will be written again"

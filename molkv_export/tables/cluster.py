@@ -1,0 +1,289 @@
+"""Writing the shards of a table by a Ray cluster: each shard is a task, which any node may run.
+
+All nodes must see the checkpoint and the folder of the bundle under the same paths, or by URLs. A task writes into a
+folder of its own, and this process moves the finished shard to its place. So it does no harm if a task runs twice, for
+example because its node was cut off and came back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from molkv_bundle import (
+    ArgumentError,
+    CheckpointError,
+    FileInfo,
+    MissingExtraError,
+    MolkvError,
+    OutputError,
+    Shard,
+    Table,
+    one_line,
+)
+from molkv_export import __version__
+from molkv_export.checkpoints.files import FileState, changed, file_state
+from molkv_export.families import open_checkpoint
+from molkv_export.tables.plan import Memory, shard_bytes
+from molkv_export.tables.resume import machine
+from molkv_export.tables.rows import row_source
+from molkv_export.tables.table_writer import write_table
+
+RETRIES = 3  # of a task whose worker or node dies, or whose disk fails
+TASKS = "tasks"  # a folder beside the shards, in which each task has its own folder
+_LIBRARIES = 640 * 1024**2  # RAM of a worker process without tables, in bytes; PyTorch takes most of it
+_CONNECT_SECONDS = 5.0
+_POLL_SECONDS = 0.5
+
+
+class Job(NamedTuple):
+    """Everything that the tasks of an export have in common."""
+
+    checkpoint: str
+    states: dict[str, FileState | None]  # of the checkpoint's files, as this process sees them, by path
+    hashes: dict[str, str]  # of the checkpoint's files, by name
+    table: Table
+    memory: Memory
+    folder: str
+    versions: dict[str, str]
+
+    def check_node(self) -> None:
+        """Check that this node has the same software, checkpoint and folder as the process that started the export.
+
+        Raises:
+            OutputError, CheckpointError: Something differs. The message names the node.
+        """
+        node = socket.gethostname()
+        if versions() != self.versions:
+            raise OutputError(
+                f"node {node}: has {_text(versions())}, expected {_text(self.versions)}; install the same versions on "
+                "all nodes"
+            )
+        if not Path(self.folder).is_dir():
+            raise OutputError(
+                f"node {node}: does not see {self.folder}; BUNDLE must be in a folder that all nodes share"
+            )
+        here = {path: file_state(Path(path)) for path in self.states}
+        if here != self.states and _hashes(self.checkpoint, tuple(here.items())) != self.hashes:
+            raise CheckpointError(
+                f"{self.checkpoint}: node {node} has another checkpoint there; give all nodes the same checkpoint"
+            )
+
+
+class Written(NamedTuple):
+    """The result of a task."""
+
+    info: FileInfo
+    path: str
+    machine: str  # the kind of CPU
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the software that determine a shard's bytes."""
+    return {"molkv-export": __version__, "torch": str(torch.__version__)}
+
+
+def _text(found: dict[str, str]) -> str:
+    return " and ".join(f"{name} {version}" for name, version in found.items())
+
+
+@cache
+def _hashes(checkpoint: str, states: tuple[tuple[str, FileState | None], ...]) -> dict[str, str]:  # noqa: ARG001
+    """Return the hashes of a checkpoint's files. A worker takes them once for each state of the files."""
+    with open_checkpoint(Path(checkpoint)) as source:
+        return source.sha256()
+
+
+def write_one(job: Job, shard: Shard, report: Callable[[int], object]) -> Written:
+    """Write one shard, as a task on any node.
+
+    Args:
+        job: The job.
+        shard: The shard.
+        report: Called with the number of bytes that are written until now.
+
+    Raises:
+        OutputError, CheckpointError: This node cannot take part, or the checkpoint changed.
+        OSError: The disk of this node is full, or fails.
+    """
+    job.check_node()
+    folder = Path(job.folder) / TASKS / uuid.uuid4().hex
+    folder.mkdir(parents=True)
+    found, written = list[FileInfo](), 0
+
+    def advance(count: int) -> None:
+        nonlocal written
+        written += count
+        report(written)
+
+    try:
+        with open_checkpoint(Path(job.checkpoint)) as source:
+            states = dict(source.states)
+            write_table(
+                row_source(source),
+                job.table,
+                job.memory,
+                folder,
+                shards=[shard],
+                finish=lambda _name, info: found.append(info),
+                advance=advance,
+            )
+            _check_unchanged(states)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return Written(found[0], str(folder / shard.file), machine())
+
+
+def _check_unchanged(states: dict[Path, FileState | None]) -> None:
+    for path, state in states.items():
+        if file_state(path) != state:
+            raise changed(path)
+
+
+def write_table_on_ray(
+    job: Job,
+    address: str | None,
+    *,
+    shards: Sequence[Shard],
+    finish: Callable[[str, FileInfo, str], None],
+    advance: Callable[[int], object],
+) -> None:
+    """Write shards as tasks of a Ray cluster. Each task takes one CPU and the RAM of its plan.
+
+    Args:
+        job: The job. Its memory plan is for one core.
+        address: "HOST:PORT" of the cluster; None for the cluster that RAY_ADDRESS names or that runs on this machine.
+            If there is none, one starts on this machine, and ends with this call.
+        shards: The shards to write.
+        finish: Called with the name, size and hash of each shard that is in its place, and the kind of its CPU.
+        advance: Called with numbers of bytes; a negative number if a task begins again.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        ArgumentError: The cluster does not answer, or has no node that is large enough for a task.
+        MolkvError: A task failed with this error.
+        OutputError: A shard could not be written in several attempts.
+    """
+    with _cluster(address) as ray:
+        memory = job.memory.total + _LIBRARIES
+        _check_resources(ray.nodes(), memory)
+        task = ray.remote(num_cpus=1, memory=memory, max_retries=RETRIES, retry_exceptions=[OSError])(_task)
+        progress = ray.remote(num_cpus=0)(_Progress).remote()
+        pending = {task.remote(job, shard, progress): shard for shard in shards}
+        seen = 0
+        try:
+            while pending:
+                done, _ = ray.wait(list(pending), timeout=_POLL_SECONDS)
+                for reference in done:
+                    shard = pending.pop(reference)
+                    written = _result(ray, reference, shard)
+                    Path(written.path).rename(Path(job.folder) / shard.file)
+                    finish(shard.file, written.info, written.machine)
+                total = ray.get(progress.total.remote())
+                advance(total - seen)
+                seen = total
+        finally:
+            for reference in pending:
+                ray.cancel(reference)
+            shutil.rmtree(Path(job.folder) / TASKS, ignore_errors=True)
+        advance(sum(shard_bytes(shard, job.table) for shard in shards) - seen)
+
+
+def _task(job: Job, shard: Shard, progress: Any) -> Written:
+    return write_one(job, shard, lambda written: progress.report.remote(shard.file, written))
+
+
+class _Progress:
+    """An actor that knows how many bytes of each shard are written."""
+
+    def __init__(self) -> None:
+        self._written: dict[str, int] = {}
+
+    def report(self, shard: str, written: int) -> None:
+        self._written[shard] = written
+
+    def total(self) -> int:
+        return sum(self._written.values())
+
+
+def _result(ray: Any, reference: Any, shard: Shard) -> Written:
+    """Return a task's result, or raise its error as one that a user understands."""
+    try:
+        written: Written = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, MolkvError):
+            raise cause from None
+        if isinstance(cause, OSError):
+            raise OutputError(
+                f"{shard.file}: cannot be written, in {RETRIES + 1} attempts ({cause.strerror or cause}); free some "
+                "space on the nodes, or check their disks"
+            ) from error
+        if isinstance(cause, ImportError):
+            raise OutputError(
+                f"a node cannot import molkv-export ({cause}); install {_text(versions())} on all nodes"
+            ) from error
+        raise
+    except ray.exceptions.RayError as error:  # the worker or its node died in every attempt
+        raise OutputError(
+            f"{shard.file}: its task died in {RETRIES + 1} attempts ({one_line(error)}); check the nodes, and their RAM"
+        ) from error
+    return written
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """Connect to a Ray cluster, or start one on this machine; yield the module `ray`."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a head that we start sends nothing to Ray's makers
+    try:
+        import ray
+    except ModuleNotFoundError as missing:
+        raise MissingExtraError(
+            "--engine ray: the package ray is not installed; install it with: pip install 'molkv-export[ray]'"
+        ) from missing
+    if address is not None:
+        _check_address(address)
+    try:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise ArgumentError("address", address, f"a Ray cluster of the same versions ({one_line(error)})") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address that does not answer at once; Ray itself would try for a minute."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ArgumentError("address", address, "HOST:PORT of a Ray cluster's head, such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ArgumentError(
+            "address", address, f"a Ray cluster's head that answers ({error}); start one with: ray start --head"
+        ) from error
+
+
+def _check_resources(nodes: list[dict[str, Any]], memory: int) -> None:
+    """Refuse a cluster on which no task could ever run."""
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    if not any(has.get("CPU", 0) >= 1 and has.get("memory", 0) >= memory for has in alive):
+        most = max((has.get("memory", 0) for has in alive), default=0)
+        raise ArgumentError(
+            "max_memory",
+            f"tasks of {memory / 1024**3:.1f} GiB each",
+            f"a node with 1 CPU and that much RAM; the largest node offers {most / 1024**3:.1f} GiB",
+        )
