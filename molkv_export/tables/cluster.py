@@ -11,9 +11,11 @@ import logging
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +36,7 @@ from molkv_bundle import (
 from molkv_export import __version__
 from molkv_export.checkpoints.files import FileState, changed, file_state
 from molkv_export.families import open_checkpoint
-from molkv_export.tables.plan import Memory, shard_bytes
+from molkv_export.tables.plan import Memory
 from molkv_export.tables.resume import machine
 from molkv_export.tables.rows import row_source
 from molkv_export.tables.table_writer import write_table
@@ -43,6 +45,8 @@ RETRIES = 3  # of a task whose worker or node dies, or whose disk fails
 TASKS = "tasks"  # a folder beside the shards, in which each task has its own folder
 _LIBRARIES = 640 * 1024**2  # RAM of a worker process without tables, in bytes; PyTorch takes most of it
 _CONNECT_SECONDS = 5.0
+_HEALTH_SECONDS = 30.0  # includes the start of Python, and its import of Ray
+_LARGEST_PORT = 65535
 _POLL_SECONDS = 0.5
 
 
@@ -104,28 +108,17 @@ def _hashes(checkpoint: str, states: tuple[tuple[str, FileState | None], ...]) -
         return source.sha256()
 
 
-def write_one(job: Job, shard: Shard, report: Callable[[int], object]) -> Written:
+def write_one(job: Job, shard: Shard) -> Written:
     """Write one shard, as a task on any node.
-
-    Args:
-        job: The job.
-        shard: The shard.
-        report: Called with the number of bytes that are written until now.
 
     Raises:
         OutputError, CheckpointError: This node cannot take part, or the checkpoint changed.
         OSError: The disk of this node is full, or fails.
     """
     job.check_node()
-    folder = Path(job.folder) / TASKS / uuid.uuid4().hex
+    folder = Path(job.folder) / TASKS / shard.file / uuid.uuid4().hex
     folder.mkdir(parents=True)
-    found, written = list[FileInfo](), 0
-
-    def advance(count: int) -> None:
-        nonlocal written
-        written += count
-        report(written)
-
+    found = list[FileInfo]()
     try:
         with open_checkpoint(Path(job.checkpoint)) as source:
             states = dict(source.states)
@@ -136,7 +129,7 @@ def write_one(job: Job, shard: Shard, report: Callable[[int], object]) -> Writte
                 folder,
                 shards=[shard],
                 finish=lambda _name, info: found.append(info),
-                advance=advance,
+                advance=lambda _: None,
             )
             _check_unchanged(states)
     except BaseException:
@@ -178,10 +171,15 @@ def write_table_on_ray(
     with _cluster(address) as ray:
         memory = job.memory.total + _LIBRARIES
         _check_resources(ray.nodes(), memory)
-        task = ray.remote(num_cpus=1, memory=memory, max_retries=RETRIES, retry_exceptions=[OSError])(_task)
-        progress = ray.remote(num_cpus=0)(_Progress).remote()
-        pending = {task.remote(job, shard, progress): shard for shard in shards}
-        seen = 0
+        task = ray.remote(
+            num_cpus=1,
+            memory=memory,
+            max_retries=RETRIES,
+            retry_exceptions=[OSError],
+            scheduling_strategy="SPREAD",  # so that a task whose disk is full is tried on another node
+        )(write_one)
+        pending = {task.remote(job, shard): shard for shard in shards}
+        finished = seen = 0
         try:
             while pending:
                 done, _ = ray.wait(list(pending), timeout=_POLL_SECONDS)
@@ -190,31 +188,21 @@ def write_table_on_ray(
                     written = _result(ray, reference, shard)
                     Path(written.path).rename(Path(job.folder) / shard.file)
                     finish(shard.file, written.info, written.machine)
-                total = ray.get(progress.total.remote())
+                    finished += written.info.size
+                total = finished + sum(_written(Path(job.folder) / TASKS / shard.file) for shard in pending.values())
                 advance(total - seen)
                 seen = total
         finally:
             for reference in pending:
                 ray.cancel(reference)
             shutil.rmtree(Path(job.folder) / TASKS, ignore_errors=True)
-        advance(sum(shard_bytes(shard, job.table) for shard in shards) - seen)
 
 
-def _task(job: Job, shard: Shard, progress: Any) -> Written:
-    return write_one(job, shard, lambda written: progress.report.remote(shard.file, written))
-
-
-class _Progress:
-    """An actor that knows how many bytes of each shard are written."""
-
-    def __init__(self) -> None:
-        self._written: dict[str, int] = {}
-
-    def report(self, shard: str, written: int) -> None:
-        self._written[shard] = written
-
-    def total(self) -> int:
-        return sum(self._written.values())
+def _written(attempts: Path) -> int:
+    """Return the number of bytes that the most advanced attempt to write a shard has written."""
+    with suppress(OSError):  # an attempt that fails removes its files
+        return max((file.stat().st_size for file in attempts.glob("*/*")), default=0)
+    return 0
 
 
 def _result(ray: Any, reference: Any, shard: Shard) -> Written:
@@ -265,15 +253,21 @@ def _cluster(address: str | None) -> Iterator[Any]:
 
 
 def _check_address(address: str) -> None:
-    """Refuse an address that does not answer at once; Ray itself would try for a minute."""
+    """Refuse an address at which no Ray head answers; `ray.init` itself would try for minutes."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or int(port) > _LARGEST_PORT:
         raise ArgumentError("address", address, "HOST:PORT of a Ray cluster's head, such as 10.0.0.1:6379")
+    start = "start one with: ray start --head"
     try:
         socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
+    except OSError as error:
+        raise ArgumentError("address", address, f"a Ray cluster's head that answers ({error}); {start}") from error
+    check = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        subprocess.run(check, capture_output=True, timeout=_HEALTH_SECONDS, check=True)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
         raise ArgumentError(
-            "address", address, f"a Ray cluster's head that answers ({error}); start one with: ray start --head"
+            "address", address, f"a Ray cluster's head, but something else answers there; {start}"
         ) from error
 
 
