@@ -266,9 +266,12 @@ def _check_address(address: str) -> None:
     try:
         subprocess.run(check, capture_output=True, timeout=_HEALTH_SECONDS, check=True)
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-        raise ArgumentError(
-            "address", address, f"a Ray cluster's head, but something else answers there; {start}"
-        ) from error
+        what = f"a Ray cluster's head, but something else answers there; {start}"
+        if b"InvalidAuthToken" in (error.stderr or b""):
+            what = (
+                "a token for this Ray cluster; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to its `ray get-auth-token`"
+            )
+        raise ArgumentError("address", address, what) from error
 
 
 def _check_resources(nodes: list[dict[str, Any]], memory: int) -> None:
