@@ -40,6 +40,8 @@ export interface Answer {
     readonly version: string;
     /** Bytes that Content-Length promises of a body that is not compressed; undefined: unknown. */
     readonly length: number | undefined;
+    /** Content-Encoding; "" if the body is not compressed, or CORS hides that it is. */
+    readonly encoding: string;
     /** Content-Range; undefined if there is none, or CORS hides it. */
     readonly range: { readonly first: number; readonly last: number; readonly total: number } | undefined;
     /** Call `use` with each part of the body. If `use` throws, the rest is not downloaded. */
@@ -91,7 +93,8 @@ export class Requests {
                 if (milliseconds === undefined) {
                     throw new BundleError(
                         `${this.address(name)}: cannot be read in ${number + 1} attempts (${error.message}); check ` +
-                            "the network, the address and the server (also CORS)",
+                            // Chromium does not say why, and refuses each compressed answer to a range.
+                            "the network, the address and the server (also CORS, and compression of this file)",
                         { cause: error },
                     );
                 }
@@ -173,6 +176,13 @@ export class Requests {
         answer: Answer,
     ): void {
         const address = this.address(file.name);
+        if (answer.encoding !== "") {
+            answer.cancel();
+            throw new BundleError(
+                `${address}: the server compresses the file (Content-Encoding ${answer.encoding}), but a record is a range ` +
+                    "of the file as it is stored; turn compression off for the files of the bundle",
+            );
+        }
         if (answer.status === 200) {
             answer.cancel();
             throw new BundleError(
@@ -243,8 +253,9 @@ function readAnswer(
 ): Answer {
     const { headers } = response;
     const range = /^bytes (\d{1,15})-(\d{1,15})\/(\d{1,15})$/.exec(headers.get("content-range") ?? "");
+    const encoding = (headers.get("content-encoding") ?? "").replace(/^identity$/i, "");
     // CORS hides Content-Encoding, so the body of another origin may be compressed.
-    const isPlain = headers.get("content-encoding") === null && response.type !== "cors";
+    const isPlain = encoding === "" && response.type !== "cors";
     const length = isPlain ? headers.get("content-length") : null;
     const cancel = (): void => {
         linked.abort(new Interruption("not needed"));
@@ -253,6 +264,7 @@ function readAnswer(
         status: response.status,
         version: (headers.get("etag") ?? headers.get("last-modified") ?? "").replace(/^W\//, ""),
         length: length !== null && /^\d{1,15}$/.test(length) ? Number(length) : undefined,
+        encoding,
         range:
             range === null ? undefined : { first: Number(range[1]), last: Number(range[2]), total: Number(range[3]) },
         async body(use) {

@@ -89,6 +89,13 @@ test("at most `concurrency` requests run at once", async () => {
 describe("faults of a range request", () => {
     const cases: [string, Fault, RegExp, number][] = [
         ["Range is ignored", { ignoreRange: true }, /ignores the header Range.*status 200/, 1],
+        [
+            "the file is compressed",
+            { gzip: true, ignoreRange: true },
+            /compresses the file \(Content-Encoding gzip\)/,
+            1,
+        ],
+        ["the range is compressed", { gzip: true }, /experts-0.*compresses the file.*turn compression off/, 1],
         ["404", { status: 404 }, /experts-0.*no such file \(status 404\)/, 1],
         ["403", { status: 403 }, /status 403/, 1],
         ["416", { status: 416 }, /status 416.*another version/, 1],

@@ -2,6 +2,7 @@
 
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { gzipSync } from "node:zlib";
 
 export interface Fault {
     readonly status?: number;
@@ -14,6 +15,8 @@ export interface Fault {
     /** The file's size in Content-Range. */
     readonly total?: number;
     readonly delay?: number;
+    /** Compress the body. */
+    readonly gzip?: boolean;
     /** Send no Content-Length. */
     readonly chunked?: boolean;
     /** Compare If-Range wrongly: always continue. */
@@ -82,10 +85,12 @@ export class BundleServer {
             response.writeHead(416, { "Content-Range": `bytes */${content.length}` }).end();
             return;
         }
-        let body = content.slice(first, last + 1);
+        let body: Uint8Array = content.slice(first, last + 1);
         if (fault.wrongBytes === true) body = body.map((byte) => byte ^ 255);
+        if (fault.gzip === true) body = gzipSync(body);
         response.writeHead(range === null ? 200 : 206, {
             ETag: etag,
+            ...(fault.gzip === true ? { "Content-Encoding": "gzip" } : {}),
             ...(fault.chunked === true ? {} : { "Content-Length": body.length }),
             ...(range === null ? {} : { "Content-Range": `bytes ${first}-${last}/${total}` }),
         });
