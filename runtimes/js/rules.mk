@@ -1,4 +1,4 @@
-# Build and test the driver in JavaScript (runtimes/js). Needs Node 20 and npm; test-js also needs Chromium.
+# Build and test the driver in JavaScript (runtimes/js). Needs Node 20 and npm; test-js also needs Chromium and nginx.
 
 JS := runtimes/js
 JS_READY := $(JS)/node_modules/.package-lock.json

@@ -6,8 +6,15 @@ import { chromium, type Browser } from "playwright-core";
 
 const PLACES = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
 
-/** Launch the browser. `webgpu` turns on WebGPU on the CPU (SwiftShader). */
-export async function launchChromium(options: { readonly webgpu?: boolean } = {}): Promise<Browser> {
+export interface LaunchOptions {
+    /** Turn on WebGPU on the CPU (SwiftShader). */
+    readonly webgpu?: boolean;
+    /** Accept every certificate, also for service workers, for which a browser context cannot. */
+    readonly anyCertificate?: boolean;
+}
+
+/** Launch the browser. */
+export async function launchChromium(options: LaunchOptions = {}): Promise<Browser> {
     const executablePath = process.env.CHROMIUM ?? PLACES.find(existsSync);
     if (executablePath === undefined) {
         throw new Error(`no Chromium in ${PLACES.join(", ")}; install it, or set CHROMIUM to its path`);
@@ -17,6 +24,7 @@ export async function launchChromium(options: { readonly webgpu?: boolean } = {}
         args: [
             "--no-sandbox",
             "--disable-background-networking",
+            ...(options.anyCertificate ? ["--ignore-certificate-errors"] : []),
             ...(options.webgpu
                 ? ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
                 : ["--disable-gpu"]),

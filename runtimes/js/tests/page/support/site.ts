@@ -6,10 +6,10 @@ import { join } from "node:path";
 import type { Browser, BrowserContext, BrowserContextOptions, Locator, Page } from "playwright-core";
 import { afterAll, expect } from "vitest";
 
-import { launchChromium } from "../../browser/chromium.js";
+import { launchChromium, type LaunchOptions } from "../../browser/chromium.js";
 import { serve, type Behaviour, type TestServer } from "../../browser/server.js";
 
-const BUILD = join(import.meta.dirname, "../../../.build");
+export const BUILD = join(import.meta.dirname, "../../../.build");
 const PATIENCE_MS = 40_000;
 
 /** What `molkv-export run --json` printed: a prompt, and how the Python driver continues it. */
@@ -32,16 +32,17 @@ export async function serveSite(behaviour: Behaviour = {}): Promise<TestServer> 
     return await serve({ "/": join(BUILD, "site") }, behaviour);
 }
 
-const browsers = new Map<boolean, Promise<Browser>>();
+const browsers = new Map<string, Promise<Browser>>();
 
 afterAll(async () => {
     for (const browser of browsers.values()) await (await browser).close();
 });
 
-/** Return the browser of this file's tests. */
-async function browserWith(webgpu: boolean): Promise<Browser> {
-    const started = browsers.get(webgpu) ?? launchChromium({ webgpu });
-    browsers.set(webgpu, started);
+/** Return a browser of this file's tests. */
+async function browserWith(options: LaunchOptions): Promise<Browser> {
+    const key = JSON.stringify(options);
+    const started = browsers.get(key) ?? launchChromium(options);
+    browsers.set(key, started);
     return await started;
 }
 
@@ -50,26 +51,39 @@ export async function visiting(
     options: Behaviour & { readonly webgpu?: boolean; readonly context?: BrowserContextOptions },
     test: (visitor: Visitor) => Promise<void>,
 ): Promise<void> {
-    const { webgpu = false, context: contextOptions = {}, ...behaviour } = options;
+    const { webgpu = false, context, ...behaviour } = options;
     const server = await serveSite(behaviour);
-    const context = await (await browserWith(webgpu)).newContext(contextOptions);
+    try {
+        await visitingAt(server, { webgpu, context }, test);
+    } finally {
+        await server.close();
+    }
+}
+
+/** Run a test with a fresh profile, at a server that runs. Errors in pages make the test fail. */
+export async function visitingAt<S extends { readonly url: string }>(
+    server: S,
+    options: LaunchOptions & { readonly context?: BrowserContextOptions | undefined },
+    test: (visitor: Visitor<S>) => Promise<void>,
+): Promise<void> {
+    const { context: contextOptions = {}, ...launch } = options;
+    const context = await (await browserWith(launch)).newContext(contextOptions);
     try {
         const visitor = new Visitor(server, context);
         await test(visitor);
         expect(visitor.errors).toEqual([]);
     } finally {
         await context.close();
-        await server.close();
     }
 }
 
 /** A person with one browser. */
-export class Visitor {
+export class Visitor<S extends { readonly url: string } = TestServer> {
     /** Errors of scripts in all tabs. */
     readonly errors: Error[] = [];
 
     constructor(
-        readonly server: TestServer,
+        readonly server: S,
         readonly context: BrowserContext,
     ) {}
 
