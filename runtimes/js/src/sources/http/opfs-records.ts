@@ -5,8 +5,9 @@
  *     index: header of 16 bytes: "MKVRECS1", stride (uint32), CRC-32 of these 12 bytes (uint32)
  *            entries of 12 bytes: row, slot, CRC-32 of both (uint32 each); a later entry of a row or slot replaces earlier ones
  *
- * An entry is appended after its record is flushed, so a crash loses records, but never adds wrong ones. The reader
- * checks each record anyway, since an index can also outlive an overwritten slot.
+ * Entries are in the order of the last uses, so a record that is used gets an entry, too. The entry of a new record is
+ * appended after the record is flushed, so a crash loses records, but never adds wrong ones. The reader checks each
+ * record anyway, since an index can also outlive an overwritten slot.
  */
 
 import { crc32 } from "../../format/crc32.js";
@@ -16,7 +17,7 @@ import type { RecordCache } from "./record-cache.js";
 const magic = new TextEncoder().encode("MKVRECS1");
 const headerSize = 16;
 const entrySize = 12;
-// A flush may take milliseconds, so records are flushed together: this number, or those of this time. The browser ends
+// A flush may take milliseconds, so entries are written together: this number, or those of this time. The browser ends
 // a tab without a chance to flush.
 const batch = 32;
 const batchMilliseconds = 500;
@@ -27,7 +28,10 @@ export class OpfsRecordCache implements RecordCache {
     /** The row in each slot of the file. */
     private readonly rows: (number | undefined)[] = [];
     private readonly free: number[] = [];
-    private pending: number[] = [];
+    /** Rows whose entries are not yet in the index, in the order of their last uses. */
+    private readonly pending = new Set<number>();
+    /** Whether records were written since the last flush. */
+    private unflushed = false;
     private timer: ReturnType<typeof setTimeout> | undefined;
     private indexEnd = headerSize;
     private writable = true;
@@ -54,7 +58,10 @@ export class OpfsRecordCache implements RecordCache {
         this.slots.set(row, slot);
         const record = new Uint8Array(this.stride);
         try {
-            if (this.data.read(record, { at: slot * this.stride }) === this.stride) return record;
+            if (this.data.read(record, { at: slot * this.stride }) === this.stride) {
+                this.addEntry(row);
+                return record;
+            }
         } catch {
             // The browser may take the file away. The record is downloaded again.
         }
@@ -70,15 +77,11 @@ export class OpfsRecordCache implements RecordCache {
             writeAll(this.data, record, slot * this.stride);
             this.slots.set(row, slot);
             this.rows[slot] = row;
-            this.pending.push(row);
+            this.unflushed = true;
         } catch (error) {
             this.stopWriting(error);
         }
-        const commit = (): void => {
-            this.commit();
-        };
-        if (this.pending.length >= batch) commit();
-        else this.timer ??= setTimeout(commit, batchMilliseconds);
+        this.addEntry(row);
     }
 
     delete(row: number): void {
@@ -104,20 +107,35 @@ export class OpfsRecordCache implements RecordCache {
         return this.free.pop()!;
     }
 
-    /** Write the data of new records to the disk, then their entries. */
+    /** Write the entry of a row soon: it is the row that was used last. */
+    private addEntry(row: number): void {
+        if (!this.writable) return;
+        this.pending.delete(row);
+        this.pending.add(row);
+        if (this.pending.size >= batch) {
+            this.commit();
+            return;
+        }
+        this.timer ??= setTimeout(() => {
+            this.commit();
+        }, batchMilliseconds);
+    }
+
+    /** Write the data of new records to the disk, then the entries. */
     private commit(): void {
         clearTimeout(this.timer);
         this.timer = undefined;
-        const entries = this.pending.flatMap((row) => {
+        const entries = [...this.pending].flatMap((row) => {
             const slot = this.slots.get(row);
             return slot === undefined ? [] : [[row, slot] as const];
         });
-        this.pending = [];
+        this.pending.clear();
         if (entries.length === 0) return;
         try {
-            this.data.flush();
+            if (this.unflushed) this.data.flush();
             this.append(entries);
-            this.index.flush();
+            if (this.unflushed) this.index.flush();
+            this.unflushed = false;
         } catch (error) {
             this.stopWriting(error);
         }

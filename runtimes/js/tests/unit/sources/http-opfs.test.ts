@@ -75,6 +75,24 @@ test("a full cache reuses the slots of the records that were not used for the lo
     expect(slots()).toHaveLength(20 * stride);
 });
 
+test("the next visit gives up the records that were not used for the longest time in any visit", async () => {
+    const options = { cacheBytes: 100 * stride };
+    const visit = async (...reads: readonly (readonly number[])[]): Promise<number[]> => {
+        const opened = await open(options);
+        const counts: number[] = [];
+        for (const rows of reads) counts.push(await cached(opened, rows));
+        await opened.source.close();
+        return counts;
+    };
+    await visit(all.slice(0, 100));
+    expect(await visit(all.slice(0, 40))).toEqual([40]);
+    expect(await visit(all.slice(30, 35))).toEqual([5]);
+    expect(await visit(all.slice(100, 160))).toEqual([0]); // instead of 40 to 99
+    expect(await visit(all.slice(0, 40), all.slice(100, 160))).toEqual([40, 60]);
+    expect(await visit(all.slice(160, 195))).toEqual([0]); // instead of 0 to 34
+    expect(await visit(all.slice(35, 40), all.slice(160, 195), all.slice(30, 35))).toEqual([5, 35, 0]);
+});
+
 test("a crash loses at most the last records", async () => {
     const first = await open();
     for (const row of all.filter((one) => one % 2 === 0)) await cached(first, [row]);
