@@ -14,7 +14,7 @@ await build({
     platform: "node",
     entryPoints: [
         ...["node", "tokenize", "render"].map((name) => `tests/conformance/${name}.ts`),
-        "tests/browser/run.ts",
+        ...["run", "records"].map((name) => `tests/browser/${name}.ts`),
         "tests/page/screenshots.ts",
         ...["contender", "continue", "browser"].map((name) => `bench/${name}.ts`),
     ],
@@ -26,11 +26,15 @@ await build({
 await build({
     ...shared,
     platform: "browser",
-    entryPoints: ["tests/browser/conformance-page.ts", "bench/browser-page.ts", "src/web-worker.ts"],
+    entryPoints: [
+        ...["conformance-page", "records-page"].map((name) => `tests/browser/${name}.ts`),
+        "bench/browser-page.ts",
+        "src/web-worker.ts",
+    ],
     outdir: ".build/browser",
     entryNames: "[name]",
     minify: true,
 });
 await mkdir(".build/browser", { recursive: true });
-await cp("tests/browser/conformance.html", ".build/browser/conformance.html");
+for (const name of ["conformance.html", "records.html"]) await cp(`tests/browser/${name}`, `.build/browser/${name}`);
 await cp("bench/bench.html", ".build/browser/bench.html");

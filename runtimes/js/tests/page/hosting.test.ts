@@ -5,8 +5,11 @@ import { cp, mkdtemp, rm, utimes } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
+import { build } from "esbuild";
 import { beforeAll, describe, expect, it } from "vitest";
 
+import type { ModelStats } from "../../src/web.js";
+import { serve } from "../browser/server.js";
 import { HOSTING, type LoggedAnswer, Nginx, type Site } from "./support/nginx.js";
 import { BUILD, expectedText, SAMPLING, type Tab, type Visitor, visitingAt, type Expected } from "./support/site.js";
 
@@ -115,6 +118,46 @@ describe("nginx with our configuration", () => {
                     /safetensors: its ETag or Last-Modified changed.*open the bundle again/,
                 );
             });
+        });
+    });
+});
+
+describe("a bundle at another origin than its page", () => {
+    /** Serve a page with the driver, run one text there, and return the driver's statistics. */
+    async function visitFromElsewhere({ server, context }: Visitor<Nginx>): Promise<ModelStats> {
+        const root = await mkdtemp(join(tmpdir(), "molkv-page-"));
+        const [page, worker] = ["tests/browser/records-page.ts", "src/web-worker.ts"];
+        await build({ entryPoints: [page, worker], bundle: true, format: "esm", outdir: root, entryNames: "[name]" });
+        await cp("tests/browser/records.html", join(root, "records.html"));
+        const folders = { "/build/": root, "/ort/": "node_modules/onnxruntime-web/dist" };
+        const other = await serve(folders, { isolated: true });
+        try {
+            const tab = await context.newPage();
+            await tab.goto(`${other.url}build/records.html`);
+            await tab.waitForFunction(() => "readTexts" in window);
+            const visit = { bundle: `${server.url}bundle/`, cacheBytes: 2 ** 28, texts: [[1, 2, 900]], prompt: 2 };
+            return await tab.evaluate((given) => window.readTexts(given), visit);
+        } finally {
+            await other.close();
+            await rm(root, { recursive: true });
+        }
+    }
+
+    it("can be read with our headers, without requests that ask before", async () => {
+        const lines = [OURS, `include ${HOSTING}/nginx-cors.conf;`];
+        await atNginx({ root: SITE, lines }, async (visitor) => {
+            const { source } = await visitFromElsewhere(visitor);
+            expect(source).toMatchObject({ cache: "opfs", networkRecords: 3, networkRequests: 2 });
+            const answers = await visitor.server.answers();
+            expect(new Set(answers.map(({ method }) => method))).toEqual(new Set(["GET"]));
+            expect(ofRecords(answers).map(({ status }) => status)).toEqual([206, 206]);
+        });
+    });
+
+    it("cannot be read without them", async () => {
+        await atNginx({ root: SITE, lines: [OURS] }, async (visitor) => {
+            const message = /manifest\.json: cannot be read in 3 attempts \(Failed to fetch\).*\(also CORS/;
+            await expect(visitFromElsewhere(visitor)).rejects.toThrow(message);
         });
     });
 });

@@ -23,6 +23,7 @@ export interface Site {
 export interface LoggedAnswer {
     /** The path without the query. */
     readonly path: string;
+    readonly method: string;
     /** "HTTP/1.1" or "HTTP/2.0". */
     readonly protocol: string;
     readonly status: number;
@@ -36,7 +37,7 @@ export interface LoggedAnswer {
 }
 
 const LOG_FORMAT =
-    `'{"path":"$uri","protocol":"$server_protocol","status":$status,"range":"$http_range",` +
+    `'{"path":"$uri","method":"$request_method","protocol":"$server_protocol","status":$status,"range":"$http_range",` +
     `"encoding":"$sent_http_content_encoding","type":"$sent_http_content_type","connection":$connection}'`;
 
 /** A running nginx. */
