@@ -55,12 +55,12 @@ class Case:
             browser.visit(read for text in texts for read in reads_of_text(text, self.prompt)) for texts in self.visits
         ]
 
-    def counted(self) -> list[dict[str, int]]:
+    def counted(self, program: Path) -> list[dict[str, int]]:
         """Return the counts of the driver."""
         options = {"bundle": "/bundle/", "cacheBytes": self.cache_bytes, "prompt": self.prompt}
         visits = [options | {"texts": texts} for texts in self.visits]
-        program = ["node", js_program("records.mjs"), self.bundle]
-        done = subprocess.run(program, input=json.dumps(visits), capture_output=True, text=True, check=True)
+        command = ["node", program, self.bundle]
+        done = subprocess.run(command, input=json.dumps(visits), capture_output=True, text=True, check=True)
         found = json.loads(done.stdout)
         assert {stats["source"]["cache"] for stats in found} == {"opfs"}
         return [
@@ -71,23 +71,30 @@ class Case:
 
 
 @pytest.fixture(scope="module")
+def program() -> Path:
+    return js_program("records.mjs")
+
+
+@pytest.fixture(scope="module")
 def tokens() -> list[int]:
     """Return the first modules that stdlib-mini was not trained on, in its tokens."""
     tokenizer = Tokenizer.from_file(str(STDLIB_MINI / "tokenizer.json"))
     return encode(tokenizer, standard_library().validation).tolist()
 
 
-def _compare(case: Case) -> list[Counts]:
+def _compare(case: Case, program: Path) -> list[Counts]:
     simulated = case.simulated()
     names = (*OF_MODEL.values(), *OF_SOURCE.values())
-    assert case.counted() == [{name: getattr(counts, name) for name in names} for counts in simulated]
+    assert case.counted(program) == [{name: getattr(counts, name) for name in names} for counts in simulated]
     return simulated
 
 
-def test_counts_of_stdlib_mini_equal_the_driver_s(bundles: Callable[..., Path], tokens: list[int]) -> None:
+def test_counts_of_stdlib_mini_equal_the_driver_s(
+    program: Path, bundles: Callable[..., Path], tokens: list[int]
+) -> None:
     bundle = bundles("stdlib-mini", "float16", shard_size=8 << 20)
     case = Case(bundle, cache_records=300, prompt=192, visits=days(tokens, texts=2, context=256)[:4])
-    total = sum(_compare(case), Counts())
+    total = sum(_compare(case, program), Counts())
     # The test has what it is about: several shards, records between two wanted ones, and a cache that overflows.
     assert len(Bundle(bundle).manifest.experts.shards) > 1
     assert total.network_records > total.records_read - total.cached_records
@@ -111,14 +118,14 @@ def _large_records() -> LookupExpertConfig:
     return lookup_expert_config(fields, Path("config.json"))
 
 
-def test_counts_of_large_records_equal_the_driver_s(tokens: list[int], tmp_path: Path) -> None:
+def test_counts_of_large_records_equal_the_driver_s(program: Path, tokens: list[int], tmp_path: Path) -> None:
     """The records do not all fit into the memory of an open model."""
     config = _large_records()
     bundle = tmp_path / "bundle"
     export(save_checkpoint(lookup_form(random_model(config)), tmp_path / "checkpoint"), bundle, experts_dtype="float32")
     ids = [token % config.vocab_size for token in tokens]
     case = Case(bundle, cache_records=250, prompt=200, visits=days(ids, texts=6, context=256)[:3])
-    counts = _compare(case)
+    counts = _compare(case, program)
     distinct = [len({token for text in texts for token in text}) for texts in case.visits]
     assert min(distinct) > (32 << 20) // case.table.record_bytes
     assert counts[0].records_read > distinct[0]  # some were read again in one visit
