@@ -67,6 +67,7 @@ class Companions:
         """Contents of the files that the bundle gets, by name."""
         self.generation = self._generation()
         """Settings for text generation, for the manifest."""
+        self.warnings = [source.named(warning) for warning in self.warnings]
 
     def write(self, folder: Path) -> None:
         """Write the files into a bundle."""

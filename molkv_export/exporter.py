@@ -46,6 +46,7 @@ from molkv_export import __version__
 from molkv_export.atomic_folder import atomic_folder, check_output, link_or_copy
 from molkv_export.calibration import activation_scales, kv_scales
 from molkv_export.checkpoints import Checkpoint
+from molkv_export.checkpoints.remote import RemoteError
 from molkv_export.companions import Companions
 from molkv_export.disk_and_ram import estimate_disk_and_ram
 from molkv_export.families import open_checkpoint
@@ -100,7 +101,7 @@ def export(
     are checked by their hashes and kept. The bundle is the same, byte for byte, as without the interruption.
 
     Args:
-        checkpoint: Folder with config.json and weights, in training or lookup form; see docs/checkpoints.md.
+        checkpoint: Folder or URL with config.json and weights, in training or lookup form; see docs/checkpoints.md.
         bundle: Folder to write. The folder appears only when the bundle is complete.
         profiles: Profiles of the bundle, from `molkv_bundle.PROFILES`; the first one is the bundle's default.
         graph: Options for the graphs of all profiles. `add_profile` can add a profile with other options.
@@ -127,9 +128,9 @@ def export(
             dtype cannot hold the model; the Ray cluster does not answer, or its nodes are too small.
         MissingExtraError: Ray is not installed.
     """
-    checkpoint, bundle = Path(checkpoint), Path(bundle)
     if engine not in (None, *get_args(Engine)):
         raise ArgumentError("engine", engine, f"one of {', '.join(get_args(Engine))}")
+    bundle = Path(bundle)
     check_output(bundle, is_ours=_is_bundle, force=force)
     with open_checkpoint(checkpoint) as source:
         cores = 1 if engine else torch.get_num_threads()
@@ -183,7 +184,7 @@ def add_profile(
         OutputError: The bundle already has the profile, or cannot be written.
         RequestError: The profile does not support the model or the options.
     """
-    checkpoint, bundle = Path(checkpoint), Path(bundle)
+    bundle = Path(bundle)
     old = Bundle(bundle)
     check_output(bundle, is_ours=_is_bundle, force=True)
     if profile in old.manifest.graphs and not force:
@@ -352,6 +353,8 @@ def _check_unchanged(hashed: HashedSource, companions: Companions, folder: Path)
     try:
         hashed.check()
         companions.check()
+    except RemoteError:
+        raise  # the checkpoint may well be unchanged
     except CheckpointError:
         (folder / JOURNAL).unlink(missing_ok=True)
         raise

@@ -12,7 +12,8 @@ from molkv_bundle import CheckpointError, ConfigError, KVDtype, decode_json, rea
 from molkv_export.checkpoints import native, published_mole
 from molkv_export.checkpoints.checkpoint import CONFIG, Checkpoint, Reader
 from molkv_export.checkpoints.files import file_state, foreign_format, refuse_pointer
-from molkv_export.checkpoints.weights import find_weights
+from molkv_export.checkpoints.remote import Mirror
+from molkv_export.checkpoints.weights import Weights, find_weights, open_file
 from molkv_export.graph.build import BuiltGraph, build_graph
 from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.mole import MoleMixer
@@ -20,6 +21,7 @@ from molkv_export.graph.molkv import MolkvMixer
 from molkv_export.graph.static.build import build_static_graph
 from molkv_export.graph.static.modules import StaticModules
 from molkv_export.graph.static.molkv import StaticMolkvMixer
+from molkv_export.locations import location
 from molkv_export.modeling import Form, MoleForCausalLM, MolkvForCausalLM, ReferenceModel
 
 
@@ -73,13 +75,31 @@ def reference_model(config: Any, form: Form = "training") -> ReferenceModel:
     return FAMILIES[config.model_type].model(config, form)
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open a checkpoint folder, and check the names, shapes and dtypes of its tensors.
+def open_checkpoint(place: str | Path) -> Checkpoint:
+    """Open a checkpoint, and check the names, shapes and dtypes of its tensors.
+
+    Args:
+        place: A folder, or the URL of a remote folder.
 
     Raises:
         ConfigError: config.json is missing, has an impossible value, or is of an unknown family.
-        CheckpointError: The weights are missing, damaged or unsafe, or do not fit the configuration.
+        CheckpointError: The weights are missing, damaged or unsafe, or do not fit the configuration; a remote folder
+            cannot be read.
+        MissingExtraError: The packages for this kind of URL are not installed.
     """
+    place = location(place)
+    if isinstance(place, Path):
+        return _open_folder(place, partial(Weights, place, open_file))
+    mirror = Mirror(place)
+    try:
+        return _open_folder(mirror.folder, partial(Weights, mirror.folder, mirror.open_file), mirror)
+    except BaseException as error:
+        mirror.close()
+        mirror.rename_in(error)
+        raise
+
+
+def _open_folder(folder: Path, open_weights: Callable[[], Weights], mirror: Mirror | None = None) -> Checkpoint:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: is not a folder; expected a folder with {CONFIG} and weights")
     path = folder / CONFIG
@@ -93,8 +113,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     readers = list(found.values())
     for reader in readers:
         if reader.matches(fields):
-            contents = reader.read_folder(folder, fields)
-            checkpoint = Checkpoint(folder, contents, FAMILIES[contents.config.model_type].model)
+            contents = reader.read_folder(folder, fields, open_weights)
+            checkpoint = Checkpoint(folder, contents, FAMILIES[contents.config.model_type].model, mirror)
             checkpoint.states[path] = state
             return checkpoint
     raise ConfigError(

@@ -94,7 +94,7 @@ def write_part(
         ArgumentError: There are more parts than shards, or an option is impossible.
         RequestError: A dtype cannot hold the model.
     """
-    checkpoint, bundle, part = Path(checkpoint), Path(bundle), Part(*shards)
+    bundle, part = Path(bundle), Part(*shards)
     with open_checkpoint(checkpoint) as source:
         rows, table = row_source(source), plan_table(source.config, experts_dtype, shard_size)
         memory = plan_memory(rows, table, max_memory, torch.get_num_threads())

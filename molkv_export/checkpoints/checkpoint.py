@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from molkv_bundle import CheckpointError, ConfigError, ModelConfig, MolkvError, file_sha256, shown
+from molkv_export.checkpoints.remote import Mirror
 from molkv_export.checkpoints.weights import Weights, row_width
 from molkv_export.modeling import Form, ReferenceModel
 
@@ -52,8 +53,8 @@ class Reader(Protocol):
     def matches(self, fields: Mapping[str, Any]) -> bool:
         """Return whether a checkpoint whose config.json has these fields is in this format."""
 
-    def read_folder(self, folder: Path, fields: Mapping[str, Any]) -> Contents:
-        """Open the weights of a checkpoint whose config.json has these fields.
+    def read_folder(self, folder: Path, fields: Mapping[str, Any], open_weights: Callable[[], Weights]) -> Contents:
+        """Open the weights of a checkpoint whose config.json has these fields, after checking the fields.
 
         Raises:
             ConfigError: config.json has an impossible value, or a value that this reader does not support.
@@ -64,7 +65,13 @@ class Reader(Protocol):
 class Checkpoint(AbstractContextManager["Checkpoint"]):
     """An open checkpoint. Opening checks the names and shapes of tensors; reading a tensor checks its values."""
 
-    def __init__(self, folder: Path, contents: Contents, make_model: Callable[[Any, Form], ReferenceModel]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        contents: Contents,
+        make_model: Callable[[Any, Form], ReferenceModel],
+        mirror: Mirror | None = None,
+    ) -> None:
         """Find every parameter of the reference model in the checkpoint's files.
 
         Args:
@@ -72,12 +79,14 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             contents: The folder's content, from a `Reader`.
             make_model: A function that creates the reference model, without trained values, from a configuration and a
                 form.
+            mirror: The remote folder that `folder` is a copy of, if it is one. It is closed with this object.
 
         Raises:
             CheckpointError: Weights and configuration do not fit together.
         """
         self.folder, self.config, self.form = folder, contents.config, contents.form
         self.make_model = make_model
+        self.mirror = mirror
         self.generation = contents.generation
         self.states = dict(contents.weights.states)
         """The files that determine the model, each with its state just before it was read."""
@@ -214,12 +223,20 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             raise CheckpointError(f"{error.filename or self.folder}: cannot be read ({error.strerror})") from error
         return {path.name: digest for path, digest in hashes.items()}
 
+    def named(self, text: str) -> str:
+        """Return a message in which the folder of a remote checkpoint has the name that the user gave."""
+        return text if self.mirror is None else self.mirror.named(text)
+
     def close(self) -> None:
         """Close the files."""
         self._weights.close()
+        if self.mirror is not None:
+            self.mirror.close()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.close()
+        if self.mirror is not None:
+            self.mirror.rename_in(error)
 
 
 def check_count(weights: Weights, field: str, least: int) -> None:

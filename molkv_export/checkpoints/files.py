@@ -63,7 +63,7 @@ def file_state(path: Path) -> FileState | None:
     return FileState(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def changed(path: Path) -> CheckpointError:
+def changed(path: Path | str) -> CheckpointError:
     """Return the error for a file that has changed since it was first read."""
     return CheckpointError(
         f"{path}: was changed while it was being read; stop the program that writes to it and run the command again"

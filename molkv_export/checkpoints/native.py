@@ -7,7 +7,7 @@ format, config.json may also have the token ids of generation_config.json.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,12 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return fields.get("architectures") is None and fields.get("model_type") in (None, "molkv", "mole")
 
 
-def read_folder(folder: Path, fields: Mapping[str, Any]) -> Contents:
+def read_folder(folder: Path, fields: Mapping[str, Any], open_weights: Callable[[], Weights]) -> Contents:
     """Open a checkpoint in this format; see `Reader`."""
     path = folder / CONFIG
     config = lookup_expert_config(without_generation(fields), path)
     generation = generation_fields(fields, config.vocab_size, path)
-    weights = Weights(folder)
+    weights = open_weights()
     form: Form = "lookup" if any(name.endswith(".experts.values") for name in weights.names) else "training"
     check_expert_count(weights, config, form)
 

@@ -7,7 +7,7 @@ feed-forward networks have no gate and compute GELU with erf.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +86,14 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return fields.get("architectures") == ["MoleForCausalLM"]
 
 
-def read_folder(folder: Path, fields: Mapping[str, Any]) -> Contents:
+def read_folder(folder: Path, fields: Mapping[str, Any], open_weights: Callable[[], Weights]) -> Contents:
     """Open a checkpoint in this format; see `Reader`."""
     path = folder / CONFIG
     # In Hugging Face's files, null means that a field is not set.
     said = {name: value for name, value in fields.items() if value is not None}
     config = _config(without_generation(said), path)
     generation = generation_fields(said, config.vocab_size, path)
-    weights = Weights(folder)
+    weights = open_weights()
     form = _form(weights)
     check_expert_count(weights, config, form)
 

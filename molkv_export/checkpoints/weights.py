@@ -34,8 +34,12 @@ class _Index(msgspec.Struct):
 class Weights:
     """The tensors of a checkpoint. Opening reads headers only; rows are read on demand."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, open_one: Callable[[Path], TensorFile]) -> None:
         """Open the first existing file of weights in a folder; names and order of the files are Hugging Face's.
+
+        Args:
+            folder: The folder.
+            open_one: A function that opens a file with tensors, such as `open_file`.
 
         Raises:
             CheckpointError: The weights are missing, damaged or unsafe, or an index does not fit its files.
@@ -52,10 +56,10 @@ class Weights:
             places = _read_index(self.path)
             paths = [folder / name for name in sorted(set(places.values()))]
             self.states |= {path: file_state(path) for path in paths}
-            opened = {path.name: _open(path) for path in paths}
+            opened = {path.name: open_one(path) for path in paths}
             _check_index(self.path, places, opened)
         else:
-            opened = {self.path.name: _open(self.path)}
+            opened = {self.path.name: open_one(self.path)}
         self._opened = list(opened.values())
         prefix = _wrapping([name for file in self._opened for name in file.entries])
         self._files = {
@@ -172,7 +176,16 @@ def _wrapping(names: list[str]) -> str:
     return prefix
 
 
-def _open(path: Path) -> TensorFile:
+def _open_safetensors(path: Path) -> TensorFile:
+    return TensorFile(path, CheckpointError)
+
+
+def open_file(path: Path, open_safetensors: Callable[[Path], TensorFile] = _open_safetensors) -> TensorFile:
+    """Open a file with tensors, after checking that it is in the format that its name says.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or unsafe to open.
+    """
     refuse_pointer(path)
     if path.suffix == ".bin":
         return TorchFile(path)
@@ -185,7 +198,7 @@ def _open(path: Path) -> TensorFile:
                 f"{path}: is a pickle, which can run code when it is opened, expected a safetensors file; "
                 "write it with safetensors.torch.save_file"
             )
-    return TensorFile(path, CheckpointError)
+    return open_safetensors(path)
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -23,7 +23,16 @@ from molkv_bundle import (
     RowDtype,
     WindowDtype,
 )
-from molkv_export.commands.options import PATH, byte_size, common_options, counts, json_option, print_json, renamed
+from molkv_export.commands.options import (
+    LOCATION,
+    PATH,
+    byte_size,
+    common_options,
+    counts,
+    json_option,
+    print_json,
+    renamed,
+)
 from molkv_export.graph.choices import (
     CHUNK_LENGTHS,
     CONTEXT_LENGTH,
@@ -52,7 +61,7 @@ def _part(text: str) -> tuple[int, int]:
 
 
 @click.command("export")
-@click.argument("checkpoint", type=PATH)
+@click.argument("checkpoint", type=LOCATION)
 @click.argument("bundle", type=PATH)
 @click.option(
     "--profile",
@@ -176,7 +185,7 @@ def _part(text: str) -> tuple[int, int]:
 @json_option
 @common_options
 def export_command(
-    checkpoint: Path,
+    checkpoint: Path | str,
     bundle: Path,
     profiles: tuple[str, ...],
     add_profile: str | None,
@@ -252,7 +261,7 @@ def export_command(
 
 
 def _write_part(
-    checkpoint: Path,
+    checkpoint: Path | str,
     bundle: Path,
     shards: tuple[int, int],
     experts_dtype: RowDtype,

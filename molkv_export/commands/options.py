@@ -16,10 +16,22 @@ import msgspec
 from click.core import ParameterSource
 
 from molkv_bundle import PROFILES, ArgumentError, ProviderError
+from molkv_export.locations import location
 from molkv_export.terminal import console, log_to
 from molkv_runtime import PRESETS, Sampling, Target, load_provider_library, resolve
 
 PATH = click.Path(path_type=Path)
+
+
+class _Location(click.Path):
+    """A path, or the URL of a remote folder, which stays a string."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        place = location(value)
+        return place if isinstance(place, str) else super().convert(place, parameter, context)
+
+
+LOCATION = _Location(path_type=Path)
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 

@@ -10,7 +10,15 @@ import click
 import msgspec
 from rich.console import Console
 
-from molkv_export.commands.options import PATH, common_options, json_option, print_json, provider_options, renamed
+from molkv_export.commands.options import (
+    LOCATION,
+    PATH,
+    common_options,
+    json_option,
+    print_json,
+    provider_options,
+    renamed,
+)
 from molkv_export.terminal import console, status
 from molkv_runtime import Target
 
@@ -20,7 +28,7 @@ if TYPE_CHECKING:
 
 @click.command("validate")
 @click.argument("bundle", type=PATH)
-@click.option("--checkpoint", type=PATH, help="Checkpoint that the bundle was exported from.")
+@click.option("--checkpoint", type=LOCATION, help="Checkpoint that the bundle was exported from: a folder or a URL.")
 @click.option("--against", type=PATH, help="Another bundle of the model, as the reference instead of a checkpoint.")
 @click.option(
     "--expected",
@@ -49,7 +57,7 @@ if TYPE_CHECKING:
 @common_options
 def validate_command(
     bundle: Path,
-    checkpoint: Path | None,
+    checkpoint: Path | str | None,
     against: Path | None,
     expected: Path | None,
     text: Path | None,

@@ -122,7 +122,7 @@ def validate(
 
     Args:
         bundle: Folder of the bundle.
-        checkpoint: Folder of the checkpoint that the bundle was exported from.
+        checkpoint: Folder or URL of the checkpoint that the bundle was exported from.
         against: Folder of another bundle of the same model.
         expected: safetensors file with token ids and their logits; see `expected.py`.
         text: File of UTF-8 text to run. The default is the modules of Python's standard library that `train` holds out.
@@ -145,7 +145,7 @@ def validate(
     with ExitStack() as stack:
         report_progress("loading")
         opened = open_bundle(Path(bundle), target, profile)
-        source = None if checkpoint is None else stack.enter_context(_open_source(Path(checkpoint), opened))
+        source = None if checkpoint is None else stack.enter_context(_open_source(checkpoint, opened))
         measure = None if expected is None else expected_measure(Path(expected), opened, target.provider)
         generator = load_generator(opened, target)
         placements = describe_placements(generator.placements)
@@ -168,7 +168,7 @@ def validate(
 
 
 @contextmanager
-def _open_source(checkpoint: Path, bundle: Bundle) -> Iterator[Checkpoint]:
+def _open_source(checkpoint: str | Path, bundle: Bundle) -> Iterator[Checkpoint]:
     """Open the checkpoint that a bundle was made from; on exit, check that the checkpoint has not changed."""
     with open_checkpoint(checkpoint) as source:
         hashed = HashedSource(source)

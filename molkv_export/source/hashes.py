@@ -45,6 +45,9 @@ class HashedSource:
         """
         if self._error is not None:
             raise self._error
+        if self._checkpoint.mirror is not None:
+            self._checkpoint.mirror.check()
+            return
         states = {path: file_state(path) for path in self.states}
         different = [path for path, state in states.items() if state != self.states[path]]
         if not different:

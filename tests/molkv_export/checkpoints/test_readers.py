@@ -15,12 +15,14 @@ from molkv_bundle import ConfigError
 from molkv_export import export
 from molkv_export.checkpoints import native
 from molkv_export.checkpoints.checkpoint import CONFIG, Contents, ParameterSource
+from molkv_export.checkpoints.weights import Weights
 from molkv_export.families import FAMILIES
 from tests.molkv_export.checkpoints.stored import stored_values
 
 
-def _read_folder(folder: Path, fields: Mapping[str, Any]) -> Contents:
-    contents = native.read_folder(folder, {name: value for name, value in fields.items() if name != "architectures"})
+def _read_folder(folder: Path, fields: Mapping[str, Any], open_weights: Callable[[], Weights]) -> Contents:
+    fields = {name: value for name, value in fields.items() if name != "architectures"}
+    contents = native.read_folder(folder, fields, open_weights)
     return contents._replace(source=lambda name, shape: ParameterSource(f"net.{name}", shape))
 
 

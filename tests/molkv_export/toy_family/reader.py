@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return fields.get("architectures") == ["Toy"]
 
 
-def read_folder(folder: Path, fields: Mapping[str, Any]) -> Contents:
+def read_folder(folder: Path, fields: Mapping[str, Any], open_weights: Callable[[], Weights]) -> Contents:
     """See `Reader`."""
     config = model_config({name: value for name, value in fields.items() if name != "architectures"}, folder / CONFIG)
 
     def source(name: str, shape: tuple[int, ...]) -> ParameterSource:
         return ParameterSource(published_name(name), shape)
 
-    return Contents(config, "lookup", Weights(folder), source, lambda name: name.startswith(IGNORED), {})
+    return Contents(config, "lookup", open_weights(), source, lambda name: name.startswith(IGNORED), {})
