@@ -84,7 +84,7 @@ class RemoteFolder:
         # Plain http is for servers on the user's own network; a server on the internet has an https address.
         client = {**_CLIENT, "allow_http": True}
         store: Any = obstore.fsspec.FsspecStore  # its overloads do not take a scheme that is a variable
-        return store(scheme, client_options=client, retry_config=_RETRIES), path
+        return store(scheme, client_options=client, retry_config=_RETRIES, skip_instance_cache=True), path
 
     def _connect_hub(self) -> tuple[AbstractFileSystem, str]:
         from huggingface_hub import HfApi, HfFileSystem
