@@ -106,8 +106,13 @@ def atomic_folder(
 
 
 @contextmanager
-def locked_folder(folder: Path, out: Path) -> Iterator[None]:
-    """Create a folder in which a part of `out` is written, and lock it. After a failure, the folder stays as it is.
+def locked_folder(folder: Path, out: Path, kept_in: str | Path = "") -> Iterator[Path]:
+    """Create a folder in which a part of `out` is written, lock it, and yield it. After a failure, it stays as it is.
+
+    Args:
+        folder: The folder.
+        out: The path of the output, for messages.
+        kept_in: The place in which finished files are kept after a failure, for messages; default: the folder.
 
     Raises:
         OutputError: Another process has locked the folder, it cannot be written, or the disk is full.
@@ -119,9 +124,9 @@ def locked_folder(folder: Path, out: Path) -> Iterator[None]:
     with _locked(folder, out) as lacks:
         if lacks:
             _LOG.warning("%s: %s", folder, "; ".join(lacks))
-        kept = f"finished files are kept in {folder} for the next attempt"
+        kept = f"finished files are kept in {kept_in or folder} for the next attempt"
         try:
-            yield
+            yield folder
         except OSError as error:
             raise _failed(out, error, kept) from error
         except BaseException as error:

@@ -16,7 +16,9 @@ except ModuleNotFoundError:  # Windows
 
 
 def cache_folder() -> Path:
-    """Return the folder: `molkv-export` in XDG_CACHE_HOME, or in ~/.cache."""
+    """Return the folder MOLKV_CACHE, else `molkv-export` in the user's folder for caches. It may not exist yet."""
+    if chosen := os.environ.get("MOLKV_CACHE"):
+        return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "molkv-export"
 
 

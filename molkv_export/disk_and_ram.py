@@ -38,7 +38,7 @@ def estimate_disk_and_ram(
     *,
     finished: Collection[str],
     folder: Path,
-    out: Path,
+    out: str | Path,
 ) -> DiskAndRam:
     """Estimate the disk space and the RAM that an export needs, and check that the disk has enough space.
 
@@ -47,7 +47,7 @@ def estimate_disk_and_ram(
         graphs: The graphs of each profile.
         table: The table with its shards.
         memory: The memory plan for writing the table.
-        finished: File names of the shards that are already written.
+        finished: File names of the shards that need no more space.
         folder: The folder in which all files are written.
         out: The path of the bundle, for messages.
 
@@ -64,7 +64,7 @@ def estimate_disk_and_ram(
     return DiskAndRam(disk=disk, free=free, ram=max(memory.total, golden, weight))
 
 
-def check_free_space(needed: int, folder: Path, out: Path) -> int:
+def check_free_space(needed: int, folder: Path, out: str | Path) -> int:
     """Return the free space on the disk of a folder, in bytes, after checking that it is enough for `out`.
 
     Raises:

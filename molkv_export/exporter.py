@@ -53,11 +53,9 @@ from molkv_export.families import open_checkpoint
 from molkv_export.golden import calibration_texts, write_golden
 from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.files import save_graphs
-from molkv_export.parts import (
-    collect_parts,
-    remove_parts,
-    store_arguments,
-)
+from molkv_export.locations import location
+from molkv_export.output import LocalOutput, open_output
+from molkv_export.parts import collect_parts, store_arguments
 from molkv_export.profiles import GraphOptions, plan_graphs
 from molkv_export.source.hashes import HashedSource, check_source, hash_checkpoint
 from molkv_export.tables.plan import (
@@ -73,6 +71,7 @@ from molkv_export.tables.resume import JOURNAL, Journal, check_nothing_unfinishe
 from molkv_export.tables.rows import RowSource, row_source
 from molkv_export.tables.table_writer import write_table
 from molkv_export.terminal import byte_progress, print_line, timed
+from molkv_runtime import ExpertStore
 
 Engine = Literal["ray"]
 DEFAULT_GRAPH = GraphOptions()
@@ -102,7 +101,8 @@ def export(
 
     Args:
         checkpoint: Folder or URL with config.json and weights, in training or lookup form; see docs/checkpoints.md.
-        bundle: Folder to write. The folder appears only when the bundle is complete.
+        bundle: Folder to write, which appears only when the bundle is complete; or the URL of a folder of object
+            storage, whose manifest is written last.
         profiles: Profiles of the bundle, from `molkv_bundle.PROFILES`; the first one is the bundle's default.
         graph: Options for the graphs of all profiles. `add_profile` can add a profile with other options.
         experts_dtype: Dtype of the values in the store. If it is float32, embeddings and keys are float32, too;
@@ -130,29 +130,30 @@ def export(
     """
     if engine not in (None, *get_args(Engine)):
         raise ArgumentError("engine", engine, f"one of {', '.join(get_args(Engine))}")
-    bundle = Path(bundle)
-    check_output(bundle, is_ours=_is_bundle, force=force)
+    output = open_output(bundle, _is_bundle)
+    output.check(force=force)
     with open_checkpoint(checkpoint) as source:
         cores = 1 if engine else torch.get_num_threads()
         plan = _plan(source, profiles, graph, experts_dtype, shard_size, max_memory, cores)
-        with atomic_folder(bundle, is_ours=_is_bundle, force=force, journal=JOURNAL) as folder:
+        with output.folder(force=force) as folder:
             with byte_progress(console) as progress:
                 hashed = hash_checkpoint(source, progress)
                 check = partial(_check_unchanged, hashed, plan.companions, folder)
                 origin = origin_of(hashed.hashes)
                 plan = plan._replace(table=with_id(plan.table, origin))
                 journal = _start(
-                    plan, folder, bundle, store_arguments(origin, experts_dtype, shard_size), assemble, progress
+                    plan, folder, output, store_arguments(origin, experts_dtype, shard_size), assemble, progress
                 )
                 graphs = {g.profile: _write_graphs(g, source, folder, hashed.hashes, progress) for g in plan.graphs}
-                write = write_table if engine is None else partial(_write_on_cluster, hashed, address)
-                _write_table(plan, folder, journal, check, progress, write)
+                write = write_table if engine is None else partial(_write_on_cluster, hashed, output, address)
+                _write_table(plan, folder, output, journal, check, progress, write)
             files = _file_infos(folder, journal.shards)
             manifest = _new_manifest(plan, graphs, files, hashed.hashes, journal.machines, command)
-            manifest = _finish(source, folder, manifest, list(graphs), console)
+            manifest = _finish(source, folder, manifest, list(graphs), console, output.open_store)
             check()
+            output.complete(folder, manifest)
     if assemble:
-        remove_parts(bundle)
+        output.remove_parts()
     return manifest
 
 
@@ -184,8 +185,10 @@ def add_profile(
         OutputError: The bundle already has the profile, or cannot be written.
         RequestError: The profile does not support the model or the options.
     """
-    bundle = Path(bundle)
-    old = Bundle(bundle)
+    place = location(bundle)
+    if not isinstance(place, Path):
+        raise OutputError(f"{bundle}: is remote; a profile is added to a folder on this machine")
+    bundle, old = place, Bundle(place)
     check_output(bundle, is_ours=_is_bundle, force=True)
     if profile in old.manifest.graphs and not force:
         raise OutputError(f"{bundle}: already has profile {profile!r}; pass --force to replace it")
@@ -245,19 +248,21 @@ def _plan(
 
 
 def _start(
-    plan: _Plan, folder: Path, bundle: Path, arguments: dict[str, str], assemble: bool, progress: Progress
+    plan: _Plan, folder: Path, output: LocalOutput, arguments: dict[str, str], assemble: bool, progress: Progress
 ) -> Journal:
     """Keep the finished shards of an unfinished export; write the companions; print the needed disk space and RAM."""
-    journal, message = resume_export(folder, arguments)
+    journal, message = resume_export(folder, arguments, output.is_finished)
     if message:
-        print_line(progress.console, f"{bundle}: {message}")
+        print_line(progress.console, f"{output.name}: {message}")
     if assemble:
-        collect_parts(bundle, plan.table, journal, folder)
+        collect_parts(output, plan.table, journal, folder)
     for warning in plan.companions.warnings:
         print_line(progress.console, f"warning: {warning}")
     plan.companions.write(folder)
+    missing = output.on_disk([shard for shard in plan.table.shards if shard.file not in journal.shards])
+    finished = {shard.file for shard in plan.table.shards} - {shard.file for shard in missing}
     needs = estimate_disk_and_ram(
-        plan.source, plan.graphs, plan.table, plan.memory, finished=journal.shards, folder=folder, out=bundle
+        plan.source, plan.graphs, plan.table, plan.memory, finished=finished, folder=folder, out=output.name
     )
     print_line(progress.console, str(needs))
     return journal
@@ -268,14 +273,19 @@ def _files_of(graph: GraphInfo | None) -> set[str]:
 
 
 def _finish(
-    source: Checkpoint, folder: Path, manifest: Manifest, profiles: list[str], console: Console | None
+    source: Checkpoint,
+    folder: Path,
+    manifest: Manifest,
+    profiles: list[str],
+    console: Console | None,
+    open_store: Callable[[Bundle], ExpertStore] = ExpertStore,
 ) -> Manifest:
     """Write the golden vectors of some profiles, then the manifest; return the manifest."""
     if console is not None:
         print_line(console, "golden vectors: the source model runs in PyTorch")
     with timed(_LOG, "golden vectors"):
         for profile in profiles:
-            write_golden(source, Bundle(folder, manifest, profile=profile))
+            write_golden(source, Bundle(folder, manifest, profile=profile), open_store)
     manifest = msgspec.structs.replace(manifest, files=_file_infos(folder, manifest.files))
     write_manifest(manifest, folder)
     return manifest
@@ -301,6 +311,7 @@ def _write_graphs(
 def _write_table(
     plan: _Plan,
     folder: Path,
+    output: LocalOutput,
     journal: Journal,
     check: Callable[[], None],
     progress: Progress,
@@ -316,13 +327,15 @@ def _write_table(
             plan.memory,
             folder,
             shards=missing,
-            finish=partial(journal.finish, folder, check),
+            finish=partial(output.finish, folder, journal, check),
             advance=lambda count: progress.advance(task, count),
         )
+        output.finish_shards(folder, journal, plan.table)
 
 
 def _write_on_cluster(
     hashed: HashedSource,
+    output: LocalOutput,
     address: str | None,
     rows: RowSource,  # noqa: ARG001 - each task opens the checkpoint itself
     table: Table,
@@ -334,8 +347,18 @@ def _write_on_cluster(
     from molkv_export.tables.cluster import Job, versions, write_table_on_ray
 
     if options["shards"]:
-        states = {str(path.absolute()): state for path, state in hashed.states.items()}
-        job = Job(str(hashed.folder.absolute()), states, hashed.hashes, table, memory, str(folder), versions())
+        source = hashed.checkpoint
+        output.remove_manifest()
+        job = Job(
+            source.place,
+            source.versions,
+            hashed.hashes,
+            table,
+            memory,
+            str(folder),
+            output.upload_to,
+            versions(),
+        )
         write_table_on_ray(job, address, **options)
 
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from molkv_bundle import CheckpointError, ConfigError, KVDtype, decode_json, read_bytes, shown
 from molkv_export.checkpoints import native, published_mole
-from molkv_export.checkpoints.checkpoint import CONFIG, Checkpoint, Reader
-from molkv_export.checkpoints.files import file_state, foreign_format, refuse_pointer
+from molkv_export.checkpoints.checkpoint import Checkpoint, Reader
+from molkv_export.checkpoints.files import CONFIG, file_state, foreign_format, refuse_pointer
 from molkv_export.checkpoints.remote import Mirror
 from molkv_export.checkpoints.weights import Weights, find_weights, open_file
 from molkv_export.graph.build import BuiltGraph, build_graph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -47,7 +47,9 @@ _LONGEST = 4096  # largest number of positions in a text; the file has 164 bytes
 _MOST_LOGITS, _MOST_ROWS = 400_000, 4  # largest number of logits, and of positions, that are computed at a time
 
 
-def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
+def write_golden(
+    checkpoint: Checkpoint, bundle: Bundle, open_store: Callable[[Bundle], ExpertStore] = ExpertStore
+) -> None:
     """Write the golden vectors into the folder of a bundle that has all other files except the manifest.
 
     The expected logits are those of the source model, computed in float64, with weights and records rounded as in the
@@ -55,7 +57,7 @@ def write_golden(checkpoint: Checkpoint, bundle: Bundle) -> None:
     for a driver's errors are measured: the model is run again with the rounding errors that a correct driver may make.
     """
     graph, model = bundle.graph(), SourceModel(checkpoint, bundle)
-    with ExpertStore(bundle) as store:
+    with open_store(bundle) as store:
         chosen = _texts(bundle.config, bundle.path, graph.lengths)
         texts = [_golden_text(model, store, ids, checkpoint.folder) for ids, _ in chosen]
         limits = _limits(model, store, bundle, texts)

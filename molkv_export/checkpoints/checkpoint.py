@@ -9,12 +9,20 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from molkv_bundle import CheckpointError, ConfigError, ModelConfig, MolkvError, file_sha256, shown
+from molkv_bundle import (
+    CheckpointError,
+    ConfigError,
+    ModelConfig,
+    MolkvError,
+    RemoteFile,
+    file_sha256,
+    shown,
+)
+from molkv_export.checkpoints.files import CONFIG, FileState
 from molkv_export.checkpoints.remote import Mirror
 from molkv_export.checkpoints.weights import Weights, row_width
 from molkv_export.modeling import Form, ReferenceModel
 
-CONFIG = "config.json"
 LM_HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -222,6 +230,18 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         except OSError as error:
             raise CheckpointError(f"{error.filename or self.folder}: cannot be read ({error.strerror})") from error
         return {path.name: digest for path, digest in hashes.items()}
+
+    @property
+    def place(self) -> str:
+        """The absolute path of the folder, or the URL of a remote checkpoint, at which other processes find it."""
+        return str(self.folder.absolute()) if self.mirror is None else self.mirror.url
+
+    @property
+    def versions(self) -> dict[str, FileState | RemoteFile | None]:
+        """States of the files that determine the model, by place. If they are equal, so are the files."""
+        if self.mirror is not None:
+            return {**self.mirror.versions}
+        return {str(path.absolute()): state for path, state in self.states.items()}
 
     def named(self, text: str) -> str:
         """Return a message in which the folder of a remote checkpoint has the name that the user gave."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from molkv_bundle import CheckpointError
 
+CONFIG = "config.json"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 _AS_SAFETENSORS = "save it with transformers' save_pretrained, or as model.safetensors with safetensors.torch.save_file"

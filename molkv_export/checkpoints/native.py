@@ -15,7 +15,6 @@ import torch
 
 from molkv_bundle import CheckpointError, LookupExpertConfig, model_config
 from molkv_export.checkpoints.checkpoint import (
-    CONFIG,
     LM_HEAD,
     Contents,
     ParameterSource,
@@ -23,6 +22,7 @@ from molkv_export.checkpoints.checkpoint import (
     generation_fields,
     without_generation,
 )
+from molkv_export.checkpoints.files import CONFIG
 from molkv_export.checkpoints.weights import Weights
 from molkv_export.modeling import Form, ReferenceModel
 

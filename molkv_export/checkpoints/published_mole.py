@@ -13,12 +13,12 @@ from typing import Any
 
 from molkv_bundle import CheckpointError, ConfigError, LookupExpertConfig, shown
 from molkv_export.checkpoints.checkpoint import (
-    CONFIG,
     Contents,
     ParameterSource,
     generation_fields,
     without_generation,
 )
+from molkv_export.checkpoints.files import CONFIG
 from molkv_export.checkpoints.native import check_expert_count, follows_from_config, lookup_expert_config
 from molkv_export.checkpoints.weights import Weights, row_width
 from molkv_export.modeling import Form

@@ -17,12 +17,12 @@ from threading import Lock
 
 from molkv_bundle import CheckpointError, MolkvError, RemoteFile, RemoteFolder, TensorFile, file_sha256
 from molkv_export.cache_folder import temporary_folder
-from molkv_export.checkpoints.files import changed
+from molkv_export.checkpoints.files import CONFIG, changed
 from molkv_export.checkpoints.weights import open_file
 from molkv_export.terminal import human_bytes
 
 SMALL_FILES = (
-    "config.json",
+    CONFIG,
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
     "tokenizer.json",
@@ -67,7 +67,7 @@ class Mirror:
                 self._make_files()
             except OSError as error:
                 raise CheckpointError(
-                    f"{self.url}: cannot be copied to {error.filename} ({error.strerror}); set XDG_CACHE_HOME to a "
+                    f"{self.url}: cannot be copied to {error.filename} ({error.strerror}); set MOLKV_CACHE to a "
                     "folder that you can write"
                 ) from error
             self._pool = stack.enter_context(ThreadPoolExecutor(_REQUESTS, "fetch"))
@@ -106,7 +106,7 @@ class Mirror:
         if self._needed > free:
             raise CheckpointError(
                 f"{self.url}: needs {human_bytes(self._needed)} of disk space for a copy in {self.folder.parent}, but "
-                f"{human_bytes(free)} are free; free some space, or set XDG_CACHE_HOME to a folder on a larger disk"
+                f"{human_bytes(free)} are free; free some space, or set MOLKV_CACHE to a folder on a larger disk"
             )
 
     def check(self) -> None:
@@ -125,6 +125,11 @@ class Mirror:
         for name in (*SMALL_FILES, *self._opened):
             if then.get(name) != now.get(name):
                 raise changed(f"{self.url}/{name}")
+
+    @property
+    def versions(self) -> dict[str, RemoteFile]:
+        """The remote files that determine the model, by name."""
+        return {name: file for name, file in self._remote.files.items() if name == CONFIG or name in self._opened}
 
     def named(self, text: str) -> str:
         """Return a message in which the local folder is replaced by the URL."""
@@ -180,7 +185,7 @@ class _Blocks:
         except OSError as error:
             raise RemoteError(
                 f"{self._path}: cannot be copied to {self._path.parent.parent} ({error.strerror}); free some space, or "
-                "set XDG_CACHE_HOME to a folder on a larger disk"
+                "set MOLKV_CACHE to a folder on a larger disk"
             ) from error
         self._is_here[block] = 1
 

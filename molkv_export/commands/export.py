@@ -20,12 +20,13 @@ from molkv_bundle import (
     GraphInfo,
     KVDtype,
     Manifest,
+    OutputError,
+    RemoteFolder,
     RowDtype,
     WindowDtype,
 )
 from molkv_export.commands.options import (
     LOCATION,
-    PATH,
     byte_size,
     common_options,
     counts,
@@ -41,6 +42,7 @@ from molkv_export.graph.choices import (
     LM_HEAD_DTYPES,
     LmHeadDtype,
 )
+from molkv_export.locations import location
 from molkv_export.terminal import human_bytes, print_line
 
 _TYPED = ParameterSource.COMMANDLINE
@@ -62,7 +64,7 @@ def _part(text: str) -> tuple[int, int]:
 
 @click.command("export")
 @click.argument("checkpoint", type=LOCATION)
-@click.argument("bundle", type=PATH)
+@click.argument("bundle", type=LOCATION)
 @click.option(
     "--profile",
     "profiles",
@@ -186,7 +188,7 @@ def _part(text: str) -> tuple[int, int]:
 @common_options
 def export_command(
     checkpoint: Path | str,
-    bundle: Path,
+    bundle: Path | str,
     profiles: tuple[str, ...],
     add_profile: str | None,
     dense_dtype: DenseDtype,
@@ -210,7 +212,9 @@ def export_command(
 ) -> None:
     """Write a trained CHECKPOINT as a BUNDLE.
 
-    CHECKPOINT is a folder with config.json, weights and, if the model has one, a tokenizer. It has our own format
+    CHECKPOINT is a folder with config.json, weights and, if the model has one, a tokenizer; or the URL of such a
+    folder on the Hub (hf://OWNER/NAME[@REVISION]) or in object storage (s3://BUCKET/PATH, gs://BUCKET/PATH). BUNDLE may
+    be a URL of object storage, too. The checkpoint has our own format
     or the format of the published MoLE models, in training or lookup form. Weights are model.safetensors,
     pytorch_model.bin, or several files with an index. If the command fails, BUNDLE does not change. The same command
     continues an interrupted export.
@@ -226,6 +230,7 @@ def export_command(
       molkv-export export my-model my-model.bundle --shards 2/8
       molkv-export export my-model my-model.bundle --assemble
       molkv-export export my-model my-model.bundle --engine ray --address 10.0.0.1:6379
+      molkv-export export hf://owner/name s3://bucket/my-model.bundle
     """
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     _refuse_options_without_effect(dense_dtype, is_new=add_profile is None, is_part=shards is not None)
@@ -262,7 +267,7 @@ def export_command(
 
 def _write_part(
     checkpoint: Path | str,
-    bundle: Path,
+    bundle: Path | str,
     shards: tuple[int, int],
     experts_dtype: RowDtype,
     shard_size: int,
@@ -285,7 +290,7 @@ def _write_part(
         click.echo(f"{info.folder}: part {info.part}, {info.shards} shards, {human_bytes(info.size)}")
 
 
-def _print(bundle: Path, manifest: Manifest, as_json: bool) -> None:
+def _print(bundle: Path | str, manifest: Manifest, as_json: bool) -> None:
     facts = _facts(bundle, manifest)
     if as_json:
         print_json(facts)
@@ -325,12 +330,17 @@ def _refuse_options_without_effect(dense_dtype: DenseDtype, *, is_new: bool, is_
             raise click.BadParameter(message, param=given[name])
 
 
-def _facts(bundle: Path, manifest: Manifest) -> dict[str, Any]:
+def _facts(bundle: Path | str, manifest: Manifest) -> dict[str, Any]:
     """Return the content of the printed summary, for JSON. The number of files includes the manifest."""
+    place = location(bundle)
+    if isinstance(place, Path):
+        size_of_manifest = (place / MANIFEST).stat().st_size
+    else:
+        size_of_manifest = RemoteFolder(place, OutputError).files[MANIFEST].size
     return {
         "bundle": str(bundle),
         "files": len(manifest.files) + 1,
-        "size": sum(info.size for info in manifest.files.values()) + (bundle / MANIFEST).stat().st_size,
+        "size": sum(info.size for info in manifest.files.values()) + size_of_manifest,
         "graphs": {
             name: {"dense_dtype": info.dense_dtype, "kv_dtype": info.kv_dtype, "window_dtype": info.window_dtype}
             for name, info in manifest.graphs.items()
@@ -345,7 +355,7 @@ def _dtypes(graph: GraphInfo) -> str:
     return ", ".join([graph.dense_dtype, *(f"{name} {dtype}" for name, dtype in others.items() if dtype != "float32")])
 
 
-def _note_own_reading(bundle: Path, manifest: Manifest, notes: Console) -> None:
+def _note_own_reading(bundle: Path | str, manifest: Manifest, notes: Console) -> None:
     """Print how to compare with a user's own code, for a family whose paper leaves choices open."""
     from molkv_export.families import FAMILIES  # needs PyTorch, but --help must work without it
 

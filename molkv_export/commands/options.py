@@ -15,8 +15,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from molkv_bundle import PROFILES, ArgumentError, ProviderError
-from molkv_export.locations import location
+from molkv_bundle import PROFILES, ArgumentError, ProviderError, is_remote
 from molkv_export.terminal import console, log_to
 from molkv_runtime import PRESETS, Sampling, Target, load_provider_library, resolve
 
@@ -24,11 +23,10 @@ PATH = click.Path(path_type=Path)
 
 
 class _Location(click.Path):
-    """A path, or the URL of a remote folder, which stays a string."""
+    """A path, or a URL such as hf://owner/name, which remains a text, because a Path would drop one of its slashes."""
 
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        place = location(value)
-        return place if isinstance(place, str) else super().convert(place, parameter, context)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if is_remote(value) else super().convert(value, param, ctx)
 
 
 LOCATION = _Location(path_type=Path)

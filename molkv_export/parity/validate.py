@@ -171,7 +171,7 @@ def validate(
 def _open_source(checkpoint: str | Path, bundle: Bundle) -> Iterator[Checkpoint]:
     """Open the checkpoint that a bundle was made from; on exit, check that the checkpoint has not changed."""
     with open_checkpoint(checkpoint) as source:
-        hashed = HashedSource(source)
+        hashed = HashedSource(source, source.sha256())
         check_source(bundle, source, hashed.hashes)
         yield source
         hashed.check()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from pathlib import Path
 
 from rich.progress import Progress
 
@@ -20,19 +18,13 @@ _LOG = logging.getLogger(__name__)
 class HashedSource:
     """An open checkpoint with the hashes of its files."""
 
-    def __init__(self, checkpoint: Checkpoint, advance: Callable[[int], object] = lambda _: None) -> None:
-        """Hash the files of an open checkpoint; `advance` is called with the size in bytes of each hashed piece."""
-        self._checkpoint = checkpoint
-        self.states = dict(checkpoint.states)
-        """The files that determine the model, each with its state just before it was read."""
+    def __init__(self, checkpoint: Checkpoint, hashes: dict[str, str]) -> None:
+        """Take an open checkpoint, and the SHA-256 of each of its files, by name."""
+        self.checkpoint = checkpoint
+        self._states = dict(checkpoint.states)
         self._error: CheckpointError | None = None
-        self.hashes = checkpoint.sha256(advance)
+        self.hashes = hashes
         """SHA-256 of each file, by name."""
-
-    @property
-    def folder(self) -> Path:
-        """The checkpoint's folder."""
-        return self._checkpoint.folder
 
     def check(self) -> None:
         """Check that no file has changed since the checkpoint was opened.
@@ -45,30 +37,30 @@ class HashedSource:
         """
         if self._error is not None:
             raise self._error
-        if self._checkpoint.mirror is not None:
-            self._checkpoint.mirror.check()
+        if self.checkpoint.mirror is not None:
+            self.checkpoint.mirror.check()
             return
-        states = {path: file_state(path) for path in self.states}
-        different = [path for path, state in states.items() if state != self.states[path]]
+        states = {path: file_state(path) for path in self._states}
+        different = [path for path, state in states.items() if state != self._states[path]]
         if not different:
             return
         error = changed(different[0])
         try:
-            with open_checkpoint(self._checkpoint.folder) as now:
-                same = now.reads_as(self._checkpoint) and now.sha256() == self.hashes
+            with open_checkpoint(self.checkpoint.folder) as now:
+                same = now.reads_as(self.checkpoint) and now.sha256() == self.hashes
         except MolkvError:
             same = False
         if not same:
             self._error = error
             raise error
-        self.states = states
+        self._states = states
 
 
 def hash_checkpoint(checkpoint: Checkpoint, progress: Progress) -> HashedSource:
     """Hash the files of an open checkpoint, and show the progress."""
     task = progress.add_task("checkpoint's hash", total=sum(path.stat().st_size for path in checkpoint.files))
     with timed(_LOG, "checkpoint's hash"):
-        return HashedSource(checkpoint, lambda count: progress.advance(task, count))
+        return HashedSource(checkpoint, checkpoint.sha256(lambda count: progress.advance(task, count)))
 
 
 def check_source(bundle: Bundle, checkpoint: Checkpoint, hashes: dict[str, str]) -> None:

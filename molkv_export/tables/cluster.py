@@ -1,8 +1,8 @@
 """Writing the shards of a table by a Ray cluster: each shard is a task, which any node may run.
 
 All nodes must see the checkpoint and the folder of the bundle under the same paths, or by URLs. A task writes into a
-folder of its own, and this process moves the finished shard to its place. So it does no harm if a task runs twice, for
-example because its node was cut off and came back.
+folder of its own; this process moves the finished shard to its place, or the task uploads it. So it does no harm if a
+task runs twice, for example because its node was cut off and came back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,17 +24,21 @@ import torch
 from molkv_bundle import (
     ArgumentError,
     CheckpointError,
+    ConfigError,
     FileInfo,
     MissingExtraError,
     MolkvError,
     OutputError,
+    RemoteFolder,
     Shard,
     Table,
     one_line,
 )
 from molkv_export import __version__
-from molkv_export.checkpoints.files import FileState, changed, file_state
+from molkv_export.cache_folder import temporary_folder
+from molkv_export.checkpoints import Checkpoint
 from molkv_export.families import open_checkpoint
+from molkv_export.source.hashes import HashedSource
 from molkv_export.tables.plan import Memory
 from molkv_export.tables.resume import machine
 from molkv_export.tables.rows import row_source
@@ -53,19 +56,20 @@ _POLL_SECONDS = 0.5
 class Job(NamedTuple):
     """Everything that the tasks of an export have in common."""
 
-    checkpoint: str
-    states: dict[str, FileState | None]  # of the checkpoint's files, as this process sees them, by path
+    checkpoint: str  # an absolute path, or a URL
+    files: dict[str, Any]  # of the checkpoint, as this process sees them: `Checkpoint.versions`
     hashes: dict[str, str]  # of the checkpoint's files, by name
     table: Table
     memory: Memory
-    folder: str
-    versions: dict[str, str]
+    folder: str  # for the shards, if nothing is uploaded
+    upload_to: str  # the URL to which tasks upload shards; empty if they write into the folder
+    versions: dict[str, str]  # of the software
 
     def check_node(self) -> None:
-        """Check that this node has the same software, checkpoint and folder as the process that started the export.
+        """Check that this node has the software and the folder of the process that started the export.
 
         Raises:
-            OutputError, CheckpointError: Something differs. The message names the node.
+            OutputError: Something differs. The message names the node.
         """
         node = socket.gethostname()
         if versions() != self.versions:
@@ -73,22 +77,38 @@ class Job(NamedTuple):
                 f"node {node}: has {_text(versions())}, expected {_text(self.versions)}; install the same versions on "
                 "all nodes"
             )
-        if not Path(self.folder).is_dir():
+        if not self.upload_to and not Path(self.folder).is_dir():
             raise OutputError(
-                f"node {node}: does not see {self.folder}; BUNDLE must be in a folder that all nodes share"
+                f"node {node}: does not see {self.folder}; BUNDLE must be in a folder that all nodes share, or in "
+                "object storage"
             )
-        here = {path: file_state(Path(path)) for path in self.states}
-        if here != self.states and _hashes(self.checkpoint, tuple(here.items())) != self.hashes:
-            raise CheckpointError(
-                f"{self.checkpoint}: node {node} has another checkpoint there; give all nodes the same checkpoint"
-            )
+
+    @contextmanager
+    def open_checkpoint(self) -> Iterator[Checkpoint]:
+        """Open the checkpoint, and check that this node has the right one, before and after the block.
+
+        Raises:
+            CheckpointError: It is missing, is another one, or changes. The message names the node.
+        """
+        node = socket.gethostname()
+        try:
+            with open_checkpoint(self.checkpoint) as source:
+                self._check_files(source)
+                yield source
+                HashedSource(source, self.hashes).check()
+        except (CheckpointError, ConfigError) as error:
+            raise CheckpointError(f"node {node}: {error}") from error
+
+    def _check_files(self, source: Checkpoint) -> None:
+        if source.versions != self.files and _hashes(source) != self.hashes:
+            raise CheckpointError(f"{self.checkpoint}: is another checkpoint there; give all nodes the same checkpoint")
 
 
 class Written(NamedTuple):
     """The result of a task."""
 
     info: FileInfo
-    path: str
+    path: str  # of the shard; empty if it was uploaded
     machine: str  # the kind of CPU
 
 
@@ -101,47 +121,52 @@ def _text(found: dict[str, str]) -> str:
     return " and ".join(f"{name} {version}" for name, version in found.items())
 
 
-@cache
-def _hashes(checkpoint: str, states: tuple[tuple[str, FileState | None], ...]) -> dict[str, str]:  # noqa: ARG001
+_KNOWN: dict[tuple[str, str], dict[str, str]] = {}
+
+
+def _hashes(checkpoint: Checkpoint) -> dict[str, str]:
     """Return the hashes of a checkpoint's files. A worker takes them once for each state of the files."""
-    with open_checkpoint(Path(checkpoint)) as source:
-        return source.sha256()
+    key = checkpoint.place, repr(checkpoint.versions)
+    if key not in _KNOWN:
+        _KNOWN[key] = checkpoint.sha256()
+    return _KNOWN[key]
 
 
 def write_one(job: Job, shard: Shard) -> Written:
     """Write one shard, as a task on any node.
 
     Raises:
-        OutputError, CheckpointError: This node cannot take part, or the checkpoint changed.
+        OutputError, CheckpointError: This node cannot take part, the checkpoint changed, or the upload failed.
         OSError: The disk of this node is full, or fails.
     """
     job.check_node()
+    if job.upload_to:
+        with temporary_folder("tasks") as folder:
+            info = _write(job, shard, folder)
+            RemoteFolder(job.upload_to, OutputError).upload(folder / shard.file, shard.file)
+        return Written(info, "", machine())
     folder = Path(job.folder) / TASKS / shard.file / uuid.uuid4().hex
     folder.mkdir(parents=True)
-    found = list[FileInfo]()
     try:
-        with open_checkpoint(Path(job.checkpoint)) as source:
-            states = dict(source.states)
-            write_table(
-                row_source(source),
-                job.table,
-                job.memory,
-                folder,
-                shards=[shard],
-                finish=lambda _name, info: found.append(info),
-                advance=lambda _: None,
-            )
-            _check_unchanged(states)
+        return Written(_write(job, shard, folder), str(folder / shard.file), machine())
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Written(found[0], str(folder / shard.file), machine())
 
 
-def _check_unchanged(states: dict[Path, FileState | None]) -> None:
-    for path, state in states.items():
-        if file_state(path) != state:
-            raise changed(path)
+def _write(job: Job, shard: Shard, folder: Path) -> FileInfo:
+    found = list[FileInfo]()
+    with job.open_checkpoint() as source:
+        write_table(
+            row_source(source),
+            job.table,
+            job.memory,
+            folder,
+            shards=[shard],
+            finish=lambda _name, info: found.append(info),
+            advance=lambda _: None,
+        )
+    return found[0]
 
 
 def write_table_on_ray(
@@ -186,7 +211,8 @@ def write_table_on_ray(
                 for reference in done:
                     shard = pending.pop(reference)
                     written = _result(ray, reference, shard)
-                    Path(written.path).rename(Path(job.folder) / shard.file)
+                    if written.path:
+                        Path(written.path).rename(Path(job.folder) / shard.file)
                     finish(shard.file, written.info, written.machine)
                     finished += written.info.size
                 total = finished + sum(_written(Path(job.folder) / TASKS / shard.file) for shard in pending.values())

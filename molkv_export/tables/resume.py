@@ -71,12 +71,23 @@ def check_nothing_unfinished(bundle: Path) -> None:
         )
 
 
-def resume_export(folder: Path, arguments: dict[str, str]) -> tuple[Journal, str]:
+def is_undamaged(path: Path, info: FileInfo) -> bool:
+    """Return whether a file has this size and this hash."""
+    try:
+        return path.stat().st_size == info.size and file_sha256(path) == info.sha256
+    except OSError:
+        return False
+
+
+def resume_export(
+    folder: Path, arguments: dict[str, str], is_finished: Callable[[Path, FileInfo], bool] = is_undamaged
+) -> tuple[Journal, str]:
     """Prepare a folder for an export: keep finished shards of an export with these arguments, remove everything else.
 
     Args:
         folder: A folder in which an earlier export may have been interrupted.
         arguments: Everything that determines the bytes of the store; the keys are names that the user knows.
+        is_finished: Function that returns whether a shard of the unfinished export can be kept.
 
     Returns:
         The journal with the undamaged shards that were found. A message for the user if the folder held an
@@ -89,7 +100,7 @@ def resume_export(folder: Path, arguments: dict[str, str]) -> tuple[Journal, str
         message = f"found an unfinished export with different {different}; starting from the beginning"
     elif unfinished is not None and unfinished.shards:
         found = unfinished.shards
-        journal.shards = {file: info for file, info in found.items() if _is_undamaged(folder / file, info)}
+        journal.shards = {file: info for file, info in found.items() if is_finished(folder / file, info)}
         journal.machines = unfinished.machines if journal.shards else []
         message = f"resuming an unfinished export: {len(journal.shards)} shard(s) are finished"
         if damaged := len(found) - len(journal.shards):
@@ -113,10 +124,3 @@ def read_journal(folder: Path) -> Journal | None:
 
 def _changed(old: dict[str, str], new: dict[str, str]) -> str:
     return ", ".join(sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)))
-
-
-def _is_undamaged(path: Path, info: FileInfo) -> bool:
-    try:
-        return path.stat().st_size == info.size and file_sha256(path) == info.sha256
-    except OSError:
-        return False

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from molkv_bundle import ArgumentError, ModelConfig, OutputError, RequestError, contents
 from molkv_export.atomic_folder import atomic_folder, check_output
-from molkv_export.checkpoints.checkpoint import CONFIG
+from molkv_export.checkpoints.files import CONFIG
 from molkv_export.checkpoints.native import tensors_to_save
 from molkv_export.checkpoints.weights import WEIGHTS
 from molkv_export.corpus import END_OF_TEXT, Corpus, encode, standard_library, train_tokenizer

@@ -166,8 +166,8 @@ def test_a_system_file_written_during_an_export_is_not_listed(
 
     original = exporting.write_golden
 
-    def leave(source: Any, bundle: Bundle) -> None:
-        original(source, bundle)
+    def leave(source: Any, bundle: Bundle, open_store: Any) -> None:
+        original(source, bundle, open_store)
         (bundle.path / ".DS_Store").write_text("x")
 
     monkeypatch.setattr(exporting, "write_golden", leave)

@@ -205,13 +205,19 @@ def test_an_address_without_a_cluster_is_refused(address: str, checkpoint: Path,
 
 def test_a_node_that_sees_other_files_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     with open_checkpoint(checkpoint) as source:
-        states = {str(path): state for path, state in source.states.items()}
-        hashes, table = source.sha256(), plan_table(source.config, "float16", SHARD_SIZE)
-    job = Job(str(checkpoint), states, hashes, table, Memory(1, 1, 0), str(tmp_path), versions())
+        files, hashes = source.versions, source.sha256()
+        table = plan_table(source.config, "float16", SHARD_SIZE)
+    job = Job(str(checkpoint), files, hashes, table, Memory(1, 1, 0), str(tmp_path), "", versions())
     job.check_node()
-    job._replace(states=dict.fromkeys(states, None)).check_node()  # another time of change, but the same bytes
-    with pytest.raises(CheckpointError, match="has another checkpoint there; give all nodes the same checkpoint"):
-        job._replace(states=dict.fromkeys(states, None), hashes={}).check_node()
+    for same in (job, job._replace(files={})):  # there is another state of the same files on other machines
+        with same.open_checkpoint():
+            pass
+    other = job._replace(files={}, hashes={})
+    with pytest.raises(CheckpointError, match="another checkpoint there; give"), other.open_checkpoint():
+        pass
+    absent = job._replace(checkpoint=str(tmp_path / "absent"))
+    with pytest.raises(CheckpointError, match=r"node .*absent: is not a folder"), absent.open_checkpoint():
+        pass
     with pytest.raises(OutputError, match=r"does not see .*absent; BUNDLE must be in a folder that all nodes share"):
         job._replace(folder=str(tmp_path / "absent")).check_node()
 

@@ -130,7 +130,7 @@ def test_parts_with_other_options_are_an_error(
     options: dict[str, Any], different: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     _write(checkpoint, tmp_path / "bundle", 1, 1)
-    with pytest.raises(OutputError, match=rf"1-of-1: was written with another .*: {different}; remove this folder"):
+    with pytest.raises(OutputError, match=rf"1-of-1: was written with another .*: {different}; remove it and write"):
         _assemble(checkpoint, tmp_path / "bundle", **options)
     assert not (tmp_path / "bundle").exists()
 
@@ -155,7 +155,7 @@ def test_a_shard_of_another_size_is_an_error(checkpoint: Path, tmp_path: Path) -
     _write(checkpoint, tmp_path / "bundle", 1, 1)
     shard = next(parts_of(tmp_path / "bundle").glob("*/*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(OutputError, match=rf"{shard.name}: has \d+ bytes, expected \d+; remove .*1-of-1 and write"):
+    with pytest.raises(OutputError, match=rf"1-of-1: {shard.name} has \d+ bytes, expected \d+; remove .*1-of-1 and "):
         _assemble(checkpoint, tmp_path / "bundle")
 
 

@@ -14,7 +14,8 @@ from safetensors.torch import load, save_file
 from molkv_bundle import ConfigError
 from molkv_export import export
 from molkv_export.checkpoints import native
-from molkv_export.checkpoints.checkpoint import CONFIG, Contents, ParameterSource
+from molkv_export.checkpoints.checkpoint import Contents, ParameterSource
+from molkv_export.checkpoints.files import CONFIG
 from molkv_export.checkpoints.weights import Weights
 from molkv_export.families import FAMILIES
 from tests.molkv_export.checkpoints.stored import stored_values

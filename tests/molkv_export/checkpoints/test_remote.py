@@ -37,7 +37,7 @@ BLOCK = 10_000  # bytes, so that the small models have many blocks
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Use a cache folder of the test's own, and check that nothing is left in it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MOLKV_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(remote, "BLOCK", BLOCK)
     yield cache_folder()
     assert not list(cache_folder().glob("checkpoints/*"))
@@ -322,8 +322,8 @@ def test_a_cache_folder_that_is_too_small_or_not_writable_is_one_line(
             export(url, tmp_path / "bundle")
     with monkeypatch.context() as patch:
         (tmp_path / "file").write_bytes(b"")
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-        with pytest.raises(CheckpointError, match=r"space: cannot be copied to .* set XDG_CACHE_HOME to a folder"):
+        patch.setenv("MOLKV_CACHE", str(tmp_path / "file"))
+        with pytest.raises(CheckpointError, match=r"space: cannot be copied to .* set MOLKV_CACHE to a folder"):
             export(url, tmp_path / "bundle")
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from molkv_bundle import model_config
-from molkv_export.checkpoints.checkpoint import CONFIG, Contents, ParameterSource
+from molkv_export.checkpoints.checkpoint import Contents, ParameterSource
+from molkv_export.checkpoints.files import CONFIG
 from molkv_export.checkpoints.weights import Weights
 
 EXPECTED = 'architectures ["Toy"]'
