@@ -33,6 +33,7 @@ from molkv_bundle import (
     Manifest,
     OutputError,
     Provenance,
+    RequestError,
     RowDtype,
     Table,
     contents,
@@ -187,7 +188,7 @@ def add_profile(
     """
     place = location(bundle)
     if not isinstance(place, Path):
-        raise OutputError(f"{bundle}: is remote; a profile is added to a folder on this machine")
+        raise RequestError(f"{bundle}: a profile is added to a folder on this machine; copy the bundle to one first")
     bundle, old = place, Bundle(place)
     check_output(bundle, is_ours=_is_bundle, force=True)
     if profile in old.manifest.graphs and not force:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import molkv_export.exporter as exporting
-from molkv_bundle import CheckpointError, OutputError, RemoteFolder
+from molkv_bundle import CheckpointError, OutputError, RemoteFolder, RequestError
 from molkv_export import add_profile, export, write_part
 from molkv_export.cache_folder import cache_folder
 from molkv_export.commands import cli
@@ -240,7 +240,7 @@ def test_places_that_cannot_be_written_are_one_line(
         _export(checkpoint, "hf://a/b")
     with pytest.raises(OutputError, match=r"^s3://missing/b"):
         _export(checkpoint, "s3://missing/b")
-    with pytest.raises(OutputError, match=r": is remote; a profile is added to a folder on this machine$"):
+    with pytest.raises(RequestError, match=r": a profile is added to a folder on this machine; "):
         add_profile(checkpoint, url, "coreml")
     fills = _fail_in_call(0, monkeypatch)
 
