@@ -17,7 +17,17 @@ import msgspec
 import pytest
 from ray.cluster_utils import Cluster
 
-from molkv_bundle import Bundle, CheckpointError, MissingExtraError, OutputError, RequestError
+from molkv_bundle import (
+    Bundle,
+    BundleError,
+    CheckpointError,
+    MissingExtraError,
+    OutputError,
+    RemoteFolder,
+    RequestError,
+    file_sha256,
+    read_manifest,
+)
 from molkv_export import export
 from molkv_export.atomic_folder import partial_of
 from molkv_export.families import open_checkpoint
@@ -25,6 +35,7 @@ from molkv_export.tables.cluster import TASKS, Job, versions
 from molkv_export.tables.plan import Memory, plan_table
 from molkv_export.tables.resume import JOURNAL, read_journal
 from tests.models import CONFIGS, random_model, save_checkpoint
+from tests.molkv_export.s3 import BUCKET, put_folder, s3_server
 from tests.processes import CLI, ROOT
 
 SHARD_SIZE = 500_000
@@ -83,19 +94,8 @@ def _cluster(folder: Path, nodes: int, hook: str = "") -> Iterator[Cluster]:
         cluster.shutdown()
 
 
-def _start(checkpoint: Path, bundle: Path, ray_folder: Path, *options: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        CLI,
-        "export",
-        checkpoint,
-        bundle,
-        "--engine",
-        "ray",
-        "--shard-size",
-        SHARD_SIZE,
-        *options,
-    ]
+def _start(checkpoint: Path | str, bundle: Path | str, ray_folder: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, CLI, "export", checkpoint, bundle, "--shard-size", str(SHARD_SIZE), "--engine", "ray"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.Popen(
         [*command, *options],
@@ -155,6 +155,25 @@ def test_a_head_is_started_where_there_is_none(
     code, output = _finish(_start(checkpoint, tmp_path / "bundle", ray_folder))
     assert code == 0, output
     assert _shards(tmp_path / "bundle") == shards
+
+
+@pytest.mark.slow
+def test_nodes_read_and_write_object_storage(
+    checkpoint: Path, shards: dict[str, str], ray_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOLKV_CACHE", str(tmp_path / "cache"))
+    with s3_server(monkeypatch) as s3, _cluster(ray_folder, nodes=2) as cluster:
+        source, url = put_folder(s3, checkpoint, "source"), f"s3://{BUCKET}/bundle"
+        code, output = _finish(_start(source, url, ray_folder, "--address", cluster.address))
+        assert code == 0, output
+        found = RemoteFolder(url, BundleError)
+        for name in found.files:
+            found.download(name, tmp_path / name)
+    assert JOURNAL not in found.files
+    assert {name: file_sha256(tmp_path / name) for name in shards} == shards
+    manifest = read_manifest(tmp_path)
+    assert {name: manifest.files[name].sha256 for name in shards} == shards
+    assert not list((tmp_path / "cache").glob("*/*"))
 
 
 @pytest.mark.slow

@@ -69,11 +69,11 @@ def _fail_in_call(number: int, patch: pytest.MonkeyPatch) -> list[int]:
     """Interrupt `fill` in its n-th call; return the list of first ids that it was called with."""
     original, calls = table_writer.fill, []
 
-    def fill(records: Any, source: Any, dtype: Any, start: int) -> None:
+    def fill(records: Any, source: Any, dtype: Any, start: int, threads: int) -> None:
         calls.append(start)
         if len(calls) == number:
             raise KeyboardInterrupt
-        original(records, source, dtype, start)
+        original(records, source, dtype, start, threads)
 
     patch.setattr(table_writer, "fill", fill)
     return calls
