@@ -4,7 +4,7 @@ set -euo pipefail
 
 packages=(
     g++:g++ cmake:cmake ninja:ninja-build npm:npm javac:openjdk-17-jdk-headless
-    clang++:clang clang-tidy:clang-tidy run-clang-tidy:clang-tidy clang-format:clang-format
+    clang++:clang clang-format:clang-format
     aarch64-linux-gnu-g++:g++-aarch64-linux-gnu qemu-aarch64:qemu-user
 )
 missing=()

@@ -40,7 +40,8 @@ CLANG_FORMAT := clang-format --style=file:$(NATIVE_SOURCES)/.clang-format
 
 lint-native: native-sanitize
 	$(CLANG_FORMAT) --dry-run --Werror $(NATIVE_CODE)
-	run-clang-tidy -quiet -p $(NATIVE_BUILD)/sanitize -j $(shell nproc) '/$(NATIVE_SOURCES)/(src|tool|tests|fuzz)/'
+	$(BIN)/python $(BIN)/run-clang-tidy.py -clang-tidy-binary $(BIN)/clang-tidy -config-file $(NATIVE_SOURCES)/.clang-tidy \
+	    -quiet -p $(NATIVE_BUILD)/sanitize -j $(shell nproc) '/$(NATIVE_SOURCES)/(src|tool|tests|fuzz)/'
 
 format-native:
 	$(CLANG_FORMAT) -i $(NATIVE_CODE)

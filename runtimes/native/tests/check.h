@@ -9,7 +9,7 @@
 
 namespace molkv::test {
 
-inline int failures = 0;
+inline int failures = 0;  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables): of the whole program
 
 template <typename A, typename B>
 void equal(const A& found, const B& expected, std::string_view what) {
