@@ -231,8 +231,8 @@ class _Lengths:
 
 
 def test_selftest_and_probe_run_every_graph(bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths = [1, 32, 64, 128]
-    bundle = bundles("stdlib-mini", "float16", profiles=["coreml"], graph=GraphOptions(chunk_lengths=lengths))
+    lengths = [1, 4, 8, 16]
+    bundle = bundles("molkv", "float16", profiles=["coreml"], graph=GraphOptions(chunk_lengths=lengths))
     generator = Generator(bundle)
     generator.graph = graphs = _Lengths(generator.graph)
     probe(generator.bundle, lambda length: generator.sequences(max_length=length), "cpu")
