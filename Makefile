@@ -60,7 +60,7 @@ test-fast: $(READY)  # those that are not marked as slow
 	$(PYTEST) -m "not slow"
 
 test-all: lint  # what CI runs: every test
-	$(PYTEST)
+	$(PYTEST) -m "not excerpt"
 	$(MAKE) test-native
 	$(MAKE) test-js
 	$(MAKE) test-lowest
@@ -81,7 +81,7 @@ test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/python cli.py verify $(LOWEST)/bundle
 	$(LOWEST)/bin/python cli.py inspect $(LOWEST)/bundle > $(LOWEST)/inspect.txt
 	$(LOWEST)/bin/python cli.py run $(LOWEST)/bundle --prompt "def " --max-new-tokens 16
-	PYTHONPATH=$$(echo $(CURDIR)/$(LOWEST)/lib/python*/site-packages) $(PYTEST) -m "not exhaustive" tests/molkv_bundle tests/molkv_runtime
+	PYTHONPATH=$$(echo $(CURDIR)/$(LOWEST)/lib/python*/site-packages) $(PYTEST) -m "not exhaustive and not excerpt" tests/molkv_bundle tests/molkv_runtime
 
 # Providers in plug-ins. Each one is an extra of the package, in the same environment.
 QNN_EMULATOR := --provider-option htp_arch=75 --provider-option soc_model=57

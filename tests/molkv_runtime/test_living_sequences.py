@@ -235,7 +235,10 @@ def _oracles(generator: Generator, checkpoint: Path, exact: bool) -> list[Oracle
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("examples", [15, pytest.param(35, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "examples",
+    [pytest.param(15, marks=pytest.mark.excerpt), pytest.param(35, marks=pytest.mark.exhaustive)],
+)
 @pytest.mark.parametrize("name", BUNDLES)
 def test_any_script_leaves_each_sequence_as_if_it_had_never_gone_back(
     name: str, examples: int, opened: Callable[[str], Generator], checkpoints: Callable[[str], Path]

@@ -20,6 +20,7 @@ def program() -> Path:
     return native_program("tokenize")
 
 
+@pytest.mark.excerpt
 @pytest.mark.parametrize("kind", KINDS)
 def test_native_tokenizer_equals_the_library(kind: str, program: Path, tmp_path: Path) -> None:
     compare_kind(kind, FEW, [program], tmp_path)
