@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,23 @@ from filelock import FileLock
 from molkv_bundle import RowDtype
 from molkv_export import GraphOptions, export
 from molkv_export.graph.choices import MIN_ONNXRUNTIME_OF_INT8_KV
+from molkv_runtime import PRESETS
 from tests.models import CONFIGS, STDLIB_MINI, lookup_form, random_model, save_checkpoint
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run slow tests first, so that no process is left with a long test at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _waiting_threads_sleep() -> Iterator[None]:
+    """Let the threads of ONNX Runtime sleep while they wait, since other tests need the cores. No number changes."""
+    cpu = PRESETS["cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        config = {**cpu.config, "session.intra_op.allow_spinning": "0"}
+        patch.setitem(PRESETS, "cpu", cpu._replace(config=config))
+        yield
 
 
 @pytest.fixture(scope="session")
