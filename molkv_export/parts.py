@@ -78,8 +78,9 @@ def write_part(
     If a part is interrupted, even by SIGKILL, the same call resumes it: finished shards are checked and kept.
 
     Args:
-        checkpoint: Folder with config.json and weights, see `export`.
-        bundle: The folder of the later bundle. The part is written beside it.
+        checkpoint: Folder or URL with config.json and weights, see `export`.
+        bundle: The folder of the later bundle, beside which the part is written; or a URL of object storage, to whose
+            folder the shards are uploaded.
         shards: (i, n) for part i of n parts. It holds every n-th shard, beginning with the i-th. Every machine needs
             the same checkpoint and the same options.
         experts_dtype: Dtype of the values in the store.
@@ -89,7 +90,7 @@ def write_part(
 
     Raises:
         ConfigError, CheckpointError: The checkpoint is missing, damaged or unsupported, or changes while it is read.
-        OutputError: The part is being written by another process, or cannot be written.
+        OutputError: The part is being written by another process, or cannot be written; there is a remote bundle.
         ArgumentError: There are more parts than shards, or an option is impossible.
         RequestError: A dtype cannot hold the model.
     """

@@ -164,7 +164,7 @@ def _part(text: str) -> tuple[int, int]:
     type=_part,
     metavar="I/N",
     help="Write only part I of N parts of the expert store, beside BUNDLE. Several machines can write parts into one "
-    "shared folder; --assemble then makes BUNDLE of them.",
+    "shared folder, or into object storage; --assemble then makes BUNDLE of them.",
 )
 @click.option(
     "--assemble", is_flag=True, help="Take the expert store from the parts that --shards has written, and remove them."
