@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -133,6 +136,24 @@ def test_profiles_are_added_and_bundles_validated_from_the_hub(hub: _Hub, tmp_pa
     assert report.reference == "hf://owner/name"
 
 
+def test_blocks_are_fetched_at_the_same_time(hub: _Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, running, most = RemoteFolder.read, list[int](), list[int]()
+
+    def slow(self: RemoteFolder, name: str, start: int, stop: int) -> bytes:
+        running.append(start)
+        most.append(len(running))
+        time.sleep(0.02)
+        running.remove(start)
+        return read(self, name, start, stop)
+
+    monkeypatch.setattr(RemoteFolder, "read", slow)
+    with open_checkpoint("hf://owner/name") as source:
+        for name in source.parameters:
+            source.tensor(name)
+    assert max(most) >= 4
+    _check_read_once(hub.reads)
+
+
 def test_an_index_and_a_pickle_are_read_from_the_hub(hub: _Hub, tmp_path: Path) -> None:
     tensors = load((hub.folder / WEIGHTS).read_bytes())
     (hub.folder / WEIGHTS).unlink()
@@ -184,6 +205,20 @@ def test_bytes_that_differ_from_the_hash_of_the_hub_are_an_error(
 def test_a_network_that_fails_is_one_line(hub: _Hub, tmp_path: Path) -> None:
     hub.fails_after = 3
     _refused("hf://owner/name", tmp_path / "bundle", RemoteError, "/model.safetensors: the server does not answer")
+
+
+def test_a_disk_that_becomes_full_is_one_line(hub: _Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The free space is not known before, since only some blocks may be needed."""
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if mode == "r+b" and len(hub.reads) > 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return opened(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(RemoteError, match=rf"{WEIGHTS}: cannot be copied to .* \(No space left on device\); free some"):
+        _export("hf://owner/name", tmp_path / "bundle")
 
 
 def test_a_folder_that_is_no_checkpoint_is_named_by_its_url(
