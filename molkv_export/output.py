@@ -198,8 +198,9 @@ class RemoteOutput(LocalOutput):
             self._remote.download(MANIFEST, folder / MANIFEST)
             if not self._is_ours(folder):
                 return False
+            self._old = {MANIFEST}
             with suppress(BundleError):  # an earlier version of the format
-                self._old = {MANIFEST, *read_manifest(folder).files}
+                self._old |= read_manifest(folder).files.keys()
         return True
 
     @contextmanager
@@ -291,8 +292,9 @@ class RemoteOutput(LocalOutput):
 
     def remove_manifest(self) -> None:
         """Remove the manifest of a bundle that is replaced, before its first shard is."""
-        if MANIFEST in self._remote.list():
+        if MANIFEST in self._old:
             self._remote.remove(MANIFEST)
+            self._old.remove(MANIFEST)
 
     def _upload(self, folder: Path, journal: Journal, name: str, info: FileInfo, by: str) -> None:
         self._mine.add(name)

@@ -15,7 +15,7 @@ from molkv_export import add_profile, export, write_part
 from molkv_export.cache_folder import cache_folder
 from molkv_export.commands import cli
 from molkv_export.source.hashes import HashedSource
-from molkv_export.tables import table_writer
+from molkv_export.tables import resume, table_writer
 from molkv_export.tables.resume import JOURNAL
 from tests.molkv_export.s3 import BUCKET, put_folder, s3_server
 
@@ -129,6 +129,16 @@ def test_an_interrupted_upload_goes_on_also_on_another_machine(
     _export(checkpoint, url)
     assert _contents(s3, url) == whole
     assert len(calls) == len([name for name in whole if name.startswith("experts-")]) - 3
+
+
+def test_a_resumed_export_names_all_kinds_of_cpu(checkpoint: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "machine", lambda: "old CPU")
+        _fail_in_call(4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            _export(checkpoint, url)
+    monkeypatch.setattr(resume, "machine", lambda: "new CPU")
+    assert export(checkpoint, url, shard_size=SHARD_SIZE).provenance.tools["cpus"] == "old CPU; new CPU"
 
 
 def test_a_shard_that_is_damaged_or_missing_is_written_again(
