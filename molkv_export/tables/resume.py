@@ -103,8 +103,6 @@ def resume_export(
         journal.shards = {file: info for file, info in found.items() if is_finished(folder / file, info)}
         journal.machines = unfinished.machines if journal.shards else []
         message = f"resuming an unfinished export: {len(journal.shards)} shard(s) are finished"
-        if journal.shards:
-            journal.machine = kinds(unfinished.machine, journal.machine)
         if damaged := len(found) - len(journal.shards):
             message += f", {damaged} damaged shard(s) will be written again"
     clear(folder, keep=(*journal.shards, JOURNAL))
