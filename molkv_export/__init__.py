@@ -6,6 +6,7 @@
 - `validate` compares a bundle with its source.
 - `inspect` describes a bundle.
 - `package` writes the files with which an app runs a bundle.
+- `push` publishes a bundle.
 
 The command line calls these functions. Each name is imported only when it is first used, because the import of PyTorch
 and ONNX takes seconds, and `inspect` needs neither of them.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from molkv_export.parity.validate import Report, validate
     from molkv_export.parts import PartInfo, write_part
     from molkv_export.profiles import GraphOptions
+    from molkv_export.uploading import PushInfo, push
 
 __version__ = "0.1.0"  # pyproject.toml reads this line; a checkout without an installation has a version, too
 
@@ -33,6 +35,7 @@ __all__ = [
     "Inspection",
     "PackageInfo",
     "PartInfo",
+    "PushInfo",
     "Report",
     "Scope",
     "__version__",
@@ -40,6 +43,7 @@ __all__ = [
     "export",
     "inspect",
     "package",
+    "push",
     "validate",
     "write_part",
 ]
@@ -49,12 +53,14 @@ _MODULES = {  # the module in which each name is defined, as in the imports abov
     "Inspection": "inspection",
     "PackageInfo": "packaging.layout",
     "PartInfo": "parts",
+    "PushInfo": "uploading",
     "Report": "parity.validate",
     "Scope": "parity.compared_texts",
     "add_profile": "exporter",
     "export": "exporter",
     "inspect": "inspection",
     "package": "packaging.package",
+    "push": "uploading",
     "validate": "parity.validate",
     "write_part": "parts",
 }

@@ -1,4 +1,4 @@
-"""The user's cache folder, for files that are too large for /tmp: many systems keep /tmp in RAM."""
+"""Temporary folders for files that are too large for /tmp: many systems keep /tmp in RAM."""
 
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from molkv_bundle import cache_folder
+
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
-
-
-def cache_folder() -> Path:
-    """Return the folder MOLKV_CACHE, else `molkv-export` in the user's folder for caches. It may not exist yet."""
-    if chosen := os.environ.get("MOLKV_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "molkv-export"
 
 
 @contextmanager

@@ -33,12 +33,12 @@ from molkv_bundle import (
     Manifest,
     OutputError,
     Provenance,
-    RequestError,
     RowDtype,
     Table,
     contents,
     decode_json,
     file_sha256,
+    local_folder,
     read_bytes,
     read_manifest,
     write_manifest,
@@ -54,7 +54,6 @@ from molkv_export.families import open_checkpoint
 from molkv_export.golden import calibration_texts, write_golden
 from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.files import save_graphs
-from molkv_export.locations import location
 from molkv_export.output import LocalOutput, open_output
 from molkv_export.parts import collect_parts, store_arguments
 from molkv_export.profiles import GraphOptions, plan_graphs
@@ -186,10 +185,8 @@ def add_profile(
         OutputError: The bundle already has the profile, or cannot be written.
         RequestError: The profile does not support the model or the options.
     """
-    place = location(bundle)
-    if not isinstance(place, Path):
-        raise RequestError(f"{bundle}: a profile is added to a folder on this machine; copy the bundle to one first")
-    bundle, old = place, Bundle(place)
+    bundle = local_folder(bundle, "a profile is added to a folder on this machine")
+    old = Bundle(bundle)
     check_output(bundle, is_ours=_is_bundle, force=True)
     if profile in old.manifest.graphs and not force:
         raise OutputError(f"{bundle}: already has profile {profile!r}; pass --force to replace it")

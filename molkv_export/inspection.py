@@ -24,7 +24,6 @@ from molkv_bundle import (
     Generation,
     GraphFile,
     GraphInfo,
-    Manifest,
     ModelConfig,
     Provenance,
     Table,
@@ -100,7 +99,7 @@ def inspect(path: str | Path) -> Inspection:
         tables=manifest.tables,
         generation=manifest.generation,
         graphs=manifest.graphs,
-        checks=_checks(bundle.path, manifest),
+        checks=_checks(bundle),
         files={name: info.size for name, info in manifest.files.items()},
         provenance=manifest.provenance,
         warnings=_warnings(bundle),
@@ -187,15 +186,15 @@ def _warnings(bundle: Bundle) -> list[str]:
     return found
 
 
-def _checks(path: Path, manifest: Manifest) -> dict[str, list[GraphCheck]] | None:
+def _checks(bundle: Bundle) -> dict[str, list[GraphCheck]] | None:
     try:
         from molkv_export.lint import lint_file
     except ModuleNotFoundError:
         return None
     checks: dict[str, list[GraphCheck]] = {}
     with timed(_LOG, "check of operators"):
-        for profile, graph in manifest.graphs.items():
-            paths = Bundle(path, manifest, profile=profile).graph_paths()
+        for profile, graph in bundle.manifest.graphs.items():
+            paths = bundle.with_profile(profile).graph_paths()
             checks[profile] = [_check(file, lint_file(paths[file.length])) for file in graph.files]
     return checks
 

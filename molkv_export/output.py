@@ -22,11 +22,12 @@ from molkv_bundle import (
     RemoteFolder,
     Shard,
     Table,
+    cache_folder,
     read_manifest,
     shard_header,
 )
 from molkv_export.atomic_folder import atomic_folder, check_output, locked_folder, parts_of
-from molkv_export.cache_folder import cache_folder, temporary_folder
+from molkv_export.cache_folder import temporary_folder
 from molkv_export.locations import location
 from molkv_export.tables.plan import shard_bytes
 from molkv_export.tables.resume import JOURNAL, Journal, is_undamaged, read_journal
@@ -300,7 +301,7 @@ class RemoteOutput(LocalOutput):
         self._mine.add(name)
         if (folder / name).exists():
             self.remove_manifest()
-            self._remote.upload(folder / name, name)
+            self._remote.upload(folder / name, name, info.sha256)
         journal.finish(folder, lambda: None, name, info, by)
         self._remote.upload(folder / JOURNAL, self._journal)
         (folder / name).unlink(missing_ok=True)
@@ -327,9 +328,9 @@ class RemoteOutput(LocalOutput):
         Raises:
             OutputError: A file cannot be uploaded, or a shard is not as it was uploaded.
         """
-        for name in manifest.files:
+        for name, info in manifest.files.items():
             if not _SHARD.fullmatch(name):
-                self._remote.upload(folder / name, name)
+                self._remote.upload(folder / name, name, info.sha256)
         there = self._remote.list()
         for name, info in manifest.files.items():
             found = there[name].size if name in there else 0

@@ -137,3 +137,25 @@ def counter(progress: Progress, description: str) -> Callable[[int, int], None]:
         progress.update(tasks[0], advance=count)
 
     return advance
+
+
+@contextmanager
+def download_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Show progress bars of downloads. Yield a function (file, bytes since its last call, bytes of the file).
+
+    After the block, the function shows nothing.
+    """
+    tasks: dict[str, TaskID] = {}
+    is_open = True
+    with byte_progress(console) as progress:
+
+        def advance(name: str, count: int, size: int) -> None:
+            if is_open and name not in tasks:
+                tasks[name] = progress.add_task(f"downloading {name}", total=size)
+            if is_open:
+                progress.update(tasks[name], advance=count)
+
+        try:
+            yield advance
+        finally:
+            is_open = False

@@ -18,6 +18,9 @@ from molkv_export import GraphOptions, export
 from molkv_export.graph.choices import MIN_ONNXRUNTIME_OF_INT8_KV
 from molkv_runtime import PRESETS
 from tests.models import CONFIGS, STDLIB_MINI, lookup_form, random_model, save_checkpoint
+from tests.remote_servers import bucket, cache, hub, hub_settings, running_hub, running_s3, s3_settings
+
+__all__ = ["bucket", "cache", "hub", "hub_settings", "running_hub", "running_s3", "s3_settings"]  # fixtures
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -24,7 +24,7 @@ USES = {
     ROOT / "examples": {"molkv_bundle", "molkv_runtime", "molkv_export"},
 }
 PACKAGES = {"molkv_bundle", "molkv_runtime", "molkv_export"}
-NAMES_OF_THE_DRIVER = 33
+NAMES_OF_THE_DRIVER = 34
 PRIVATE = re.compile(r"_[A-Za-z]\w*$")  # not __init__ and the like
 IN_A_TEXT = re.compile(r"(?:^|\.|\bimport )(_[A-Za-z]\w*)")  # the name of an attribute, or a program
 
@@ -159,6 +159,12 @@ def test_reading_a_bundle_needs_no_runtime() -> None:
 def test_importing_the_exporter_leaves_the_logging_of_the_program_alone() -> None:
     code = "import logging; from molkv_export import export, validate, package, inspect; root = logging.getLogger()"
     assert _run(f"{code}; print(root.level == logging.WARNING, root.handlers)") == "True []\n"
+
+
+def test_the_command_line_imports_no_package_for_urls() -> None:
+    heavy = "print({'huggingface_hub', 'fsspec', 'obstore', 'sqlite3'} & set(sys.modules))"
+    code = "import sys, molkv_runtime, molkv_export.commands; from molkv_export import push"
+    assert _run(f"{code}; {heavy}") == "set()\n"
 
 
 @pytest.mark.slow

@@ -19,13 +19,13 @@ from molkv_export.bench.report import BenchReport, Decode, Prefill, Shares, Stor
 from molkv_export.bench.stopwatch import Stopwatch, TimedGraph, TimedStore
 from molkv_runtime import (
     DenseGraph,
-    ExpertStore,
     Generator,
     Sampling,
     Sequences,
     Target,
     cache_bytes,
     describe_placements,
+    open_store,
     resolve,
     window_bytes,
 )
@@ -35,7 +35,7 @@ CONTEXTS = (128, 512, 1024)
 
 
 def bench(
-    bundle: Path,
+    bundle: str | Path,
     *,
     prompts: Sequence[int] | None = None,
     contexts: Sequence[int] | None = None,
@@ -50,14 +50,15 @@ def bench(
     """Measure prefill and decode of a bundle on random token ids.
 
     Args:
-        bundle: Folder of the bundle.
+        bundle: Folder of the bundle, or its URL (see `Bundle`).
         prompts: Prompt lengths in tokens; by default, those of PROMPTS that fit the model's context.
         contexts: Sequence lengths at which decode ends; by default, those of CONTEXTS that fit the model's context.
         batches: Batch sizes of decode.
         steps: Number of decode steps in a run.
         runs: Number of measured runs, after one warm-up run.
         storage: "warm": the records were read before. "cold": the store is dropped from the page cache before each run.
-            By default, both, or only "warm" if this system cannot drop files from its page cache.
+            By default, both, or only "warm" if this system cannot drop files from its page cache, or the bundle
+            is remote.
         target: Provider and options that run the graph. By default, one thread per core.
         profile: Profile of the bundle; by default, the best profile for the provider.
         report_progress: Called with a description of each step.
@@ -75,7 +76,7 @@ def bench(
     threads = (os.cpu_count() or 1) if target.threads is None else target.threads
     report_progress("loading")
     runner = _Runner(opened, target._replace(threads=threads), runs)
-    prefill, decode = _measure(runner, prompts, contexts, batches, steps, _storage(storage), report_progress)
+    prefill, decode = _measure(runner, prompts, contexts, batches, steps, _storage(storage, opened), report_progress)
     peak = max(rss_before, peak_rss())  # Linux sums a counter per CPU roughly: a later peak can be some pages lower
     report_progress("measuring memory bandwidth")  # measured last, because its array would raise the peak RSS
     bandwidth = memory_bandwidth(threads)
@@ -126,15 +127,15 @@ def _check_request(batches: Sequence[int], steps: int, runs: int) -> None:
             raise ArgumentError(name, min(values, default="none"), "1 or more")
 
 
-def _storage(asked: Sequence[Storage] | None) -> Sequence[Storage]:
-    can_be_cold = can_drop_from_page_cache()
+def _storage(asked: Sequence[Storage] | None, bundle: Bundle) -> Sequence[Storage]:
+    can_be_cold = can_drop_from_page_cache() and bundle.remote is None
     if asked is None:
         return ("warm", "cold") if can_be_cold else ("warm",)
     if "cold" in asked and not can_be_cold:
         raise ArgumentError(
             "storage",
             "both" if "warm" in asked else "cold",
-            "warm: this system cannot drop files from its page cache",
+            "warm: this system cannot drop files from its page cache, or the bundle is remote",
         )
     return asked
 
@@ -152,11 +153,11 @@ class _Runner:
 
     def __init__(self, bundle: Bundle, target: Target, runs: int) -> None:
         self._stopwatch = Stopwatch()
-        self._shards = [bundle.path / shard.file for shard in bundle.manifest.experts.shards]
+        self._shards = [] if bundle.remote else [bundle.path / shard.file for shard in bundle.manifest.experts.shards]
         sessions = DenseGraph(bundle, target)
         self.placements = sessions.placements
         graph = TimedGraph(sessions, self._stopwatch)
-        store = TimedStore(ExpertStore(bundle), self._stopwatch)
+        store = TimedStore(open_store(bundle), self._stopwatch)
         self._generator = Generator(bundle, graph=graph, store=store)
         self._config, self._runs = bundle.config, runs
         self._choose = Sampling().choose

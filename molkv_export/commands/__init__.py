@@ -32,6 +32,7 @@ from molkv_export.commands.export import export_command
 from molkv_export.commands.inspect import inspect_command
 from molkv_export.commands.package import package_command
 from molkv_export.commands.providers import providers_command
+from molkv_export.commands.push import push_command
 from molkv_export.commands.run import run_command
 from molkv_export.commands.selftest import selftest_command
 from molkv_export.commands.train import train_command
@@ -72,6 +73,7 @@ for _command in (
     chat_command,
     inspect_command,
     package_command,
+    push_command,
     providers_command,
     train_command,
 ):

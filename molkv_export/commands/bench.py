@@ -10,7 +10,7 @@ from rich.console import Console
 from molkv_export.bench.machine import can_drop_from_page_cache
 from molkv_export.bench.measure import CONTEXTS, PROMPTS, bench
 from molkv_export.bench.report import Storage, markdown, print_bench
-from molkv_export.commands.options import PATH, common_options, counts, json_option, print_json, provider_options
+from molkv_export.commands.options import LOCATION, common_options, counts, json_option, print_json, provider_options
 from molkv_export.terminal import console, print_line, status
 from molkv_runtime import Target
 
@@ -18,7 +18,7 @@ _STORAGE: dict[str, tuple[Storage, ...]] = {"both": ("warm", "cold"), "warm": ("
 
 
 @click.command("bench")
-@click.argument("bundle", type=PATH)
+@click.argument("bundle", type=LOCATION)
 @click.option(
     "--prompts",
     type=counts,
@@ -59,7 +59,7 @@ _STORAGE: dict[str, tuple[Storage, ...]] = {"both": ("warm", "cold"), "warm": ("
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print the result in Markdown.")
 @common_options
 def bench_command(
-    bundle: Path,
+    bundle: Path | str,
     prompts: tuple[int, ...] | None,
     contexts: tuple[int, ...] | None,
     batches: tuple[int, ...],

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from molkv_bundle import MolkvError, RequestError
 from molkv_export.commands.generation import GenerationOptions, generation_options, print_pieces
-from molkv_export.commands.options import PATH, common_options
+from molkv_export.commands.options import LOCATION, PATH, common_options
 from molkv_export.terminal import Terminated, print_line
 from molkv_runtime import Chat, Generator, Options
 
@@ -36,7 +36,7 @@ with /. Ctrl-C stops an answer."""
 
 
 @click.command("chat")
-@click.argument("bundle", type=PATH)
+@click.argument("bundle", type=LOCATION)
 @click.option("--system", metavar="TEXT", default="", help="System message, which tells the model how to answer.")
 @click.option(
     "--template",
@@ -48,7 +48,12 @@ with /. Ctrl-C stops an answer."""
 @generation_options(max_new_tokens=512)
 @common_options
 def chat_command(
-    bundle: Path, system: str, template: Path | None, load: Path | None, generation: GenerationOptions, notes: Console
+    bundle: Path | str,
+    system: str,
+    template: Path | None,
+    load: Path | None,
+    generation: GenerationOptions,
+    notes: Console,
 ) -> None:
     """Talk to the model of BUNDLE. The command does not need PyTorch.
 

@@ -12,9 +12,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-from molkv_export.commands.options import provider_options, sampling_options
-from molkv_export.terminal import print_line
-from molkv_runtime import Generator, Options, Sampling, Target, describe_placements
+from molkv_bundle import Bundle
+from molkv_export.commands.options import provider_options, renamed, sampling_options
+from molkv_export.terminal import download_progress, print_line
+from molkv_runtime import Generator, Options, Sampling, Target, describe_placements, resolve
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -36,7 +37,7 @@ class GenerationOptions:
     no_checksums: bool
     threads: int | None
 
-    def open(self, bundle: Path, notes: Console) -> tuple[Generator, Options]:
+    def open(self, bundle: Path | str, notes: Console) -> tuple[Generator, Options]:
         """Load a bundle, and return it with the options for its methods. Report the provider and the sampling.
 
         Raises:
@@ -44,13 +45,14 @@ class GenerationOptions:
             BundleError, ProviderError: See `Generator`.
         """
         Sampling(**self.sampling)  # raises on an impossible value, before the bundle is loaded
-        generator = Generator(
-            bundle,
-            target=self.target._replace(threads=self.threads),
-            profile=self.profile or "",
-            store_access="mmap" if self.use_mmap else "pread",
-            verify_checksums=not self.no_checksums,
-        )
+        with download_progress(notes) as advance, renamed(store_access="use_mmap"):
+            profiles = resolve(self.target.provider).profiles
+            generator = Generator(
+                Bundle(bundle, profiles=profiles, profile=self.profile or "", advance=advance),
+                target=self.target._replace(threads=self.threads),
+                store_access="mmap" if self.use_mmap else "pread",
+                verify_checksums=not self.no_checksums,
+            )
         is_shown = _LOG.isEnabledFor(logging.INFO)  # --verbose shows the placements anyway
         if self.target.provider != "cpu" and not is_shown:
             print_line(notes, f"{generator.bundle.profile}: {describe_placements(generator.placements)}")

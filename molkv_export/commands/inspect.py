@@ -7,16 +7,16 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from molkv_export.commands.options import PATH, common_options, json_option, print_json
+from molkv_export.commands.options import LOCATION, common_options, json_option, print_json
 from molkv_export.inspection import inspect, print_inspection
 from molkv_export.terminal import console, status
 
 
 @click.command("inspect")
-@click.argument("bundle", type=PATH)
+@click.argument("bundle", type=LOCATION)
 @json_option
 @common_options
-def inspect_command(bundle: Path, as_json: bool, notes: Console) -> None:
+def inspect_command(bundle: Path | str, as_json: bool, notes: Console) -> None:
     """Show the content of BUNDLE.
 
     The command shows sizes in RAM and on storage, the expert store, inputs and outputs of the graphs, dtypes, files and

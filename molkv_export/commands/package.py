@@ -9,13 +9,13 @@ import click
 from rich.console import Console
 
 from molkv_bundle import PROFILES
-from molkv_export.commands.options import PATH, common_options, json_option, print_json
+from molkv_export.commands.options import LOCATION, PATH, common_options, json_option, print_json
 from molkv_export.packaging.layout import README, GraphFormat, PackageInfo, Platform
 from molkv_export.terminal import human_bytes
 
 
 @click.command("package")
-@click.argument("bundle", type=PATH)
+@click.argument("bundle", type=LOCATION)
 @click.argument("out", type=PATH)
 @click.option("--target", type=click.Choice(get_args(Platform)), required=True, help="Platform of the app.")
 @click.option(
@@ -38,7 +38,7 @@ from molkv_export.terminal import human_bytes
 @json_option
 @common_options
 def package_command(
-    bundle: Path,
+    bundle: Path | str,
     out: Path,
     target: Platform,
     profile: str | None,

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from molkv_bundle import ArgumentError, RequestError
 from molkv_export.commands.generation import GenerationOptions, generation_options, print_pieces
-from molkv_export.commands.options import PATH, common_options
+from molkv_export.commands.options import LOCATION, common_options
 from molkv_runtime import Completion, Generator, Options
 
 _MAX_PROMPT_BYTES = 64 * 1024**2
@@ -20,7 +20,7 @@ _STDIN = Path("-")
 
 
 @click.command("run")
-@click.argument("bundle", type=PATH)
+@click.argument("bundle", type=LOCATION)
 @click.option(
     "--prompt",
     "prompts",
@@ -49,7 +49,7 @@ _STDIN = Path("-")
 )
 @common_options
 def run_command(
-    bundle: Path,
+    bundle: Path | str,
     prompts: tuple[str, ...],
     prompt_files: tuple[Path, ...],
     generation: GenerationOptions,

@@ -8,18 +8,18 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from molkv_export.commands.options import PATH, common_options, json_option, print_json, provider_options
+from molkv_export.commands.options import LOCATION, common_options, json_option, print_json, provider_options
 from molkv_export.terminal import byte_progress, counter
 from molkv_runtime import SelfTest, Target, describe_placements, selftest
 
 
 @click.command("selftest")
-@click.argument("bundle", type=PATH)
+@click.argument("bundle", type=LOCATION)
 @provider_options()
 @json_option
 @common_options
 def selftest_command(
-    bundle: Path,
+    bundle: Path | str,
     profile: str | None,
     target: Target,
     as_json: bool,

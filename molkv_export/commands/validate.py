@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 @click.command("validate")
-@click.argument("bundle", type=PATH)
+@click.argument("bundle", type=LOCATION)
 @click.option("--checkpoint", type=LOCATION, help="Checkpoint that the bundle was exported from: a folder or a URL.")
-@click.option("--against", type=PATH, help="Another bundle of the model, as the reference instead of a checkpoint.")
+@click.option("--against", type=LOCATION, help="Another bundle of the model, as the reference instead of a checkpoint.")
 @click.option(
     "--expected",
     type=PATH,
@@ -56,9 +56,9 @@ if TYPE_CHECKING:
 @json_option
 @common_options
 def validate_command(
-    bundle: Path,
+    bundle: Path | str,
     checkpoint: Path | str | None,
-    against: Path | None,
+    against: Path | str | None,
     expected: Path | None,
     text: Path | None,
     quick: bool,

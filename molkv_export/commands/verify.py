@@ -9,15 +9,15 @@ import click
 from rich.console import Console
 
 from molkv_bundle import verify
-from molkv_export.commands.options import PATH, common_options, json_option, print_json
+from molkv_export.commands.options import LOCATION, common_options, json_option, print_json
 from molkv_export.terminal import byte_progress, counter, human_bytes
 
 
 @click.command("verify")
-@click.argument("bundle", type=PATH)
+@click.argument("bundle", type=LOCATION)
 @json_option
 @common_options
-def verify_command(bundle: Path, as_json: bool, notes: Console) -> None:
+def verify_command(bundle: Path | str, as_json: bool, notes: Console) -> None:
     """Check BUNDLE for damaged files.
 
     The command compares every byte with the checksums in the manifest. It does not need PyTorch. If anything is

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from molkv_bundle import TOKENIZER, ArgumentError, Bundle, Manifest, RequestError, printable
+from molkv_bundle import TOKENIZER, ArgumentError, Bundle, Manifest, RequestError, local_folder, printable
 from molkv_export.atomic_folder import atomic_folder, check_output, sync
 from molkv_export.packaging.content import Content, total_bytes
 from molkv_export.packaging.layout import (
@@ -82,7 +82,7 @@ def package(
         RequestError: The model, the profile or the graph format is not for this target, a size is above the limit of
             the app store, or the web page was not built.
     """
-    bundle, out = Path(bundle), Path(out)
+    bundle, out = local_folder(bundle, "package reads every file of the bundle"), Path(out)
     check_output(out, is_ours=is_package, force=force)
     limits = limits or LIMITS[target]
     if target == "web":

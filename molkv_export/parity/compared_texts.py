@@ -82,7 +82,7 @@ def choose_texts(generator: Generator, text: Path | None, scope: Scope) -> Texts
 def _token_ids(generator: Generator, text: Path | None, enough: int, has_tokenizer: bool) -> tuple[Ids, str]:
     if not has_tokenizer:
         if text is not None:
-            raise RequestError(f"{text}: cannot be encoded, because {generator.bundle.path} has no {TOKENIZER}")
+            raise RequestError(f"{text}: cannot be encoded, because {generator.bundle.where} has no {TOKENIZER}")
         return np.random.default_rng(0).integers(0, generator.config.vocab_size, enough), "random token ids"
     if text is None:
         content, description = "\n".join(standard_library().validation), "held-out standard library modules"

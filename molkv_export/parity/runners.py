@@ -147,7 +147,7 @@ class DriverRunner:
         return self._phase(self._generator, ids)[-last:]
 
 
-def open_bundle(bundle: Path, target: Target, profile: str = "") -> Bundle:
+def open_bundle(bundle: str | Path, target: Target, profile: str = "") -> Bundle:
     """Open a bundle for one of its profiles; by default, for the best profile for the provider."""
     profiles = () if target.provider == ONNX_REFERENCE else resolve(target.provider).profiles
     return Bundle(bundle, profiles=profiles, profile=profile)

@@ -121,9 +121,9 @@ def validate(
     Exactly one of `checkpoint`, `against` and `expected` must be given.
 
     Args:
-        bundle: Folder of the bundle.
+        bundle: Folder of the bundle, or its URL (see `Bundle`).
         checkpoint: Folder or URL of the checkpoint that the bundle was exported from.
-        against: Folder of another bundle of the same model.
+        against: Another bundle of the same model.
         expected: safetensors file with token ids and their logits; see `expected.py`.
         text: File of UTF-8 text to run. The default is the modules of Python's standard library that `train` holds out.
             For a bundle without a tokenizer, the default is random token ids.
@@ -144,7 +144,7 @@ def validate(
     _check_arguments([name for name, path in references.items() if path is not None], text, scope, with_bisection)
     with ExitStack() as stack:
         report_progress("loading")
-        opened = open_bundle(Path(bundle), target, profile)
+        opened = open_bundle(bundle, target, profile)
         source = None if checkpoint is None else stack.enter_context(_open_source(checkpoint, opened))
         measure = None if expected is None else expected_measure(Path(expected), opened, target.provider)
         generator = load_generator(opened, target)
@@ -153,7 +153,7 @@ def validate(
             report_progress("comparing weights and records")
             measure = _source_measure(source, generator, text, scope or Scope(), target.provider)
         elif against is not None:
-            other = load_generator(open_bundle(Path(against), target), target)
+            other = load_generator(open_bundle(against, target), target)
             measure = _bundle_measure(other, generator, choose_texts(generator, text, scope or Scope()))
         assert measure is not None  # one of the three was given
         compared = compare(generator, measure, report_progress)
@@ -188,7 +188,7 @@ class _Found(NamedTuple):
 def _report(bundle: Bundle, reference: str, provider: str, found: _Found) -> Report:
     measure, compared = found.measure, found.compared
     return Report(
-        bundle=str(bundle.path),
+        bundle=bundle.where,
         reference=reference,
         reference_note=measure.note,
         profile=bundle.profile,
@@ -295,17 +295,17 @@ def _check_comparable(bundle: Bundle, other: Bundle) -> None:
         ours, theirs = getattr(bundle.manifest.model, field), getattr(other.manifest.model, field)
         if ours != theirs:
             raise RequestError(
-                f"{other.path}: {field} is {theirs}, expected {ours} as in {bundle.path}; pass two bundles of the same "
-                "model"
+                f"{other.where}: {field} is {theirs}, expected {ours} as in {bundle.where}; pass two bundles of the "
+                "same model"
             )
     if other.config.max_position_embeddings < bundle.config.max_position_embeddings:
         raise RequestError(
-            f"{other.path}: context length of profile {other.profile} is {other.config.max_position_embeddings}, "
+            f"{other.where}: context length of profile {other.profile} is {other.config.max_position_embeddings}, "
             f"expected at least {bundle.config.max_position_embeddings}; exchange the two bundles"
         )
     tokenizers = [each.manifest.files.get(TOKENIZER) for each in (bundle, other)]
     if tokenizers[0] != tokenizers[1]:
         raise RequestError(
-            f"{other.path}: {TOKENIZER} differs from that of {bundle.path}, so token ids have "
+            f"{other.where}: {TOKENIZER} differs from that of {bundle.where}, so token ids have "
             "different meanings; pass two bundles of the same model"
         )

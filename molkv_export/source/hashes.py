@@ -73,6 +73,6 @@ def check_source(bundle: Bundle, checkpoint: Checkpoint, hashes: dict[str, str])
     for name, found in hashes.items():
         if expected.get(name) != found:
             raise CheckpointError(
-                f"{checkpoint.folder / name}: sha256 is {found[:12]}..., but {bundle.path} was made from "
+                f"{checkpoint.folder / name}: sha256 is {found[:12]}..., but {bundle.where} was made from "
                 f"{expected.get(name, 'none')[:12]}...; pass the checkpoint that the bundle was exported from"
             )

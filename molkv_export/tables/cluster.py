@@ -143,7 +143,7 @@ def write_one(job: Job, shard: Shard) -> Written:
     if job.upload_to:
         with temporary_folder("tasks") as folder:
             info = _write(job, shard, folder)
-            RemoteFolder(job.upload_to, OutputError).upload(folder / shard.file, shard.file)
+            RemoteFolder(job.upload_to, OutputError).upload(folder / shard.file, shard.file, info.sha256)
         return Written(info, "", machine())
     folder = Path(job.folder) / TASKS / shard.file / uuid.uuid4().hex
     folder.mkdir(parents=True)

@@ -40,6 +40,7 @@ ARGUMENTS = {
     "run": "STDLIB --prompt def --max-new-tokens 2",
     "chat": "STDLIB --template TEMPLATE --max-new-tokens 2",
     "package": "PHONE NEW --target ios",
+    "push": "BUNDLE URL",
     "providers": "",
     "train": "CONFIG NEW --steps 1 --batch-size 1 --sequence-length 8",
 }
@@ -52,6 +53,7 @@ FIELDS = {  # of the JSON document: some that a script needs
     "inspect": {"model", "sizes", "graphs", "provenance"},
     "run": {"prompt", "text", "tokens", "finish", "timings"},
     "package": {"target", "parts", "graphs"},
+    "push": {"url", "files", "size", "unchanged", "removed"},
     "providers": {"providers"},
     "train": {"checkpoint", "train_loss", "validation_loss", "validation_loss_experts_silenced"},
 }
@@ -65,6 +67,7 @@ DETAILS = {  # with --verbose, on standard error
     "run": "temperature 0 (bundle), top_k 0 (bundle)",
     "chat": "temperature 0 (bundle), top_k 0 (bundle)",
     "package": "files of the package: ",
+    "push": "manifest.json: uploading ",
     "providers": "built into onnxruntime: ",
     "train": "step 1: loss",
 }
@@ -100,7 +103,7 @@ def places(
     phone: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> dict[str, Path]:
+) -> dict[str, Path | str]:
     """The paths for the words in capitals."""
     monkeypatch.setattr(loop, "standard_library", lambda: CORPUS)
     (tmp_path / "template").write_text("{{ messages[-1].content }}")
@@ -113,11 +116,12 @@ def places(
         "CONFIG": CONFIG,
         "TEMPLATE": tmp_path / "template",
         "NEW": tmp_path / "new",
+        "URL": f"file://{tmp_path}/pushed",
     }
 
 
 @pytest.fixture
-def run(places: dict[str, Path]) -> Callable[..., tuple[int, str, str]]:
+def run(places: dict[str, Path | str]) -> Callable[..., tuple[int, str, str]]:
     """Run a command of ARGUMENTS with more options."""
 
     def run(command: str, *options: str) -> tuple[int, str, str]:
@@ -199,6 +203,8 @@ def test_quiet_and_verbose_together_are_a_usage_error(command: str) -> None:
         ("run STDLIB --prompt x --logit-bias 9999=1", "--logit-bias", "found token id 9999, expected 0 to 4095"),
         ("run STDLIB --prompt x --provider gpu", "--provider", "provider 'gpu' is unknown, expected one of cpu, "),
         ("run STDLIB --prompt x --provider-option a=b", "--provider-option", "found a, expected none"),
+        ("push BUNDLE CONFIG", "URL", f"found {CONFIG}, expected hf://OWNER/NAME[@BRANCH], s3://BUCKET/PATH"),
+        ("push BUNDLE URL --private", "--private", "found with another URL, expected hf://OWNER/NAME"),
         ("bench STDLIB --runs 0", "--runs", "found 0, expected 1 or more"),
         ("bench STDLIB --batches 0", "--batches", "found 0, expected 1 or more"),
         ("bench STDLIB --contexts 1", "--contexts", "found 1, expected 2 to 512 (the model's context)"),
@@ -230,7 +236,7 @@ def test_quiet_and_verbose_together_are_a_usage_error(command: str) -> None:
     ],
 )
 def test_an_impossible_value_exits_with_2_and_names_the_option(
-    arguments: str, option: str, message: str, places: dict[str, Path], tmp_path: Path
+    arguments: str, option: str, message: str, places: dict[str, Path | str], tmp_path: Path
 ) -> None:
     status, out, errors = _molkv(*(places.get(word, word) for word in arguments.split()))
     assert (status, out) == (2, "")

@@ -10,14 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 import molkv_export.exporter as exporting
-from molkv_bundle import CheckpointError, OutputError, RemoteFolder, RequestError
+from molkv_bundle import CheckpointError, OutputError, RemoteFolder, RequestError, cache_folder
 from molkv_export import add_profile, export, write_part
-from molkv_export.cache_folder import cache_folder
 from molkv_export.commands import cli
 from molkv_export.source.hashes import HashedSource
 from molkv_export.tables import resume, table_writer
 from molkv_export.tables.resume import JOURNAL
-from tests.molkv_export.s3 import BUCKET, put_folder, s3_server
+from tests.molkv_export.s3 import Bucket
 
 pytestmark = pytest.mark.slow
 
@@ -30,17 +29,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return cache_folder()
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch, s3_server(patch) as client:
-        yield client
+@pytest.fixture
+def s3(bucket: str) -> Iterator[Bucket]:
+    found = Bucket(bucket)
+    yield found
+    found.close()
 
 
 @pytest.fixture
-def url(s3: Any, request: pytest.FixtureRequest) -> str:
-    """The URL of a folder for this test, which is empty."""
-    assert s3
-    return f"s3://{BUCKET}/{request.node.name}"
+def url(bucket: str) -> str:
+    """The URL of an empty folder."""
+    return f"{bucket}/bundle"
 
 
 @pytest.fixture
@@ -52,13 +51,6 @@ def checkpoint(checkpoints: Callable[[str], Path]) -> Path:
 def whole(bundles: Callable[..., Path]) -> dict[str, bytes]:
     """The files of a bundle that is written to a folder."""
     return {path.name: path.read_bytes() for path in bundles("molkv", "float16", shard_size=SHARD_SIZE).iterdir()}
-
-
-def _contents(s3: Any, url: str) -> dict[str, bytes]:
-    prefix = url.removeprefix(f"s3://{BUCKET}/") + "/"
-    listed = s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
-    keys = [entry["Key"] for entry in listed]
-    return {key.removeprefix(prefix): s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
 
 
 def _export(checkpoint: Path, url: str, **options: Any) -> None:
@@ -80,18 +72,18 @@ def _fail_in_call(number: int, patch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_bundle_in_object_storage_has_the_bytes_of_a_local_one(
-    s3: Any, checkpoint: Path, whole: dict[str, bytes], url: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Bucket, checkpoint: Path, whole: dict[str, bytes], url: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uploaded, upload, on_disk = list[str](), RemoteFolder.upload, list[int]()
 
-    def counted(self: RemoteFolder, path: Path, name: str) -> None:
+    def counted(self: RemoteFolder, path: Path, name: str, sha256: str = "") -> None:
         uploaded.append(name)
         on_disk.append(len(list(path.parent.glob("experts-*"))))
-        upload(self, path, name)
+        upload(self, path, name, sha256)
 
     monkeypatch.setattr(RemoteFolder, "upload", counted)
     _export(checkpoint, url)
-    assert _contents(s3, url) == whole
+    assert s3.contents(url) == whole
     assert uploaded[-1] == "manifest.json"
     others = [name for name in uploaded if name != JOURNAL]
     assert len(others) == len(set(others)) == len(whole)
@@ -101,11 +93,11 @@ def test_a_bundle_in_object_storage_has_the_bytes_of_a_local_one(
 
 
 def test_a_checkpoint_in_object_storage_makes_a_bundle_in_object_storage(
-    s3: Any, checkpoint: Path, whole: dict[str, bytes], url: str
+    s3: Bucket, checkpoint: Path, whole: dict[str, bytes], url: str
 ) -> None:
-    arguments = ["export", put_folder(s3, checkpoint, "source"), url, "--shard-size", str(SHARD_SIZE), "--json"]
+    arguments = ["export", s3.put_folder(checkpoint, "source"), url, "--shard-size", str(SHARD_SIZE), "--json"]
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
-    found = _contents(s3, url)
+    found = s3.contents(url)
     assert {name: data for name, data in found.items() if name != "manifest.json"} == {
         name: data for name, data in whole.items() if name != "manifest.json"
     }
@@ -113,21 +105,21 @@ def test_a_checkpoint_in_object_storage_makes_a_bundle_in_object_storage(
 
 
 def test_an_interrupted_upload_goes_on_also_on_another_machine(
-    s3: Any, checkpoint: Path, whole: dict[str, bytes], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Bucket, checkpoint: Path, whole: dict[str, bytes], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         _fail_in_call(4, patch)
         with pytest.raises(KeyboardInterrupt) as caught:
             _export(checkpoint, url)
     assert caught.value.__notes__ == [f"finished files are kept in {url} for the next attempt"]
-    half = _contents(s3, url)
+    half = s3.contents(url)
     assert sorted(half) == [*sorted(whole)[:3], JOURNAL]
     with pytest.raises(CheckpointError, match=r"has a name that the exporter does not read"):
         export(url, tmp_path / "bundle")
     monkeypatch.setenv("MOLKV_CACHE", str(tmp_path / "other machine"))
     calls = _fail_in_call(0, monkeypatch)
     _export(checkpoint, url)
-    assert _contents(s3, url) == whole
+    assert s3.contents(url) == whole
     assert len(calls) == len([name for name in whole if name.startswith("experts-")]) - 3
 
 
@@ -142,42 +134,41 @@ def test_a_resumed_export_names_all_kinds_of_cpu(checkpoint: Path, url: str, mon
 
 
 def test_a_shard_that_is_damaged_or_missing_is_written_again(
-    s3: Any, checkpoint: Path, whole: dict[str, bytes], url: str, monkeypatch: pytest.MonkeyPatch
+    s3: Bucket, checkpoint: Path, whole: dict[str, bytes], url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         _fail_in_call(4, patch)
         with pytest.raises(KeyboardInterrupt):
             _export(checkpoint, url)
-    names = [name for name in _contents(s3, url) if name != JOURNAL]
-    key = url.removeprefix(f"s3://{BUCKET}/")
-    s3.put_object(Bucket=BUCKET, Key=f"{key}/{names[0]}", Body=b"short")
-    s3.delete_object(Bucket=BUCKET, Key=f"{key}/{names[1]}")
+    names = [name for name in s3.contents(url) if name != JOURNAL]
+    s3.put(f"{url}/{names[0]}", b"short")
+    s3.remove(f"{url}/{names[1]}")
     _export(checkpoint, url)
-    assert _contents(s3, url) == whole
+    assert s3.contents(url) == whole
 
 
 def test_only_force_replaces_a_bundle_and_nothing_replaces_other_files(
-    s3: Any, checkpoint: Path, whole: dict[str, bytes], url: str
+    s3: Bucket, checkpoint: Path, whole: dict[str, bytes], url: str
 ) -> None:
     _export(checkpoint, url, shard_size=12_000)
-    before = _contents(s3, url)
+    before = s3.contents(url)
     with pytest.raises(OutputError, match="exists already; pass --force to replace it"):
         _export(checkpoint, url)
     with pytest.raises(OutputError, match="exists already; remove it first"):
         write_part(checkpoint, url, (1, 2), shard_size=SHARD_SIZE)
-    assert _contents(s3, url) == before
+    assert s3.contents(url) == before
     _export(checkpoint, url, force=True)
-    assert _contents(s3, url) == whole
-    s3.put_object(Bucket=BUCKET, Key=f"{url.removeprefix(f's3://{BUCKET}/')}/notes.txt", Body=b"mine")
-    before = _contents(s3, url)
-    for other in (url, put_folder(s3, checkpoint, "other")):
+    assert s3.contents(url) == whole
+    s3.put(f"{url}/notes.txt", b"mine")
+    before = s3.contents(url)
+    for other in (url, s3.put_folder(checkpoint, "other")):
         with pytest.raises(OutputError, match="holds files that molkv-export did not write, so it is not replaced"):
             _export(checkpoint, other, force=True)
-    assert _contents(s3, url) == before
+    assert s3.contents(url) == before
 
 
 def test_nothing_stays_if_the_checkpoint_changes(
-    s3: Any, checkpoint: Path, url: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Bucket, checkpoint: Path, url: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
 
@@ -189,31 +180,31 @@ def test_nothing_stays_if_the_checkpoint_changes(
     monkeypatch.setattr(HashedSource, "check", changed)
     with pytest.raises(CheckpointError, match="was changed"):
         _export(checkpoint, url)
-    assert _contents(s3, url) == {}
+    assert s3.contents(url) == {}
     assert not list(cache.glob("exports/*"))
 
 
 def test_a_shard_that_changes_after_its_upload_is_an_error(
-    s3: Any, checkpoint: Path, url: str, monkeypatch: pytest.MonkeyPatch
+    s3: Bucket, checkpoint: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     golden = exporting.write_golden
 
     def remove(*arguments: Any) -> None:
         golden(*arguments)
-        name = min(name for name in _contents(s3, url) if name.startswith("experts-"))
-        s3.put_object(Bucket=BUCKET, Key=f"{url.removeprefix(f's3://{BUCKET}/')}/{name}", Body=b"short")
+        name = min(name for name in s3.contents(url) if name.startswith("experts-"))
+        s3.put(f"{url}/{name}", b"short")
 
     monkeypatch.setattr(exporting, "write_golden", remove)
     with pytest.raises(OutputError, match=r"experts-00001-of-.*: has 5 bytes, expected "):
         _export(checkpoint, url)
-    assert "manifest.json" not in _contents(s3, url)
+    assert "manifest.json" not in s3.contents(url)
 
 
 # --- parts
 
 
 def test_parts_from_several_machines_make_the_bundle(
-    s3: Any, checkpoint: Path, whole: dict[str, bytes], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Bucket, checkpoint: Path, whole: dict[str, bytes], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in (3, 1):
         monkeypatch.setenv("MOLKV_CACHE", str(tmp_path / f"machine {number}"))
@@ -231,13 +222,28 @@ def test_parts_from_several_machines_make_the_bundle(
     calls.clear()
     _export(checkpoint, url, assemble=True)
     assert calls == []
-    assert _contents(s3, url) == whole
+    assert s3.contents(url) == whole
 
 
 def test_parts_with_other_options_are_one_line(checkpoint: Path, url: str) -> None:
     write_part(checkpoint, url, (1, 1), shard_size=SHARD_SIZE)
     with pytest.raises(OutputError, match=rf"{url}/.*-1-of-1\.json: was written with another --shard-size: "):
         _export(checkpoint, url, assemble=True, shard_size=12_000)
+
+
+def test_a_part_does_not_make_a_complete_bundle_incomplete(
+    s3: Bucket, checkpoint: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine has written the same part, and made the bundle, while this part was running."""
+    fill = table_writer.fill
+
+    def late(*arguments: Any) -> None:
+        s3.put(f"{url}/manifest.json", b"of another machine")
+        fill(*arguments)
+
+    monkeypatch.setattr(table_writer, "fill", late)
+    write_part(checkpoint, url, (1, 3), shard_size=SHARD_SIZE)
+    assert s3.contents(url)["manifest.json"] == b"of another machine"
 
 
 # --- errors
@@ -254,7 +260,7 @@ def test_places_that_cannot_be_written_are_one_line(
         add_profile(checkpoint, url, "coreml")
     fills = _fail_in_call(0, monkeypatch)
 
-    def refuse(_self: RemoteFolder, _path: Path, name: str) -> None:
+    def refuse(_self: RemoteFolder, _path: Path, name: str, _sha256: str = "") -> None:
         raise OutputError(f"{url}/{name}: access denied")
 
     monkeypatch.setattr(RemoteFolder, "upload", refuse)

@@ -41,6 +41,7 @@ COMMANDS = {
     "chat": "BUNDLE --template TEMPLATE --max-new-tokens 2",
     "inspect": "BUNDLE",
     "package": "BUNDLE NEW --target ios",
+    "push": "BUNDLE URL",
     "providers": "",
     "train": "CONFIG NEW --steps 1 --batch-size 1 --sequence-length 8",
 }
@@ -87,6 +88,7 @@ def _run(command: str, bundle: Path, folder: Path, environment: str, stdout: Pat
         "CONFIG": str(STDLIB_MINI / "configs" / "molkv.json"),
         "NEW": str(folder / NAME / "y].new"),
         "TEMPLATE": str(folder / "template"),
+        "URL": f"file://{folder / NAME / 'y].new'}",
     }
     (folder / "template").write_text("{{ messages[-1].content }}")
     words = f"{command} {COMMANDS[command]}".split()

@@ -52,17 +52,27 @@ from molkv_bundle.manifest import (
     Provenance,
     Shard,
     Table,
+    decode_manifest,
     read_manifest,
     write_manifest,
 )
 from molkv_bundle.mole import MoleConfig
 from molkv_bundle.molkv import MolkvConfig
 from molkv_bundle.record import Ids, Records, checked_record_dtype, record_dtype, record_fields
-from molkv_bundle.remote import RemoteFile, RemoteFolder, is_remote
+from molkv_bundle.remote import (
+    RemoteFile,
+    RemoteFolder,
+    download_command,
+    hub_repository,
+    is_remote,
+    local_folder,
+    remote_errors,
+)
+from molkv_bundle.remote_bundle import Advance, cache_folder
 from molkv_bundle.row_formats import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, Floats, RowDtype, ValueDecoder
 from molkv_bundle.safetensors_file import MAX_HEADER_BYTES, TensorEntry, TensorFile
 from molkv_bundle.session_file import SessionFile, write_session
-from molkv_bundle.shard import RECORDS, Access, OpenShard, RecordChecksum, record_bytes, shard_header
+from molkv_bundle.shard import RECORDS, Access, OpenShard, RecordChecksum, RemoteShard, record_bytes, shard_header
 from molkv_bundle.verify import verify
 
 __all__ = [
@@ -86,6 +96,7 @@ __all__ = [
     "VERSION",
     "VERSION_KEY",
     "Access",
+    "Advance",
     "ArgumentError",
     "Arrays",
     "Bundle",
@@ -123,6 +134,7 @@ __all__ = [
     "Records",
     "RemoteFile",
     "RemoteFolder",
+    "RemoteShard",
     "RequestError",
     "Rotation",
     "RowDtype",
@@ -138,15 +150,20 @@ __all__ = [
     "ValueDecoder",
     "Vector",
     "WindowDtype",
+    "cache_folder",
     "check_graph_file",
     "checked_record_dtype",
     "contents",
     "decode_json",
+    "decode_manifest",
+    "download_command",
     "file_sha256",
     "graph_interface",
+    "hub_repository",
     "is_remote",
     "is_system_file",
     "is_unicode",
+    "local_folder",
     "model_config",
     "one_line",
     "printable",
@@ -157,6 +174,7 @@ __all__ = [
     "record_bytes",
     "record_dtype",
     "record_fields",
+    "remote_errors",
     "rotary_tables",
     "sampling_number",
     "sampling_range",

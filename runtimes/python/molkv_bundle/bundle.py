@@ -1,7 +1,8 @@
-"""An open bundle folder."""
+"""An open bundle: a folder on this machine, or the URL of a folder on the Hub or in object storage."""
 
 from __future__ import annotations
 
+import copy
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from molkv_bundle.files import file_sha256
 from molkv_bundle.graph_file import check_graph_file
 from molkv_bundle.interface import graph_interface
 from molkv_bundle.manifest import PROFILES, GraphInfo, Manifest, read_manifest
+from molkv_bundle.remote import RemoteFolder, is_remote, local_folder
+from molkv_bundle.remote_bundle import Advance, RemoteBundle
 
 TOKENIZER = "tokenizer.json"
 
@@ -20,27 +23,58 @@ class Bundle:
     """A bundle with a valid manifest. All files in the manifest exist and have the sizes that the manifest lists."""
 
     def __init__(
-        self, path: str | Path, manifest: Manifest | None = None, *, profiles: Sequence[str] = (), profile: str = ""
+        self,
+        location: str | Path,
+        manifest: Manifest | None = None,
+        *,
+        profiles: Sequence[str] = (),
+        profile: str = "",
+        advance: Advance = lambda _name, _count, _size: None,
     ) -> None:
         """Open a bundle for one of its profiles, and check the sizes of its files.
 
         A file may be a link to a regular file. The method `file` checks the hash of a file. Each record has its own
-        checksum.
+        checksum. Of a bundle on the Hub or in object storage, this downloads only the manifest.
 
         Args:
-            path: The folder of the bundle.
+            location: The folder of the bundle, or its URL: hf://owner/name[@revision], s3://bucket/path,
+                gs://bucket/path or file:///path.
             manifest: The manifest of a bundle that is still being written; default: the manifest in the folder.
             profiles: The acceptable profiles, best first; default: all, in the order of the manifest.
             profile: The required profile. If it is given, `profiles` has no effect.
+            advance: Called after each piece of a download with the file's name, the piece's bytes and the file's size.
 
         Raises:
             BundleError: The folder is not a complete bundle, or the bundle has no graph for these profiles.
+            MissingExtraError: The packages for this kind of URL are not installed.
         """
-        self.path = Path(path)
-        self.manifest: Manifest = manifest or read_manifest(self.path)
+        self._remote: RemoteBundle | None = None
+        if is_remote(location) and not str(location).startswith("file://"):
+            self._remote = RemoteBundle(str(location), advance)
+            self.path = self._remote.path
+        else:
+            self.path = local_folder(location, "is remote")
+        self.manifest: Manifest = self._remote.manifest if self._remote else manifest or read_manifest(self.path)
         self.profile = self._choose(profiles, profile)
-        for name, info in self.manifest.files.items():
-            self._check_size(name, info.size)
+        if self._remote is None:
+            for name, info in self.manifest.files.items():
+                self._check_size(name, info.size)
+
+    @property
+    def remote(self) -> RemoteFolder | None:
+        """The folder that holds the bundle, if it is not on this machine. `path` is then the folder of downloads."""
+        return self._remote.folder if self._remote else None
+
+    @property
+    def where(self) -> str:
+        """The path or the URL of the bundle, for messages."""
+        return self._remote.folder.url if self._remote else str(self.path)
+
+    def with_profile(self, profile: str) -> Bundle:
+        """Return the same open bundle for another of its profiles."""
+        other = copy.copy(self)
+        other.profile = other._choose((), profile)
+        return other
 
     def _check_size(self, name: str, size: int) -> None:
         path = self.path / name
@@ -59,16 +93,16 @@ class Bundle:
     def _choose(self, profiles: Sequence[str], profile: str) -> str:
         there = list(self.manifest.graphs)
         if profile and profile not in there:
-            add = f". Add it with: molkv-export export CHECKPOINT {self.path} --add-profile {profile}"
+            add = f". Add it with: molkv-export export CHECKPOINT {self.where} --add-profile {profile}"
             raise BundleError(
-                f"{self.path}: has no graph for profile {profile!r}; available: {', '.join(there)}"
+                f"{self.where}: has no graph for profile {profile!r}; available: {', '.join(there)}"
                 f"{add if profile in PROFILES else ''}"
             )
         chosen = [profile] if profile else [name for name in profiles or there if name in there]
         if not chosen:
             raise BundleError(
-                f"{self.path}: has graphs for profile {', '.join(there)}, expected {' or '.join(profiles)}. "
-                f"Add a graph with: molkv-export export CHECKPOINT {self.path} --add-profile {profiles[0]}"
+                f"{self.where}: has graphs for profile {', '.join(there)}, expected {' or '.join(profiles)}. "
+                f"Add a graph with: molkv-export export CHECKPOINT {self.where} --add-profile {profiles[0]}"
             )
         return chosen[0]
 
@@ -82,14 +116,19 @@ class Bundle:
         return self.manifest.graphs[self.profile]
 
     def file(self, name: str) -> Path:
-        """Return the path of a file after checking its hash.
+        """Return the path of a file after checking its hash. A file of a remote bundle is downloaded if necessary.
 
         Raises:
             BundleError: The manifest does not list the file, or the file has changed since the export.
+            OutputError: The file must be downloaded, but the cache cannot be written.
         """
         path = self.path / name
         if name not in self.manifest.files:
-            raise BundleError(f"{path}: is not part of the bundle; available: {', '.join(sorted(self.manifest.files))}")
+            raise BundleError(
+                f"{self.where}/{name}: is not part of the bundle; available: {', '.join(sorted(self.manifest.files))}"
+            )
+        if self._remote:
+            return self._remote.file(name)
         try:
             found = file_sha256(path)
         except OSError as error:

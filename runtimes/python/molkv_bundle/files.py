@@ -23,7 +23,7 @@ _LEFT_BY_SYSTEMS = frozenset((".ds_store", "thumbs.db", "desktop.ini"))
 _APPLE_DOUBLE = "._"  # prefix of files for macOS metadata, on disks whose file system cannot store it
 
 
-def decode_json(data: bytes, kind: type[T], path: Path, error: type[MolkvError]) -> T:
+def decode_json(data: bytes, kind: type[T], path: Path | str, error: type[MolkvError]) -> T:
     """Decode JSON to a value of a type.
 
     msgspec's own decoder is not used, because it accepts duplicate keys and silently uses only the last value.
@@ -31,7 +31,7 @@ def decode_json(data: bytes, kind: type[T], path: Path, error: type[MolkvError])
     Args:
         data: The content of the file.
         kind: The type of the result.
-        path: The path of the file, for the message.
+        path: The path or URL of the file, for the message.
         error: The exception to raise if the content is not JSON, or does not have this type.
     """
     try:

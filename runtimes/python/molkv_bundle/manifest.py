@@ -146,7 +146,22 @@ def read_manifest(folder: Path) -> Manifest:
         BundleError: The manifest is missing or invalid, or contradicts itself.
     """
     path = folder / MANIFEST
-    data = read_bytes(path, BundleError, "expected a folder made by `molkv-export export`")
+    return decode_manifest(
+        read_bytes(path, BundleError, "expected a folder made by `molkv-export export`"), str(folder)
+    )
+
+
+def decode_manifest(data: bytes, folder: str) -> Manifest:
+    """Decode and check the content of a manifest.
+
+    Args:
+        data: The content of the file.
+        folder: The path or URL of the bundle, for messages.
+
+    Raises:
+        BundleError: The manifest is invalid, or contradicts itself.
+    """
+    path = f"{folder}/{MANIFEST}"
     found = decode_json(data, dict[str, Any], path, BundleError)
     version = found.get("schema_version", "none")
     if version != SCHEMA_VERSION:
@@ -169,7 +184,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _renewal(folder: Path, found: dict[str, Any]) -> str:
+def _renewal(folder: str, found: dict[str, Any]) -> str:
     """Return the part of the message that says how to replace a bundle of another version."""
     version, provenance = found.get("schema_version"), found.get("provenance")
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -196,7 +211,7 @@ def _digest(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def _check_names(manifest: Manifest, path: Path) -> None:
+def _check_names(manifest: Manifest, path: str) -> None:
     for name in manifest.files:
         if not name or name != Path(name).name or name in (".", "..", MANIFEST) or "\\" in name or "\0" in name:
             raise BundleError(
@@ -248,7 +263,7 @@ def _check_generation(manifest: Manifest, where: str) -> None:
         )
 
 
-def _check_graphs(manifest: Manifest, path: Path) -> None:
+def _check_graphs(manifest: Manifest, path: str) -> None:
     if not manifest.graphs:
         raise BundleError(f"{path}: graphs: found no profile, expected at least one")
     for profile, graph in manifest.graphs.items():

@@ -7,15 +7,18 @@ credentials are those of the libraries: huggingface_hub (HF_TOKEN, HF_ENDPOINT, 
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from molkv_bundle.errors import MissingExtraError, MolkvError, one_line
+from molkv_bundle.errors import MissingExtraError, MolkvError, RequestError, one_line
+from molkv_bundle.files import file_sha256
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -26,8 +29,10 @@ _EXTRAS = {"hf": "hub", "s3": "s3", "gs": "gs", "file": "hub"}
 _PIECE = 8 * 1024 * 1024  # bytes of one request of a download
 _REQUESTS = 8  # requests of a download at the same time
 # A server that does not answer is an error after a minute at most, not after obstore's three minutes.
-_CLIENT = {"connect_timeout": "5s", "timeout": "60s"}
-_RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+# Plain http is for servers on the user's own network; a server on the internet has an https address.
+_CLIENT: Any = {"connect_timeout": "5s", "timeout": "60s", "allow_http": True}
+_RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+_SHA256 = "sha256"  # name of the attribute of an object in which `upload` stores the hash
 
 
 class RemoteFile(NamedTuple):
@@ -41,6 +46,49 @@ class RemoteFile(NamedTuple):
 def is_remote(location: str | Path) -> bool:
     """Return whether a location is the URL of a remote folder, not a path."""
     return _SCHEME.match(str(location)) is not None
+
+
+def local_folder(location: str | Path, what: str) -> Path:
+    """Return the path of a folder on this machine, which may be given as file:///path.
+
+    Args:
+        location: A path or a URL.
+        what: The beginning of a sentence, such as "package reads every file", for the error.
+
+    Raises:
+        RequestError: The location is on another machine. The message says how to download the folder.
+    """
+    if not is_remote(location):
+        return Path(location)
+    scheme, _, path = str(location).partition("://")
+    if scheme == "file":
+        return Path(path)
+    command = download_command(str(location), "FOLDER")
+    raise RequestError(f"{location}: {what}; download it first, for example with: {command}")
+
+
+def hub_repository(url: str, error: type[MolkvError]) -> tuple[str, str | None]:
+    """Return the repository and the revision of a URL of the Hub.
+
+    Raises:
+        error: The URL is malformed.
+    """
+    match = _HUB.fullmatch(url.rstrip("/"))
+    if match is None:
+        raise error(f"{url}: is not the URL of a repository, expected hf://OWNER/NAME[@REVISION]")
+    return match["repo"], match["revision"]
+
+
+def download_command(url: str, folder: str) -> str:
+    """Return a command of the usual tools that copies a remote folder to a folder on this machine."""
+    scheme, _, path = url.partition("://")
+    repo, _, revision = path.partition("@")
+    return {
+        "hf": f"hf download {repo}{f' --revision {revision}' if revision else ''} --local-dir {folder}",
+        "s3": f"aws s3 cp --recursive {url} {folder}",
+        "gs": f"gcloud storage cp --recursive {url} {folder}",
+        "file": f"cp -r {path} {folder}",
+    }[scheme]
 
 
 class RemoteFolder:
@@ -76,24 +124,20 @@ class RemoteFolder:
             import obstore.fsspec
         except ModuleNotFoundError as missing:
             raise MissingExtraError(
-                f"{self.url}: the package {missing.name} is not installed; "
+                f"{self.url}: the package {str(missing.name).partition('.')[0]} is not installed; "
                 f"install it with: pip install 'molkv-export[{_EXTRAS[scheme]}]'"
             ) from missing
         if not path.partition("/")[0]:
             raise self._error(f"{self.url}: names no bucket, expected {scheme}://BUCKET/PATH")
-        # Plain http is for servers on the user's own network; a server on the internet has an https address.
-        client = {**_CLIENT, "allow_http": True}
         store: Any = obstore.fsspec.FsspecStore  # its overloads do not take a scheme that is a variable
-        return store(scheme, client_options=client, retry_config=_RETRIES, skip_instance_cache=True), path
+        # A cached instance would keep the settings of the environment from its first use.
+        return store(scheme, client_options=_CLIENT, retry_config=_RETRIES, skip_instance_cache=True), path
 
     def _connect_hub(self) -> tuple[AbstractFileSystem, str]:
         from huggingface_hub import HfApi, HfFileSystem
         from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-        match = _HUB.fullmatch(self.url)
-        if match is None:
-            raise self._error(f"{self.url}: is not the URL of a repository, expected hf://OWNER/NAME[@REVISION]")
-        repo, revision = match["repo"], match["revision"]
+        repo, revision = hub_repository(self.url, self._error)
         try:
             commit = HfApi().repo_info(repo, revision=revision).sha
         except RevisionNotFoundError as cause:
@@ -142,36 +186,85 @@ class RemoteFolder:
             raise self._error(f"{url}: gave {len(data)} bytes for the range {start} to {stop}; is it truncated?")
         return data
 
-    def download(self, name: str, path: Path, advance: Callable[[int], object] = lambda _: None) -> None:
+    def pieces(self, name: str, start: int = 0) -> Iterator[bytes]:
+        """Yield a file from byte `start` on in pieces, which several requests at a time read.
+
+        Raises:
+            error: The file cannot be read.
+        """
+        size = self.files[name].size
+        with ThreadPoolExecutor(_REQUESTS, "download") as pool:
+            waiting = deque[Future[bytes]]()  # at most _REQUESTS pieces are in memory
+            for first in range(start, size, _PIECE):
+                waiting.append(pool.submit(self.read, name, first, min(size, first + _PIECE)))
+                if len(waiting) == _REQUESTS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def download(
+        self, name: str, path: Path, advance: Callable[[int], object] = lambda _: None, *, start: int = 0
+    ) -> None:
         """Copy a file to a path, with several requests at a time.
 
         Args:
             name: The file.
             path: The new file. It is incomplete after an error.
             advance: Called in the order of the file with the number of bytes of each piece.
+            start: The number of bytes of the file that `path` already has.
 
         Raises:
             error: The file cannot be read.
             OSError: The new file cannot be written.
         """
-        size = self.files[name].size
-        pieces = [(start, min(size, start + _PIECE)) for start in range(0, size, _PIECE)]
-        with path.open("wb") as file, ThreadPoolExecutor(_REQUESTS, "download") as pool:
-            for first in range(0, len(pieces), _REQUESTS):  # so at most _REQUESTS pieces are in memory
-                some = pieces[first : first + _REQUESTS]
-                for data in pool.map(lambda piece: self.read(name, *piece), some):
-                    file.write(data)
-                    advance(len(data))
+        with path.open("ab" if start else "wb") as file:
+            for data in self.pieces(name, start):
+                file.write(data)
+                file.flush()  # what has arrived stays, also if the process is killed
+                advance(len(data))
 
-    def upload(self, path: Path, name: str) -> None:
-        """Write a file of the folder from the file at `path`; for object storage only.
+    def upload(self, path: Path, name: str, sha256: str = "") -> None:
+        """Write a file of the folder from the file at `path`; not for the Hub.
+
+        Args:
+            path: The file to read.
+            name: The name of the new file.
+            sha256: The hash of the file, which object storage keeps for the method `holds`.
 
         Raises:
             error: The file cannot be written.
         """
         with self._errors(f"{self.url}/{name}"):
-            self._files_in.makedirs(self._root, exist_ok=True)
-            self._files_in.put_file(str(path), f"{self._root}/{name}")
+            if self.url.startswith("file://"):
+                self._files_in.makedirs(self._root, exist_ok=True)
+                self._files_in.put_file(str(path), f"{self._root}/{name}")
+            else:  # `put_file` cannot store attributes
+                self._objects().put(name, path, attributes={_SHA256: sha256} if sha256 else None)
+
+    def holds(self, name: str, path: Path, sha256: str) -> bool:
+        """Return whether a file of the folder has the content of the file at `path`, whose hash is `sha256`.
+
+        In object storage, only the hashes of files that `upload` wrote with a hash are known.
+
+        Raises:
+            error: The file cannot be read.
+        """
+        found = self.files.get(name)
+        if found is None or found.size != path.stat().st_size:
+            return False
+        with self._errors(f"{self.url}/{name}"):
+            if self.url.startswith("hf://"):
+                # The Hub has the SHA-256 of large files, and only git's id of small ones.
+                return found.sha256 == sha256 if found.sha256 else found.version == _git_id(path.read_bytes())
+            if self.url.startswith("file://"):
+                return file_sha256(Path(self._root, name)) == sha256
+            attributes = self._objects().get(name, options={"head": True}).attributes
+            return bool(attributes.get(_SHA256) == sha256)
+
+    def _objects(self) -> Any:
+        from obstore.store import from_url
+
+        return from_url(self.url, client_options=_CLIENT, retry_config=_RETRIES)
 
     def remove(self, name: str) -> None:
         """Remove a file of the folder; for object storage only.
@@ -182,17 +275,19 @@ class RemoteFolder:
         with self._errors(f"{self.url}/{name}"):
             self._files_in.rm_file(f"{self._root}/{name}")
 
-    @contextmanager
-    def _errors(self, url: str) -> Iterator[None]:
-        """Raise errors of the libraries as `error`, with one line."""
-        try:
-            yield
-        except FileNotFoundError as cause:
-            raise self._error(f"{url}: does not exist") from cause
-        except Exception as cause:
-            if not _is_of_a_server(cause):
-                raise
-            raise self._error(f"{url}: {_meaning(cause)}") from cause
+    def _errors(self, url: str) -> AbstractContextManager[None]:
+        return remote_errors(url, self._error)
+
+
+@contextmanager
+def remote_errors(url: str, error: type[MolkvError]) -> Iterator[None]:
+    """Raise errors of the libraries for remote folders as `error`, with one line that begins with a URL."""
+    try:
+        yield
+    except Exception as cause:
+        if not _is_of_a_server(cause):
+            raise
+        raise error(f"{url}: {_meaning(cause)}") from cause
 
 
 def _is_of_a_server(error: Exception) -> bool:
@@ -207,11 +302,19 @@ def _is_of_a_server(error: Exception) -> bool:
 def _meaning(error: Exception) -> str:
     """Return what an error of a library means, and what to do."""
     text = f"{type(error).__name__} {error}"
+    if "NoSuchBucket" in text or "bucket does not exist" in text:
+        return "there is no such bucket; check its name, or create it first"
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
     if re.search(r"\b(401|403)\b|PermissionDenied|Unauthenticated|AccessDenied|Forbidden", text):
         return f"access denied; check your credentials and their permissions ({one_line(error)})"
     if re.search(r"Connect|connection|resolve|timed? ?out|dns", text, re.IGNORECASE):
         return f"the server does not answer; check the address and the network ({one_line(error)})"
     return f"cannot be reached or read ({one_line(error)})"
+
+
+def _git_id(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def _version(entry: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from molkv_bundle.errors import BundleError
 from molkv_bundle.manifest import Shard, Table
 from molkv_bundle.record import CHECKSUM_BYTES, PAGE_BYTES, Records
+from molkv_bundle.remote import RemoteFolder
 from molkv_bundle.safetensors_file import TensorFile
 
 try:
@@ -45,6 +46,10 @@ class RecordChecksum:
         """Return the checksum of the record in a row, without the last four bytes, which store the checksum."""
         start = crc32(row.to_bytes(_ROW_BYTES, "little"), self._start)
         return crc32(record[:-CHECKSUM_BYTES], start)
+
+    def is_right(self, record: memoryview, row: int) -> bool:
+        """Return whether a record holds its checksum."""
+        return self.of(record, row) == int.from_bytes(record[-CHECKSUM_BYTES:], "little")
 
 
 def shard_header(shard: Shard, table: Table) -> bytes:
@@ -139,7 +144,7 @@ class OpenShard:
             raise BundleError(f"{error}; this happened while reading {self._name(row)}") from error
         if self._checksum is not None:
             for index, record in enumerate(records):
-                if self._checksum.of(record, row + index) != int.from_bytes(record[-CHECKSUM_BYTES:], "little"):
+                if not self._checksum.is_right(record, row + index):
                     raise BundleError(
                         f"{self.path}: {self._name(row + index)} fails its checksum: the file is damaged, or holds a "
                         "record of another row or another export; copy or export the bundle again"
@@ -166,3 +171,34 @@ class OpenShard:
             self._view.release()
             self._map.close()
         self._file.close()
+
+
+class RemoteShard:
+    """A shard in a remote folder. Its header is not read, since the checksums of its records cover the table's id."""
+
+    def __init__(self, folder: RemoteFolder, shard: Shard, table: Table) -> None:
+        self.file, self.first_row = shard.file, shard.first_row
+        self.stop_row = shard.first_row + shard.count
+        self._folder, self._start, self._stride = folder, shard.data_offset, table.stride
+        self._checksum = RecordChecksum(table)
+
+    def read(self, row: int, count: int) -> dict[int, memoryview]:
+        """Return `count` records from `row` on by their rows, with one request. Their checksums are not checked.
+
+        Raises:
+            BundleError: The records cannot be read.
+        """
+        start = self._start + (row - self.first_row) * self._stride
+        data = memoryview(self._folder.read(self.file, start, start + count * self._stride))
+        return {row + index: data[index * self._stride : (index + 1) * self._stride] for index in range(count)}
+
+    def is_sound(self, row: int, record: memoryview) -> bool:
+        """Return whether the checksum of a record is right."""
+        return self._checksum.is_right(record, row)
+
+    def damage(self, row: int) -> str:
+        """Return the message about a record whose checksum is wrong."""
+        return (
+            f"{self._folder.url}/{self.file}: record {row - self.first_row} (token id {row}) fails its checksum: the "
+            "file was damaged or replaced after the upload; push the bundle again"
+        )

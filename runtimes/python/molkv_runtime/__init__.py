@@ -23,7 +23,7 @@ from molkv_runtime.sampling import Sampling
 from molkv_runtime.selftest import SelfTest, selftest
 from molkv_runtime.sequences import Sequences
 from molkv_runtime.session import Session
-from molkv_runtime.store import ExpertStore, Pending, Store
+from molkv_runtime.store import ExpertStore, Pending, Store, open_store
 from molkv_runtime.tokenizer import encode, open_tokenizer
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "encode",
     "load_provider_library",
     "open_session",
+    "open_store",
     "open_tokenizer",
     "resolve",
     "selftest",

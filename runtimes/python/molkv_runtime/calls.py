@@ -128,12 +128,12 @@ class DenseGraph(InOneProcess):
             threads = target.threads or (os.cpu_count() if has_own_threads else "one per physical core")
             _LOG.info(
                 "%s: profile %s, provider %s, threads %s",
-                bundle.path,
+                bundle.where,
                 bundle.profile,
                 target.provider,
                 threads,
             )
-            _LOG.info("%s: %s", bundle.path, describe_placements(self.placements))
+            _LOG.info("%s: %s", bundle.where, describe_placements(self.placements))
 
     def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> BoundCall:
         """Bind buffers to all inputs and outputs of the graph for `length` positions (0: any number)."""

@@ -127,14 +127,14 @@ def bundle_chat_template(bundle: Bundle) -> ChatTemplate:
     """
     name = bundle.manifest.generation.chat_template
     if not name:
-        raise BundleError(f"{bundle.path}: has no chat template; {_HINT}")
-    config, path = _tokenizer_config(bundle), bundle.path / name
+        raise BundleError(f"{bundle.where}: has no chat template; {_HINT}")
+    config, path = _tokenizer_config(bundle), f"{bundle.where}/{name}"
     if name == _TOKENIZER_CONFIG:
         if (source := _template_field(config)) is None:
             raise BundleError(f"{path}: {_WRONG_FIELD}; {_HINT}")
     else:
         source = _read_text(bundle.file(name), BundleError)
-    return ChatTemplate(source, special_tokens(config), str(path), BundleError)
+    return ChatTemplate(source, special_tokens(config), path, BundleError)
 
 
 def open_chat_template(path: Path, bundle: Bundle) -> ChatTemplate:

@@ -38,7 +38,7 @@ from molkv_runtime.providers import resolve
 from molkv_runtime.sampling import Sampling
 from molkv_runtime.sequences import Sequences
 from molkv_runtime.session import Session
-from molkv_runtime.store import ExpertStore, Store
+from molkv_runtime.store import RecordReader, Store, open_store
 from molkv_runtime.tokenizer import TextStream, bundle_tokenizer, encode
 
 _PREFIX_CACHE_BYTES = 256 * 1024**2
@@ -83,7 +83,7 @@ class Generator(InOneProcess):
         """Load a bundle's graph and open its store.
 
         Args:
-            bundle: An open bundle, or the folder of a bundle.
+            bundle: An open bundle; or the folder of a bundle, or its URL (see `Bundle`).
             target: The provider that runs the graph, with the provider's options; or only the name of a preset in
                 `providers.PRESETS`.
             profile: The profile of the graph to run; default: the best profile for the provider. The argument has no
@@ -108,7 +108,7 @@ class Generator(InOneProcess):
             bundle = Bundle(bundle, profiles=resolve(target.provider).profiles, profile=profile)
         self.bundle = bundle
         self.config: ModelConfig = self.bundle.config
-        self.store: Store = store or ExpertStore(self.bundle, access=store_access, verify_checksums=verify_checksums)
+        self.store: Store = store or open_store(self.bundle, access=store_access, verify_checksums=verify_checksums)
         self.graph: Graph = graph or DenseGraph(self.bundle, target)
         self.default_sampling = Sampling(**msgspec.structs.asdict(self.bundle.manifest.generation.sampling))
         """The sampling parameters of the bundle, which apply unless a caller gives others."""
@@ -223,6 +223,8 @@ class Generator(InOneProcess):
             self._prefixes.put(state)
             raise
         self._prefixes.put(state)  # not after an error, since the state may contain wrong numbers
+        if isinstance(self.store, RecordReader):
+            self.store.log_reads()
 
     def room_for(self, length: int) -> int:
         """Return the `max_length` of sequences for texts of `length` tokens: at most the model's context.
@@ -312,7 +314,7 @@ class Generator(InOneProcess):
                 raise RequestError(f"prompts: found an item of type {kind}, expected str; use `stream` for token ids")
             if not is_unicode(text):
                 raise RequestError(f"the prompt {text[:20]!r} contains bytes that are not text, expected UTF-8")
-        where = self.bundle.path / TOKENIZER
+        where = f"{self.bundle.where}/{TOKENIZER}"
         return encode(self.tokenizer, texts, where, BundleError, add_special_tokens=add_special_tokens)
 
     def session(self) -> Session:

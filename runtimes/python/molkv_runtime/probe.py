@@ -48,5 +48,5 @@ def probe(bundle: Bundle, sequence: Callable[[int], Sequences], provider: str) -
                 f"provider {provider!r} computes wrong numbers: at position {position} of a golden text a "
                 f"logit differs by {difference:.3g} from that of the source model, expected at most {limit:.2g}; "
                 "use another provider or other options of this provider; for details: "
-                f"molkv-export selftest {bundle.path} --provider {provider}"
+                f"molkv-export selftest {bundle.where} --provider {provider}"
             )

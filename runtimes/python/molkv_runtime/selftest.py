@@ -81,7 +81,7 @@ def selftest(
     """Check the hashes of a bundle's files, then compare prefill, decode and greedy text with its golden vectors.
 
     Args:
-        bundle: The folder of the bundle.
+        bundle: The folder of the bundle, or its URL (see `Bundle`).
         target: The provider that runs the graph, and its options.
         profile: The profile of the graph to run; default: the best one for the provider.
         advance: A function that is called after each hashed piece with its size and the size of all files, in bytes.
@@ -94,7 +94,7 @@ def selftest(
     opened = Bundle(bundle, profiles=preset.profiles, profile=profile)
     golden = read_golden(opened)
     texts, limits = golden.texts, golden.limits_beside(preset.max_abs)
-    failures = verify(opened.path, advance).findings
+    failures = verify(opened, advance).findings
     try:
         generator = Generator(opened, target=target, verify_provider=False)
         phases = [_run_phase(name, run, generator, texts, limits) for name, run in _PHASES.items()]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from molkv_bundle import (
     MANIFEST,
     Access,
+    ArgumentError,
     Bundle,
     Ids,
     OpenShard,
@@ -97,7 +98,39 @@ class Store(Protocol):
         """Check that these are token ids of the vocabulary."""
 
 
-class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
+class RecordReader(InOneProcess):
+    """The common part of the sources of a bundle's records."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__()
+        table = bundle.manifest.experts
+        self.record_dtype = checked_record_dtype(bundle.config, table, f"{bundle.where}/{MANIFEST}")
+        self.value_dtype: RowDtype = table.dtype
+        self.vocab_size = bundle.config.vocab_size
+
+    def buffer(self, count: int) -> Records:
+        """Return new memory for `count` records, to gather into."""
+        return np.empty(count, self.record_dtype)
+
+    def check_ids(self, ids: npt.NDArray[Any]) -> None:
+        """Check that these are token ids of the vocabulary.
+
+        Raises:
+            RequestError: An id is not an integer, or is outside the vocabulary.
+        """
+        if ids.size and not np.issubdtype(ids.dtype, np.integer):
+            raise RequestError(f"token ids have dtype {ids.dtype}, expected integers")
+        wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
+        if wrong.size:
+            raise RequestError(
+                f"token id {wrong.flat[0]} is outside the vocabulary, expected 0 to {self.vocab_size - 1}"
+            )
+
+    def log_reads(self) -> None:
+        """Log what came over the network so far. Nothing does, except in a `RemoteStore`."""
+
+
+class ExpertStore(RecordReader, AbstractContextManager["ExpertStore"]):
     """The open shards of a bundle. They use no RAM except the operating system's page cache."""
 
     def __init__(self, bundle: Bundle, *, access: Access = "pread", verify_checksums: bool = True) -> None:
@@ -111,12 +144,8 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
         Raises:
             BundleError: A shard is damaged or does not agree with the manifest.
         """
-        super().__init__()
+        super().__init__(bundle)
         table = bundle.manifest.experts
-        source = str(bundle.path / MANIFEST)
-        self.record_dtype = checked_record_dtype(bundle.config, table, source)
-        self.value_dtype: RowDtype = table.dtype
-        self.vocab_size = bundle.config.vocab_size
         self._shards: list[OpenShard] = []
         try:
             for shard in table.shards:
@@ -126,10 +155,6 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
             raise
         self._first_rows = [shard.first_row for shard in table.shards]
         self._pool = ThreadPoolExecutor(READ_THREADS, "expert-store")  # starts its threads on first use
-
-    def buffer(self, count: int) -> Records:
-        """Return new memory for `count` records, to gather into."""
-        return np.empty(count, self.record_dtype)
 
     def gather(self, ids: Ids, out: Records | None = None) -> Records:
         """Read the records of token ids [n]. Each distinct id is read once, in file order, with many reads in parallel.
@@ -194,20 +219,6 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
         if shard is not None:
             yield _Read(shard, start, waiting)
 
-    def check_ids(self, ids: npt.NDArray[Any]) -> None:
-        """Check that these are token ids of the vocabulary.
-
-        Raises:
-            RequestError: An id is not an integer, or is outside the vocabulary.
-        """
-        if ids.size and not np.issubdtype(ids.dtype, np.integer):
-            raise RequestError(f"token ids have dtype {ids.dtype}, expected integers")
-        wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
-        if wrong.size:
-            raise RequestError(
-                f"token id {wrong.flat[0]} is outside the vocabulary, expected 0 to {self.vocab_size - 1}"
-            )
-
     def _checked(self, one: Ids) -> int:
         """Check a single token id as `check_ids` does, but ten times as fast. Return the id."""
         token = one.item()
@@ -235,3 +246,24 @@ class ExpertStore(InOneProcess, AbstractContextManager["ExpertStore"]):
 def _perform(reads: list[_Read]) -> None:
     for read in reads:
         read.shard.read(read.token, read.records)
+
+
+def open_store(bundle: Bundle, *, access: Access = "pread", verify_checksums: bool = True) -> Store:
+    """Open the store of a bundle: an `ExpertStore`, or a `RemoteStore` if the bundle is remote.
+
+    Args:
+        bundle: The bundle.
+        access: How to read records, see `ExpertStore`. A remote store has only "pread".
+        verify_checksums: Whether to check the checksum of each record when it is read.
+
+    Raises:
+        BundleError: A shard is damaged or does not agree with the manifest.
+        ArgumentError: This store cannot be read with this `access`.
+    """
+    if bundle.remote is None:
+        return ExpertStore(bundle, access=access, verify_checksums=verify_checksums)
+    if access != "pread":
+        raise ArgumentError("store_access", access, "pread for a remote bundle")
+    from molkv_runtime.remote_store import RemoteStore  # imports SQLite, which few programs need
+
+    return RemoteStore(bundle, verify_checksums=verify_checksums)

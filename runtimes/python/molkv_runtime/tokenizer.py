@@ -34,7 +34,7 @@ def open_tokenizer(content: bytes, where: Path, error: type[MolkvError]) -> Toke
 def encode(
     tokenizer: Tokenizer,
     texts: Sequence[str],
-    where: Path,
+    where: Path | str,
     error: type[MolkvError],
     *,
     add_special_tokens: bool = True,
@@ -73,7 +73,7 @@ def bundle_tokenizer(bundle: Bundle) -> Tokenizer:
         BundleError: The bundle has no tokenizer, or the tokenizer is damaged.
     """
     if TOKENIZER not in bundle.manifest.files:
-        raise BundleError(f"{bundle.path}: has no {TOKENIZER}, so prompts must be token ids")
+        raise BundleError(f"{bundle.where}: has no {TOKENIZER}, so prompts must be token ids")
     path = bundle.file(TOKENIZER)
     return open_tokenizer(read_bytes(path, BundleError, "expected a tokenizer"), path, BundleError)
 

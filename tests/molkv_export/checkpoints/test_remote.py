@@ -19,16 +19,15 @@ import torch
 from safetensors.torch import load, save
 
 import molkv_export.exporter as exporting
-from molkv_bundle import Bundle, CheckpointError, MolkvError, RemoteFile, RemoteFolder
+from molkv_bundle import Bundle, CheckpointError, MolkvError, RemoteFile, RemoteFolder, cache_folder
 from molkv_export import add_profile, export, validate, write_part
-from molkv_export.cache_folder import cache_folder
 from molkv_export.checkpoints import remote
 from molkv_export.checkpoints.remote import RemoteError
 from molkv_export.families import open_checkpoint
 from molkv_export.parity.compared_texts import QUICK
 from molkv_export.tables import table_writer
 from molkv_export.tables.resume import JOURNAL
-from tests.molkv_export.s3 import BUCKET, put_folder, s3_server
+from tests.molkv_export.s3 import Bucket
 
 pytestmark = pytest.mark.slow
 
@@ -244,14 +243,15 @@ def test_a_folder_that_is_no_checkpoint_is_named_by_its_url(
 # --- object storage
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch, s3_server(patch) as client:
-        yield client
+@pytest.fixture
+def s3(bucket: str) -> Iterator[Bucket]:
+    found = Bucket(bucket)
+    yield found
+    found.close()
 
 
 def test_object_storage_gives_the_bundle_of_a_local_copy_and_each_byte_once(
-    s3: Any,
+    s3: Bucket,
     checkpoints: Callable[[str], Path],
     bundles: Callable[..., Path],
     tmp_path: Path,
@@ -264,7 +264,7 @@ def test_object_storage_gives_the_bundle_of_a_local_copy_and_each_byte_once(
         return read(self, name, start, stop)
 
     monkeypatch.setattr(RemoteFolder, "read", counted)
-    url = put_folder(s3, checkpoints("molkv"), "models/molkv")
+    url = s3.put_folder(checkpoints("molkv"), "models/molkv")
     found = _export(url, tmp_path / "bundle")
     assert found == _contents(bundles("molkv", "float16", shard_size=SHARD_SIZE))
     _check_read_once(reads)
@@ -274,15 +274,15 @@ def test_object_storage_gives_the_bundle_of_a_local_copy_and_each_byte_once(
 
 
 def test_a_file_that_changes_in_object_storage_ends_the_export(
-    s3: Any, checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Bucket, checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = put_folder(s3, checkpoints("molkv"), "changing")
+    url = s3.put_folder(checkpoints("molkv"), "changing")
     other = bytearray((checkpoints("molkv") / WEIGHTS).read_bytes())
     other[-1] ^= 1
     golden = exporting.write_golden
 
     def change(*arguments: Any) -> None:
-        s3.put_object(Bucket=BUCKET, Key=f"changing/{WEIGHTS}", Body=bytes(other))
+        s3.put(f"{url}/{WEIGHTS}", bytes(other))
         golden(*arguments)
 
     monkeypatch.setattr(exporting, "write_golden", change)
@@ -291,20 +291,20 @@ def test_a_file_that_changes_in_object_storage_ends_the_export(
     monkeypatch.setattr(exporting, "write_golden", golden)
     with open_checkpoint(url) as source:
         assert source.mirror is not None
-        s3.put_object(Bucket=BUCKET, Key="changing/generation_config.json", Body=b"{}")
+        s3.put(f"{url}/generation_config.json", b"{}")
         with pytest.raises(CheckpointError, match=r"generation_config\.json: was changed"):
             source.mirror.check()
 
 
 def test_an_export_goes_on_after_the_network_has_failed(
-    s3: Any,
+    s3: Bucket,
     checkpoints: Callable[[str], Path],
     bundles: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The server does not answer when the third shard is checked."""
-    url = put_folder(s3, checkpoints("molkv"), "network")
+    url = s3.put_folder(checkpoints("molkv"), "network")
     listed, calls, filled = RemoteFolder.list, [], []
 
     def fail(self: RemoteFolder) -> dict[str, RemoteFile]:
@@ -325,16 +325,15 @@ def test_an_export_goes_on_after_the_network_has_failed(
     assert len(filled) == len(Bundle(whole).manifest.experts.shards) - 2
 
 
-@pytest.mark.usefixtures("s3")
 def test_a_bucket_that_is_missing_and_a_server_that_does_not_answer_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "bundle"
     _refused("s3:///models", bundle, CheckpointError, "s3:///models: names no bucket, expected s3://BUCKET/PATH")
-    _refused(f"s3://{BUCKET}/none", bundle, CheckpointError, f"s3://{BUCKET}/none: holds no files, expected a check")
+    _refused(f"{bucket}/none", bundle, CheckpointError, f"{bucket}/none: holds no files, expected a check")
     _refused("s3://missing/models", bundle, CheckpointError, "s3://missing/models: ")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    _refused(f"s3://{BUCKET}/models", bundle, CheckpointError, f"s3://{BUCKET}/models: the server does not answer")
+    _refused(f"{bucket}/models", bundle, CheckpointError, f"{bucket}/models: the server does not answer")
 
 
 # --- places on this machine
@@ -348,9 +347,9 @@ def test_a_file_url_is_a_folder_of_this_machine(
 
 
 def test_a_cache_folder_that_is_too_small_or_not_writable_is_one_line(
-    s3: Any, checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Bucket, checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = put_folder(s3, checkpoints("molkv"), "space")
+    url = s3.put_folder(checkpoints("molkv"), "space")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 0, 10))
         with pytest.raises(CheckpointError, match=r"space: needs .* of disk space for a copy in .*, but 10 B are free"):
