@@ -78,9 +78,7 @@ _WAYS = (
 def main(folder: Path, runs: int) -> None:
     """Print the tables."""
     click.echo(f"{os.cpu_count()} cores, Linux {platform.release()}, torch {torch.__version__}\n")
-    config: MolkvConfig = msgspec.structs.replace(
-        model_config(1), num_hidden_layers=_LAYERS, expert_intermediate_size=_WIDTH
-    )
+    config = _config(1, _LAYERS, 768, 4)
     stride = record_dtype(config, "float16").itemsize
     config = msgspec.structs.replace(config, vocab_size=_STORE // stride)
     checkpoint = write_checkpoint(config, folder / "checkpoint")
@@ -96,6 +94,21 @@ def main(folder: Path, runs: int) -> None:
         click.echo(f"| {way.name} | {rates[way]:.1f} | {rates[way] / rates[_WAYS[0]]:.2f} | {peak:,.0f} |")
     click.echo()
     _print_large(rates[_WAYS[0]] * 1e6)
+
+
+def _config(vocabulary: int, layers: int, hidden: int, experts: int) -> MolkvConfig:
+    return msgspec.structs.replace(
+        model_config(1),
+        vocab_size=vocabulary,
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=hidden // 64,
+        head_dim=64,
+        num_experts=experts,
+        expert_layers=tuple(range(layers)),
+        expert_intermediate_size=_WIDTH,
+    )
 
 
 def _measure(way: Way, checkpoint: Path, bundle: Path) -> Cost:
@@ -157,9 +170,7 @@ def _print_large(rate: float) -> None:
         "| vocabulary | layers | hidden size | experts | table, float16 | int8 | core hours |\n" + "|---" * 7 + "|"
     )
     for vocabulary, layers, hidden, experts in _LARGE:
-        config: MolkvConfig = msgspec.structs.replace(
-            model_config(1), vocab_size=vocabulary, num_hidden_layers=layers, hidden_size=hidden, num_experts=experts
-        )
+        config = _config(vocabulary, layers, hidden, experts)
         table, small = (vocabulary * record_dtype(config, dtype).itemsize / 1e9 for dtype in ("float16", "int8"))
         width = 8 * hidden // 3
         hours = table * 1e9 / rate * width / _WIDTH / 3600
