@@ -30,8 +30,8 @@ from molkv_bundle import MolkvConfig, record_dtype
 from molkv_export.commands.options import PATH
 
 _WIDTH = 2048  # of the expert networks, in the measured model
-_LAYERS = 6
-_STORE = 150_000_000  # bytes
+_LAYERS = 2
+_STORE = 300_000_000  # bytes
 _SHARDS = 8
 _OBJECT_STORE = 80 * 1024**2  # bytes; Ray's smallest
 _TIME = re.compile(r"expert store: ([\d.]+) s")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
@@ -61,7 +60,8 @@ class RowSource(Protocol):
     def pieces(self, start: int, stop: int) -> Iterator[SomeRows]:
         """Yield all rows of token ids start to stop; every network is loaded once.
 
-        If at most one piece more than a network has is in use at a time, at most two networks are in RAM.
+        When the caller asks for a piece, it should use no more pieces than a network has. Then at most two networks are
+        in RAM.
         """
 
 
@@ -135,13 +135,13 @@ class NetworkRows:
         """Yield pieces layer by layer and expert by expert."""
         for layer in self.config.layers_with_experts:
             for part in cast(Networks, self._model.experts(layer)).parts():
-                network = _Network(partial(self._load, layer, part.parameters))
+                loaded = self._load(layer, part.parameters)
                 for first in range(start, stop, self.ids_at_once):
                     ids = range(first, min(stop, first + self.ids_at_once))
-                    yield SomeRows(layer, ids, part.vector, part.experts, partial(self._rows, part, network, ids))
+                    yield SomeRows(layer, ids, part.vector, part.experts, partial(self._rows, part, loaded, ids))
 
-    def _rows(self, part: ExpertPart, network: _Network, ids: range) -> Tensor:
-        return part.rows(network.get(), self.embedding(ids.start, ids.stop))
+    def _rows(self, part: ExpertPart, loaded: nn.Module, ids: range) -> Tensor:
+        return part.rows(loaded, self.embedding(ids.start, ids.stop))
 
     def _load(self, layer: int, beginnings: tuple[str, ...]) -> nn.Module:
         """Return a copy of a layer's networks; only parameters whose names begin with `beginnings` have values."""
@@ -151,22 +151,6 @@ class NetworkRows:
         state = {name: self._checkpoint.tensor(prefix + name) for name in names if name.startswith(beginnings)}
         networks.load_state_dict(state, strict=False, assign=True)
         return networks.requires_grad_(False)
-
-
-class _Network:
-    """Networks that their first piece loads. They leave the RAM with the last piece that refers to them."""
-
-    def __init__(self, load: Callable[[], nn.Module]) -> None:
-        self._load = load
-        self._loaded: nn.Module | None = None
-        self._loading = threading.Lock()
-
-    def get(self) -> nn.Module:
-        """Return the networks."""
-        with self._loading:
-            if self._loaded is None:
-                self._loaded = self._load()
-            return self._loaded
 
 
 def _numbers(networks: nn.Module, part: ExpertPart) -> int:

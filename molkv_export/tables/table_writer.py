@@ -173,11 +173,11 @@ def fill(records: Records, source: RowSource, dtype: RowDtype, start: int, threa
             _fill_piece(records, source.config, dtype, start, piece)
         return
     with ThreadPoolExecutor(threads, "rows") as pool:
-        work: deque[Future[None]] = deque()  # one piece for each thread, and one that waits
-        for piece in source.pieces(start, stop):
+        work: deque[Future[None]] = deque()
+        for piece in source.pieces(start, stop):  # loads networks here, while each thread computes a piece
+            work.append(pool.submit(_fill_piece, records, source.config, dtype, start, piece))
             if len(work) > threads:
                 work.popleft().result()
-            work.append(pool.submit(_fill_piece, records, source.config, dtype, start, piece))
         _wait(work)
 
 
