@@ -167,7 +167,7 @@ def test_a_bundle_that_is_half_uploaded_is_refused(published: Hub, files: dict[s
     published.put("me/model", {DATA: files[DATA][:-1]})
     assert f"/{DATA}: has {len(files[DATA]) - 1} bytes, the manifest says {len(files[DATA])} bytes: the" in _refused()
     published.remove("me/model", MANIFEST)
-    assert f"but no {MANIFEST}, which is uploaded last: the upload is not complete; repeat it with: " in _refused()
+    assert f"but no {MANIFEST}, which is uploaded last: the upload is not complete; repeat the command" in _refused()
 
 
 def test_a_repository_without_a_bundle_is_refused(hub: Hub) -> None:

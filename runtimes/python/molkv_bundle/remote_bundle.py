@@ -56,13 +56,13 @@ class RemoteBundle:
             MissingExtraError: The packages for this kind of URL are not installed.
         """
         self.folder = RemoteFolder(url, BundleError)
-        self.manifest = decode_manifest(self._read_manifest(url), self.folder.url)
+        self.manifest = decode_manifest(self._read_manifest(), self.folder.url)
         self.path = cache_folder() / "bundles" / self.manifest.sha256
         self._advance = advance
         for name, info in self.manifest.files.items():
             self._check_size(name, info.size)
 
-    def _read_manifest(self, url: str) -> bytes:
+    def _read_manifest(self) -> bytes:
         files = self.folder.files
         if MANIFEST in files:
             if files[MANIFEST].size > _LARGEST_MANIFEST:
@@ -71,7 +71,7 @@ class RemoteBundle:
         if any(name.endswith((".onnx", ".safetensors")) for name in files):
             raise BundleError(
                 f"{self.folder.url}: has {len(files)} files but no {MANIFEST}, which is uploaded last: the upload is "
-                f"not complete; repeat it with: molkv-export push BUNDLE {url}"
+                "not complete; repeat the command that uploads it (molkv-export push or export)"
             )
         raise BundleError(f"{self.folder.url}: has no {MANIFEST}; expected the files of a bundle in this folder")
 
@@ -81,7 +81,7 @@ class RemoteBundle:
             what = "is missing" if found is None else f"has {found.size} bytes"
             raise BundleError(
                 f"{self.folder.url}/{name}: {what}, the manifest says {size} bytes: the upload is not complete; repeat "
-                "it with: molkv-export push"
+                "the command that uploads it (molkv-export push or export)"
             )
 
     def file(self, name: str) -> Path:
