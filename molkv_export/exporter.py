@@ -54,9 +54,10 @@ from molkv_export.families import open_checkpoint
 from molkv_export.golden import calibration_texts, write_golden
 from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.files import save_graphs
-from molkv_export.output import LocalOutput, open_output
+from molkv_export.output import LocalOutput
 from molkv_export.parts import collect_parts, store_arguments
 from molkv_export.profiles import GraphOptions, plan_graphs
+from molkv_export.remote_output import open_output
 from molkv_export.source.hashes import HashedSource, check_source, hash_checkpoint
 from molkv_export.tables.plan import (
     DEFAULT_MAX_MEMORY,

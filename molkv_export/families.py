@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from molkv_bundle import CheckpointError, ConfigError, KVDtype, decode_json, read_bytes, shown
+from molkv_bundle import CheckpointError, ConfigError, KVDtype, decode_json, read_bytes, resolve_location, shown
 from molkv_export.checkpoints import native, published_mole
 from molkv_export.checkpoints.checkpoint import Checkpoint, Reader
 from molkv_export.checkpoints.files import CONFIG, file_state, foreign_format, refuse_pointer
@@ -21,7 +21,6 @@ from molkv_export.graph.molkv import MolkvMixer
 from molkv_export.graph.static.build import build_static_graph
 from molkv_export.graph.static.modules import StaticModules
 from molkv_export.graph.static.molkv import StaticMolkvMixer
-from molkv_export.locations import location
 from molkv_export.modeling import Form, MoleForCausalLM, MolkvForCausalLM, ReferenceModel
 
 
@@ -87,7 +86,7 @@ def open_checkpoint(place: str | Path) -> Checkpoint:
             cannot be read.
         MissingExtraError: The packages for this kind of URL are not installed.
     """
-    place = location(place)
+    place = resolve_location(place)
     if isinstance(place, Path):
         return _open_folder(place, partial(Weights, place, open_file))
     mirror = Mirror(place)

@@ -19,7 +19,8 @@ from rich.console import Console
 from molkv_bundle import ArgumentError, OutputError, RowDtype, Shard, Table
 from molkv_export.disk_and_ram import check_free_space
 from molkv_export.families import open_checkpoint
-from molkv_export.output import LocalOutput, open_output
+from molkv_export.output import LocalOutput
+from molkv_export.remote_output import open_output
 from molkv_export.source.hashes import hash_checkpoint
 from molkv_export.tables.plan import (
     DEFAULT_MAX_MEMORY,

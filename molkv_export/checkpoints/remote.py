@@ -16,9 +16,9 @@ from pathlib import Path
 from threading import Lock
 
 from molkv_bundle import CheckpointError, MolkvError, RemoteFile, RemoteFolder, TensorFile, file_sha256
-from molkv_export.cache_folder import temporary_folder
 from molkv_export.checkpoints.files import CONFIG, changed
 from molkv_export.checkpoints.weights import open_file
+from molkv_export.temporary_folder import temporary_folder
 from molkv_export.terminal import human_bytes
 
 SMALL_FILES = (

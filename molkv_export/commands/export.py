@@ -24,6 +24,7 @@ from molkv_bundle import (
     RemoteFolder,
     RowDtype,
     WindowDtype,
+    resolve_location,
 )
 from molkv_export.commands.options import (
     LOCATION,
@@ -42,7 +43,6 @@ from molkv_export.graph.choices import (
     LM_HEAD_DTYPES,
     LmHeadDtype,
 )
-from molkv_export.locations import location
 from molkv_export.terminal import human_bytes, print_line
 
 _TYPED = ParameterSource.COMMANDLINE
@@ -332,7 +332,7 @@ def _refuse_options_without_effect(dense_dtype: DenseDtype, *, is_new: bool, is_
 
 def _facts(bundle: Path | str, manifest: Manifest) -> dict[str, Any]:
     """Return the content of the printed summary, for JSON. The number of files includes the manifest."""
-    place = location(bundle)
+    place = resolve_location(bundle)
     if isinstance(place, Path):
         size_of_manifest = (place / MANIFEST).stat().st_size
     else:

@@ -35,7 +35,6 @@ from molkv_bundle import (
     one_line,
 )
 from molkv_export import __version__
-from molkv_export.cache_folder import temporary_folder
 from molkv_export.checkpoints import Checkpoint
 from molkv_export.families import open_checkpoint
 from molkv_export.source.hashes import HashedSource
@@ -43,6 +42,7 @@ from molkv_export.tables.plan import Memory
 from molkv_export.tables.resume import machine
 from molkv_export.tables.rows import row_source
 from molkv_export.tables.table_writer import write_table
+from molkv_export.temporary_folder import temporary_folder
 
 RETRIES = 3  # of a task whose worker or node dies, or whose disk fails
 TASKS = "tasks"  # a folder beside the shards, in which each task has its own folder

@@ -67,6 +67,7 @@ from molkv_bundle.remote import (
     is_remote,
     local_folder,
     remote_errors,
+    resolve_location,
 )
 from molkv_bundle.remote_bundle import Advance, cache_folder
 from molkv_bundle.row_formats import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, Floats, RowDtype, ValueDecoder
@@ -175,6 +176,7 @@ __all__ = [
     "record_dtype",
     "record_fields",
     "remote_errors",
+    "resolve_location",
     "rotary_tables",
     "sampling_number",
     "sampling_range",

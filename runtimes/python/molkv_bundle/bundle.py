@@ -13,7 +13,7 @@ from molkv_bundle.files import file_sha256
 from molkv_bundle.graph_file import check_graph_file
 from molkv_bundle.interface import graph_interface
 from molkv_bundle.manifest import PROFILES, GraphInfo, Manifest, read_manifest
-from molkv_bundle.remote import RemoteFolder, is_remote, local_folder
+from molkv_bundle.remote import RemoteFolder, resolve_location
 from molkv_bundle.remote_bundle import Advance, RemoteBundle
 
 TOKENIZER = "tokenizer.json"
@@ -49,11 +49,12 @@ class Bundle:
             MissingExtraError: The packages for this kind of URL are not installed.
         """
         self._remote: RemoteBundle | None = None
-        if is_remote(location) and not str(location).startswith("file://"):
-            self._remote = RemoteBundle(str(location), advance)
-            self.path = self._remote.path
+        place = resolve_location(location)
+        if isinstance(place, Path):
+            self.path = place
         else:
-            self.path = local_folder(location, "is remote")
+            self._remote = RemoteBundle(place, advance)
+            self.path = self._remote.path
         self.manifest: Manifest = self._remote.manifest if self._remote else manifest or read_manifest(self.path)
         self.profile = self._choose(profiles, profile)
         if self._remote is None:

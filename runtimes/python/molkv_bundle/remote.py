@@ -23,6 +23,7 @@ from molkv_bundle.files import file_sha256
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+_LOCAL = "file://"
 _SCHEME = re.compile(r"(hf|s3|gs|file)://")
 _HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^@]+))?")
 _EXTRAS = {"hf": "hub", "s3": "s3", "gs": "gs", "file": "hub"}
@@ -48,23 +49,29 @@ def is_remote(location: str | Path) -> bool:
     return _SCHEME.match(str(location)) is not None
 
 
-def local_folder(location: str | Path, what: str) -> Path:
+def resolve_location(place: str | Path) -> str | Path:
+    """Return the URL of a folder on another machine as it is, and every other place as a path, also file:///PATH."""
+    text = str(place)
+    if text.startswith(_LOCAL):
+        return Path(text.removeprefix(_LOCAL))
+    return text if is_remote(text) else Path(place)
+
+
+def local_folder(place: str | Path, what: str) -> Path:
     """Return the path of a folder on this machine, which may be given as file:///path.
 
     Args:
-        location: A path or a URL.
+        place: A path or a URL.
         what: The beginning of a sentence, such as "package reads every file", for the error.
 
     Raises:
         RequestError: The location is on another machine. The message says how to download the folder.
     """
-    if not is_remote(location):
-        return Path(location)
-    scheme, _, path = str(location).partition("://")
-    if scheme == "file":
-        return Path(path)
-    command = download_command(str(location), "FOLDER")
-    raise RequestError(f"{location}: {what}; download it first, for example with: {command}")
+    found = resolve_location(place)
+    if isinstance(found, Path):
+        return found
+    command = download_command(found, "FOLDER")
+    raise RequestError(f"{found}: {what}; download it first, for example with: {command}")
 
 
 def hub_repository(url: str, error: type[MolkvError]) -> tuple[str, str | None]:
@@ -235,7 +242,7 @@ class RemoteFolder:
             error: The file cannot be written.
         """
         with self._errors(f"{self.url}/{name}"):
-            if self.url.startswith("file://"):
+            if self.url.startswith(_LOCAL):
                 self._files_in.makedirs(self._root, exist_ok=True)
                 self._files_in.put_file(str(path), f"{self._root}/{name}")
             else:  # `put_file` cannot store attributes
@@ -256,7 +263,7 @@ class RemoteFolder:
             if self.url.startswith("hf://"):
                 # The Hub has the SHA-256 of large files, and only git's id of small ones.
                 return found.sha256 == sha256 if found.sha256 else found.version == _git_id(path.read_bytes())
-            if self.url.startswith("file://"):
+            if self.url.startswith(_LOCAL):
                 return file_sha256(Path(self._root, name)) == sha256
             attributes = self._objects().get(name, options={"head": True}).attributes
             return bool(attributes.get(_SHA256) == sha256)
