@@ -59,6 +59,7 @@ from molkv_export.parts import collect_parts, store_arguments
 from molkv_export.profiles import GraphOptions, plan_graphs
 from molkv_export.remote_output import open_output
 from molkv_export.source.hashes import HashedSource, check_source, hash_checkpoint
+from molkv_export.tables.cluster import Job, check_cluster, write_table_on_ray
 from molkv_export.tables.plan import (
     DEFAULT_MAX_MEMORY,
     DEFAULT_SHARD_SIZE,
@@ -131,6 +132,8 @@ def export(
     """
     if engine not in (None, *get_args(Engine)):
         raise ArgumentError("engine", engine, f"one of {', '.join(get_args(Engine))}")
+    if engine is not None:
+        check_cluster(address)
     output = open_output(bundle, _is_bundle)
     output.check(force=force)
     with open_checkpoint(checkpoint) as source:
@@ -343,11 +346,8 @@ def _write_on_cluster(
     **options: Any,
 ) -> None:
     """Write shards as `write_table` does, by a Ray cluster."""
-    from molkv_export.tables.cluster import Job, versions, write_table_on_ray
-
     if options["shards"]:
         source = hashed.checkpoint
-        output.remove_manifest()
         job = Job(
             source.place,
             source.versions,
@@ -356,9 +356,8 @@ def _write_on_cluster(
             memory,
             str(folder),
             output.upload_to,
-            versions(),
         )
-        write_table_on_ray(job, address, **options)
+        write_table_on_ray(job, address, output.begin, **options)
 
 
 def _file_infos(folder: Path, known: dict[str, FileInfo]) -> dict[str, FileInfo]:

@@ -112,8 +112,8 @@ class LocalOutput:
         """
         journal.finish(folder, check, name, info, by)
 
-    def remove_manifest(self) -> None:
-        """Do nothing: a local bundle stays until the new one is complete."""
+    def begin(self) -> None:
+        """Prepare for the first shard. A local bundle that is replaced stays until the new one is complete."""
 
     def finish_shards(self, folder: Path, journal: Journal, table: Table) -> None:  # noqa: ARG002
         """Save the journal, and prepare the folder for `open_store`, when all shards are finished."""

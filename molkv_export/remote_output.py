@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from molkv_bundle import (
+    BESIDE_BUNDLES,
     MANIFEST,
     Bundle,
     BundleError,
@@ -23,6 +24,7 @@ from molkv_bundle import (
     Shard,
     Table,
     cache_folder,
+    hub_repository,
     read_manifest,
     resolve_location,
     shard_header,
@@ -56,6 +58,7 @@ class RemoteOutput(LocalOutput):
             MissingExtraError: The packages for this kind of URL are not installed.
         """
         if url.startswith("hf://"):
+            hub_repository(url, OutputError)
             raise OutputError(
                 f"{url}: export does not write to the Hub; export to a folder on this machine, then run: "
                 f"molkv-export push FOLDER {url}"
@@ -66,6 +69,7 @@ class RemoteOutput(LocalOutput):
         self._journal = f"{Path(JOURNAL).stem}-{part}.json" if part else JOURNAL
         self._mine: set[str] = set()  # shards that this export or part has uploaded, also in earlier attempts
         self._old: set[str] = set()  # files of the bundle that is replaced
+        self._has_begun = False  # whether shards are uploaded, by this process or by tasks
         digest = hashlib.sha256(self.name.encode()).hexdigest()[:16]
         self._folder = cache_folder() / "exports" / (f"{digest}-{part}" if part else digest)
         self._uploading: Future[None] | None = None
@@ -86,7 +90,7 @@ class RemoteOutput(LocalOutput):
 
     def _is_bundle(self) -> bool:
         """Return whether the folder holds nothing but a bundle; note the names of its files."""
-        names = {name for name in self._remote.files if not _JOURNAL.fullmatch(name)}
+        names = {name for name in self._remote.files if not _JOURNAL.fullmatch(name)} - BESIDE_BUNDLES
         if not all(map(_NAME.fullmatch, names)):
             return False
         with temporary_folder("manifests") as folder:
@@ -110,7 +114,8 @@ class RemoteOutput(LocalOutput):
             else:  # a journal on this disk could list shards that somebody has removed
                 Journal({}).save(self._folder)
                 self._remote.upload(path, self._journal)
-            self._mine = set((read_journal(self._folder) or Journal({})).shards)
+            found = read_journal(self._folder) or Journal({})
+            self._mine, self._old = set(found.shards), self._old | set(found.replaces)
             with ThreadPoolExecutor(1, "upload") as self._pool:
                 try:
                     yield self._folder
@@ -122,12 +127,20 @@ class RemoteOutput(LocalOutput):
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _give_up(self) -> None:
-        """Remove what was uploaded, when nothing of it can be used."""
+        """Remove what was uploaded, when nothing of it can be used.
+
+        After the first upload an empty journal stays, which shows that the rest is ours: tasks may still upload shards,
+        and the files of a bundle that is replaced are still there.
+        """
         with suppress(OutputError):  # the first error matters more
             files = self._remote.list()
             for name in self._mine & files.keys() if MANIFEST not in files else ():
                 self._remote.remove(name)
-            self._remote.remove(self._journal)
+            if self._has_begun:
+                Journal({}, replaces=sorted(self._old)).save(self._folder)
+                self._remote.upload(self._folder / JOURNAL, self._journal)
+            else:
+                self._remote.remove(self._journal)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
@@ -187,17 +200,22 @@ class RemoteOutput(LocalOutput):
         if self._uploading is not None:
             self._uploading.result()
 
-    def remove_manifest(self) -> None:
-        """Remove the manifest of a bundle that is replaced, before its first shard is."""
-        if MANIFEST in self._old:
+    def begin(self) -> None:
+        """Remove the manifest of a bundle that is replaced: from the first shard on, that bundle is not complete."""
+        if not self._has_begun and MANIFEST in self._remote.files:
+            journal = read_journal(self._folder) or Journal({})
+            journal.replaces = sorted(self._old)  # first, so that no attempt forgets the files of that bundle
+            journal.save(self._folder)
+            self._remote.upload(self._folder / JOURNAL, self._journal)
             self._remote.remove(MANIFEST)
-            self._old.remove(MANIFEST)
+        self._has_begun = True
 
     def _upload(self, folder: Path, journal: Journal, name: str, info: FileInfo, by: str) -> None:
         self._mine.add(name)
         if (folder / name).exists():
-            self.remove_manifest()
+            self.begin()
             self._remote.upload(folder / name, name, info.sha256)
+        journal.replaces = sorted(self._old)
         journal.finish(folder, lambda: None, name, info, by)
         self._remote.upload(folder / JOURNAL, self._journal)
         (folder / name).unlink(missing_ok=True)

@@ -48,7 +48,11 @@ def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
     if fcntl is None:
         yield False
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # its process has just removed it
+        yield False
+        return
     try:
         is_locked = False
         with suppress(OSError):  # another process has the lock, or the file system has none

@@ -60,7 +60,7 @@ class Mirror:
                 f"{self.url}: holds no files, expected a checkpoint with config.json and weights; check the address"
             )
         self._opened: dict[str, _Blocks] = {}
-        self._needed = 0  # bytes of the files that are fetched as a whole
+        self._needed = 0  # bytes of the opened files that will be fetched as a whole
         with ExitStack() as stack:
             try:
                 self.folder = stack.enter_context(temporary_folder("checkpoints"))
@@ -94,18 +94,19 @@ class Mirror:
         blocks = _Blocks(self._remote, path, self._pool)
         is_whole = path.suffix == ".bin"
         if is_whole or not blocks.remote.sha256:
-            self._check_space(blocks.remote.size)
+            self._check_space(blocks.remote.size, later=not is_whole)
         blocks.fetch(0, blocks.remote.size if is_whole else 1)
         blocks.verify()
         self._opened[path.name] = blocks
         return open_file(path, lambda path: _MirroredFile(path, blocks))
 
-    def _check_space(self, size: int) -> None:
-        self._needed += size
-        free = shutil.disk_usage(self.folder).free
-        if self._needed > free:
+    def _check_space(self, size: int, *, later: bool) -> None:
+        needed, free = self._needed + size, shutil.disk_usage(self.folder).free
+        if later:
+            self._needed = needed
+        if needed > free:
             raise CheckpointError(
-                f"{self.url}: needs {human_bytes(self._needed)} of disk space for a copy in {self.folder.parent}, but "
+                f"{self.url}: needs {human_bytes(needed)} of disk space for a copy in {self.folder.parent}, but "
                 f"{human_bytes(free)} are free; free some space, or set MOLKV_CACHE to a folder on a larger disk"
             )
 

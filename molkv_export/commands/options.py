@@ -19,16 +19,30 @@ from molkv_bundle import PROFILES, ArgumentError, ProviderError, is_remote
 from molkv_export.terminal import console, log_to
 from molkv_runtime import PRESETS, Sampling, Target, load_provider_library, resolve
 
-PATH = click.Path(path_type=Path)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-class _Location(click.Path):
+class _Path(click.Path):
+    """A path on this machine. A URL is refused: as a path, it would be a folder such as `s3:`."""
+
+    expected = "a path on this machine"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if _SCHEME.match(str(value)):
+            self.fail(f"found {str(value)!r}, expected {self.expected}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _Location(_Path):
     """A path, or a URL such as hf://owner/name, which remains a text, because a Path would drop one of its slashes."""
+
+    expected = "a path, or a URL that begins with hf://, s3://, gs:// or file://"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if is_remote(value) else super().convert(value, param, ctx)
 
 
+PATH = _Path(path_type=Path)
 LOCATION = _Location(path_type=Path)
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}

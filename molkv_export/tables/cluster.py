@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,20 +66,14 @@ class Job(NamedTuple):
     memory: Memory
     folder: str  # for the shards, if nothing is uploaded
     upload_to: str  # the URL to which tasks upload shards; empty if they write into the folder
-    versions: dict[str, str]  # of the software
 
     def check_node(self) -> None:
-        """Check that this node has the software and the folder of the process that started the export.
+        """Check that this node sees the folder of the process that started the export.
 
         Raises:
-            OutputError: Something differs. The message names the node.
+            OutputError: It does not. The message names the node.
         """
         node = socket.gethostname()
-        if versions() != self.versions:
-            raise OutputError(
-                f"node {node}: has {_text(versions())}, expected {_text(self.versions)}; install the same versions on "
-                "all nodes"
-            )
         if not self.upload_to and not Path(self.folder).is_dir():
             raise OutputError(
                 f"node {node}: does not see {self.folder}; BUNDLE must be in a folder that all nodes share, or in "
@@ -90,14 +87,21 @@ class Job(NamedTuple):
         Raises:
             CheckpointError: It is missing, is another one, or changes. The message names the node.
         """
-        node = socket.gethostname()
         try:
-            with open_checkpoint(self.checkpoint) as source:
-                self._check_files(source)
-                yield source
-                HashedSource(source, self.hashes).check()
-        except (CheckpointError, ConfigError) as error:
-            raise CheckpointError(f"node {node}: {error}") from error
+            if self.checkpoint not in _OPEN:
+                _OPEN[self.checkpoint] = open_checkpoint(self.checkpoint)
+            source = _OPEN[self.checkpoint]
+            self._check_files(source)
+            yield source
+            HashedSource(source, self.hashes).check()
+        except BaseException as error:
+            if self.checkpoint in _OPEN:
+                _OPEN.pop(self.checkpoint).close()
+            if isinstance(error, (CheckpointError, ConfigError)):
+                raise CheckpointError(f"node {socket.gethostname()}: {error}") from error
+            raise
+        if source.mirror is None:
+            _OPEN.pop(self.checkpoint).close()
 
     def _check_files(self, source: Checkpoint) -> None:
         if source.versions != self.files and _hashes(source) != self.hashes:
@@ -121,7 +125,9 @@ def _text(found: dict[str, str]) -> str:
     return " and ".join(f"{name} {version}" for name, version in found.items())
 
 
+# What a worker process keeps for its next tasks: hashes, and open remote checkpoints, whose bytes it fetches once.
 _KNOWN: dict[tuple[str, str], dict[str, str]] = {}
+_OPEN: dict[str, Checkpoint] = {}
 
 
 def _hashes(checkpoint: Checkpoint) -> dict[str, str]:
@@ -172,6 +178,7 @@ def _write(job: Job, shard: Shard, folder: Path) -> FileInfo:
 def write_table_on_ray(
     job: Job,
     address: str | None,
+    begin: Callable[[], None],
     *,
     shards: Sequence[Shard],
     finish: Callable[[str, FileInfo, str], None],
@@ -183,12 +190,12 @@ def write_table_on_ray(
         job: The job. Its memory plan is for one core.
         address: "HOST:PORT" of the cluster; None for the cluster that RAY_ADDRESS names or that runs on this machine.
             If there is none, one starts on this machine, and ends with this call.
+        begin: Called before the first task.
         shards: The shards to write.
         finish: Called with the name, size and hash of each shard that is in its place, and the kind of its CPU.
         advance: Called with numbers of bytes; a negative number if a task begins again.
 
     Raises:
-        MissingExtraError: Ray is not installed.
         ArgumentError: The cluster does not answer, or has no node that is large enough for a task.
         MolkvError: A task failed with this error.
         OutputError: A shard could not be written in several attempts.
@@ -202,8 +209,9 @@ def write_table_on_ray(
             max_retries=RETRIES,
             retry_exceptions=[OSError],
             scheduling_strategy="SPREAD",  # so that a task whose disk is full is tried on another node
-        )(write_one)
-        pending = {task.remote(job, shard): shard for shard in shards}
+        )(_task)
+        begin()
+        pending = {task.remote(versions(), pickle.dumps((job, shard))): shard for shard in shards}
         finished = seen = 0
         try:
             while pending:
@@ -215,7 +223,7 @@ def write_table_on_ray(
                         Path(written.path).rename(Path(job.folder) / shard.file)
                     finish(shard.file, written.info, written.machine)
                     finished += written.info.size
-                total = finished + sum(_written(Path(job.folder) / TASKS / shard.file) for shard in pending.values())
+                total = finished + (0 if job.upload_to else _written(Path(job.folder), pending.values()))
                 advance(total - seen)
                 seen = total
         finally:
@@ -224,11 +232,28 @@ def write_table_on_ray(
             shutil.rmtree(Path(job.folder) / TASKS, ignore_errors=True)
 
 
-def _written(attempts: Path) -> int:
-    """Return the number of bytes that the most advanced attempt to write a shard has written."""
-    with suppress(OSError):  # an attempt that fails removes its files
-        return max((file.stat().st_size for file in attempts.glob("*/*")), default=0)
-    return 0
+def _task(expected: dict[str, str], pickled: bytes) -> Written:
+    """Write one shard on this node, after checking that it has the expected software, which can read the job.
+
+    Raises:
+        OutputError: The node has other versions. The message names the node. For other errors see `write_one`.
+    """
+    if versions() != expected:
+        raise OutputError(
+            f"node {socket.gethostname()}: has {_text(versions())}, expected {_text(expected)}; install the same "
+            "versions on all nodes"
+        )
+    return write_one(*pickle.loads(pickled))
+
+
+def _written(folder: Path, shards: Iterable[Shard]) -> int:
+    """Return how many bytes of unfinished shards the most advanced attempt for each shard has written."""
+    most = dict.fromkeys((shard.file for shard in shards), 0)
+    for file in (folder / TASKS).glob("*/*/*"):
+        with suppress(OSError):  # an attempt that fails removes its files
+            if file.name in most:
+                most[file.name] = max(most[file.name], file.stat().st_size)
+    return sum(most.values())
 
 
 def _result(ray: Any, reference: Any, shard: Shard) -> Written:
@@ -260,14 +285,9 @@ def _result(ray: Any, reference: Any, shard: Shard) -> Written:
 def _cluster(address: str | None) -> Iterator[Any]:
     """Connect to a Ray cluster, or start one on this machine; yield the module `ray`."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a head that we start sends nothing to Ray's makers
-    try:
-        import ray
-    except ModuleNotFoundError as missing:
-        raise MissingExtraError(
-            "--engine ray: the package ray is not installed; install it with: pip install 'molkv-export[ray]'"
-        ) from missing
-    if address is not None:
-        _check_address(address)
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # Ray's default has no limit
+    import ray
+
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
@@ -278,8 +298,26 @@ def _cluster(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
+def check_cluster(address: str | None) -> None:
+    """Check, before any other work, that a Ray head answers; `ray.init` itself would try for minutes.
+
+    Args:
+        address: As in `write_table_on_ray`.
+
+    Raises:
+        ArgumentError: None answers, or the address is malformed.
+        MissingExtraError: Ray is not installed.
+    """
+    if find_spec("ray") is None:
+        raise MissingExtraError(
+            "--engine ray: the package ray is not installed; install it with: pip install 'molkv-export[ray]'"
+        )
+    named = os.environ.get("RAY_ADDRESS", "")
+    if address is not None or re.fullmatch(r"[^/]+:\d+", named):
+        _check_address(named if address is None else address)
+
+
 def _check_address(address: str) -> None:
-    """Refuse an address at which no Ray head answers; `ray.init` itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > _LARGEST_PORT:
         raise ArgumentError("address", address, "HOST:PORT of a Ray cluster's head, such as 10.0.0.1:6379")

@@ -22,6 +22,7 @@ class Journal(msgspec.Struct):
     arguments: dict[str, str]  # everything that determines the bytes of the store
     shards: dict[str, FileInfo] = {}  # by the name of the file
     machines: list[str] = []  # the kinds of CPU that wrote the shards
+    replaces: list[str] = []  # files of the bundle in object storage that is being replaced
 
     def save(self, folder: Path) -> None:
         """Write the journal with an atomic rename, so that a crash leaves either the old or the new journal."""
@@ -95,7 +96,7 @@ def resume_export(
     """
     unfinished = read_journal(folder)
     journal, message = Journal(arguments), ""
-    if unfinished is not None and unfinished.arguments != arguments:
+    if unfinished is not None and unfinished.arguments and unfinished.arguments != arguments:
         different = _changed(unfinished.arguments, arguments)
         message = f"found an unfinished export with different {different}; starting from the beginning"
     elif unfinished is not None and unfinished.shards:

@@ -163,6 +163,8 @@ def fill(records: Records, source: RowSource, dtype: RowDtype, start: int, threa
         CheckpointError: A value is too large for the dtype.
     """
     stop = start + len(records)
+    # With more pieces at a time than a network has here, more than two networks would be in RAM.
+    threads = min(threads, -(-len(records) // source.ids_at_once))
     plain: RowDtype = ROW_FORMATS[dtype].plain
     for first in range(start, stop, source.ids_at_once):
         last = min(stop, first + source.ids_at_once)

@@ -31,6 +31,7 @@ from molkv_bundle import (
 from molkv_export import export
 from molkv_export.atomic_folder import partial_of
 from molkv_export.families import open_checkpoint
+from molkv_export.tables import cluster
 from molkv_export.tables.cluster import TASKS, Job, versions
 from molkv_export.tables.plan import Memory, plan_table
 from molkv_export.tables.resume import JOURNAL, read_journal
@@ -135,12 +136,12 @@ def test_three_nodes_of_which_one_and_a_worker_die_write_the_same_shards(
     checkpoint: Path, shards: dict[str, str], ray_folder: Path, tmp_path: Path
 ) -> None:
     bundle = tmp_path / "bundle"
-    with _cluster(ray_folder, nodes=3) as cluster:
-        process = _start(checkpoint, bundle, ray_folder, "--address", cluster.address)
+    with _cluster(ray_folder, nodes=3) as nodes:
+        process = _start(checkpoint, bundle, ray_folder, "--address", nodes.address)
         partial = partial_of(bundle)
         _wait_for(lambda: process.poll() is not None or (read_journal(partial) and len(read_journal(partial).shards)))
         os.kill(_wait_for(lambda: _worker_in(partial / TASKS)), signal.SIGKILL)
-        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
         code, output = _finish(process)
     assert code == 0, output
     assert len(shards) > 5
@@ -162,9 +163,9 @@ def test_nodes_read_and_write_object_storage(
     checkpoint: Path, shards: dict[str, str], ray_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOLKV_CACHE", str(tmp_path / "cache"))
-    with s3_server(monkeypatch) as s3, _cluster(ray_folder, nodes=2) as cluster:
+    with s3_server(monkeypatch) as s3, _cluster(ray_folder, nodes=2) as nodes:
         source, url = put_folder(s3, checkpoint, "source"), f"s3://{BUCKET}/bundle"
-        code, output = _finish(_start(source, url, ray_folder, "--address", cluster.address))
+        code, output = _finish(_start(source, url, ray_folder, "--address", nodes.address))
         assert code == 0, output
         found = RemoteFolder(url, BundleError)
         for name in found.files:
@@ -173,14 +174,14 @@ def test_nodes_read_and_write_object_storage(
     assert {name: file_sha256(tmp_path / name) for name in shards} == shards
     manifest = read_manifest(tmp_path)
     assert {name: manifest.files[name].sha256 for name in shards} == shards
-    assert not list((tmp_path / "cache").glob("*/*"))
+    assert not [path for kind in ("exports", "tasks") for path in (tmp_path / "cache" / kind).glob("*")]
 
 
 @pytest.mark.slow
 def test_a_node_with_another_version_is_refused(checkpoint: Path, ray_folder: Path, tmp_path: Path) -> None:
     hook = "import molkv_export; molkv_export.__version__ = '9.9'"
-    with _cluster(ray_folder, nodes=1, hook=hook) as cluster:
-        code, output = _finish(_start(checkpoint, tmp_path / "bundle", ray_folder, "-q", "--address", cluster.address))
+    with _cluster(ray_folder, nodes=1, hook=hook) as nodes:
+        code, output = _finish(_start(checkpoint, tmp_path / "bundle", ray_folder, "-q", "--address", nodes.address))
     assert code == 1
     assert output.count("\n") == 1, output
     assert f"has molkv-export 9.9 and torch {versions()['torch']}, expected molkv-export" in output
@@ -203,8 +204,8 @@ def test_a_full_disk_is_one_error_and_the_next_attempt_keeps_finished_shards(
         "DirectFile.sync = full\n"
     )
     bundle = tmp_path / "bundle"
-    with _cluster(ray_folder, nodes=1, hook=hook) as cluster:
-        code, output = _finish(_start(checkpoint, bundle, ray_folder, "-q", "--address", cluster.address))
+    with _cluster(ray_folder, nodes=1, hook=hook) as nodes:
+        code, output = _finish(_start(checkpoint, bundle, ray_folder, "-q", "--address", nodes.address))
     assert code == 1
     assert output.count("\n") == 1, output
     assert "cannot be written, in 4 attempts (No space left on device); free some space on the nodes" in output
@@ -226,7 +227,7 @@ def test_a_node_that_sees_other_files_is_refused(checkpoint: Path, tmp_path: Pat
     with open_checkpoint(checkpoint) as source:
         files, hashes = source.versions, source.sha256()
         table = plan_table(source.config, "float16", SHARD_SIZE)
-    job = Job(str(checkpoint), files, hashes, table, Memory(1, 1, 0), str(tmp_path), "", versions())
+    job = Job(str(checkpoint), files, hashes, table, Memory(1, 1, 0), str(tmp_path), "")
     job.check_node()
     for same in (job, job._replace(files={})):  # there is another state of the same files on other machines
         with same.open_checkpoint():
@@ -244,6 +245,6 @@ def test_a_node_that_sees_other_files_is_refused(checkpoint: Path, tmp_path: Pat
 def test_without_ray_the_message_says_how_to_install_it(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(cluster, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'molkv-export\[ray\]'"):
         export(checkpoint, tmp_path / "bundle", engine="ray")

@@ -74,9 +74,10 @@ from molkv_bundle.row_formats import INT4_LEVELS, NF4_LEVELS, ROW_FORMATS, Float
 from molkv_bundle.safetensors_file import MAX_HEADER_BYTES, TensorEntry, TensorFile
 from molkv_bundle.session_file import SessionFile, write_session
 from molkv_bundle.shard import RECORDS, Access, OpenShard, RecordChecksum, RemoteShard, record_bytes, shard_header
-from molkv_bundle.verify import verify
+from molkv_bundle.verify import BESIDE_BUNDLES, verify
 
 __all__ = [
+    "BESIDE_BUNDLES",
     "EXPERTS",
     "FAMILIES",
     "GOLDEN",

@@ -18,8 +18,9 @@ from molkv_bundle.shard import OpenShard, RemoteShard
 
 _NAMED_RECORDS = 10
 _READ_BYTES = 8 * 1024**2
-# Files that the Hub, or a person who publishes a bundle, puts beside the files of the bundle.
-_BESIDE = frozenset(("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", ".gitattributes", ".cache", ".git"))
+BESIDE_BUNDLES = frozenset(("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", ".gitattributes", ".cache", ".git"))
+"""Names that the Hub, or a person who publishes a bundle, puts beside the files of the bundle."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -70,7 +71,7 @@ def verify(
 def _extras(bundle: Bundle) -> list[str]:
     """Return the names of files that are neither in the manifest nor usual beside a bundle."""
     there = sorted(bundle.remote.files) if bundle.remote else [path.name for path in contents(bundle.path)]
-    return [name for name in there if name not in {MANIFEST, *bundle.manifest.files, *_BESIDE}]
+    return [name for name in there if name not in {MANIFEST, *bundle.manifest.files, *BESIDE_BUNDLES}]
 
 
 def _sha256(bundle: Bundle, name: str, advance: Callable[[int], object]) -> str:
