@@ -69,7 +69,8 @@ class RemoteOutput(LocalOutput):
         self._journal = f"{Path(JOURNAL).stem}-{part}.json" if part else JOURNAL
         self._mine: set[str] = set()  # shards that this export or part has uploaded, also in earlier attempts
         self._old: set[str] = set()  # files of the bundle that is replaced
-        self._has_begun = False  # whether shards are uploaded, by this process or by tasks
+        self._has_old_manifest = MANIFEST in self._remote.files
+        self._has_tasks = False  # whether tasks of other processes may upload shards
         digest = hashlib.sha256(self.name.encode()).hexdigest()[:16]
         self._folder = cache_folder() / "exports" / (f"{digest}-{part}" if part else digest)
         self._uploading: Future[None] | None = None
@@ -129,14 +130,14 @@ class RemoteOutput(LocalOutput):
     def _give_up(self) -> None:
         """Remove what was uploaded, when nothing of it can be used.
 
-        After the first upload an empty journal stays, which shows that the rest is ours: tasks may still upload shards,
-        and the files of a bundle that is replaced are still there.
+        If tasks may still upload shards, or files of a bundle that is replaced are there, an empty journal stays, which
+        shows that they are ours.
         """
         with suppress(OutputError):  # the first error matters more
             files = self._remote.list()
             for name in self._mine & files.keys() if MANIFEST not in files else ():
                 self._remote.remove(name)
-            if self._has_begun:
+            if self._has_tasks or self._old:
                 Journal({}, replaces=sorted(self._old)).save(self._folder)
                 self._remote.upload(self._folder / JOURNAL, self._journal)
             else:
@@ -201,19 +202,24 @@ class RemoteOutput(LocalOutput):
             self._uploading.result()
 
     def begin(self) -> None:
+        """Prepare for shards that tasks upload."""
+        self._has_tasks = True
+        self._remove_manifest()
+
+    def _remove_manifest(self) -> None:
         """Remove the manifest of a bundle that is replaced: from the first shard on, that bundle is not complete."""
-        if not self._has_begun and MANIFEST in self._remote.files:
+        if self._has_old_manifest:
             journal = read_journal(self._folder) or Journal({})
             journal.replaces = sorted(self._old)  # first, so that no attempt forgets the files of that bundle
             journal.save(self._folder)
             self._remote.upload(self._folder / JOURNAL, self._journal)
             self._remote.remove(MANIFEST)
-        self._has_begun = True
+            self._has_old_manifest = False
 
     def _upload(self, folder: Path, journal: Journal, name: str, info: FileInfo, by: str) -> None:
         self._mine.add(name)
         if (folder / name).exists():
-            self.begin()
+            self._remove_manifest()
             self._remote.upload(folder / name, name, info.sha256)
         journal.replaces = sorted(self._old)
         journal.finish(folder, lambda: None, name, info, by)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from molkv_export.tables.cluster import TASKS, Job, versions
 from molkv_export.tables.plan import Memory, plan_table
 from molkv_export.tables.resume import JOURNAL, read_journal
 from tests.models import CONFIGS, random_model, save_checkpoint
-from tests.molkv_export.s3 import BUCKET, put_folder, s3_server
+from tests.molkv_export.s3 import Bucket
 from tests.processes import CLI, ROOT
 
 SHARD_SIZE = 500_000
@@ -160,11 +160,16 @@ def test_a_head_is_started_where_there_is_none(
 
 @pytest.mark.slow
 def test_nodes_read_and_write_object_storage(
-    checkpoint: Path, shards: dict[str, str], ray_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    shards: dict[str, str],
+    bucket: str,
+    ray_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MOLKV_CACHE", str(tmp_path / "cache"))
-    with s3_server(monkeypatch) as s3, _cluster(ray_folder, nodes=2) as nodes:
-        source, url = put_folder(s3, checkpoint, "source"), f"s3://{BUCKET}/bundle"
+    with closing(Bucket(bucket)) as s3, _cluster(ray_folder, nodes=2) as nodes:
+        source, url = s3.put_folder(checkpoint, "source"), f"{bucket}/bundle"
         code, output = _finish(_start(source, url, ray_folder, "--address", nodes.address))
         assert code == 0, output
         found = RemoteFolder(url, BundleError)
