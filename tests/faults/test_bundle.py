@@ -134,6 +134,10 @@ def _rename_file(manifest: dict[str, Any], name: str) -> None:
         (lambda m: _consistently(m, "num_key_value_heads", 4), "its inputs differ from those in the manifest"),
         (lambda m: m["files"][SHARD].update(size=-1), "has -1 bytes, expected"),
         (lambda m: m["files"]["model.onnx"].update(size=-1), "the manifest says -1"),
+        *(
+            (lambda m, found=found: m["files"]["model.onnx"].update(sha256=found), "- at `$.files[...].sha256`")
+            for found in ("../../../x", "/tmp/movie", "", "a" * 63, "A" * 64, "a" * 64 + "\n")
+        ),
         (lambda m: _table(m).update(index="hashed"), "Invalid enum value 'hashed' - at `$.tables[...].index`"),
         (lambda m: _table(m).update(id="0"), "Expected `str` matching regex"),
         (lambda m: _table(m).update(id=_table(m)["id"] + "\n"), "Expected `str` matching regex"),

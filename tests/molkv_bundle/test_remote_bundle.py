@@ -25,6 +25,7 @@ from molkv_bundle import (
     write_manifest,
 )
 from tests.hub_server import Hub
+from tests.manifests import edit_manifest
 from tests.remote_servers import contents
 
 URL = "hf://me/model"
@@ -119,6 +120,18 @@ def test_an_interrupted_download_is_continued(is_damaged: bool, published: Hub, 
     last = len(files[DATA]) - 1
     assert ranges == [f"bytes=1000-{last}", *([f"bytes=0-{last}"] if is_damaged else [])]
     assert not part.exists()
+
+
+def test_a_hash_that_is_a_path_writes_nothing_outside_the_cache(
+    published: Hub, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    (tmp_path / MANIFEST).write_bytes(files[MANIFEST])
+    movie = tmp_path / "movie"
+    edit_manifest(tmp_path, lambda manifest: manifest["files"][DATA].update(sha256=str(movie)))
+    published.put("me/model", {MANIFEST: (tmp_path / MANIFEST).read_bytes()})
+    with pytest.raises(BundleError, match=r"^hf://\S+/manifest\.json: Expected `str` matching regex .*sha256`$"):
+        Bundle(URL).file(DATA)
+    assert not list(tmp_path.glob("movie*"))
 
 
 def test_a_file_that_is_not_the_file_of_the_manifest_is_refused(published: Hub, files: dict[str, bytes]) -> None:

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from molkv_bundle import Bundle, BundleError, OutputError
+from molkv_bundle import Bundle, BundleError, FileInfo, OutputError
 from molkv_export import export
 from molkv_export.atomic_folder import atomic_folder
 from molkv_export.tables import table_writer
-from molkv_export.tables.resume import JOURNAL
+from molkv_export.tables.resume import JOURNAL, Journal, read_journal
 from tests.processes import FORKSERVER
 
 pytestmark = pytest.mark.slow
@@ -164,6 +164,13 @@ def test_with_a_damaged_journal_the_export_starts_again(
     (tmp_path / PARTIAL / JOURNAL).write_bytes(journal)
     export(checkpoint, tmp_path / "bundle", shard_size=SHARD_SIZE)
     assert _contents(tmp_path / "bundle") == _contents(whole)
+
+
+def test_a_journal_whose_hashes_are_no_hashes_is_damaged(tmp_path: Path) -> None:
+    Journal({}, {"shard": FileInfo(size=1, sha256="0" * 64)}).save(tmp_path)
+    assert read_journal(tmp_path) is not None
+    (tmp_path / JOURNAL).write_bytes((tmp_path / JOURNAL).read_bytes().replace(b"0" * 64, b"../../movie"))
+    assert read_journal(tmp_path) is None
 
 
 def test_other_arguments_restart_the_export_with_a_note(checkpoint: Path, tmp_path: Path) -> None:

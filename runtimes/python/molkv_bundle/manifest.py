@@ -28,6 +28,7 @@ NO_DIGEST = "0" * 64
 
 _Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,5}(\.[0-9]{1,5}){2}\Z")]
 _TableId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
+_Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]  # also a name in the cache of downloads
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -106,7 +107,7 @@ class FileInfo(_Part, frozen=True):
     """Size and hash of a file of the bundle."""
 
     size: int  # bytes
-    sha256: str
+    sha256: _Sha256
 
 
 class Provenance(_Part, frozen=True):
