@@ -75,6 +75,27 @@ def test_a_folder_knows_whether_it_holds_a_file(url: str, tmp_path: Path) -> Non
     assert not folder.holds("b", tmp_path / "here", _hash(b"content"))
 
 
+def test_a_folder_may_have_characters_that_mean_something_in_urls(url: str, tmp_path: Path) -> None:
+    (tmp_path / "here").write_bytes(b"content")
+    for name in ("run#1", "run?a=b", "run%201", "run 1", "run"):
+        place = f"{url}/{name}/model"
+        RemoteFolder(place, BundleError).upload(tmp_path / "here", "a", _hash(b"content"))
+        folder = RemoteFolder(place, BundleError)
+        assert set(folder.files) == {"a"}, name
+        assert folder.holds("a", tmp_path / "here", _hash(b"content")), name
+        assert folder.read("a", 0, 7) == b"content", name
+        folder.remove("a")
+        assert folder.list() == {}, name
+
+
+def test_the_top_of_a_bucket_is_a_folder(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "here").write_bytes(b"content")
+    RemoteFolder(bucket, BundleError).upload(tmp_path / "here", "a", _hash(b"content"))
+    folder = RemoteFolder(bucket, BundleError)
+    assert folder.read("a", 0, 7) == b"content"
+    assert folder.holds("a", tmp_path / "here", _hash(b"content"))
+
+
 def test_the_hub_holds_large_files_and_small_files(hub: Hub, tmp_path: Path) -> None:
     hub.put("me/model", {"large.onnx": b"weights", "small.json": b"{}"})
     folder = RemoteFolder("hf://me/model", BundleError)

@@ -246,7 +246,8 @@ class RemoteFolder:
                 self._files_in.makedirs(self._root, exist_ok=True)
                 self._files_in.put_file(str(path), f"{self._root}/{name}")
             else:  # `put_file` cannot store attributes
-                self._objects().put(name, path, attributes={_SHA256: sha256} if sha256 else None)
+                store, key = self._object(name)
+                store.put(key, path, attributes={_SHA256: sha256} if sha256 else None)
 
     def holds(self, name: str, path: Path, sha256: str) -> bool:
         """Return whether a file of the folder has the content of the file at `path`, whose hash is `sha256`.
@@ -265,13 +266,18 @@ class RemoteFolder:
                 return found.sha256 == sha256 if found.sha256 else found.version == _git_id(path.read_bytes())
             if self.url.startswith(_LOCAL):
                 return file_sha256(Path(self._root, name)) == sha256
-            attributes = self._objects().get(name, options={"head": True}).attributes
+            store, key = self._object(name)
+            attributes = store.get(key, options={"head": True}).attributes
             return bool(attributes.get(_SHA256) == sha256)
 
-    def _objects(self) -> Any:
+    def _object(self, name: str) -> tuple[Any, str]:
+        """Return the store of the bucket, and the key of a file in it."""
         from obstore.store import from_url
 
-        return from_url(self.url, client_options=_CLIENT, retry_config=_RETRIES)
+        scheme, bucket = self.url.partition("://")[0], self._root.partition("/")[0]
+        key = f"{self._root}/{name}".removeprefix(f"{bucket}/")
+        # In a URL, the store would decode "%20" and cut "#" and "?" with what follows; a key stays as it is.
+        return from_url(f"{scheme}://{bucket}", client_options=_CLIENT, retry_config=_RETRIES), key
 
     def remove(self, name: str) -> None:
         """Remove a file of the folder; for object storage only.
