@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,29 @@ def test_a_disk_that_cannot_be_written_is_a_warning(path: Path, caplog: pytest.L
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
+def test_a_database_that_another_process_has_locked_is_not_removed(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = RecordCache(path, 10), RecordCache(path, 10)
+    first.put(_records([1]))
+    before = time.monotonic()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        second.put(_records([2]))
+        assert time.monotonic() - before < 3  # seconds
+        assert second.get([1]) == {}
+        other.rollback()
+    second.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: downloaded records are not kept (database is locked)"
+    ]
+    first.put(_records([3]))
+    first.close()
+    again = RecordCache(path, 10)
+    assert again.get([1, 2, 3]) == _records([1, 3])
+    again.close()
+
+
 def test_a_database_that_fails_later_is_given_up_with_one_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache = RecordCache(path, 10)
     cache.put(_records([1]))
@@ -105,3 +130,23 @@ def test_a_database_that_fails_later_is_given_up_with_one_warning(path: Path, ca
     again.put(_records([3]))
     assert again.get([3]) == _records([3])
     again.close()
+
+
+def test_a_damaged_database_is_replaced_by_the_next_process(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = RecordCache(path, 100)
+    first.put(_records(range(100), size=1000))
+    first.close()
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + b"\xff" * (len(data) // 2))
+    damaged = RecordCache(path, 100)
+    assert len(damaged.get(range(100))) < 100
+    damaged.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: downloaded records cannot be read (database disk image is malformed)"
+    ]
+    again = RecordCache(path, 100)
+    assert again.get(range(100)) == {}
+    again.put(_records([3]))
+    assert again.get([3]) == _records([3])
+    again.close()
+    assert len(caplog.records) == 1

@@ -16,6 +16,7 @@ from pathlib import Path
 
 _MEMORY = ":memory:"
 _USES_AT_ONCE = 256  # uses of records are written together, since a write takes longer than a read
+_TIMEOUT = 1  # seconds that a token may wait for another process that writes
 _LOG = logging.getLogger(__name__)
 
 
@@ -52,7 +53,7 @@ class RecordCache:
                 if record := self._database.execute("SELECT record FROM records WHERE row = ?", (row,)).fetchone():
                     found[row] = memoryview(record[0])
         except sqlite3.Error as error:  # the other records are downloaded
-            self._stop(f"cannot be read ({error})")
+            self._stop("cannot be read", error)
         self._uses |= dict.fromkeys(found, time.time_ns())
         if len(self._uses) >= _USES_AT_ONCE:
             self.put({})
@@ -74,17 +75,19 @@ class RecordCache:
                     self._database.execute(f"DELETE FROM records WHERE row IN {oldest}", (excess,))
                     self._database.execute(f"DELETE FROM uses WHERE row IN {oldest}", (excess,))
         except sqlite3.Error as error:
-            self._stop(f"are not kept ({error})")
+            self._stop("are not kept", error)
 
     def close(self) -> None:
         """Close the database. It is also closed when this object is garbage-collected."""
         self._closer()
 
-    def _stop(self, problem: str) -> None:
-        """Go on without a cache. The next process begins a new database."""
-        _LOG.warning("%s: downloaded records %s", self._path, problem)
+    def _stop(self, problem: str, error: sqlite3.Error) -> None:
+        """Go on without a cache. If the database is damaged, the next process begins a new one."""
+        _LOG.warning("%s: downloaded records %s (%s)", self._path, problem, error)
         self._is_usable = False
         self._uses.clear()
+        if isinstance(error, sqlite3.OperationalError):
+            return  # it is locked, or the disk is full: other processes go on using it
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 
@@ -92,7 +95,7 @@ class RecordCache:
 def _opened(path: Path | str) -> sqlite3.Connection:
     if isinstance(path, Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    database = sqlite3.connect(path, check_same_thread=False)
+    database = sqlite3.connect(path, timeout=_TIMEOUT, check_same_thread=False)
     try:
         database.executescript(
             """
