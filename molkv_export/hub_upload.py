@@ -33,7 +33,7 @@ def prepare_repository(url: str, *, private: bool) -> None:
 def upload_to_hub(
     folder: Path, url: str, *, new: Sequence[str], removed: Sequence[str], drops_manifest: bool, shows_progress: bool
 ) -> str:
-    """Upload files of a folder in one or more commits. The last commit adds the manifest and removes other files.
+    """Upload files of a folder in one or more commits. The last commit adds the manifest.
 
     The Hub keeps the content that an interrupted upload has sent, and this is not sent again.
 
@@ -41,7 +41,7 @@ def upload_to_hub(
         folder: The folder. Its files may be links.
         url: The repository.
         new: The files to upload.
-        removed: Files of the repository to remove.
+        removed: Files that only the bundle there has, to remove together with its manifest.
         drops_manifest: Remove the manifest that is there first, so that nobody takes old and new files for a bundle.
         shows_progress: Whether the library may show progress bars.
 
@@ -51,11 +51,12 @@ def upload_to_hub(
     Raises:
         OutputError: The Hub does not answer, or refuses a file.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     repo, branch = hub_repository(url, OutputError)
     files = [escape(name) for name in new if name != MANIFEST]
-    last = [CommitOperationDelete(path_in_repo=name) for name in removed]
+    # Only the manifest there names the other files, so a later push could not find them.
+    dropped = [escape(name) for name in (MANIFEST, *removed)] if drops_manifest else None
     added = [CommitOperationAdd(path_in_repo=MANIFEST, path_or_fileobj=folder / MANIFEST)] if MANIFEST in new else []
     commit = ""
     with _errors(url), _progress_bars(shows_progress):
@@ -67,14 +68,13 @@ def upload_to_hub(
                     folder_path=folder,
                     revision=branch,
                     allow_patterns=files,
-                    delete_patterns=[MANIFEST] if drops_manifest else None,
+                    delete_patterns=dropped,
                     commit_message="Upload the files of a bundle",
                 )
                 .oid
             )
-        if added or last:
-            message = "Upload a bundle"
-            commit = HfApi().create_commit(repo, [*added, *last], revision=branch, commit_message=message).oid
+        if added:
+            commit = HfApi().create_commit(repo, added, revision=branch, commit_message="Upload a bundle").oid
     return f"hf://{repo}@{commit}"
 
 

@@ -145,13 +145,12 @@ def _upload(bundle: Bundle, folder: Path, target: RemoteFolder, change: _Change,
     """Upload a folder to object storage. An object is there as a whole or not at all."""
     if change.drops_manifest:  # so that nobody takes old and new files for a bundle
         target.remove(MANIFEST)
+    for name in change.removed:  # now, since a later push could not find them without the manifest
+        target.remove(name)
     sizes = {name: (folder / name).stat().st_size for name in change.new}
     with byte_progress(console) as progress:
         task = progress.add_task("uploading", total=sum(sizes.values()))
         for name, size in sizes.items():
-            if name == MANIFEST:
-                for old in change.removed:
-                    target.remove(old)
             _LOG.info("%s/%s: uploading %d bytes", target.url, name, size)
             target.upload(folder / name, name, _sha256(bundle, folder / name))
             progress.update(task, advance=size)

@@ -163,6 +163,25 @@ def test_another_bundle_replaces_the_one_before(hub: Hub, bundle: Path, other: P
     assert not any(MANIFEST in files for files in between)
 
 
+def test_a_replacement_that_is_interrupted_leaves_no_files_of_the_old_bundle(
+    hub: Hub, bundle: Path, other: Path
+) -> None:
+    push(bundle, URL)
+    commits: list[str] = []
+
+    def fail_second_commit(_method: str, path: str) -> int:
+        commits.extend([path] if "/commit/" in path else [])
+        return 500 if len(commits) > 1 else 0
+
+    hub.fail = fail_second_commit
+    with pytest.raises(OutputError):
+        push(other, URL)
+    assert MANIFEST not in hub.files("me/model")
+    hub.fail = lambda _method, _path: 0
+    push(other, URL)
+    assert set(hub.files("me/model")) == {*contents(other), CARD, ".gitattributes"}
+
+
 def test_a_card_that_a_person_wrote_is_kept(hub: Hub, bundle: Path) -> None:
     push(bundle, URL)
     assert MARK in hub.content("me/model", CARD).decode()
@@ -234,6 +253,23 @@ def test_an_interrupted_push_to_object_storage_is_recognized_and_continued(
         assert push(bundle, url).unchanged == sorted(sent[:3])
     assert sorted(sent) == sorted([*contents(bundle), CARD])  # each one once
     assert verify(url).findings == []
+
+
+def test_a_replacement_in_object_storage_that_is_interrupted_leaves_no_files_of_the_old_bundle(
+    url: str, bundle: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(bundle, url)
+
+    def interrupted(_self: RemoteFolder, _path: Path, _name: str, _sha256: str = "") -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "upload", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            push(other, url)
+    assert MANIFEST not in RemoteFolder(url, OutputError).files
+    push(other, url)
+    assert set(RemoteFolder(url, OutputError).files) == {*contents(other), CARD}
 
 
 def test_a_bundle_that_is_damaged_is_not_uploaded(hub: Hub, bundle: Path, tmp_path: Path) -> None:
