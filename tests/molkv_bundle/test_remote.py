@@ -17,6 +17,7 @@ from molkv_bundle import (
     download_command,
     is_remote,
     local_folder,
+    remote_errors,
 )
 from tests.hub_server import Hub
 from tests.remote_servers import CLOSED, use_hub
@@ -164,7 +165,35 @@ def test_a_server_that_does_not_answer_is_an_error(
     use_hub(hub_settings, CLOSED)
     assert "the server does not answer; check the address and the network" in _message("hf://me/model")
     s3_settings.setenv("AWS_ENDPOINT_URL", CLOSED)
-    assert "the server does not answer; check the address and the network" in _message("s3://bucket/model")
+    assert "the server does not answer; check the address and the network" in _message("s3://bucket/run-403/model")
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (
+            OSError("GET http://server/b/run-403/dns gave status code: 500 Internal Server Error"),
+            "cannot be reached or",
+        ),
+        (OSError("timed out for path 403"), "the server does not answer"),
+        (OSError("GET http://server/b/x gave status code: 403: <Code>none</Code>"), "access denied"),
+        (OSError("401 Client Error: Unauthorized for url: http://server/b/x"), "access denied"),
+        (OSError("<Error><Code>AccessDenied</Code></Error>"), "access denied"),
+    ],
+)
+def test_the_meaning_of_an_error_does_not_depend_on_names(error: OSError, meaning: str) -> None:
+    with (
+        pytest.raises(BundleError, match=f"^s3://b/run-403/dns: {meaning}"),
+        remote_errors("s3://b/run-403/dns", BundleError),
+    ):
+        raise error
+
+
+def test_a_file_to_upload_that_cannot_be_read_is_not_an_error_of_the_server(url: str, tmp_path: Path) -> None:
+    folder = RemoteFolder(url, BundleError)
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "none")):
+        folder.upload(tmp_path / "none", "a")
+    assert folder.list() == {}
 
 
 def test_problems_of_a_bucket_are_one_clear_line(

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 _LOCAL = "file://"
 _SCHEME = re.compile(r"(hf|s3|gs|file)://")
 _HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^@]+))?")
+_PATH = re.compile(r"""[^\s<>"']*/[^\s<>"']*""")  # a path or URL in a message, or the end of a tag of XML
+_REFUSAL = re.compile(
+    r"status code: 40[13]\b|\b40[13] (Client Error|Forbidden|Unauthorized)"
+    r"|PermissionDenied|Unauthenticated|AccessDenied"
+)
+_SILENCE = re.compile(r"connect|resolve|timed? ?out|dns", re.IGNORECASE)
 _EXTRAS = {"hf": "hub", "s3": "s3", "gs": "gs", "file": "hub"}
 _PIECE = 8 * 1024 * 1024  # bytes of one request of a download
 _REQUESTS = 8  # requests of a download at the same time
@@ -240,8 +246,9 @@ class RemoteFolder:
 
         Raises:
             error: The file cannot be written.
+            OSError: The file at `path` cannot be read.
         """
-        with self._errors(f"{self.url}/{name}"):
+        with path.open("rb"), self._errors(f"{self.url}/{name}"):  # an error of the first is not the server's
             if self.url.startswith(_LOCAL):
                 self._files_in.makedirs(self._root, exist_ok=True)
                 self._files_in.put_file(str(path), f"{self._root}/{name}")
@@ -256,14 +263,15 @@ class RemoteFolder:
 
         Raises:
             error: The file cannot be read.
+            OSError: The file at `path` cannot be read.
         """
         found = self.files.get(name)
         if found is None or found.size != path.stat().st_size:
             return False
+        if self.url.startswith("hf://"):
+            # The Hub has the SHA-256 of large files, and only git's id of small ones.
+            return found.sha256 == sha256 if found.sha256 else found.version == _git_id(path.read_bytes())
         with self._errors(f"{self.url}/{name}"):
-            if self.url.startswith("hf://"):
-                # The Hub has the SHA-256 of large files, and only git's id of small ones.
-                return found.sha256 == sha256 if found.sha256 else found.version == _git_id(path.read_bytes())
             if self.url.startswith(_LOCAL):
                 return file_sha256(Path(self._root, name)) == sha256
             store, key = self._object(name)
@@ -314,14 +322,15 @@ def _is_of_a_server(error: Exception) -> bool:
 
 def _meaning(error: Exception) -> str:
     """Return what an error of a library means, and what to do."""
-    text = f"{type(error).__name__} {error}"
+    # Names of folders and files may hold any words and numbers.
+    text = _PATH.sub("", f"{type(error).__name__} {error}")
     if "NoSuchBucket" in text or "bucket does not exist" in text:
         return "there is no such bucket; check its name, or create it first"
     if isinstance(error, FileNotFoundError):
         return "does not exist"
-    if re.search(r"\b(401|403)\b|PermissionDenied|Unauthenticated|AccessDenied|Forbidden", text):
+    if _REFUSAL.search(text):
         return f"access denied; check your credentials and their permissions ({one_line(error)})"
-    if re.search(r"Connect|connection|resolve|timed? ?out|dns", text, re.IGNORECASE):
+    if _SILENCE.search(text):
         return f"the server does not answer; check the address and the network ({one_line(error)})"
     return f"cannot be reached or read ({one_line(error)})"
 
