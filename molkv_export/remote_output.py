@@ -97,7 +97,7 @@ class RemoteOutput(LocalOutput):
         with temporary_folder("manifests") as folder:
             for name in names:
                 (folder / name).touch()
-            self._remote.download(MANIFEST, folder / MANIFEST)
+            (folder / MANIFEST).write_bytes(self._remote.read_whole(MANIFEST))
             if not self._is_ours(folder):
                 return False
             self._old = {MANIFEST}
@@ -111,7 +111,7 @@ class RemoteOutput(LocalOutput):
         with locked_folder(self._folder, self._folder, self.name):
             path = self._folder / JOURNAL
             if self._journal in self._remote.files:
-                self._remote.download(self._journal, path)
+                path.write_bytes(self._remote.read_whole(self._journal))
             else:  # a journal on this disk could list shards that somebody has removed
                 Journal({}).save(self._folder)
                 self._remote.upload(path, self._journal)
@@ -160,7 +160,7 @@ class RemoteOutput(LocalOutput):
         with temporary_folder("manifests") as folder:
             for part in in_order([name for name in names if name]):
                 name = f"{Path(JOURNAL).stem}-{part}.json"
-                self._remote.download(name, folder / JOURNAL)
+                (folder / JOURNAL).write_bytes(self._remote.read_whole(name))
                 if journal := read_journal(folder):
                     found[f"{self.name}/{name}"] = journal
         return found

@@ -138,7 +138,7 @@ def _sha256(bundle: Bundle, path: Path) -> str:
 
 def _content(target: RemoteFolder, name: str) -> bytes:
     """Return the content of a small file of the target; empty if there is none."""
-    return target.read(name, 0, target.files[name].size) if name in target.files else b""
+    return target.read_whole(name) if name in target.files else b""
 
 
 def _upload(bundle: Bundle, folder: Path, target: RemoteFolder, change: _Change, console: Console | None) -> None:

@@ -78,7 +78,7 @@ class Mirror:
             if not _NAME.fullmatch(name):
                 continue  # the exporter reads no such file
             if name in SMALL_FILES:
-                self._remote.download(name, self.folder / name)
+                (self.folder / name).write_bytes(self._remote.read_whole(name))
             else:
                 with (self.folder / name).open("wb") as empty:
                     empty.truncate(file.size)

@@ -17,6 +17,7 @@ from molkv_bundle import (
     download_command,
     is_remote,
     local_folder,
+    remote,
     remote_errors,
 )
 from tests.hub_server import Hub
@@ -64,6 +65,20 @@ def test_a_download_continues_where_it_ended(url: str, tmp_path: Path) -> None:
     RemoteFolder(url, BundleError).download("a.bin", tmp_path / "copy", seen.append, start=1_000_000)
     assert (tmp_path / "copy").read_bytes() == CONTENT
     assert sum(seen) == len(CONTENT) - 1_000_000
+
+
+def test_a_file_that_is_too_large_is_not_read_as_a_whole(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, data in {"a.bin": CONTENT, "empty": b""}.items():
+        (tmp_path / name).write_bytes(data)
+        RemoteFolder(url, BundleError).upload(tmp_path / name, name)
+    folder = RemoteFolder(url, BundleError)
+    assert folder.read_whole("a.bin") == CONTENT
+    assert folder.read_whole("empty") == b""
+    monkeypatch.setattr(remote, "_LARGEST_WHOLE", len(CONTENT) - 1)
+    with pytest.raises(BundleError, match=rf"^{url}/a\.bin: has 20480000 bytes, expected at most 20479999, [^\n]*$"):
+        folder.read_whole("a.bin")
 
 
 def test_a_folder_knows_whether_it_holds_a_file(url: str, tmp_path: Path) -> None:

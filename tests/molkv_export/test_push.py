@@ -21,6 +21,7 @@ from molkv_bundle import (
     MolkvError,
     OutputError,
     RemoteFolder,
+    remote,
     verify,
 )
 from molkv_export import GraphOptions, inspect, push
@@ -188,6 +189,16 @@ def test_a_card_that_a_person_wrote_is_kept(hub: Hub, bundle: Path) -> None:
     hub.put("me/model", {CARD: b"---\nlicense: mit\n---\nMy model.\n"})
     push(bundle, URL)
     assert hub.content("me/model", CARD) == b"---\nlicense: mit\n---\nMy model.\n"
+
+
+@pytest.mark.parametrize("name", [CARD, MANIFEST])
+def test_a_large_file_where_a_small_one_is_expected_is_not_read(
+    name: str, hub: Hub, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_LARGEST_WHOLE", 100_000)
+    hub.put("me/model", {name: bytes(100_001)})
+    with pytest.raises(OutputError, match=rf"^hf://me/model@\w+/{name}: has 100001 bytes, expected at most 100000, "):
+        push(bundle, URL)
 
 
 def test_a_repository_can_be_private_and_a_branch_is_created(hub: Hub, bundle: Path) -> None:

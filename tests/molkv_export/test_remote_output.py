@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import molkv_export.exporter as exporting
-from molkv_bundle import CheckpointError, OutputError, RemoteFolder, RequestError, cache_folder
+from molkv_bundle import CheckpointError, OutputError, RemoteFolder, RequestError, cache_folder, remote
 from molkv_export import add_profile, export, write_part
 from molkv_export.commands import cli
 from molkv_export.source.hashes import HashedSource
@@ -165,6 +165,16 @@ def test_only_force_replaces_a_bundle_and_nothing_replaces_other_files(
         with pytest.raises(OutputError, match="holds files that molkv-export did not write, so it is not replaced"):
             _export(checkpoint, other, force=True)
     assert s3.contents(url) == before
+
+
+@pytest.mark.parametrize("name", ["manifest.json", JOURNAL, JOURNAL.replace(".json", "-1-of-2.json")])
+def test_a_large_file_where_a_small_one_is_expected_is_not_read(
+    name: str, s3: Bucket, checkpoint: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_LARGEST_WHOLE", 100_000)
+    s3.put(f"{url}/{name}", bytes(100_001))
+    with pytest.raises(OutputError, match=rf"^{url}/{name}: has 100001 bytes, expected at most 100000, "):
+        _export(checkpoint, url, force=name == "manifest.json", assemble=name not in ("manifest.json", JOURNAL))
 
 
 def test_nothing_stays_if_the_checkpoint_changes(

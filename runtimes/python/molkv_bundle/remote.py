@@ -34,6 +34,7 @@ _REFUSAL = re.compile(
 _SILENCE = re.compile(r"connect|resolve|timed? ?out|dns", re.IGNORECASE)
 _EXTRAS = {"hf": "hub", "s3": "s3", "gs": "gs", "file": "hub"}
 _PIECE = 8 * 1024 * 1024  # bytes of one request of a download
+_LARGEST_WHOLE = 256 * 1024 * 1024  # bytes; the largest tokenizers have some tens of MB
 _REQUESTS = 8  # requests of a download at the same time
 # A server that does not answer is an error after a minute at most, not after obstore's three minutes.
 # Plain http is for servers on the user's own network; a server on the internet has an https address.
@@ -198,6 +199,20 @@ class RemoteFolder:
         if len(data) != stop - start:
             raise self._error(f"{url}: gave {len(data)} bytes for the range {start} to {stop}; is it truncated?")
         return data
+
+    def read_whole(self, name: str) -> bytes:
+        """Return the content of a small file, such as JSON or a model card.
+
+        Raises:
+            error: The file is too large for this, or cannot be read.
+        """
+        size = self.files[name].size
+        if size > _LARGEST_WHOLE:
+            raise self._error(
+                f"{self.url}/{name}: has {size} bytes, expected at most {_LARGEST_WHOLE}, since it is read as a whole; "
+                "is it another kind of file?"
+            )
+        return b"".join(self.pieces(name))
 
     def pieces(self, name: str, start: int = 0) -> Iterator[bytes]:
         """Yield a file from byte `start` on in pieces, which several requests at a time read.

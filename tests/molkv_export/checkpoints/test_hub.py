@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import molkv_bundle.remote
 from molkv_bundle import CheckpointError
 from molkv_export import export
 from molkv_export.checkpoints import remote
@@ -39,6 +40,17 @@ def test_a_revision_of_a_repository_gives_the_bundle_of_a_local_copy_and_each_by
     ranges = [request.range for request in fetched if request.size > len(files["config.json"])]
     assert len(ranges) == len(set(ranges)) == -(-len(files[WEIGHTS]) // 10_000)
     assert sum(request.size for request in fetched) <= len(files[WEIGHTS]) + len(files["config.json"])
+
+
+def test_a_large_file_where_a_small_one_is_expected_is_not_copied(
+    hub: Hub, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(molkv_bundle.remote, "_LARGEST_WHOLE", 100_000)
+    files = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    hub.put("me/model", {**files, "tokenizer.json": bytes(100_001)})
+    message = r"^hf://me/model@\w+/tokenizer\.json: has 100001 bytes, expected at most 100000, "
+    with pytest.raises(CheckpointError, match=message):
+        export("hf://me/model", tmp_path / "bundle")
 
 
 def test_repositories_that_cannot_be_read_are_one_line(hub: Hub, checkpoint: Path, tmp_path: Path) -> None:
