@@ -30,7 +30,6 @@ def push_command(bundle: Path | str, url: str, private: bool, as_json: bool, not
     Examples:
       molkv-export push stdlib-mini.bundle hf://me/stdlib-mini --private
       molkv-export push stdlib-mini.bundle s3://my-bucket/models/stdlib-mini
-      molkv-export run hf://me/stdlib-mini --prompt "def "
     """
     from molkv_export import push
 

@@ -211,28 +211,22 @@ def test_a_file_to_upload_that_cannot_be_read_is_not_an_error_of_the_server(url:
     assert folder.list() == {}
 
 
-def test_problems_of_a_bucket_are_one_clear_line(
-    bucket: str, hub: Hub, s3_settings: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_problems_of_a_bucket_are_one_clear_line(bucket: str, hub: Hub, s3_settings: pytest.MonkeyPatch) -> None:
     assert _message("s3://no-such-bucket/x").endswith(": there is no such bucket; check its name, or create it first")
     assert _message("s3:///x") == "s3:///x: names no bucket, expected s3://BUCKET/PATH"
-    (tmp_path / "a").write_bytes(b"1")
-    folder = RemoteFolder(f"{bucket}/x", BundleError)
     with pytest.raises(BundleError, match=r"/x/a: does not exist"):
-        folder.read("a", 0, 1)
+        RemoteFolder(f"{bucket}/x", BundleError).read("a", 0, 1)
     hub.fail = lambda _method, _path: 403  # any server that refuses everything
     s3_settings.setenv("AWS_ENDPOINT_URL", hub.url)
     assert "access denied; check your credentials and their permissions" in _message("s3://bucket/x")
-    with pytest.raises(BundleError, match="/x/a: access denied"):
-        folder.upload(tmp_path / "a", "a")
 
 
 @pytest.mark.parametrize(
     ("url", "module", "extra"),
     [
         ("hf://me/model", "huggingface_hub", "hub"),
-        ("s3://bucket/x", "obstore.fsspec", "s3"),
-        ("gs://bucket/x", "obstore.fsspec", "gs"),
+        ("s3://bucket/x", "obstore.store", "s3"),
+        ("gs://bucket/x", "obstore.store", "gs"),
         ("file:///x", "fsspec.implementations.local", "hub"),
     ],
 )

@@ -15,13 +15,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from molkv_bundle.errors import MissingExtraError, MolkvError, RequestError, one_line
 from molkv_bundle.files import file_sha256
-
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
 
 _LOCAL = "file://"
 _SCHEME = re.compile(r"(hf|s3|gs|file)://")
@@ -39,7 +36,7 @@ _REQUESTS = 8  # requests of a download at the same time
 # A server that does not answer is an error after a minute at most, not after obstore's three minutes.
 # Plain http is for servers on the user's own network; a server on the internet has an https address.
 _CLIENT: Any = {"connect_timeout": "5s", "timeout": "60s", "allow_http": True}
-_RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+_RETRIES: Any = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
 _SHA256 = "sha256"  # name of the attribute of an object in which `upload` stores the hash
 
 
@@ -119,13 +116,13 @@ class RemoteFolder:
             error: The URL is malformed; the server does not answer, or refuses; a repository or revision is missing.
             MissingExtraError: The packages for this kind of URL are not installed.
         """
-        self.url = url.rstrip("/")
+        self.url = f"{url.partition('://')[0]}://{url.partition('://')[2].rstrip('/')}"
         self._error = error
         with self._errors(self.url):
             self._files_in, self._root = self._connect()
         self.files: Mapping[str, RemoteFile] = self.list()
 
-    def _connect(self) -> tuple[AbstractFileSystem, str]:
+    def _connect(self) -> tuple[Any, str]:
         """Return the file system, and the folder's path in it."""
         scheme, _, path = self.url.partition("://")
         try:
@@ -135,7 +132,7 @@ class RemoteFolder:
                 from fsspec.implementations.local import LocalFileSystem
 
                 return LocalFileSystem(), path
-            import obstore.fsspec
+            import obstore.store  # noqa: F401
         except ModuleNotFoundError as missing:
             raise MissingExtraError(
                 f"{self.url}: the package {str(missing.name).partition('.')[0]} is not installed; "
@@ -143,11 +140,9 @@ class RemoteFolder:
             ) from missing
         if not path.partition("/")[0]:
             raise self._error(f"{self.url}: names no bucket, expected {scheme}://BUCKET/PATH")
-        store: Any = obstore.fsspec.FsspecStore  # its overloads do not take a scheme that is a variable
-        # A cached instance would keep the settings of the environment from its first use.
-        return store(scheme, client_options=_CLIENT, retry_config=_RETRIES, skip_instance_cache=True), path
+        return _ObjectStorage(scheme, path.partition("/")[0]), path
 
-    def _connect_hub(self) -> tuple[AbstractFileSystem, str]:
+    def _connect_hub(self) -> tuple[Any, str]:
         from huggingface_hub import HfApi, HfFileSystem
         from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -267,9 +262,8 @@ class RemoteFolder:
             if self.url.startswith(_LOCAL):
                 self._files_in.makedirs(self._root, exist_ok=True)
                 self._files_in.put_file(str(path), f"{self._root}/{name}")
-            else:  # `put_file` cannot store attributes
-                store, key = self._object(name)
-                store.put(key, path, attributes={_SHA256: sha256} if sha256 else None)
+            else:
+                self._files_in.put(f"{self._root}/{name}", path, sha256)
 
     def holds(self, name: str, path: Path, sha256: str) -> bool:
         """Return whether a file of the folder has the content of the file at `path`, whose hash is `sha256`.
@@ -289,18 +283,7 @@ class RemoteFolder:
         with self._errors(f"{self.url}/{name}"):
             if self.url.startswith(_LOCAL):
                 return file_sha256(Path(self._root, name)) == sha256
-            store, key = self._object(name)
-            attributes = store.get(key, options={"head": True}).attributes
-            return bool(attributes.get(_SHA256) == sha256)
-
-    def _object(self, name: str) -> tuple[Any, str]:
-        """Return the store of the bucket, and the key of a file in it."""
-        from obstore.store import from_url
-
-        scheme, bucket = self.url.partition("://")[0], self._root.partition("/")[0]
-        key = f"{self._root}/{name}".removeprefix(f"{bucket}/")
-        # In a URL, the store would decode "%20" and cut "#" and "?" with what follows; a key stays as it is.
-        return from_url(f"{scheme}://{bucket}", client_options=_CLIENT, retry_config=_RETRIES), key
+            return bool(self._files_in.sha256(f"{self._root}/{name}") == sha256)
 
     def remove(self, name: str) -> None:
         """Remove a file of the folder; for object storage only.
@@ -313,6 +296,46 @@ class RemoteFolder:
 
     def _errors(self, url: str) -> AbstractContextManager[None]:
         return remote_errors(url, self._error)
+
+
+class _ObjectStorage:
+    """A bucket, with the methods of fsspec that this module uses. A path begins with the name of the bucket.
+
+    obstore's own adapter for fsspec needs an event loop in a thread, which can crash the process when it ends.
+    """
+
+    def __init__(self, scheme: str, bucket: str) -> None:
+        from obstore.store import from_url
+
+        # In a URL, the store would decode "%20" and cut "#" and "?" with what follows; a key stays as it is.
+        self._store: Any = from_url(f"{scheme}://{bucket}", client_options=_CLIENT, retry_config=_RETRIES)
+        self._bucket = bucket
+
+    def _key(self, path: str) -> str:
+        return path.removeprefix(self._bucket).removeprefix("/")
+
+    def ls(self, path: str, **_: object) -> list[dict[str, Any]]:
+        """Return the files of a folder."""
+        key = self._key(path)
+        found = self._store.list_with_delimiter(f"{key}/" if key else None)["objects"]
+        return [{"name": file["path"], "type": "file", "size": file["size"], "e_tag": file["e_tag"]} for file in found]
+
+    def cat_file(self, path: str, start: int, end: int) -> bytes:
+        """Return bytes start to end of a file."""
+        return bytes(self._store.get_range(self._key(path), start=start, end=end)) if start < end else b""
+
+    def put(self, path: str, source: Path, sha256: str) -> None:
+        """Write a file, with its hash as an attribute unless it is empty."""
+        self._store.put(self._key(path), source, attributes={_SHA256: sha256} if sha256 else None)
+
+    def sha256(self, path: str) -> str | None:
+        """Return the hash that `put` stored."""
+        found: str | None = self._store.get(self._key(path), options={"head": True}).attributes.get(_SHA256)
+        return found
+
+    def rm_file(self, path: str) -> None:
+        """Remove a file."""
+        self._store.delete(self._key(path))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from molkv_bundle.errors import BundleError, OutputError
 from molkv_bundle.files import file_sha256
@@ -148,6 +149,14 @@ def _link(kept: Path, path: Path) -> None:
     new.replace(path)
 
 
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Return whether an open file still has this path. Who held its lock may have renamed or removed it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Make a file if there is none, and wait until no other process or thread has locked it.
@@ -159,8 +168,6 @@ def _locked(path: Path) -> Iterator[None]:
             with suppress(OSError):
                 if fcntl is not None:
                     fcntl.flock(file, fcntl.LOCK_EX)
-            # The process that held the lock may have renamed the file.
-            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                continue
-            yield
-            return
+            if _is_at(file, path):
+                yield
+                return
