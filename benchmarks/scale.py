@@ -149,7 +149,7 @@ def _peak(process: int) -> int:
     most = 0
     for folder in [Path(f"/proc/{process}")] if process else Path("/proc").glob("[0-9]*"):
         try:
-            if process or (folder / "cmdline").read_bytes().startswith(b"ray::write_one"):
+            if process or (folder / "cmdline").read_bytes().startswith(b"ray::_task"):
                 [line] = [line for line in (folder / "status").read_text().splitlines() if line.startswith("VmHWM")]
                 most = max(most, int(line.split()[1]) * 1024)
         except (OSError, ValueError):  # the process has ended
