@@ -61,7 +61,8 @@ test-fast: $(READY)  # those that are not marked as slow
 
 test-all: lint  # what CI runs: every test
 	$(PYTEST) -m "not excerpt"
-	$(MAKE) --jobs 2 --output-sync=line test-native test-js  # Chromium waits most of the time, and compilers do not
+	$(MAKE) test-native
+	$(MAKE) test-js
 	$(MAKE) test-lowest
 
 # Test the host driver with each dependency at its lower bound. The command line runs in an environment with only these
