@@ -54,6 +54,7 @@ _CONNECT_SECONDS = 5.0
 _HEALTH_SECONDS = 30.0  # includes the start of Python, and its import of Ray
 _LARGEST_PORT = 65535
 _POLL_SECONDS = 0.5
+_END_SECONDS = 10.0
 
 
 class Job(NamedTuple):
@@ -228,7 +229,9 @@ def write_table_on_ray(
                 seen = total
         finally:
             for reference in pending:
-                ray.cancel(reference)
+                ray.cancel(reference, force=True)
+            if pending:  # a task that ends later would make its folder again
+                ray.wait(list(pending), num_returns=len(pending), timeout=_END_SECONDS)
             shutil.rmtree(Path(job.folder) / TASKS, ignore_errors=True)
 
 
