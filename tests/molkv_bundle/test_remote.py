@@ -76,7 +76,7 @@ def test_a_file_that_is_too_large_is_not_read_as_a_whole(
     folder = RemoteFolder(url, BundleError)
     assert folder.read_whole("a.bin") == CONTENT
     assert folder.read_whole("empty") == b""
-    monkeypatch.setattr(remote, "_LARGEST_WHOLE", len(CONTENT) - 1)
+    monkeypatch.setattr(remote, "LARGEST_WHOLE", len(CONTENT) - 1)
     with pytest.raises(BundleError, match=rf"^{url}/a\.bin: has 20480000 bytes, expected at most 20479999, [^\n]*$"):
         folder.read_whole("a.bin")
 

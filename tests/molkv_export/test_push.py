@@ -195,7 +195,7 @@ def test_a_card_that_a_person_wrote_is_kept(hub: Hub, bundle: Path) -> None:
 def test_a_large_file_where_a_small_one_is_expected_is_not_read(
     name: str, hub: Hub, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_LARGEST_WHOLE", 100_000)
+    monkeypatch.setattr(remote, "LARGEST_WHOLE", 100_000)
     hub.put("me/model", {name: bytes(100_001)})
     with pytest.raises(OutputError, match=rf"^hf://me/model@\w+/{name}: has 100001 bytes, expected at most 100000, "):
         push(bundle, URL)

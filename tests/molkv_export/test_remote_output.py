@@ -171,7 +171,7 @@ def test_only_force_replaces_a_bundle_and_nothing_replaces_other_files(
 def test_a_large_file_where_a_small_one_is_expected_is_not_read(
     name: str, s3: Bucket, checkpoint: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_LARGEST_WHOLE", 100_000)
+    monkeypatch.setattr(remote, "LARGEST_WHOLE", 100_000)
     s3.put(f"{url}/{name}", bytes(100_001))
     with pytest.raises(OutputError, match=rf"^{url}/{name}: has 100001 bytes, expected at most 100000, "):
         _export(checkpoint, url, force=name == "manifest.json", assemble=name not in ("manifest.json", JOURNAL))

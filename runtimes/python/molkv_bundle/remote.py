@@ -31,7 +31,7 @@ _REFUSAL = re.compile(
 _SILENCE = re.compile(r"connect|resolve|timed? ?out|dns", re.IGNORECASE)
 _EXTRAS = {"hf": "hub", "s3": "s3", "gs": "gs", "file": "hub"}
 _PIECE = 8 * 1024 * 1024  # bytes of one request of a download
-_LARGEST_WHOLE = 256 * 1024 * 1024  # bytes; the largest tokenizers have some tens of MB
+LARGEST_WHOLE = 256 * 1024 * 1024  # bytes; the largest tokenizers have some tens of MB
 _REQUESTS = 8  # requests of a download at the same time
 # A server that does not answer is an error after a minute at most, not after obstore's three minutes.
 # Plain http is for servers on the user's own network; a server on the internet has an https address.
@@ -202,9 +202,9 @@ class RemoteFolder:
             error: The file is too large for this, or cannot be read.
         """
         size = self.files[name].size
-        if size > _LARGEST_WHOLE:
+        if size > LARGEST_WHOLE:
             raise self._error(
-                f"{self.url}/{name}: has {size} bytes, expected at most {_LARGEST_WHOLE}, since it is read as a whole; "
+                f"{self.url}/{name}: has {size} bytes, expected at most {LARGEST_WHOLE}, since it is read as a whole; "
                 "is it another kind of file?"
             )
         return b"".join(self.pieces(name))

@@ -45,7 +45,7 @@ def test_a_revision_of_a_repository_gives_the_bundle_of_a_local_copy_and_each_by
 def test_a_large_file_where_a_small_one_is_expected_is_not_copied(
     hub: Hub, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(molkv_bundle.remote, "_LARGEST_WHOLE", 100_000)
+    monkeypatch.setattr(molkv_bundle.remote, "LARGEST_WHOLE", 100_000)
     files = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
     hub.put("me/model", {**files, "tokenizer.json": bytes(100_001)})
     message = r"^hf://me/model@\w+/tokenizer\.json: has 100001 bytes, expected at most 100000, "
