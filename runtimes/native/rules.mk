@@ -46,14 +46,10 @@ lint-native: native-sanitize
 format-native:
 	$(CLANG_FORMAT) -i $(NATIVE_CODE)
 
-# On two processors: with instructions for dot products and without them. On one with instructions for matrices, only
-# golden vectors: all that differs is the kernels.
+# On two processors: with instructions for dot products and without them.
 test-arm64: native-arm64 $(NATIVE)/.fetched-arm64
 	ARM64_CPU=max $(CTEST) --test-dir $(NATIVE_BUILD)/arm64
 	ARM64_CPU=cortex-a53 $(CTEST) --test-dir $(NATIVE_BUILD)/arm64
-	@set -e; for bundle in molkv dense-int8; do ARM64_CPU=sme $(NATIVE_SOURCES)/scripts/run_arm64.sh \
-	    $(NATIVE_BUILD)/arm64/tests/conformance $(CURDIR)/$(NATIVE)/aarch64/libonnxruntime.so $(CURDIR)/runtimes/conformance \
-	    $$bundle/golden; done
 	cp $(NATIVE_BUILD)/arm64/libmolkv.so $(NATIVE)/libmolkv-arm64.so
 	aarch64-linux-gnu-strip $(NATIVE)/libmolkv-arm64.so
 	@echo "== the stripped library for arm64 has $$(stat -c %s $(NATIVE)/libmolkv-arm64.so) bytes"
