@@ -21,12 +21,10 @@ from rich.progress import Progress
 
 from molkv_bundle import (
     EXPERTS,
-    MANIFEST,
     NO_DIGEST,
     SCHEMA_VERSION,
     ArgumentError,
     Bundle,
-    BundleError,
     CheckpointError,
     FileInfo,
     GraphInfo,
@@ -36,10 +34,8 @@ from molkv_bundle import (
     RowDtype,
     Table,
     contents,
-    decode_json,
     file_sha256,
     local_folder,
-    read_bytes,
     read_manifest,
     write_manifest,
 )
@@ -54,7 +50,7 @@ from molkv_export.families import open_checkpoint
 from molkv_export.golden import calibration_texts, write_golden
 from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.files import save_graphs
-from molkv_export.output import LocalOutput
+from molkv_export.output import LocalOutput, is_bundle
 from molkv_export.parts import collect_parts, store_arguments
 from molkv_export.profiles import GraphOptions, plan_graphs
 from molkv_export.remote_output import open_output
@@ -134,7 +130,7 @@ def export(
         raise ArgumentError("engine", engine, f"one of {', '.join(get_args(Engine))}")
     if engine is not None:
         check_cluster(address)
-    output = open_output(bundle, _is_bundle)
+    output = open_output(bundle)
     output.check(force=force)
     with open_checkpoint(checkpoint) as source:
         cores = 1 if engine else torch.get_num_threads()
@@ -191,7 +187,7 @@ def add_profile(
     """
     bundle = local_folder(bundle, "a profile is added to a folder on this machine")
     old = Bundle(bundle)
-    check_output(bundle, is_ours=_is_bundle, force=True)
+    check_output(bundle, is_ours=is_bundle, force=True)
     if profile in old.manifest.graphs and not force:
         raise OutputError(f"{bundle}: already has profile {profile!r}; pass --force to replace it")
     check_nothing_unfinished(bundle)
@@ -200,7 +196,7 @@ def add_profile(
         with byte_progress(console) as progress:
             hashed = hash_checkpoint(source, progress)
         check_source(old, source, hashed.hashes)
-        with atomic_folder(bundle, is_ours=_is_bundle, force=True) as folder:
+        with atomic_folder(bundle, is_ours=is_bundle, force=True) as folder:
             if read_manifest(bundle).sha256 != old.manifest.sha256:  # replaced before this process had the lock
                 raise OutputError(
                     f"{bundle}: was changed by another process while this command was running; run the command again"
@@ -347,16 +343,8 @@ def _write_on_cluster(
 ) -> None:
     """Write shards as `write_table` does, by a Ray cluster."""
     if options["shards"]:
-        source = hashed.checkpoint
-        job = Job(
-            source.place,
-            source.versions,
-            hashed.hashes,
-            table,
-            memory,
-            str(folder),
-            output.upload_to,
-        )
+        source, to = hashed.checkpoint, output.upload_to
+        job = Job(source.place, source.versions, hashed.hashes, table, memory, str(folder), to)
         write_table_on_ray(job, address, output.begin, **options)
 
 
@@ -379,21 +367,6 @@ def _check_unchanged(hashed: HashedSource, companions: Companions, folder: Path)
     except CheckpointError:
         (folder / JOURNAL).unlink(missing_ok=True)
         raise
-
-
-def _is_bundle(folder: Path) -> bool:
-    """Return whether a folder holds only a bundle, of this version of the format or an earlier one."""
-    try:
-        path = folder / MANIFEST
-        manifest = decode_json(read_bytes(path, BundleError, ""), dict[str, Any], path, BundleError)
-        version, files = manifest.get("schema_version"), manifest.get("files")
-        if isinstance(files, dict) and isinstance(version, int) and 0 < version < SCHEMA_VERSION:
-            known = set(files)
-        else:
-            known = set(read_manifest(folder).files)
-    except BundleError:
-        return False
-    return {path.name for path in contents(folder)} <= {MANIFEST, *known}
 
 
 def _new_manifest(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from molkv_bundle import TOKENIZER, Bundle, GraphInfo, LookupExpertConfig, ModelConfig, download_command
+from molkv_bundle import TOKENIZER, URL_EXTRAS, Bundle, GraphInfo, LookupExpertConfig, ModelConfig, download_command
 from molkv_export.inspection import sizes_of
 from molkv_export.terminal import human_bytes
 from molkv_runtime import SelfTest
@@ -103,7 +103,7 @@ def _usage(bundle: Bundle, url: str) -> tuple[str, ...]:
     static = [name for name, graph in bundle.manifest.graphs.items() if graph.is_static]
     prompt = ' --prompt "def "' if TOKENIZER in bundle.manifest.files else ""
     download = download_command(url, _FOLDER)
-    extra = {"hf": "hub", "s3": "s3", "gs": "gs", "file": "hub"}[url.partition("://")[0]]
+    extra = URL_EXTRAS[url.partition("://")[0]]
     remote = f"""# reads only the records that a text needs, and keeps them in a cache
 molkv-export run {url}{prompt}
 molkv-export selftest {url}"""

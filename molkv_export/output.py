@@ -7,13 +7,21 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from molkv_bundle import (
+    MANIFEST,
+    SCHEMA_VERSION,
     Bundle,
+    BundleError,
     FileInfo,
     Manifest,
     Shard,
     Table,
+    contents,
+    decode_json,
+    read_bytes,
+    read_manifest,
 )
 from molkv_export.atomic_folder import atomic_folder, check_output, locked_folder, parts_of
 from molkv_export.tables.resume import JOURNAL, Journal, is_undamaged, read_journal
@@ -23,24 +31,33 @@ PART = re.compile(r"(\d+)-of-(\d+)")
 """The name of a part, such as 3-of-8."""
 
 
-def never_ours(_folder: Path) -> bool:
-    """Return false: a part does not replace a bundle."""
-    return False
+def is_bundle(folder: Path) -> bool:
+    """Return whether a folder holds only a bundle, of this version of the format or an earlier one."""
+    try:
+        path = folder / MANIFEST
+        manifest = decode_json(read_bytes(path, BundleError, ""), dict[str, Any], path, BundleError)
+        version, files = manifest.get("schema_version"), manifest.get("files")
+        if isinstance(files, dict) and isinstance(version, int) and 0 < version < SCHEMA_VERSION:
+            known = set(files)
+        else:
+            known = set(read_manifest(folder).files)
+    except BundleError:
+        return False
+    return {path.name for path in contents(folder)} <= {MANIFEST, *known}
 
 
 class LocalOutput:
     """A folder on this machine. It appears when the bundle is complete."""
 
-    def __init__(self, path: Path, is_ours: Callable[[Path], bool], part: str = "") -> None:
+    def __init__(self, path: Path, part: str = "") -> None:
         """Take the place.
 
         Args:
             path: The bundle's folder.
-            is_ours: Function that returns whether a folder holds nothing but a bundle.
             part: The part of the store to write, such as "3-of-8"; empty for the bundle.
         """
         self.name = str(path)
-        self._path, self._is_ours, self._part = path, is_ours, part
+        self._path, self._part = path, part
 
     def check(self, *, force: bool) -> None:
         """Check, before any other work, that the bundle may be written.
@@ -48,7 +65,7 @@ class LocalOutput:
         Raises:
             OutputError: There is one already and `force` is false, or the place cannot be written.
         """
-        check_output(self._path, is_ours=self._is_ours, force=force)
+        check_output(self._path, is_ours=is_bundle, force=force)
 
     def folder(self, *, force: bool) -> AbstractContextManager[Path]:
         """Return a context manager that makes the folder in which the files are written.
@@ -58,7 +75,7 @@ class LocalOutput:
         """
         if self._part:
             return locked_folder(parts_of(self._path) / self._part, self._path)
-        return atomic_folder(self._path, is_ours=self._is_ours, force=force, journal=JOURNAL)
+        return atomic_folder(self._path, is_ours=is_bundle, force=force, journal=JOURNAL)
 
     @property
     def parts_name(self) -> str:

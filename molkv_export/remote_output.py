@@ -25,12 +25,13 @@ from molkv_bundle import (
     Table,
     cache_folder,
     hub_repository,
+    is_plain_name,
     read_manifest,
     resolve_location,
     shard_header,
 )
 from molkv_export.atomic_folder import locked_folder
-from molkv_export.output import PART, LocalOutput, in_order, never_ours
+from molkv_export.output import PART, LocalOutput, in_order, is_bundle
 from molkv_export.tables.plan import shard_bytes
 from molkv_export.tables.resume import JOURNAL, Journal, read_journal
 from molkv_export.temporary_folder import temporary_folder
@@ -38,7 +39,6 @@ from molkv_runtime import ExpertStore
 
 _SHARD = re.compile(r"experts-\d{5}-of-\d{5}\.safetensors")
 _JOURNAL = re.compile(rf"{Path(JOURNAL).stem}(-(?P<part>{PART.pattern}))?\.json")  # in a remote folder
-_NAME = re.compile(r"[A-Za-z0-9._-]*[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _REQUESTS = 8  # at the same time
 
 
@@ -50,7 +50,7 @@ class RemoteOutput(LocalOutput):
     manifest is uploaded last.
     """
 
-    def __init__(self, url: str, is_ours: Callable[[Path], bool], part: str = "") -> None:
+    def __init__(self, url: str, part: str = "") -> None:
         """Connect, and list the files; for the arguments see `LocalOutput`.
 
         Raises:
@@ -65,7 +65,7 @@ class RemoteOutput(LocalOutput):
             )
         self._remote = RemoteFolder(url, OutputError)
         self.name = self._remote.url
-        self._is_ours, self._part = is_ours, part
+        self._part = part
         self._journal = f"{Path(JOURNAL).stem}-{part}.json" if part else JOURNAL
         self._mine: set[str] = set()  # shards that this export or part has uploaded, also in earlier attempts
         self._old: set[str] = set()  # files of the bundle that is replaced
@@ -92,13 +92,13 @@ class RemoteOutput(LocalOutput):
     def _is_bundle(self) -> bool:
         """Return whether the folder holds nothing but a bundle; note the names of its files."""
         names = {name for name in self._remote.files if not _JOURNAL.fullmatch(name)} - BESIDE_BUNDLES
-        if not all(map(_NAME.fullmatch, names)):
+        if not all(map(is_plain_name, names)):
             return False
         with temporary_folder("manifests") as folder:
             for name in names:
                 (folder / name).touch()
             (folder / MANIFEST).write_bytes(self._remote.read_whole(MANIFEST))
-            if not self._is_ours(folder):
+            if not is_bundle(folder):
                 return False
             self._old = {MANIFEST}
             with suppress(BundleError):  # an earlier version of the format
@@ -298,7 +298,7 @@ class _UploadedStore(ExpertStore):
         super().close()
 
 
-def open_output(bundle: str | Path, is_ours: Callable[[Path], bool] = never_ours, part: str = "") -> LocalOutput:
+def open_output(bundle: str | Path, part: str = "") -> LocalOutput:
     """Return the output for a path or a URL; for the other arguments see `LocalOutput`.
 
     Raises:
@@ -306,4 +306,4 @@ def open_output(bundle: str | Path, is_ours: Callable[[Path], bool] = never_ours
         MissingExtraError: The packages for this kind of URL are not installed.
     """
     place = resolve_location(bundle)
-    return LocalOutput(place, is_ours, part) if isinstance(place, Path) else RemoteOutput(place, is_ours, part)
+    return LocalOutput(place, part) if isinstance(place, Path) else RemoteOutput(place, part)

@@ -7,7 +7,6 @@ its full size but takes no space on the disk; its blocks are fetched when they a
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
 
-from molkv_bundle import CheckpointError, MolkvError, RemoteFile, RemoteFolder, TensorFile, file_sha256
+from molkv_bundle import CheckpointError, MolkvError, RemoteFile, RemoteFolder, TensorFile, file_sha256, is_plain_name
 from molkv_export.checkpoints.files import CONFIG, changed
 from molkv_export.checkpoints.weights import open_file
 from molkv_export.temporary_folder import temporary_folder
@@ -36,7 +35,6 @@ BLOCK = 4 * 1024 * 1024
 """Bytes of one request."""
 
 _REQUESTS = 8  # at the same time
-_NAME = re.compile(r"[A-Za-z0-9._-]*[A-Za-z0-9_-][A-Za-z0-9._-]*")  # not "..", which an object may be called
 
 
 class RemoteError(CheckpointError):
@@ -75,7 +73,7 @@ class Mirror:
 
     def _make_files(self) -> None:
         for name, file in self._remote.files.items():
-            if not _NAME.fullmatch(name):
+            if not is_plain_name(name):
                 continue  # the exporter reads no such file
             if name in SMALL_FILES:
                 (self.folder / name).write_bytes(self._remote.read_whole(name))

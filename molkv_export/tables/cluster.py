@@ -17,7 +17,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,20 +89,18 @@ class Job(NamedTuple):
             CheckpointError: It is missing, is another one, or changes. The message names the node.
         """
         try:
-            if self.checkpoint not in _OPEN:
-                _OPEN[self.checkpoint] = open_checkpoint(self.checkpoint)
-            source = _OPEN[self.checkpoint]
-            self._check_files(source)
-            yield source
-            HashedSource(source, self.hashes).check()
-        except BaseException as error:
-            if self.checkpoint in _OPEN:
-                _OPEN.pop(self.checkpoint).close()
-            if isinstance(error, (CheckpointError, ConfigError)):
-                raise CheckpointError(f"node {socket.gethostname()}: {error}") from error
-            raise
-        if source.mirror is None:
-            _OPEN.pop(self.checkpoint).close()
+            with ExitStack() as stack:
+                is_open = self.checkpoint in _OPEN
+                source = _OPEN.pop(self.checkpoint) if is_open else open_checkpoint(self.checkpoint)
+                stack.enter_context(source)
+                self._check_files(source)
+                yield source
+                HashedSource(source, self.hashes).check()
+                if source.mirror is not None:
+                    stack.pop_all()  # it stays open
+                    _OPEN[self.checkpoint] = source
+        except (CheckpointError, ConfigError) as error:
+            raise CheckpointError(f"node {socket.gethostname()}: {error}") from error
 
     def _check_files(self, source: Checkpoint) -> None:
         if source.versions != self.files and _hashes(source) != self.hashes:

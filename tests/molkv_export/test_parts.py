@@ -19,6 +19,7 @@ from molkv_export.atomic_folder import parts_of
 from molkv_export.commands import cli
 from molkv_export.tables import resume, table_writer
 from molkv_export.tables.resume import JOURNAL
+from tests.molkv_export.interrupts import interrupt_fill
 
 SHARD_SIZE = 9_000
 PARTS = 3
@@ -78,16 +79,9 @@ def test_a_part_has_every_nth_shard_and_a_second_call_keeps_them(
 
 
 def test_a_killed_part_is_resumed(checkpoint: Path, whole: Path, tmp_path: Path) -> None:
-    bundle, original, calls = tmp_path / "bundle", table_writer.fill, list[int]()
-
-    def fill(records: Any, source: Any, dtype: Any, start: int, threads: int) -> None:
-        calls.append(start)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        original(records, source, dtype, start, threads)
-
+    bundle = tmp_path / "bundle"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table_writer, "fill", fill)
+        interrupt_fill(3, patch)
         with pytest.raises(KeyboardInterrupt):
             _write(checkpoint, bundle, 1, 1)
     finished = _left(parts_of(bundle) / "1-of-1")

@@ -16,6 +16,7 @@ from molkv_export.commands import cli
 from molkv_export.source.hashes import HashedSource
 from molkv_export.tables import resume, table_writer
 from molkv_export.tables.resume import JOURNAL
+from tests.molkv_export.interrupts import interrupt_fill
 from tests.molkv_export.s3 import Bucket
 
 pytestmark = pytest.mark.slow
@@ -57,20 +58,6 @@ def _export(checkpoint: Path, url: str, **options: Any) -> None:
     export(checkpoint, url, **{"shard_size": SHARD_SIZE, **options})
 
 
-def _fail_in_call(number: int, patch: pytest.MonkeyPatch) -> list[int]:
-    """Interrupt `fill` in its n-th call; return the list of first ids that it was called with."""
-    original, calls = table_writer.fill, []
-
-    def fill(records: Any, source: Any, dtype: Any, start: int, threads: int) -> None:
-        calls.append(start)
-        if len(calls) == number:
-            raise KeyboardInterrupt
-        original(records, source, dtype, start, threads)
-
-    patch.setattr(table_writer, "fill", fill)
-    return calls
-
-
 def test_a_bundle_in_object_storage_has_the_bytes_of_a_local_one(
     s3: Bucket, checkpoint: Path, whole: dict[str, bytes], url: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,7 +95,7 @@ def test_an_interrupted_upload_goes_on_also_on_another_machine(
     s3: Bucket, checkpoint: Path, whole: dict[str, bytes], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        _fail_in_call(4, patch)
+        interrupt_fill(4, patch)
         with pytest.raises(KeyboardInterrupt) as caught:
             _export(checkpoint, url)
     assert caught.value.__notes__ == [f"finished files are kept in {url} for the next attempt"]
@@ -117,7 +104,7 @@ def test_an_interrupted_upload_goes_on_also_on_another_machine(
     with pytest.raises(CheckpointError, match=r"has a name that the exporter does not read"):
         export(url, tmp_path / "bundle")
     monkeypatch.setenv("MOLKV_CACHE", str(tmp_path / "other machine"))
-    calls = _fail_in_call(0, monkeypatch)
+    calls = interrupt_fill(0, monkeypatch)
     _export(checkpoint, url)
     assert s3.contents(url) == whole
     assert len(calls) == len([name for name in whole if name.startswith("experts-")]) - 3
@@ -126,7 +113,7 @@ def test_an_interrupted_upload_goes_on_also_on_another_machine(
 def test_a_resumed_export_names_all_kinds_of_cpu(checkpoint: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(resume, "machine", lambda: "old CPU")
-        _fail_in_call(4, patch)
+        interrupt_fill(4, patch)
         with pytest.raises(KeyboardInterrupt):
             _export(checkpoint, url)
     monkeypatch.setattr(resume, "machine", lambda: "new CPU")
@@ -137,7 +124,7 @@ def test_a_shard_that_is_damaged_or_missing_is_written_again(
     s3: Bucket, checkpoint: Path, whole: dict[str, bytes], url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        _fail_in_call(4, patch)
+        interrupt_fill(4, patch)
         with pytest.raises(KeyboardInterrupt):
             _export(checkpoint, url)
     names = [name for name in s3.contents(url) if name != JOURNAL]
@@ -165,6 +152,20 @@ def test_only_force_replaces_a_bundle_and_nothing_replaces_other_files(
         with pytest.raises(OutputError, match="holds files that molkv-export did not write, so it is not replaced"):
             _export(checkpoint, other, force=True)
     assert s3.contents(url) == before
+
+
+def test_an_interrupted_replacement_still_removes_the_files_of_the_old_bundle(
+    s3: Bucket, checkpoint: Path, whole: dict[str, bytes], url: str
+) -> None:
+    _export(checkpoint, url, profiles=("cpu", "nnapi"))
+    assert not s3.contents(url).keys() <= whole.keys()
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_fill(4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            _export(checkpoint, url, force=True)
+    assert "manifest.json" not in s3.contents(url)
+    _export(checkpoint, url)
+    assert s3.contents(url) == whole
 
 
 @pytest.mark.parametrize("name", ["manifest.json", JOURNAL, JOURNAL.replace(".json", "-1-of-2.json")])
@@ -223,10 +224,10 @@ def test_parts_from_several_machines_make_the_bundle(
     with pytest.raises(OutputError, match=r"shards are missing \(2, 5, .*write the parts that hold them with --shards"):
         _export(checkpoint, url, assemble=True)
     with monkeypatch.context() as patch:  # a part that is interrupted is resumed
-        _fail_in_call(2, patch)
+        interrupt_fill(2, patch)
         with pytest.raises(KeyboardInterrupt):
             write_part(checkpoint, url, (2, 3), shard_size=SHARD_SIZE)
-    calls = _fail_in_call(0, monkeypatch)
+    calls = interrupt_fill(0, monkeypatch)
     write_part(checkpoint, url, (2, 3), shard_size=SHARD_SIZE)
     assert len(calls) == len(range(2, len([name for name in whole if name.startswith("experts-")]) + 1, 3)) - 1
     calls.clear()
@@ -268,7 +269,7 @@ def test_places_that_cannot_be_written_are_one_line(
         _export(checkpoint, "s3://missing/b")
     with pytest.raises(RequestError, match=r": a profile is added to a folder on this machine; "):
         add_profile(checkpoint, url, "coreml")
-    fills = _fail_in_call(0, monkeypatch)
+    fills = interrupt_fill(0, monkeypatch)
 
     def refuse(_self: RemoteFolder, _path: Path, name: str, _sha256: str = "") -> None:
         raise OutputError(f"{url}/{name}: access denied")

@@ -20,8 +20,8 @@ from rich.console import Console
 from molkv_bundle import Bundle, BundleError, FileInfo, OutputError
 from molkv_export import export
 from molkv_export.atomic_folder import atomic_folder
-from molkv_export.tables import table_writer
 from molkv_export.tables.resume import JOURNAL, Journal, read_journal
+from tests.molkv_export.interrupts import interrupt_fill
 from tests.processes import FORKSERVER
 
 pytestmark = pytest.mark.slow
@@ -92,23 +92,9 @@ def _opens(folder: Path) -> bool:
     return True
 
 
-def _interrupt_in_call(number: int, patch: pytest.MonkeyPatch) -> list[int]:
-    """Interrupt `fill` in its n-th call; return the list of first ids that it was called with."""
-    original, calls = table_writer.fill, []
-
-    def fill(records: Any, source: Any, dtype: Any, start: int, threads: int) -> None:
-        calls.append(start)
-        if len(calls) == number:
-            raise KeyboardInterrupt
-        original(records, source, dtype, start, threads)
-
-    patch.setattr(table_writer, "fill", fill)
-    return calls
-
-
 def _cut_short(checkpoint: Path, bundle: Path, **options: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        _interrupt_in_call(10, patch)
+        interrupt_fill(10, patch)
         with pytest.raises(KeyboardInterrupt) as caught:
             export(checkpoint, bundle, **{"shard_size": SHARD_SIZE, **options})
     assert caught.value.__notes__[0].startswith("finished files are kept in ")
@@ -125,7 +111,7 @@ def test_the_same_command_resumes_after_the_finished_shards(
     checkpoint: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _cut_short(checkpoint, tmp_path / "bundle")
-    calls = _interrupt_in_call(0, monkeypatch)
+    calls = interrupt_fill(0, monkeypatch)
     said = _export_saying(checkpoint, tmp_path / "bundle")
     assert "resuming an unfinished export: " in said
     assert len(calls) < len(Bundle(whole).manifest.experts.shards)

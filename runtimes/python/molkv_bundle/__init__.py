@@ -18,7 +18,16 @@ from molkv_bundle.errors import (
     printable,
 )
 from molkv_bundle.families import FAMILIES, model_config, read_config
-from molkv_bundle.files import contents, decode_json, file_sha256, is_system_file, is_unicode, read_bytes, shown
+from molkv_bundle.files import (
+    contents,
+    decode_json,
+    file_sha256,
+    is_plain_name,
+    is_system_file,
+    is_unicode,
+    read_bytes,
+    shown,
+)
 from molkv_bundle.generation import ChatTemplateFile, Generation, SamplingDefaults, sampling_number, sampling_range
 from molkv_bundle.golden import (
     GOLDEN,
@@ -60,6 +69,7 @@ from molkv_bundle.mole import MoleConfig
 from molkv_bundle.molkv import MolkvConfig
 from molkv_bundle.record import Ids, Records, checked_record_dtype, record_dtype, record_fields
 from molkv_bundle.remote import (
+    URL_EXTRAS,
     RemoteFile,
     RemoteFolder,
     download_command,
@@ -95,6 +105,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "TOKENIZER",
     "TOP",
+    "URL_EXTRAS",
     "VERSION",
     "VERSION_KEY",
     "Access",
@@ -162,6 +173,7 @@ __all__ = [
     "file_sha256",
     "graph_interface",
     "hub_repository",
+    "is_plain_name",
     "is_remote",
     "is_system_file",
     "is_unicode",

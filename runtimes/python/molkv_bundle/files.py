@@ -118,6 +118,11 @@ def file_sha256(file: Path | int, advance: Callable[[int], object] = lambda _: N
     return digest.hexdigest()
 
 
+def is_plain_name(name: str) -> bool:
+    """Return whether a name from an untrusted source is that of a file in a folder, and leads nowhere else."""
+    return bool(name) and name == Path(name).name and name not in (".", "..") and "\\" not in name and "\0" not in name
+
+
 def is_system_file(path: Path) -> bool:
     """Return whether a path is a file, not a folder, that macOS or Windows creates in folders by itself."""
     name = path.name.lower()

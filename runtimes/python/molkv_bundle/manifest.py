@@ -12,7 +12,7 @@ import msgspec
 from molkv_bundle.config import ModelConfig, TensorInfo, WindowDtype
 from molkv_bundle.errors import BundleError
 from molkv_bundle.families import family_of
-from molkv_bundle.files import decode_json, read_bytes, shown
+from molkv_bundle.files import decode_json, is_plain_name, read_bytes, shown
 from molkv_bundle.generation import Generation
 from molkv_bundle.row_formats import RowDtype
 
@@ -214,7 +214,7 @@ def _digest(text: bytes) -> str:
 
 def _check_names(manifest: Manifest, path: str) -> None:
     for name in manifest.files:
-        if not name or name != Path(name).name or name in (".", "..", MANIFEST) or "\\" in name or "\0" in name:
+        if not is_plain_name(name) or name == MANIFEST:
             raise BundleError(
                 f"{path}: files: found the name {name!r}, expected plain names of files inside the bundle"
             )

@@ -29,7 +29,9 @@ _REFUSAL = re.compile(
     r"|PermissionDenied|Unauthenticated|AccessDenied"
 )
 _SILENCE = re.compile(r"connect|resolve|timed? ?out|dns", re.IGNORECASE)
-_EXTRAS = {"hf": "hub", "s3": "s3", "gs": "gs", "file": "hub"}
+URL_EXTRAS = {"hf": "hub", "s3": "s3", "gs": "gs", "file": "hub"}
+"""The extra of our package that each kind of URL needs."""
+
 _PIECE = 8 * 1024 * 1024  # bytes of one request of a download
 LARGEST_WHOLE = 256 * 1024 * 1024  # bytes; the largest tokenizers have some tens of MB
 _REQUESTS = 8  # requests of a download at the same time
@@ -136,7 +138,7 @@ class RemoteFolder:
         except ModuleNotFoundError as missing:
             raise MissingExtraError(
                 f"{self.url}: the package {str(missing.name).partition('.')[0]} is not installed; "
-                f"install it with: pip install 'molkv-export[{_EXTRAS[scheme]}]'"
+                f"install it with: pip install 'molkv-export[{URL_EXTRAS[scheme]}]'"
             ) from missing
         if not path.partition("/")[0]:
             raise self._error(f"{self.url}: names no bucket, expected {scheme}://BUCKET/PATH")

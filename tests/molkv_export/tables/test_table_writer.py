@@ -190,7 +190,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(
 ) -> None:
     with open_checkpoint(checkpoints(name)) as source:
         rows, table = row_source(source), plan_table(source.config, dtype, 2**20)
-        rows.ids_at_once = 8  # so that there are many pieces, and a last one that is shorter
+        rows.ids_at_once = 8  # many pieces; the last one is shorter
         found = set()
         for threads, slab_ids in ((1, 8), (1, 97), (2, 16), (3, 96), (7, 56)):
             [shard] = table.shards
@@ -199,8 +199,9 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(
         assert len(found) == 1
 
 
+@pytest.mark.parametrize("threads", [2, 8])  # 8: more than the two pieces of a network
 def test_pieces_are_computed_at_the_same_time_with_two_networks_in_memory(
-    checkpoints: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    threads: int, checkpoints: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive, most, original = weakref.WeakSet[Any](), list[int](), KeyValueNetworks.load_state_dict
     together = threading.Barrier(2, timeout=20)  # the error of a barrier that one thread reaches alone ends the test
@@ -222,7 +223,7 @@ def test_pieces_are_computed_at_the_same_time_with_two_networks_in_memory(
         monkeypatch.setattr(KeyValueNetworks, "load_state_dict", load)
         read = rows.embedding
         monkeypatch.setattr(rows, "embedding", embedding)
-        table_writer.fill(records, rows, "float16", 0, 2)
+        table_writer.fill(records, rows, "float16", 0, threads)
     assert len(most) > 8
     assert max(most) <= 2
 
