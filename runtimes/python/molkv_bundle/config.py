@@ -70,6 +70,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return False
 
     @property
+    def default_context_length(self) -> int:
+        """The context length of the cpu profile's graph, unless the user chooses another."""
+        return self.max_position_embeddings
+
+    @property
     def expert_window(self) -> int:
         """The value of `expert_window` in the manifest. It has no effect if `attended_positions` is 0."""
         return 0
@@ -102,6 +107,14 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         In static graphs all caches have the same number of heads, since all layers share one attention mask.
         """
         raise NotImplementedError
+
+    def shared_kv_caches(self) -> dict[int, int]:
+        """Return the layers that write another layer's KV cache again, each with the layer that has the cache.
+
+        Such a layer has `present` outputs in the cpu profile's graph, but no `past_key_values`. The host binds the
+        outputs to the memory of the other layer's cache. The layer writes the numbers that are already there.
+        """
+        return {}
 
     def expert_inputs(self) -> list[TensorInfo]:
         """Return the expert inputs of the cpu profile's graph, and its input for positions if it has one."""
@@ -158,3 +171,15 @@ def check_sizes(config: ModelConfig, *names: str) -> None:
     for name in names:
         if not 0 < getattr(config, name) < 2**31:
             raise ConfigError(f"{name}: found {getattr(config, name)}, expected a number from 1 to 2147483647")
+
+
+def check_even(config: ModelConfig, name: str) -> None:
+    """Check that a field is even. The field is the size of rotated vectors.
+
+    Raises:
+        ConfigError: The field is odd.
+    """
+    if getattr(config, name) % 2:
+        raise ConfigError(
+            f"{name}: found {getattr(config, name)}, expected an even number (rotary embedding rotates pairs)"
+        )

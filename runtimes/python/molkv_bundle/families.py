@@ -11,10 +11,15 @@ import msgspec
 from molkv_bundle.config import ModelConfig
 from molkv_bundle.errors import ConfigError, MolkvError
 from molkv_bundle.files import decode_json, read_bytes, shown
+from molkv_bundle.gemma4 import Gemma4Config
 from molkv_bundle.mole import MoleConfig
 from molkv_bundle.molkv import MolkvConfig
 
-FAMILIES: dict[str, type[ModelConfig]] = {"mole": MoleConfig, "molkv": MolkvConfig}
+FAMILIES: dict[str, type[ModelConfig]] = {
+    "mole": MoleConfig,
+    "molkv": MolkvConfig,
+    "gemma4_text": Gemma4Config,
+}
 """The configuration class of each family, by `model_type`. A new family adds an entry (docs/architecture.md)."""
 
 

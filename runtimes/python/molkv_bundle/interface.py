@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
-from molkv_bundle.config import ModelConfig, TensorInfo, WindowDtype
+from molkv_bundle.config import KVCacheShape, ModelConfig, TensorInfo, WindowDtype
 from molkv_bundle.manifest import KVDtype
 from molkv_bundle.row_formats import Floats
 
@@ -38,24 +40,26 @@ def _inputs(config: ModelConfig, kv_dtype: KVDtype, window_dtype: WindowDtype) -
         TensorInfo(name="seqlens_k", dtype="int32", shape=("batch",)),
         TensorInfo(name="total_sequence_length", dtype="int32", shape=()),
         TensorInfo(name="logits_to_keep", dtype="int64", shape=(1,)),
-        *_cache(config, "past_key_values", kv_dtype),
+        *_cache("past_key_values", config.kv_caches(), kv_dtype),
     )
 
 
 def _outputs(config: ModelConfig, kv_dtype: KVDtype) -> Tensors:
     """Return the outputs of the cpu profile."""
     logits = TensorInfo(name="logits", dtype="float32", shape=("batch", "logits_length", config.vocab_size))
-    return (logits, *_cache(config, "present", kv_dtype))
+    caches = {cache.layer: cache for cache in config.kv_caches()}
+    again = [caches[source]._replace(layer=layer) for layer, source in config.shared_kv_caches().items()]
+    return (logits, *_cache("present", [*caches.values(), *again], kv_dtype))
 
 
-def _cache(config: ModelConfig, prefix: str, kv_dtype: KVDtype) -> list[TensorInfo]:
+def _cache(prefix: str, caches: Iterable[KVCacheShape], kv_dtype: KVDtype) -> list[TensorInfo]:
     return [
         TensorInfo(
             name=f"{prefix}.{cache.layer}.{kind}",
             dtype=kv_dtype,
             shape=("batch", cache.num_key_value_heads, "max_length", cache.head_dim),
         )
-        for cache in config.kv_caches()
+        for cache in caches
         for kind in ("key", "value")
     ]
 
@@ -92,12 +96,21 @@ def _tensors(shapes: dict[str, tuple[int, ...]], dtype: KVDtype) -> Tensors:
     return tuple(TensorInfo(name=name, dtype=dtype, shape=shape) for name, shape in shapes.items())
 
 
-def rotary_tables(positions: npt.ArrayLike, size: int, theta: float) -> tuple[Floats, Floats]:
+def rotary_tables(
+    positions: npt.ArrayLike, size: int, theta: float, partial_rotary_factor: float = 1.0
+) -> tuple[Floats, Floats]:
     """Return cos and sin, each float32 [*positions.shape, size / 2].
 
-    Angles are computed in float64, as in the reference model.
+    Angles are computed in float64, as in the reference model. If `partial_rotary_factor` is less than 1, only this part
+    of the pairs is rotated, the pairs with the highest frequencies.
     """
     half = size // 2
     frequencies = theta ** (-np.arange(half, dtype=np.float64) / half)
+    frequencies[rotated_pairs(size, partial_rotary_factor) :] = 0
     angles = np.asarray(positions, np.float64)[..., None] * frequencies
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def rotated_pairs(size: int, partial_rotary_factor: float) -> int:
+    """Return the number of pairs that are rotated in a vector of this size (transformers' RoPE type "proportional")."""
+    return int(partial_rotary_factor * size // 2)

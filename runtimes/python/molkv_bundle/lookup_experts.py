@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 import msgspec
 
-from molkv_bundle.config import KVCacheShape, ModelConfig, Rotation, check_sizes
+from molkv_bundle.config import KVCacheShape, ModelConfig, Rotation, check_even, check_sizes
 from molkv_bundle.errors import ConfigError
 
 # In a model without experts, the expert fields get these values, whatever values were given.
@@ -113,15 +113,3 @@ class LookupExpertConfig(ModelConfig, frozen=True, forbid_unknown_fields=True, k
     def restricted(self, context_length: int, expert_window: int) -> Self:
         """Return the configuration with this context length and this expert window."""
         return msgspec.structs.replace(self, max_position_embeddings=context_length, expert_window=expert_window)
-
-
-def check_even(config: ModelConfig, name: str) -> None:
-    """Check that a field is even. The field is the size of rotated vectors.
-
-    Raises:
-        ConfigError: The field is odd.
-    """
-    if getattr(config, name) % 2:
-        raise ConfigError(
-            f"{name}: found {getattr(config, name)}, expected an even number (rotary embedding rotates pairs)"
-        )

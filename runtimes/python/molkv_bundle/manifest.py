@@ -288,10 +288,13 @@ def _check_limits(model: ModelConfig, graph: GraphInfo, where: str) -> None:
     limits = {"context_length": model.max_position_embeddings, "expert_window": model.expert_window}
     for name, limit in limits.items():
         found, least = getattr(graph, name), 1 if limit else 0
-        if not least <= found <= limit or (found != limit and not graph.is_static):
-            raise BundleError(
-                f"{where}.{name}: found {found}, expected {limit} (as in the model), or less in a static graph"
-            )
+        if not least <= found <= limit:
+            raise BundleError(f"{where}.{name}: found {found}, expected {least} to {limit} (as in the model)")
+    if graph.expert_window != model.expert_window and not graph.is_static:
+        raise BundleError(
+            f"{where}.expert_window: found {graph.expert_window}, expected {model.expert_window} (as in the model), or "
+            "less in a static graph"
+        )
     kinds = {"dense_dtype": (graph.dense_dtype, "qdq-int8"), "kv_dtype": (graph.kv_dtype, "float16")}
     for name, (dtype, static_only) in kinds.items():
         if dtype == static_only and not graph.is_static:

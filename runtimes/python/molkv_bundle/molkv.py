@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from molkv_bundle.config import Rotation, TensorInfo, Vector, WindowDtype
+from molkv_bundle.config import Rotation, TensorInfo, Vector, WindowDtype, check_even
 from molkv_bundle.errors import ConfigError
-from molkv_bundle.lookup_experts import LookupExpertConfig, check_even
+from molkv_bundle.lookup_experts import LookupExpertConfig
 
 
 class MolkvConfig(LookupExpertConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -61,6 +61,7 @@ OPERATORS: Mapping[tuple[str, str], Operator] = MappingProxyType(
         ("", "Sqrt"): _operator("x"),
         ("", "Squeeze"): _operator("xx"),
         ("", "Sub"): _operator("xx"),
+        ("", "Tanh"): _operator("x"),
         ("", "Transpose"): _operator("x", perm="ints"),
         ("", "Unsqueeze"): _operator("xx"),
         (_MICROSOFT, "GroupQueryAttention"): _operator(
@@ -70,7 +71,9 @@ OPERATORS: Mapping[tuple[str, str], Operator] = MappingProxyType(
             k_quant_type="string",
             kv_cache_bit_width="int",
             kv_num_heads="int",
+            local_window_size="int",
             num_heads="int",
+            scale="float",
             v_quant_type="string",
         ),
         (_MICROSOFT, "MatMulIntegerToFloat"): _operator("xxxxx"),
