@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from molkv_bundle import CheckpointError, ConfigError, KVDtype, decode_json, read_bytes, resolve_location, shown
-from molkv_export.checkpoints import native, published_mole
+from molkv_export.checkpoints import gemma4, native, published_mole
 from molkv_export.checkpoints.checkpoint import Checkpoint, Reader
 from molkv_export.checkpoints.files import CONFIG, file_state, foreign_format, refuse_pointer
 from molkv_export.checkpoints.remote import Mirror
 from molkv_export.checkpoints.weights import Weights, find_weights, open_file
 from molkv_export.graph.build import BuiltGraph, build_graph
+from molkv_export.graph.gemma4 import build_gemma4_graph
 from molkv_export.graph.linear import DenseFormat
 from molkv_export.graph.mole import MoleMixer
 from molkv_export.graph.molkv import MolkvMixer
 from molkv_export.graph.static.build import build_static_graph
 from molkv_export.graph.static.modules import StaticModules
 from molkv_export.graph.static.molkv import StaticMolkvMixer
-from molkv_export.modeling import Form, MoleForCausalLM, MolkvForCausalLM, ReferenceModel
+from molkv_export.modeling import Form, Gemma4ForCausalLM, MoleForCausalLM, MolkvForCausalLM, ReferenceModel
 
 
 class Family(NamedTuple):
@@ -64,6 +65,12 @@ FAMILIES: dict[str, Family] = {
         static_graph=partial(build_static_graph, mixer=StaticMolkvMixer),
         can_be_calibrated=True,
         note="the equations of MoLKV are our interpretation of its paper; to compare them with your own code",
+    ),
+    "gemma4_text": Family(
+        readers=(gemma4,),
+        model=Gemma4ForCausalLM,
+        graph=build_gemma4_graph,
+        can_be_calibrated=True,
     ),
 }
 """All families by `model_type`. To add a family, add an entry (docs/architecture.md, "A new family")."""

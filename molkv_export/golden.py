@@ -98,8 +98,8 @@ def _texts(config: ModelConfig, folder: Path, lengths: Sequence[int] = ()) -> li
     """Return texts, each with the number of tokens to generate after it.
 
     The first texts are beginnings of sentences; without a tokenizer, they are random ids. The last text is a long one
-    of random ids, without a continuation. It is longer than two expert windows, so that a driver fails if it handles
-    the end of the ring buffer wrongly. It is also long enough for at least one call of each static graph. The length of
+    of random ids, without a continuation. It is longer than two windows, so that a driver fails if it handles the end
+    of a window wrongly. It is also long enough for at least one call of each static graph. The length of
     this text is at most the context length, and at most 4,096 tokens.
     """
     context = config.max_position_embeddings
@@ -167,8 +167,8 @@ def _continue(model: SourceModel, store: Store, ids: Ids, new_tokens: int, tie: 
 
 
 def window(config: ModelConfig) -> int:
-    """Return the length of the expert window, or 2 if it is shorter or missing. Pieces of texts have this length."""
-    return max(2, config.expert_window)
+    """Return the length of the longest window, or 2 if it is shorter or missing. Pieces of texts have this length."""
+    return max(2, config.longest_window)
 
 
 def top_ids(logits: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.int64]:

@@ -38,7 +38,9 @@ class GraphOptions(NamedTuple):
     # Numbers of positions of a call, one for each static graph; 1 is always added. Default: the values of
     # CHUNK_LENGTHS that do not exceed the context length.
     chunk_lengths: Sequence[int] | None = None
-    context_length: int | None = None  # context length of static graphs; default: the model's, at most CONTEXT_LENGTH
+    # Context length of the graphs. The default is the model's, but at most CONTEXT_LENGTH in static graphs, and at most
+    # the default of the model's family in profile cpu.
+    context_length: int | None = None
     expert_window: int | None = None  # expert window of static graphs; default: the model's
     # Dtype of the values in an expert window. Default: int8 in profile cpu if the store is int8 and the weights are
     # int8 or int4, else float32.
@@ -56,7 +58,7 @@ def plan_graphs(
         ConfigError: A profile's operators do not support this model.
     """
     if set(profiles) == {"cpu"}:
-        for name in ("chunk_lengths", "context_length", "expert_window"):
+        for name in ("chunk_lengths", "expert_window"):
             if getattr(options, name) is not None:
                 wanted = "no value for profile cpu; only the graphs of profiles coreml and nnapi have fixed shapes"
                 raise ArgumentError(name, getattr(options, name), wanted)
@@ -75,11 +77,12 @@ def _plan(config: ModelConfig, profile: str, options: GraphOptions, experts_dtyp
     dense = DenseFormat(options.dense_dtype, options.block_size, options.kv_dtype, window_dtype, options.lm_head_dtype)
     family = FAMILIES[config.model_type]
     if profile == "cpu":
+        config = config.restricted(_context(config, profile, options), config.expert_window)
         return GraphPlan(profile, config, dense, {0: family.graph(config, dense)})
     assert family.static_graph is not None  # since `config.profiles` has a static profile
     modules = _MODULES[profile, options.dense_dtype]
     kv_dtype: KVDtype = "float16" if options.dense_dtype == "float16" else "float32"
-    context = _context(config, options)
+    context = _context(config, profile, options)
     window = min(options.expert_window or config.expert_window, context)
     config = config.restricted(context, window)
     asked = [n for n in CHUNK_LENGTHS if n <= context] if options.chunk_lengths is None else options.chunk_lengths
@@ -88,8 +91,9 @@ def _plan(config: ModelConfig, profile: str, options: GraphOptions, experts_dtyp
     return GraphPlan(profile, config, dense._replace(kv_dtype=kv_dtype), graphs)
 
 
-def _context(config: ModelConfig, options: GraphOptions) -> int:
-    return options.context_length or min(config.max_position_embeddings, CONTEXT_LENGTH)
+def _context(config: ModelConfig, profile: str, options: GraphOptions) -> int:
+    default = config.default_context_length if profile == "cpu" else CONTEXT_LENGTH
+    return options.context_length or min(config.max_position_embeddings, default)
 
 
 def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
@@ -127,6 +131,6 @@ def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
         if asked is not None and not 0 < asked <= limit:
             raise ArgumentError(name, asked, f"1 to {limit} (the limit of the model)")
     for length in options.chunk_lengths or () if profile != "cpu" else ():
-        if not 1 <= length <= _context(config, options):
-            context = _context(config, options)
+        if not 1 <= length <= _context(config, profile, options):
+            context = _context(config, profile, options)
             raise ArgumentError("chunk_lengths", length, f"lengths from 1 to {context} (the graph's context)")

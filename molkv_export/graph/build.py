@@ -78,11 +78,7 @@ def build_graph(
     Raises:
         ConfigError: ONNX Runtime's attention operator does not support this model.
     """
-    if config.head_dim % _HEAD_DIM_UNIT:
-        raise ConfigError(
-            f"head_dim is {config.head_dim}, expected a multiple of {_HEAD_DIM_UNIT}: "
-            "ONNX Runtime's GroupQueryAttention supports no other sizes"
-        )
+    check_head_size("head_dim", config.head_dim)
     interface = graph_interface(config, dense.kv_dtype, window_dtype=dense.window_dtype)
     frame, modules = Frame(*interface), CpuModules(config, dense)
     values = frame.values
@@ -104,6 +100,19 @@ def build_graph(
         values["logits_to_keep"],
     )
     return frame.finish(decoder, [logits, *(value for present in presents for value in present)])
+
+
+def check_head_size(name: str, size: int) -> None:
+    """Check the size of heads, which is the field `name` of the configuration.
+
+    Raises:
+        ConfigError: ONNX Runtime's attention operator does not support this size.
+    """
+    if size % _HEAD_DIM_UNIT:
+        raise ConfigError(
+            f"{name} is {size}, expected a multiple of {_HEAD_DIM_UNIT}: "
+            "ONNX Runtime's GroupQueryAttention supports no other sizes"
+        )
 
 
 class Frame:

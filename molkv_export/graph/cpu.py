@@ -39,16 +39,18 @@ class RMSNorm(nn.Module):
 class RotaryCache:
     """Initializers of the graph with the cos and sin of all positions, one pair for each size and scale."""
 
-    def __init__(self, max_positions: int, theta: float) -> None:
+    def __init__(self, max_positions: int, theta: float, partial_rotary_factor: float = 1.0, *, name: str = "") -> None:
+        """Create the initializers when they are used; `name` is needed if a graph has several rotations."""
         self.max_positions = max_positions
-        self.theta = theta
+        self.theta, self.partial_rotary_factor = theta, partial_rotary_factor
+        self._prefix = f"{name}." if name else ""
         self._values: dict[str, tuple[ir.Value, ir.Value]] = {}
 
     def tables(self, op: OpBuilder, size: int, scale: float = 1.0) -> tuple[ir.Value, ir.Value]:
         """Return cos and sin of all positions, each float32 [max_positions, size / 2], times `scale`."""
-        name = str(size) if scale == 1 else f"{size}.scaled"
+        name = self._prefix + (str(size) if scale == 1 else f"{size}.scaled")
         if name not in self._values:
-            cos, sin = rotary_tables(np.arange(self.max_positions), size, self.theta)
+            cos, sin = rotary_tables(np.arange(self.max_positions), size, self.theta, self.partial_rotary_factor)
             root = op.builder.root
             cos, sin = (np.multiply(table, scale, dtype=np.float32) for table in (cos, sin))
             self._values[name] = (

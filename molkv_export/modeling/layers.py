@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from molkv_bundle import LookupExpertConfig
+from molkv_bundle import LookupExpertConfig, rotated_pairs
 
 
 class RMSNorm(nn.Module):
@@ -44,7 +44,7 @@ class FeedForward(nn.Module):
         return out
 
 
-def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
+def rotate(x: Tensor, positions: Tensor, theta: float, partial_rotary_factor: float = 1.0) -> Tensor:
     """Rotate x [..., T, ..., size] by its positions (arXiv 2104.09864, eq. 34).
 
     As in Llama, each number of the first half is paired with the number at the same place in the second half. Angles
@@ -55,9 +55,11 @@ def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
         x: Vectors of an even size, any float dtype.
         positions: Integer positions. Their shape can be broadcast to the shape of x without its last dimension.
         theta: Base of the geometric series of wavelengths (`rope_theta`).
+        partial_rotary_factor: The part of the pairs that is rotated; these are the pairs with the highest frequencies.
     """
     half = x.shape[-1] // 2
     frequencies = theta ** (-torch.arange(half, dtype=torch.float64, device=x.device) / half)
+    frequencies[rotated_pairs(x.shape[-1], partial_rotary_factor) :] = 0
     angles = positions[..., None].double() * frequencies
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]

@@ -28,6 +28,7 @@ from molkv_bundle.files import (
     read_bytes,
     shown,
 )
+from molkv_bundle.gemma4 import Gemma4Config
 from molkv_bundle.generation import ChatTemplateFile, Generation, SamplingDefaults, sampling_number, sampling_range
 from molkv_bundle.golden import (
     GOLDEN,
@@ -44,7 +45,7 @@ from molkv_bundle.golden import (
     read_golden,
 )
 from molkv_bundle.graph_file import check_graph_file
-from molkv_bundle.interface import HIDDEN, Arrays, Tensors, graph_interface, rotary_tables
+from molkv_bundle.interface import HIDDEN, Arrays, Tensors, graph_interface, rotary_tables, rotated_pairs
 from molkv_bundle.lookup_experts import LookupExpertConfig
 from molkv_bundle.manifest import (
     EXPERTS,
@@ -120,6 +121,7 @@ __all__ = [
     "DenseDtype",
     "FileInfo",
     "Floats",
+    "Gemma4Config",
     "Generation",
     "Golden",
     "GoldenErrors",
@@ -191,6 +193,7 @@ __all__ = [
     "remote_errors",
     "resolve_location",
     "rotary_tables",
+    "rotated_pairs",
     "sampling_number",
     "sampling_range",
     "shard_header",

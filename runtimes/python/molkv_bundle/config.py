@@ -80,6 +80,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return 0
 
     @property
+    def longest_window(self) -> int:
+        """The length of the model's longest window in positions; 0 if it has none."""
+        return self.expert_window
+
+    @property
     def attended_positions(self) -> int:
         """The number of positions whose experts a position attends to, including its own.
 

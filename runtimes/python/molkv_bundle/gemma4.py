@@ -44,6 +44,11 @@ class Gemma4Config(ModelConfig, frozen=True, forbid_unknown_fields=True, kw_only
         """The model's context, at most 4,096: the KV cache and the tables of cos and sin grow with the context."""
         return min(self.max_position_embeddings, _CONTEXT_LENGTH)
 
+    @property
+    def longest_window(self) -> int:
+        """The window of sliding attention."""
+        return self.sliding_window
+
     def record_vectors(self) -> tuple[Vector, ...]:
         """Return the only vector: the per-layer embedding."""
         return (Vector("value", (self.hidden_size_per_layer_input,), "scale"),)
@@ -55,6 +60,11 @@ class Gemma4Config(ModelConfig, frozen=True, forbid_unknown_fields=True, kw_only
     def is_sliding(self, layer: int) -> bool:
         """Return whether a layer has sliding attention."""
         return self.layer_types[layer] == "sliding_attention"
+
+    def feed_forward_size(self, layer: int) -> int:
+        """Return the size of a layer's feed-forward network."""
+        is_wide = self.use_double_wide_mlp and layer >= self.num_hidden_layers - self.num_kv_shared_layers
+        return self.intermediate_size * (2 if is_wide else 1)
 
     def kv_caches(self) -> tuple[KVCacheShape, ...]:
         """Return one KV cache for each layer that does not share the cache of another layer."""
@@ -71,8 +81,7 @@ class Gemma4Config(ModelConfig, frozen=True, forbid_unknown_fields=True, kw_only
         """Return one input for each layer: the per-layer embedding [B, T, P] of each position's token."""
         shape = ("batch", "length", self.hidden_size_per_layer_input)
         return [
-            TensorInfo(name=f"expert_value.{layer}", dtype="float32", shape=shape)
-            for layer in self.layers_with_experts
+            TensorInfo(name=f"expert_value.{layer}", dtype="float32", shape=shape) for layer in self.layers_with_experts
         ]
 
     def __post_init__(self) -> None:

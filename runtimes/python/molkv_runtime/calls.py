@@ -244,7 +244,12 @@ class DynamicCalls:
         # Past and present share memory, so the graph writes the new keys and values in place.
         cache = {name: array[rows] for name, array in self._cache.items()}
         past = {f"past_key_values.{name}": array for name, array in cache.items()}
-        present = {f"present.{name}": array for name, array in cache.items()}
+        again = {
+            f"{layer}.{kind}": cache[f"{source}.{kind}"]
+            for layer, source in self._config.shared_kv_caches().items()
+            for kind in ("key", "value")
+        }
+        present = {f"present.{name}": array for name, array in {**cache, **again}.items()}
         return self._graph.bind(0, {**inputs, **past}, {"logits": logits, **present})
 
     def caches(self, sequence: int) -> Arrays:

@@ -20,7 +20,11 @@ class Family(NamedTuple):
     """A function that returns the bytes of one sequence's state: (config, longest sequence, dtype of window values)."""
 
 
-FAMILIES: dict[str, Family] = {"mole": Family(PresentExperts), "molkv": Family(molkv_state, molkv_state_bytes)}
+FAMILIES: dict[str, Family] = {
+    "mole": Family(PresentExperts),
+    "molkv": Family(molkv_state, molkv_state_bytes),
+    "gemma4_text": Family(PresentExperts),
+}
 """The functions of each family, by `model_type`. A new family adds an entry (docs/architecture.md)."""
 
 
