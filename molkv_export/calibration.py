@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from molkv_bundle import Floats, KVCacheShape
 from molkv_export.checkpoints import Checkpoint
-from molkv_export.golden import Ids
 from molkv_export.graph.build import BuiltGraph
 from molkv_export.graph.static.layers import QdqLinear
-from molkv_export.source.model import SourceModel
+from molkv_export.source.model import Ids, SourceModel
 
 # Numbers outside the range of a scale are clipped. Other texts may have larger numbers than the calibration texts, so
 # measured ranges are multiplied by this factor. The factor costs 0.14 bits of precision.

@@ -60,7 +60,7 @@ def estimate_disk_and_ram(
     # A weight is read as float32. If it is stored in another dtype, both copies are in RAM at the same time.
     copies = 1 if all(plan.dense == FLOAT32 for plan in graphs) else 2
     weight = copies * max(size for plan in graphs for size in plan.weights)
-    golden = golden_ram(source, graphs[0].weights)
+    golden = golden_ram(source)
     return DiskAndRam(disk=disk, free=free, ram=max(memory.total, golden, weight))
 
 

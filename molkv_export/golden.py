@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
+from torch import Tensor
 
 from molkv_bundle import (
     LIMITS,
@@ -28,12 +29,11 @@ from molkv_bundle import (
     ModelConfig,
     Projection,
 )
-from molkv_export.checkpoints import Checkpoint
+from molkv_export.checkpoints import EMBEDDING, LM_HEAD, Checkpoint
 from molkv_export.source.arithmetic import DRAWS, limits_of, rough_arithmetic
-from molkv_export.source.model import SourceModel
+from molkv_export.source.model import Ids, SourceModel
+from molkv_export.source.streamed import source_bytes
 from molkv_runtime import ExpertStore, Store, encode, open_tokenizer
-
-Ids = npt.NDArray[np.int64]
 
 _PROMPTS = (
     "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n    return",
@@ -44,7 +44,7 @@ _PROMPTS = (
 _PROMPT_TOKENS = 40
 _NEW_TOKENS = 16
 _LONGEST = 4096  # largest number of positions in a text; the file has 164 bytes for each position
-_MOST_LOGITS, _MOST_ROWS = 400_000, 4  # largest number of logits, and of positions, that are computed at a time
+_ROWS = 4  # number of positions whose logits are computed at a time
 
 
 def write_golden(
@@ -59,10 +59,9 @@ def write_golden(
     graph, model = bundle.graph(), SourceModel(checkpoint, bundle)
     with open_store(bundle) as store:
         chosen = _texts(bundle.config, bundle.path, graph.lengths)
-        texts = [_golden_text(model, store, ids, checkpoint.folder) for ids, _ in chosen]
+        texts = _golden_texts(model, store, [ids for ids, _ in chosen], checkpoint.folder)
         limits = _limits(model, store, bundle, texts)
-        tie = 4 * limits.max_abs
-        greedy = [_continue(model, store, ids, new_tokens, tie) for ids, new_tokens in chosen]
+        greedy = _continue(model, store, chosen, tie=4 * limits.max_abs)
     texts = [text._replace(greedy_ids=ids) for text, ids in zip(texts, greedy, strict=True)]
     tensors = {
         f"texts.{index}.{field}": np.ascontiguousarray(array)
@@ -73,20 +72,19 @@ def write_golden(
     (bundle.path / graph.golden).write_bytes(save(tensors, {VERSION_KEY: VERSION}))
 
 
-def _rows(config: ModelConfig) -> int:
-    """Return the number of positions whose logits are computed at a time."""
-    return max(1, min(_MOST_ROWS, _MOST_LOGITS // config.vocab_size))
-
-
-def golden_ram(checkpoint: Checkpoint, weights: Sequence[int]) -> int:
-    """Estimate the RAM in bytes for making golden vectors; `weights` are the sizes of dense weights in float32."""
+def golden_ram(checkpoint: Checkpoint) -> int:
+    """Estimate the RAM in bytes for making golden vectors."""
     networks: Counter[str] = Counter()  # parameters by layer; only one layer's networks are in RAM at a time
-    for name in checkpoint.parameters if checkpoint.form == "training" else ():
+    dense: dict[str, tuple[int, ...]] = {}
+    for name in checkpoint.parameters:
         layer, is_expert, _ = name.partition(".experts.")
-        if is_expert:
+        if not is_expert and name != EMBEDDING:
+            dense[name] = checkpoint.shape(name)
+        elif is_expert and checkpoint.form == "training":
             networks[layer] += math.prod(checkpoint.shape(name))
-    logits = (24 * _rows(checkpoint.config) + 100) * checkpoint.config.vocab_size
-    return sum(weights) + 4 * max(networks.values(), default=0) + logits
+    dense[LM_HEAD] = dense.get(LM_HEAD, checkpoint.shape(EMBEDDING))
+    logits = (24 * _ROWS + 100) * checkpoint.config.vocab_size
+    return source_bytes(dense) + 4 * max(networks.values(), default=0) + logits
 
 
 def calibration_texts(config: ModelConfig, folder: Path) -> list[Ids]:
@@ -116,14 +114,30 @@ def _texts(config: ModelConfig, folder: Path, lengths: Sequence[int] = ()) -> li
     return [*texts, (long, 0)]
 
 
-def _golden_text(model: SourceModel, store: Store, ids: Ids, source: Path) -> GoldenText:
-    """Compute the expected results for a text, without its continuation."""
+def _batches(texts: Sequence[Ids]) -> list[list[int]]:
+    """Return the indices of texts that are computed together: the short texts, and then the long ones one by one."""
+    short = [index for index, ids in enumerate(texts) if len(ids) <= _PROMPT_TOKENS + _NEW_TOKENS]
+    alone = [[index] for index in range(len(texts)) if index not in short]
+    return [short, *alone] if short else alone
+
+
+def _golden_texts(model: SourceModel, store: Store, texts: list[Ids], source: Path) -> list[GoldenText]:
+    """Compute the expected results for texts, without their continuations."""
+    found: dict[int, GoldenText] = {}
+    for batch in _batches(texts):
+        each = model.hidden([texts[index] for index in batch], store, in_float64=True)
+        for index, hidden in zip(batch, each, strict=True):
+            found[index] = _golden_text(model, hidden, texts[index], source)
+    return [found[index] for index in range(len(texts))]
+
+
+def _golden_text(model: SourceModel, hidden: Tensor, ids: Ids, source: Path) -> GoldenText:
     vocab_size = model.config.vocab_size
     projection, count = Projection(vocab_size), min(TOP, vocab_size)
     # Allocated in advance: a small array between large temporary arrays would prevent the release of their memory.
     top, projected = np.empty((len(ids), count), np.int32), np.empty((len(ids), PROJECTIONS), np.float32)
     top_logits, start = np.empty((len(ids), count), np.float32), 0
-    for logits in model.logits_in_pieces(ids, store, last=0, rows=_rows(model.config), in_float64=True):
+    for logits in model.head(hidden, _ROWS, in_float64=True):
         if not np.isfinite(logits).all():
             raise CheckpointError(
                 f"{source}: the model computes logits that float32 cannot hold, expected finite numbers; its "
@@ -139,31 +153,42 @@ def _golden_text(model: SourceModel, store: Store, ids: Ids, source: Path) -> Go
 def _limits(model: SourceModel, store: Store, bundle: Bundle, texts: list[GoldenText]) -> GoldenLimits:
     """Run the texts several times with the rounding errors that the bundle's format allows; return the limits."""
     found: list[tuple[float, float]] = []
+    every = [text.input_ids.astype(np.int64) for text in texts]
     for draw in range(DRAWS):
         errors = GoldenErrors(model.config.vocab_size, GoldenLimits(math.inf, math.inf))
         with rough_arithmetic(model.model, bundle, draw):
-            for text in texts:
-                start, ids = 0, text.input_ids.astype(np.int64)
-                for logits in model.logits_in_pieces(ids, store, last=0, rows=_rows(model.config)):
-                    errors.add(text, start, logits)
-                    start += len(logits)
+            for batch in _batches(every):
+                for index, hidden in zip(batch, model.hidden([every[i] for i in batch], store), strict=True):
+                    start = 0
+                    for logits in model.head(hidden, _ROWS):
+                        errors.add(texts[index], start, logits)
+                        start += len(logits)
         found.append((max(errors.max_abs_logit, errors.max_abs_projection), errors.relative_l2))
     return limits_of(*np.max(found, axis=0).tolist())
 
 
-def _continue(model: SourceModel, store: Store, ids: Ids, new_tokens: int, tie: float) -> npt.NDArray[np.int32]:
-    """Continue a text greedily; stop before a token whose logit is at most `tie` above the second largest logit.
+def _continue(
+    model: SourceModel, store: Store, chosen: list[tuple[Ids, int]], tie: float
+) -> list[npt.NDArray[np.int32]]:
+    """Continue texts greedily, each by its number of tokens; return the new tokens of each text.
 
-    Rounding errors could change the choice of such a token.
+    A text stops before a token whose logit is at most `tie` above the second largest logit, because rounding errors
+    could change the choice of such a token.
     """
-    found = np.empty(0, np.int64)
-    while len(found) < new_tokens:
-        logits = model.logits(np.concatenate([ids, found]), store, last=1)[0]
-        first, *others = top_ids(logits[None], 2)[0]
-        if others and logits[first] - logits[others[0]] <= tie:
-            break
-        found = np.append(found, first)
-    return found.astype(np.int32)
+    found = [np.empty(0, np.int64) for _ in chosen]
+    going = [index for index, (_, count) in enumerate(chosen) if count]
+    while going:
+        each = model.hidden([np.concatenate([chosen[index][0], found[index]]) for index in going], store)
+        for index, hidden in zip(list(going), each, strict=True):
+            logits = next(model.head(hidden[-1:], 1))[0]
+            first, *others = top_ids(logits[None], 2)[0]
+            if others and logits[first] - logits[others[0]] <= tie:
+                going.remove(index)
+                continue
+            found[index] = np.append(found[index], first)
+            if len(found[index]) == chosen[index][1]:
+                going.remove(index)
+    return [ids.astype(np.int32) for ids in found]
 
 
 def window(config: ModelConfig) -> int:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from molkv_bundle import record_dtype
-from molkv_export.golden import Ids
 from molkv_export.modeling import ExactRecords
 from molkv_export.parity.runners import Runner
-from molkv_export.source.model import SourceModel
+from molkv_export.source.model import Ids, SourceModel
 from molkv_export.source.rounding import StoredRows
 from molkv_runtime import Generator, Sampling, Store
 

@@ -16,12 +16,11 @@ import onnx
 from torch import Tensor
 
 from molkv_bundle import HIDDEN, Arrays, Bundle, BundleError, DenseDtype, Floats, KVDtype, MolkvError, WindowDtype
-from molkv_export.golden import Ids
 from molkv_export.graph.files import load_graphs, weights_file
 from molkv_export.modeling import Tap, tap_name
 from molkv_export.parity.onnx_reference import ReferenceGraph
 from molkv_export.parity.runners import ONNX_REFERENCE, PHASES
-from molkv_export.source.model import SourceModel
+from molkv_export.source.model import Ids, SourceModel
 from molkv_runtime import BoundCall, Call, Generator, Graph, Store, Target, open_session, session_options
 
 Values = dict[str, Floats]  # by name of the tap, each [T, ...]

@@ -9,7 +9,8 @@ import numpy as np
 
 from molkv_bundle import TOKENIZER, ArgumentError, RequestError
 from molkv_export.corpus import standard_library
-from molkv_export.golden import Ids, window
+from molkv_export.golden import window
+from molkv_export.source.model import Ids
 from molkv_runtime import Generator
 
 

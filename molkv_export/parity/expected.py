@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molkv_bundle import Bundle, Floats, ModelConfig, RequestError, TensorFile
-from molkv_export.golden import Ids, window
+from molkv_export.golden import window
 from molkv_export.parity.compare import EVERY_PHASE, QUALITY_PHASE, Measure, Reference
 from molkv_export.parity.compared_texts import Texts
 from molkv_export.parity.gates import (
@@ -27,6 +27,7 @@ from molkv_export.parity.gates import (
 )
 from molkv_export.parity.metrics import Metrics
 from molkv_export.parity.runners import CONTEXT_END
+from molkv_export.source.model import Ids
 
 EXPECTED = "your own code"
 

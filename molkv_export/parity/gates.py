@@ -6,10 +6,9 @@ import msgspec
 import numpy as np
 
 from molkv_bundle import Bundle, DenseDtype, KVDtype, RowDtype, WindowDtype, read_golden
-from molkv_export.golden import Ids
 from molkv_export.parity.metrics import Metrics
 from molkv_export.source.arithmetic import DRAWS, limits_of, rough_arithmetic
-from molkv_export.source.model import SourceModel
+from molkv_export.source.model import Ids, SourceModel
 from molkv_runtime import PRESETS, Generator
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from molkv_bundle import Floats
-from molkv_export.golden import Ids, top_ids
+from molkv_export.golden import top_ids
+from molkv_export.source.model import Ids
 
 Doubles = npt.NDArray[np.float64]
 

@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from molkv_bundle import Bundle, Floats, RequestError
-from molkv_export.golden import Ids, window
+from molkv_export.golden import window
 from molkv_export.graph.files import load_graphs, weights_file
 from molkv_export.parity.onnx_reference import ReferenceGraph
-from molkv_export.source.model import SourceModel
+from molkv_export.source.model import Ids, SourceModel
 from molkv_runtime import Generator, Sequences, Store, Target, resolve
 
 Phase = Callable[[Generator, Ids], Floats]

@@ -55,17 +55,17 @@ def weights_agreement(bundle: Bundle, source: SourceModel) -> WeightsResult:
     Raises:
         BundleError: The file of weights is damaged, or a weight has the wrong shape.
     """
-    expected = source.dense_weights()
-    missing = dict.fromkeys(expected)
+    shapes = source.dense_shapes
+    missing = dict.fromkeys(shapes)
     numbers = 0
-    for name, found in _stored_parameters(bundle, expected):
+    for name, found in _stored_parameters(bundle, shapes):
         if name in missing:
             del missing[name]
             numbers += found.numel()
-        if failure := _difference(name, found, expected[name], source):
-            return WeightsResult(len(expected) - len(missing), numbers, failure)
+        if failure := _difference(name, found, source.dense_weight(name), source):
+            return WeightsResult(len(shapes) - len(missing), numbers, failure)
     failure = f"{next(iter(missing))} is in no graph" if missing else ""
-    return WeightsResult(len(expected) - len(missing), numbers, failure)
+    return WeightsResult(len(shapes) - len(missing), numbers, failure)
 
 
 def _difference(name: str, found: Tensor, expected: Tensor, source: SourceModel) -> str:
@@ -89,8 +89,10 @@ def _difference(name: str, found: Tensor, expected: Tensor, source: SourceModel)
     )
 
 
-def _stored_parameters(bundle: Bundle, like: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _stored_parameters(bundle: Bundle, like: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Tensor]]:
     """Yield name and elements of each parameter in `like`, float32 [out, in] or [size]; one weight is in RAM at a time.
+
+    `like` has the shapes of the parameters by name.
 
     A weight that several graphs read from the same place is yielded once. A weight that each graph stores separately is
     yielded for each graph.
@@ -105,10 +107,10 @@ def _stored_parameters(bundle: Bundle, like: Mapping[str, Tensor]) -> Iterator[t
             if parts == known.get(weight) or not like.keys() >= set(parameters):
                 continue
             known[weight] = parts
-            rows = [like[parameter].shape[0] for parameter in parameters]
+            rows = [like[parameter][0] for parameter in parameters]
             arrays = [read_initializer(part, path) for part in parts]
             try:
-                stored = _decoded(arrays, like[parameters[0]].shape[-1]).split_with_sizes(rows)
+                stored = _decoded(arrays, like[parameters[0]][-1]).split_with_sizes(rows)
             except (ValueError, RuntimeError) as error:
                 shapes = " and ".join(str(list(array.shape)) for array in arrays)
                 raise BundleError(f"{path}: {weight} has shape {shapes}, expected {sum(rows)} columns") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -33,6 +34,19 @@ _MORE_ROUGH = 16
 _MAX_ABS_FACTOR, _RELATIVE_L2_FACTOR = 2.0, 1.5
 
 
+_is_off: ContextVar[bool] = ContextVar("is_off", default=False)
+
+
+@contextmanager
+def in_own_dtype() -> Iterator[None]:
+    """Make `Float64` have no effect within this context."""
+    token = _is_off.set(True)
+    try:
+        yield
+    finally:
+        _is_off.reset(token)
+
+
 class Float64(TorchFunctionMode):
     """A context in which PyTorch converts float32 tensors to float64 before it computes with them."""
 
@@ -40,6 +54,8 @@ class Float64(TorchFunctionMode):
         self, func: Callable[..., Any], _types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call a function of PyTorch with its float32 arguments converted to float64."""
+        if _is_off.get():
+            return func(*args, **(kwargs or {}))
         if func is Tensor.float:
             return args[0]
         if func is nn.functional.linear:

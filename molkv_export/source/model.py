@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -17,13 +17,16 @@ from molkv_export.modeling import ExactRecords, ReferenceModel, Rows
 from molkv_export.source.arithmetic import Float64
 from molkv_export.source.blocks import block_scales
 from molkv_export.source.rounding import StoredRows, round_activations, rounding_slack, stored_weight
+from molkv_export.source.streamed import stream, streamed_weights
 from molkv_runtime import Store
+
+Ids = npt.NDArray[np.int64]  # token ids
 
 _CACHE_BYTES = 256 * 1024 * 1024
 
 
 class SourceModel:
-    """A checkpoint's reference model. It keeps dense weights in RAM, but not embeddings and experts.
+    """A checkpoint's reference model. It keeps no embeddings and experts in RAM, and no large sets of dense weights.
 
     Records are read (lookup form), or computed by networks that are loaded one layer at a time (training form). Recent
     records are cached.
@@ -50,14 +53,16 @@ class SourceModel:
         self._sources = {name: name for name in names}
         if self.config.tie_word_embeddings:
             self._sources[LM_HEAD] = EMBEDDING
-        scales: dict[str, Tensor] = {}
+        shapes = self.dense_shapes
+        self._graph = graph
+        self._scales: dict[str, Tensor] = {}
         if bundle is not None and bundle.graph().dense_dtype == "int4":
-            scales = block_scales(bundle, {name: checkpoint.shape(source) for name, source in self._sources.items()})
-        plain, state = self.model.plain_parameters, {}
-        for name, source in self._sources.items():  # one by one, so that only one weight is in RAM twice
-            weight = checkpoint.tensor(source)
-            state[name] = weight if graph is None else stored_weight(name, weight, graph, plain, scales.get(name))
+            self._scales = block_scales(bundle, shapes)
+        streamed = streamed_weights(shapes)
+        # One by one, so that only one weight is in RAM twice.
+        state = {name: self._read(name) for name in shapes if name not in streamed}
         self.model.load_state_dict(state, strict=False, assign=True)
+        stream(self.model, streamed, self._read)
         self.model.requires_grad_(False).eval()
         if bundle is not None and bundle.graph().dense_dtype == "qdq-int8":
             round_activations(self.model, bundle)
@@ -65,9 +70,21 @@ class SourceModel:
         if self._rounds_window:
             self.model.round_window()
 
-    def dense_weights(self) -> dict[str, Tensor]:
-        """Return the model's parameters that are in the dense graph, by name, rounded as in the bundle."""
-        return {name: self.model.get_parameter(name).data for name in self._sources}
+    @property
+    def dense_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the model's parameters that are in the dense graph, by name."""
+        return {name: self._checkpoint.shape(source) for name, source in self._sources.items()}
+
+    def dense_weight(self, name: str) -> Tensor:
+        """Return a parameter of the dense graph, rounded as in the bundle."""
+        parameter = self.model.get_parameter(name)
+        return self._read(name) if parameter.is_meta else parameter.data
+
+    def _read(self, name: str) -> Tensor:
+        weight = self.exact_weight(name)
+        if self._graph is None:
+            return weight
+        return stored_weight(name, weight, self._graph, self.model.plain_parameters, self._scales.get(name))
 
     def exact_weight(self, name: str) -> Tensor:
         """Read a parameter of the dense graph as it was trained."""
@@ -132,7 +149,7 @@ class SourceModel:
         runs = np.split(ids.numpy(), np.flatnonzero(np.diff(ids.numpy()) != 1) + 1)  # consecutive ids in one read
         return torch.cat([self._checkpoint.tensor(name, int(run[0]), int(run[-1]) + 1) for run in runs])
 
-    def logits(self, ids: npt.NDArray[np.int64], store: Store | None = None, last: int = 0) -> Floats:
+    def logits(self, ids: Ids, store: Store | None = None, last: int = 0) -> Floats:
         """Return the logits of token ids [T], computed in one pass without a KV cache.
 
         Args:
@@ -143,27 +160,37 @@ class SourceModel:
         Returns:
             float32 [last or T, vocab_size].
         """
-        return next(self.logits_in_pieces(ids, store, last, len(ids)))
+        [hidden] = self.hidden([ids], store)
+        return next(self.head(hidden[-last:], len(ids)))
 
     @torch.no_grad()
-    def logits_in_pieces(
-        self, ids: npt.NDArray[np.int64], store: Store | None, last: int, rows: int, *, in_float64: bool = False
-    ) -> Iterator[Floats]:
-        """Yield the result of `logits` in pieces of `rows` positions, to save memory.
+    def hidden(self, texts: Sequence[Ids], store: Store | None = None, *, in_float64: bool = False) -> list[Tensor]:
+        """Return the inputs of the LM head [T, d] for texts, whose weights are loaded once for all of them.
 
-        With `in_float64`, the model is computed in float64, and the logits are then rounded to float32.
+        Args:
+            texts: The token ids [T] of each text; short texts take as much time and RAM as the longest.
+            store: As in `logits`.
+            in_float64: Whether to compute in float64.
         """
-        arithmetic = Float64 if in_float64 else nullcontext
-        input_ids, inverse = torch.unique(torch.from_numpy(ids)[None], return_inverse=True)
+        longest = max(map(len, texts))
+        # Later positions have no effect on earlier ones, so the texts are padded at their ends.
+        padded = torch.from_numpy(np.stack([np.pad(ids, (0, longest - len(ids))) for ids in texts]))
+        input_ids, inverse = torch.unique(padded, return_inverse=True)
         records = self._cached(input_ids)
         if store is not None:
             records = self._rounded(records, store, input_ids)
         if self._rounds_window:
             records = self.model.in_window(records)  # always in float32, since the codes are part of the format
-        with arithmetic():
-            hidden = self.model.hidden(records, inverse)[0, -last:]
+        with Float64() if in_float64 else nullcontext():
+            hidden = self.model.hidden(records, inverse)
+        return [rows[: len(ids)] for rows, ids in zip(hidden, texts, strict=True)]
+
+    @torch.no_grad()
+    def head(self, hidden: Tensor, rows: int, *, in_float64: bool = False) -> Iterator[Floats]:
+        """Yield the logits, float32 [n, vocab_size], of results of `hidden`, [T, d], in pieces of `rows` positions."""
         for start in range(0, len(hidden), rows):
-            with arithmetic():  # ends before each yield, so that the caller's code is not affected
+            # The context ends before each yield, so that the caller's code is not affected.
+            with Float64() if in_float64 else nullcontext():
                 logits = self.model.head(hidden[start : start + rows])
             yield logits.float().numpy()
 

@@ -1,0 +1,1 @@
+"""Measurements of Gemma 4 at full size, with random weights."""
