@@ -52,7 +52,7 @@ from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.files import save_graphs
 from molkv_export.output import LocalOutput, is_bundle
 from molkv_export.parts import collect_parts, store_arguments
-from molkv_export.profiles import GraphOptions, plan_graphs
+from molkv_export.profiles import GraphOptions, plan_graphs, with_block_size
 from molkv_export.remote_output import open_output
 from molkv_export.source.hashes import HashedSource, check_source, hash_checkpoint
 from molkv_export.tables.cluster import Job, check_cluster, write_table_on_ray
@@ -192,7 +192,7 @@ def add_profile(
         raise OutputError(f"{bundle}: already has profile {profile!r}; pass --force to replace it")
     check_nothing_unfinished(bundle)
     with open_checkpoint(checkpoint) as source:
-        [plan] = plan_graphs(source.config, [profile], graph, old.manifest.experts.dtype)
+        [plan] = plan_graphs(source.config, [profile], with_block_size(graph, source), old.manifest.experts.dtype)
         with byte_progress(console) as progress:
             hashed = hash_checkpoint(source, progress)
         check_source(old, source, hashed.hashes)
@@ -239,7 +239,7 @@ def _plan(
     cores: int,
 ) -> _Plan:
     companions = Companions(source)
-    graphs = plan_graphs(source.config, profiles, graph, experts_dtype)
+    graphs = plan_graphs(source.config, profiles, with_block_size(graph, source), experts_dtype)
     rows = row_source(source)
     table = plan_table(source.config, experts_dtype, shard_size)
     return _Plan(source, companions, graphs, rows, table, plan_memory(rows, table, max_memory, cores))

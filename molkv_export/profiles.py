@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from molkv_bundle import PROFILES, ArgumentError, DenseDtype, KVDtype, ModelConfig, RowDtype, WindowDtype
+from molkv_export.checkpoints import Checkpoint
 from molkv_export.families import FAMILIES
+from molkv_export.graph.blocks import is_on_grid
 from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.choices import (
     BLOCK_SIZES,
@@ -29,11 +31,18 @@ _MODULES: dict[tuple[str, DenseDtype], type[StaticModules]] = {
 }
 
 
+# Quantization-aware training rounds in blocks of this size (llama.cpp's Q4_0).
+_GRID = 32
+_SAMPLED, _SAMPLED_ROWS = 8, 64  # numbers of weights, and of rows of each
+
+
 class GraphOptions(NamedTuple):
     """The options for graphs that a user can choose."""
 
     dense_dtype: DenseDtype = "float32"  # dtype of large weights
-    block_size: int = DEFAULT_BLOCK_SIZE  # number of weights that share a scale; only for int4
+    # Number of weights that share a scale; only for int4. Default: 32 if the checkpoint's weights are already rounded
+    # to 4 bits in blocks of 32, else DEFAULT_BLOCK_SIZE.
+    block_size: int | None = None
     kv_dtype: KVDtype = "float32"  # dtype of the KV cache
     # Numbers of positions of a call, one for each static graph; 1 is always added. Default: the values of
     # CHUNK_LENGTHS that do not exceed the context length.
@@ -46,6 +55,19 @@ class GraphOptions(NamedTuple):
     # int8 or int4, else float32.
     window_dtype: WindowDtype | None = None
     lm_head_dtype: LmHeadDtype = DEFAULT_LM_HEAD_DTYPE  # dtype of the LM head; only for int4
+
+
+def with_block_size(options: GraphOptions, source: Checkpoint) -> GraphOptions:
+    """Return the options with a block size of 32 if none is given and the source's weights are on such a grid.
+
+    Every product's weight has blocks along its inputs; the first rows of a few weights show whether they are on a grid.
+    """
+    if options.dense_dtype != "int4" or options.block_size is not None:
+        return options
+    names = [name for name in source.parameters if name.endswith("_proj.weight") and ".experts." not in name]
+    samples = [source.tensor(name, 0, min(_SAMPLED_ROWS, source.shape(name)[0])).numpy() for name in names[:_SAMPLED]]
+    is_rounded = samples and all(is_on_grid(sample, _GRID) for sample in samples)
+    return options._replace(block_size=_GRID) if is_rounded else options
 
 
 def plan_graphs(
@@ -74,7 +96,8 @@ def _default_window_dtype(config: ModelConfig, profile: str, dense: DenseDtype, 
 def _plan(config: ModelConfig, profile: str, options: GraphOptions, experts_dtype: RowDtype) -> GraphPlan:
     _check(config, profile, options)
     window_dtype = options.window_dtype or _default_window_dtype(config, profile, options.dense_dtype, experts_dtype)
-    dense = DenseFormat(options.dense_dtype, options.block_size, options.kv_dtype, window_dtype, options.lm_head_dtype)
+    block_size = options.block_size or DEFAULT_BLOCK_SIZE
+    dense = DenseFormat(options.dense_dtype, block_size, options.kv_dtype, window_dtype, options.lm_head_dtype)
     family = FAMILIES[config.model_type]
     if profile == "cpu":
         config = config.restricted(_context(config, profile, options), config.expert_window)
@@ -105,7 +128,7 @@ def _check(config: ModelConfig, profile: str, options: GraphOptions) -> None:
     if options.dense_dtype not in DTYPES[profile]:
         wanted = f"one of {', '.join(DTYPES[profile])} in profile {profile}"
         raise ArgumentError("dense_dtype", options.dense_dtype, f"{wanted}; add other profiles with --add-profile")
-    if options.block_size not in BLOCK_SIZES:
+    if options.block_size not in (None, *BLOCK_SIZES):
         sizes = f"one of {', '.join(map(str, BLOCK_SIZES))} (the sizes of ONNX Runtime's quantizer)"
         raise ArgumentError("block_size", options.block_size, sizes)
     if options.lm_head_dtype not in LM_HEAD_DTYPES:

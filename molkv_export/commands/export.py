@@ -91,10 +91,9 @@ def _part(text: str) -> tuple[int, int]:
 @click.option(
     "--block-size",
     type=int,
-    default=DEFAULT_BLOCK_SIZE,
-    show_default=True,
     help="Number of weights that share one int4 scale: 16, 32, 64, 128 or 256. Smaller blocks are more precise and "
-    "slower. The option needs --dense-dtype int4.",
+    f"slower. The option needs --dense-dtype int4. [default: {DEFAULT_BLOCK_SIZE}; 32 for a checkpoint of "
+    "quantization-aware training, whose weights are rounded to 4 bits in blocks of 32]",
 )
 @click.option(
     "--lm-head-dtype",
@@ -128,7 +127,8 @@ def _part(text: str) -> tuple[int, int]:
 @click.option(
     "--context-length",
     type=int,
-    help=f"Longest sequence of static graphs, in tokens. [default: the model's, at most {CONTEXT_LENGTH}]",
+    help="Longest sequence of the graphs, in tokens. The KV cache and the tables of cos and sin grow with it. "
+    f"[default: the model's, but at most {CONTEXT_LENGTH} in static graphs, and at most 4096 for Gemma 4]",
 )
 @click.option(
     "--expert-window",
@@ -192,7 +192,7 @@ def export_command(
     profiles: tuple[str, ...],
     add_profile: str | None,
     dense_dtype: DenseDtype,
-    block_size: int,
+    block_size: int | None,
     lm_head_dtype: LmHeadDtype,
     kv_dtype: KVDtype,
     window_dtype: WindowDtype | None,
@@ -214,9 +214,9 @@ def export_command(
 
     CHECKPOINT is a folder with config.json, weights and, if the model has one, a tokenizer; or the URL of such a
     folder on the Hub (hf://OWNER/NAME[@REVISION]) or in object storage (s3://BUCKET/PATH, gs://BUCKET/PATH). BUNDLE may
-    be a URL of object storage, too. The checkpoint has our own format
-    or the format of the published MoLE models, in training or lookup form. Weights are model.safetensors,
-    pytorch_model.bin, or several files with an index. If the command fails, BUNDLE does not change. The same command
+    be a URL of object storage, too. The checkpoint has our own format, the format of the published MoLE models, in
+    training or lookup form, or that of Gemma 4 E2B or E4B. Weights are model.safetensors, pytorch_model.bin, or several
+    files with an index. If the command fails, BUNDLE does not change. The same command
     continues an interrupted export.
 
     \b
@@ -224,6 +224,7 @@ def export_command(
       molkv-export export examples/stdlib-mini stdlib-mini.bundle
       molkv-export export examples/stdlib-mini small.bundle --dense-dtype int4 --experts-dtype int8
       molkv-export export MoLE-160M-4E mole.bundle
+      molkv-export export google-gemma-4-E2B-it gemma.bundle --dense-dtype int4 --experts-dtype int4
       molkv-export export my-model my-model.bundle --experts-dtype float32 --shard-size 512MiB
       molkv-export export my-model phone.bundle --profile coreml --dense-dtype float16 --context-length 512
       molkv-export export my-model my-model.bundle --add-profile nnapi --json > export.json

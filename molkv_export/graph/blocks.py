@@ -10,6 +10,7 @@ docs/bundle-format.md, "Blocks of int4", has the rules that `validate` checks. T
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ _CANDIDATES = (*range(1, 7), 6.5, 7.0, *(sign * tenth / 10 for tenth in range(75
 _MOST_ROUNDS = 32  # almost all blocks need less than 10
 
 
-def encode_blocks(weight: Floats, bits: int, block_size: int) -> tuple[npt.NDArray[np.uint8], Floats]:
+def encode_blocks(weight: Floats, bits: int, block_size: int, threads: int = 1) -> tuple[npt.NDArray[np.uint8], Floats]:
     """Return the codes and the scales of a weight, rounded in blocks of its columns.
 
     The result depends on the weight only: numpy adds the numbers of a block in a fixed order.
@@ -35,6 +36,7 @@ def encode_blocks(weight: Floats, bits: int, block_size: int) -> tuple[npt.NDArr
         weight: The weight, float32 [in, out].
         bits: 4 or 8.
         block_size: Number of weights that share a scale.
+        threads: Number of threads. The result does not depend on it.
 
     Returns:
         Codes, uint8 [out, blocks, block_size * bits / 8], where 2^(bits - 1) stands for 0 and the first of two 4-bit
@@ -44,7 +46,8 @@ def encode_blocks(weight: Floats, bits: int, block_size: int) -> tuple[npt.NDArr
     blocks = -(-rows // block_size)
     codes = np.empty((columns, blocks, block_size * bits // 8), np.uint8)
     scales = np.empty((columns, blocks), np.float32)
-    for start in range(0, columns, _COLUMNS_AT_A_TIME):
+
+    def encode(start: int) -> None:
         part = slice(start, min(start + _COLUMNS_AT_A_TIME, columns))
         for block in range(blocks):
             numbers = weight[block * block_size : (block + 1) * block_size, part]
@@ -52,7 +55,22 @@ def encode_blocks(weight: Floats, bits: int, block_size: int) -> tuple[npt.NDArr
             steps, scales[part, block] = _rounded(numbers, 2 ** (bits - 1))
             stored = (steps + 2 ** (bits - 1)).astype(np.uint8)
             codes[part, block] = (stored if bits == 8 else stored[::2] | stored[1::2] << 4).T
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(encode, range(0, columns, _COLUMNS_AT_A_TIME)):
+            pass
     return codes, scales
+
+
+def is_on_grid(weight: Floats, block_size: int) -> bool:
+    """Return whether a weight [out, in] is already rounded to 4 bits: each block of a row has at most 16 numbers.
+
+    Checkpoints of quantization-aware training hold such weights.
+    """
+    if weight.shape[1] % block_size:
+        return False
+    numbers = np.sort(weight.reshape(-1, block_size), axis=1)
+    return bool(((numbers[:, 1:] != numbers[:, :-1]).sum(axis=1) < 2**4).all())
 
 
 def _rounded(w: Floats, half: int) -> tuple[Floats, Floats]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+import torch
 from onnx import TensorProto
 from onnx_ir import Value
 from onnxruntime.quantization.quant_utils import quantize_nparray
@@ -167,7 +168,7 @@ class BlockwiseLinear(Linear):
 
     def encode(self, weight: Floats) -> Parameters:
         """Return codes and scales; the middle of the range of codes stands for 0."""
-        codes, scales = encode_blocks(weight, self.bits, self.block_size)
+        codes, scales = encode_blocks(weight, self.bits, self.block_size, torch.get_num_threads())
         return {"weight": codes, "weight_scale": scales}
 
 

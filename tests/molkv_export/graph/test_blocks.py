@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from molkv_bundle import Floats
-from molkv_export.graph.blocks import encode_blocks
+from molkv_export.graph.blocks import encode_blocks, is_on_grid
 from molkv_export.graph.choices import BLOCK_SIZES
 
 Exact = npt.NDArray[np.float64]
@@ -103,6 +103,32 @@ def test_the_result_does_not_depend_on_the_pieces() -> None:
     parts = [encode_blocks(np.ascontiguousarray(part), 4, 64) for part in np.split(weight, [7, 300, 650], axis=1)]
     assert np.array_equal(codes, np.concatenate([part for part, _ in parts]))
     assert np.array_equal(scales, np.concatenate([part for _, part in parts]))
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
+    weight = np.random.default_rng(5).normal(size=(64, 1300)).astype(np.float32)
+    for ours, theirs in zip(
+        encode_blocks(weight, 4, 32, threads=1), encode_blocks(weight, 4, 32, threads=3), strict=True
+    ):
+        assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("most", range(1, 8))
+def test_blocks_of_quantization_aware_training_may_use_a_part_of_the_codes(most: int) -> None:
+    random = np.random.default_rng(most)
+    codes = random.integers(-most - 1, most + 1, size=(48, 4, 32))
+    weight = (codes * np.exp(random.normal(size=(48, 4, 1))) / 50).reshape(48, 128)
+    weight = weight.astype(ml_dtypes.bfloat16).astype(np.float32)
+    assert is_on_grid(weight, 32)
+    found = _decoded(np.ascontiguousarray(weight.T), 4, 32)
+    assert np.linalg.norm(found - weight.T) < 0.002 * np.linalg.norm(weight)
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float32])
+def test_weights_of_usual_training_are_on_no_grid(dtype: npt.DTypeLike) -> None:
+    weight = np.random.default_rng(0).standard_normal((8, 128)).astype(dtype).astype(np.float32)
+    assert not is_on_grid(weight, 32)
+    assert not is_on_grid(weight[:, :100], 32)  # no whole number of blocks
 
 
 @pytest.mark.parametrize("exponent", [-149, -148, -140, -126, 100])
