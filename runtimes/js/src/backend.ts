@@ -28,21 +28,32 @@ export interface ResidentTensor {
     release(): void;
 }
 
-/** One layer's keys and values of some slots: each [Hkv, slots, head_dim], row by row. */
+/** The KV cache of one layer. A layer that uses the cache of another layer has none. */
+export interface KvCacheShape {
+    readonly layer: number;
+    /** Hkv */
+    readonly heads: number;
+    readonly headDim: number;
+}
+
+/** Keys and values of some slots of one layer's cache: each [Hkv, slots, head_dim], row by row. */
 export interface LayerSlots {
     readonly key: Float32Array | Int8Array;
     readonly value: Float32Array | Int8Array;
 }
 
-/** The KV cache of a batch of sequences: [B, Hkv, slots, head_dim] for each layer. It begins with zeros. */
+/**
+ * The KV cache of a batch of sequences: [B, Hkv, slots, head_dim] for each of `GraphFiles.caches`, in their order. It
+ * begins with zeros.
+ */
 export interface KvCache {
     readonly batchSize: number;
     readonly slots: number;
     /** Enlarge the cache. Sequences keep their numbers. At most one call at a time uses a cache. */
     grow(slots: number): Promise<void>;
-    /** Return the first `count` slots of a sequence, for each layer. */
+    /** Return the first `count` slots of a sequence, for each of the caches. */
     read(sequence: number, count: number): Promise<LayerSlots[]>;
-    /** Replace the slots `first` to `first + n - 1` of a sequence, for each layer. */
+    /** Replace the slots `first` to `first + n - 1` of a sequence, for each of the caches. */
     write(sequence: number, first: number, layers: readonly LayerSlots[]): Promise<void>;
     /** Copy the first `count` slots of a sequence of `source`, a cache of the same graph, to `sequence`. */
     copy(sequence: number, source: KvCache, sourceSequence: number, count: number): Promise<void>;
@@ -86,9 +97,8 @@ export interface GraphFiles {
     readonly graph: Uint8Array;
     /** The name of the file of weights in the graph, and its content, or the folder where a backend reads it. */
     readonly data: { readonly name: string } & ({ readonly content: Uint8Array } | { readonly folder: string });
-    readonly layers: number;
-    readonly kvHeads: number;
-    readonly headDim: number;
+    /** The KV caches, by their layers. The graph has `past_key_values` and `present` of these layers and of no others. */
+    readonly caches: readonly KvCacheShape[];
     readonly kvDtype: "float32" | "int8";
 }
 

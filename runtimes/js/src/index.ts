@@ -8,6 +8,7 @@ export type {
     GraphSession,
     HostTensor,
     KvCache,
+    KvCacheShape,
     LayerSlots,
     ResidentTensor,
     TensorData,

@@ -8,8 +8,9 @@ const largestSize = 2 ** 31 - 1;
 /** Parse and check the graphs of all profiles, in the order of the file. */
 export function parseGraphs(graphs: JsonValue, model: ModelConfig): Graph[] {
     const found = [...graphs.fields()].map(([profile, graph]) => {
-        if (profile === "cpu" || profile === "coreml" || profile === "nnapi") return parseGraph(profile, graph, model);
-        throw graph.error("a profile of this name", "cpu, coreml or nnapi");
+        const known = model.profiles.find((one) => one === profile);
+        if (known !== undefined) return parseGraph(known, graph, model);
+        throw graph.error("a profile of this name", model.profiles.join(" or "));
     });
     if (found.length === 0) throw graphs.error("no profile", "at least one");
     return found;
@@ -32,8 +33,8 @@ function parseGraph(profile: Graph["profile"], graph: JsonValue, model: ModelCon
     const denseDtypes = isStatic ? ["float32", "float16", "qdq-int8"] : ["float32", "float16", "int8", "int4"];
     const denseDtype = graph.get("dense_dtype").oneOf(denseDtypes);
     const hasBlocks = denseDtype === "int4";
-    const contextLength = parseLimit(graph.get("context_length"), model.maxPositionEmbeddings, isStatic);
-    const hasInt8Window = !isStatic && model.modelType === "molkv" && model.numExperts > 0;
+    const contextLength = graph.get("context_length").integer(1, model.maxPositionEmbeddings);
+    const hasInt8Window = !isStatic && model.expertAttention !== undefined;
     return {
         profile,
         files: parseFiles(graph.get("files"), isStatic, contextLength),
@@ -44,14 +45,14 @@ function parseGraph(profile: Graph["profile"], graph: JsonValue, model: ModelCon
         windowDtype: graph.get("window_dtype").oneOf(hasInt8Window ? ["float32", "int8"] : ["float32"]),
         blockSize: graph.get("block_size").integer(hasBlocks ? 1 : 0, hasBlocks ? largestSize : 0),
         contextLength,
-        expertWindow: parseLimit(graph.get("expert_window"), model.expertWindow, isStatic),
+        expertWindow: parseWindow(graph.get("expert_window"), model.expertWindow, isStatic),
         minOnnxruntime: parseVersion(graph.get("min_onnxruntime")),
     };
 }
 
-/** Parse a limit of the model, which a static graph may lower to 1. */
-function parseLimit(value: JsonValue, limit: number, isStatic: boolean): number {
-    return value.integer(isStatic ? Math.min(1, limit) : limit, limit);
+/** Parse the window of the experts, which a static graph may lower to 1. */
+function parseWindow(value: JsonValue, window: number, isStatic: boolean): number {
+    return value.integer(isStatic ? Math.min(1, window) : window, window);
 }
 
 function parseVersion(value: JsonValue): string {

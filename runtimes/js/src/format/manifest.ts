@@ -1,6 +1,6 @@
 /** The manifest of a bundle (docs/bundle-format.md, "manifest.json"): its types. `parseManifest` is in read-manifest.ts. */
 
-import type { TensorDType } from "../backend.js";
+import type { KvCacheShape, TensorDType } from "../backend.js";
 
 /** A dimension of a tensor: a number, or a name if its size is free. */
 export type Dimension = number | string;
@@ -37,24 +37,37 @@ export interface Graph {
     readonly minOnnxruntime: string;
 }
 
-/** The fields of the model's configuration that a driver uses, with Hugging Face's names in this language's style. */
+/** Experts that later positions see too, in a window of positions: they have keys, and a position attends to them. */
+export interface ExpertAttention {
+    /** N: the experts of a position. */
+    readonly experts: number;
+    /** dk: the numbers of a key. */
+    readonly keySize: number;
+    /** The base of the rotation of keys; undefined: keys are not rotated. */
+    readonly ropeTheta: number | undefined;
+}
+
+/** What a driver uses of a model's configuration, for all families. */
 export interface ModelConfig {
-    readonly modelType: "molkv" | "mole";
+    /** The profiles that the family has graphs for. */
+    readonly profiles: readonly Profile[];
     readonly vocabSize: number;
+    /** d */
     readonly hiddenSize: number;
-    readonly numHiddenLayers: number;
-    readonly numAttentionHeads: number;
-    readonly numKeyValueHeads: number;
-    readonly headDim: number;
     /** The longest sequence in tokens; `Bundle.config` has the graph's `context_length` here. */
     readonly maxPositionEmbeddings: number;
-    readonly ropeTheta: number;
-    readonly numExperts: number;
+    /** The layers that have experts, in ascending order. */
     readonly expertLayers: readonly number[];
-    readonly expertKeySize: number;
-    /** `Bundle.config` has the graph's `expert_window` here. */
+    /** The shape of the values of a token in one layer. The last dimension is that of one value. */
+    readonly expertValueShape: readonly number[];
+    /** The field `expert_window`; `Bundle.config` has the graph's here. It has an effect only with `expertAttention`. */
     readonly expertWindow: number;
-    readonly expertRope: boolean;
+    /** Undefined: a position uses the experts of its own token only. */
+    readonly expertAttention: ExpertAttention | undefined;
+    /** The KV caches, by their layers. */
+    readonly kvCaches: readonly KvCacheShape[];
+    /** The layers that use the KV cache of another layer, in ascending order, each with this layer. */
+    readonly sharedKvCaches: ReadonlyMap<number, number>;
 }
 
 export type TableDType = "float32" | "float16" | "int8" | "int4" | "nf4";

@@ -5,7 +5,8 @@
  * than the step itself, so the changed graph gathers the slots that the host asks for.
  */
 
-import { BYTES, ProtobufReader, bytesField, integerField, joinBytes } from "./protobuf.js";
+import { editFields, editGraph, GRAPH_OUTPUT, VALUE_NAME, valueName } from "./onnx-edit.js";
+import { bytesField, integerField, joinBytes } from "./protobuf.js";
 
 /** The additional input: int64 [K], the slots to return. */
 export const NEW_SLOTS = "new_slots";
@@ -13,12 +14,9 @@ export const NEW_SLOTS = "new_slots";
 const PRESENT = "present.";
 const NEW = "new.";
 const SLOT_AXIS = 2;
-/** The numbers of onnx.proto: ModelProto.graph, GraphProto's fields, ValueInfoProto.name, types. */
-const MODEL_GRAPH = 7;
+/** The numbers of onnx.proto: GraphProto's fields, types. */
 const GRAPH_NODE = 1;
 const GRAPH_INPUT = 11;
-const GRAPH_OUTPUT = 12;
-const VALUE_NAME = 1;
 const ELEMENT_TYPES = { float32: 1, int8: 3, int64: 7 } as const;
 const ATTRIBUTE_INT = 2;
 
@@ -35,12 +33,10 @@ export function newSlotsOutput(present: string): string {
  * @throws BundleError The file is no ONNX file.
  */
 export function returnNewSlots(model: Uint8Array, kvDtype: "float32" | "int8", where: string): Uint8Array {
-    return editFields(model, where, (number, content) =>
-        number === MODEL_GRAPH ? bytesField(MODEL_GRAPH, editGraph(content, kvDtype, where)) : undefined,
-    );
+    return editGraph(model, where, (graph) => gatherSlots(graph, kvDtype, where));
 }
 
-function editGraph(graph: Uint8Array, kvDtype: "float32" | "int8", where: string): Uint8Array {
+function gatherSlots(graph: Uint8Array, kvDtype: "float32" | "int8", where: string): Uint8Array {
     const added: Uint8Array[] = [bytesField(GRAPH_INPUT, valueInfo(NEW_SLOTS, "int64"))];
     const edited = editFields(graph, where, (number, content) => {
         const name = number === GRAPH_OUTPUT ? valueName(content, where) : "";
@@ -50,29 +46,6 @@ function editGraph(graph: Uint8Array, kvDtype: "float32" | "int8", where: string
         return bytesField(GRAPH_OUTPUT, valueInfo(newSlotsOutput(name), kvDtype));
     });
     return joinBytes([edited, ...added]);
-}
-
-/** Return the message with the fields that `edit` returns; undefined: the field stays as it is. */
-function editFields(
-    message: Uint8Array,
-    where: string,
-    edit: (number: number, content: Uint8Array) => Uint8Array | undefined,
-): Uint8Array {
-    const parts: Uint8Array[] = [];
-    const reader = new ProtobufReader(message, where);
-    for (let field = reader.next(); field !== undefined; field = reader.next()) {
-        const edited = field.wire === BYTES ? edit(field.number, field.bytes) : undefined;
-        parts.push(edited ?? field.whole);
-    }
-    return joinBytes(parts);
-}
-
-function valueName(value: Uint8Array, where: string): string {
-    const reader = new ProtobufReader(value, where);
-    for (let field = reader.next(); field !== undefined; field = reader.next()) {
-        if (field.number === VALUE_NAME && field.wire === BYTES) return new TextDecoder().decode(field.bytes);
-    }
-    return "";
 }
 
 /** ValueInfoProto with a type (field 2) that is a tensor (field 1) of an element type (field 1) and any shape. */

@@ -44,6 +44,7 @@ const STANDARD: ReadonlyMap<string, Operator> = new Map([
     ["Sqrt", operator("x", "x")],
     ["Squeeze", operator("xx", "x")],
     ["Sub", operator("xx", "x")],
+    ["Tanh", operator("x", "x")],
     ["Transpose", operator("x", "x", { perm: "ints" })],
     ["Unsqueeze", operator("xx", "x")],
 ]);
@@ -56,7 +57,9 @@ const MICROSOFT: ReadonlyMap<string, Operator> = new Map([
             k_quant_type: "string",
             kv_cache_bit_width: "int",
             kv_num_heads: "int",
+            local_window_size: "int",
             num_heads: "int",
+            scale: "float",
             v_quant_type: "string",
         }),
     ],

@@ -29,7 +29,7 @@ interface Place {
 
 /** The experts of one layer in a record. */
 interface Experts {
-    /** Undefined in MoLE. */
+    /** Undefined unless the model attends to experts. */
     readonly keys: Place | undefined;
     readonly values: Place;
     /** Undefined: the values are not quantized. */
@@ -43,7 +43,8 @@ interface Experts {
 export class RecordDecoder {
     private readonly embeddingPlace: Place;
     private readonly layers: readonly Experts[];
-    private readonly hiddenSize: number;
+    /** Numbers of one value. */
+    private readonly valueSize: number;
     /** Values of one layer as float32, before they are rounded. */
     private readonly scratch: Float32Array;
 
@@ -56,7 +57,7 @@ export class RecordDecoder {
             values: places.get(`expert_value.${layer}`)!,
             scales: places.get(`expert_scale.${layer}`),
         }));
-        this.hiddenSize = config.hiddenSize;
+        this.valueSize = config.expertValueShape.at(-1)!;
         this.scratch = new Float32Array(this.layers[0]?.values.count ?? 0);
     }
 
@@ -65,12 +66,12 @@ export class RecordDecoder {
         readFloats(record, this.embeddingPlace, out, offset);
     }
 
-    /** Write the keys of a layer (MoLKV only), [N, dk], before their rotation. */
+    /** Write the keys of a layer, [N, dk], before their rotation. The model attends to experts. */
     keys(record: Uint8Array, layer: number, out: Float32Array, offset: number): void {
         readFloats(record, this.layers[layer]!.keys!, out, offset);
     }
 
-    /** Write the values of a layer, [N, d]. */
+    /** Write the values of a layer, in the model's `expertValueShape`. */
     values(record: Uint8Array, layer: number, out: Float32Array, offset: number): void {
         const { values, scales } = this.layers[layer]!;
         if (scales === undefined) readFloats(record, values, out, offset);
@@ -100,7 +101,7 @@ export class RecordDecoder {
             return;
         }
         this.values(record, layer, this.scratch, 0);
-        const size = this.hiddenSize;
+        const size = this.valueSize;
         for (let expert = 0; expert * size < this.scratch.length; expert++) {
             const value = this.scratch.subarray(expert * size, (expert + 1) * size);
             scales[scaleOffset + expert] = roundValue(value, codes, offset + expert * size);

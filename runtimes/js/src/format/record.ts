@@ -34,7 +34,7 @@ const numberBytes: Readonly<Record<TableDType, number>> = { float32: 4, float16:
  * Return the parts of a record and its bytes, which follow from the model and the dtype of the table. `where` names the
  * table in messages.
  *
- * @throws BundleError The dtype does not allow the model's size.
+ * @throws BundleError The dtype does not allow the size of the model's values.
  */
 export function recordFields(
     config: ModelConfig,
@@ -42,13 +42,15 @@ export function recordFields(
     where = "tables.experts",
 ): { fields: RecordField[]; stride: number } {
     const { plain, scale, group } = storages[dtype];
-    const { numExperts, hiddenSize, expertKeySize } = config;
-    const groupSize = group ?? hiddenSize;
-    if (scale !== undefined && hiddenSize % groupSize !== 0 && config.expertLayers.length > 0) {
+    const { expertValueShape, expertAttention } = config;
+    const valueSize = expertValueShape.at(-1)!;
+    const groupSize = group ?? valueSize;
+    if (scale !== undefined && valueSize % groupSize !== 0 && config.expertLayers.length > 0) {
         throw new BundleError(
-            `${where}.dtype: found ${dtype} for values of ${hiddenSize} numbers, expected a multiple of ${groupSize} numbers`,
+            `${where}.dtype: found ${dtype} for values of ${valueSize} numbers, expected a multiple of ${groupSize} numbers`,
         );
     }
+    const scaleShape = [...expertValueShape.slice(0, -1), valueSize / groupSize];
     const fields: RecordField[] = [];
     let end = 0;
     const add = (name: string, fieldDtype: TableDType, shape: readonly number[]): void => {
@@ -56,11 +58,13 @@ export function recordFields(
         const count = shape.reduce((product, size) => product * size, 1);
         end = roundUp(end + Math.ceil(count * numberBytes[fieldDtype]), alignment);
     };
-    add("embedding", plain, [hiddenSize]);
+    add("embedding", plain, [config.hiddenSize]);
     for (const layer of config.expertLayers) {
-        if (config.modelType === "molkv") add(`expert_key.${layer}`, plain, [numExperts, expertKeySize]);
-        if (scale !== undefined) add(`expert_scale.${layer}`, scale, [numExperts, hiddenSize / groupSize]);
-        add(`expert_value.${layer}`, scale === undefined ? plain : dtype, [numExperts, hiddenSize]);
+        if (expertAttention !== undefined) {
+            add(`expert_key.${layer}`, plain, [expertAttention.experts, expertAttention.keySize]);
+        }
+        if (scale !== undefined) add(`expert_scale.${layer}`, scale, scaleShape);
+        add(`expert_value.${layer}`, scale === undefined ? plain : dtype, expertValueShape);
     }
     const size = end + checksumBytes;
     return { fields, stride: roundUp(size, size >= 16_384 ? 4096 : 64) };

@@ -1,6 +1,7 @@
 /** Saved sessions (docs/bundle-format.md, "The saved file"). */
 
 import { RequestError } from "../errors.js";
+import { cacheNames } from "./cache-names.js";
 import { parseJson, quoted } from "./json.js";
 import type { Graph, Manifest, ModelConfig } from "./manifest.js";
 import { parseSafetensors, tensorNumbers, writeSafetensors, type Safetensors, type Tensor } from "./safetensors.js";
@@ -55,7 +56,7 @@ export interface SavedSession<Numbers = Float32Array | Int8Array> {
     readonly ids: readonly number[];
     /** m: the number of first tokens that the KV cache holds. */
     readonly length: number;
-    /** Keys and values of each layer, each [Hkv, m, head_dim]. Parsed ones may be views of the file. */
+    /** Keys and values of each KV cache of the model, each [Hkv, m, head_dim]. Parsed ones may be views of the file. */
     readonly layers: readonly { readonly key: Numbers; readonly value: Numbers }[];
     /** The messages of a chat; undefined: there are none. */
     readonly messages?: SessionMessages | undefined;
@@ -100,7 +101,6 @@ export async function writeSession<DType extends keyof CacheArrays>(
     owner: SessionOwner<DType>,
     session: SavedSession<CacheArrays[DType]>,
 ): Promise<Uint8Array<ArrayBuffer>> {
-    const { numKeyValueHeads, headDim } = owner.config;
     // The hash is the first field, so that its place is known, whatever the messages contain.
     const metadata = new Map([
         ["sha256", noDigits],
@@ -116,11 +116,13 @@ export async function writeSession<DType extends keyof CacheArrays>(
     }
     const ids = Int32Array.from(session.ids);
     const tensors = new Map([[idsName, { dtype: "I32", shape: [ids.length], data: bytesOf(ids) }]]);
-    session.layers.forEach(({ key, value }, layer) => {
-        const shape = [numKeyValueHeads, session.length, headDim];
+    session.layers.forEach(({ key, value }, index) => {
+        const cache = owner.config.kvCaches[index]!;
+        const shape = [cache.heads, session.length, cache.headDim];
         const { dtype } = storages[owner.kvDtype];
-        tensors.set(`past_key_values.${layer}.key`, { dtype, shape, data: bytesOf(key) });
-        tensors.set(`past_key_values.${layer}.value`, { dtype, shape, data: bytesOf(value) });
+        const [keyName, valueName] = cacheNames("past_key_values", cache);
+        tensors.set(keyName, { dtype, shape, data: bytesOf(key) });
+        tensors.set(valueName, { dtype, shape, data: bytesOf(value) });
     });
     const bytes = writeSafetensors(metadata, tensors);
     const digits = new TextEncoder().encode(await sha256(bytes));
@@ -191,23 +193,22 @@ function parseCache<DType extends keyof CacheArrays>(
     tokens: number,
     where: string,
 ): Pick<SavedSession<CacheArrays[DType]>, "length" | "layers"> {
-    const { numHiddenLayers, numKeyValueHeads, headDim, maxPositionEmbeddings } = owner.config;
-    const count = 1 + 2 * numHiddenLayers;
+    const { kvCaches, maxPositionEmbeddings } = owner.config;
+    const count = 1 + 2 * kvCaches.length;
     if (file.tensors.size !== count) {
         throw new RequestError(`${where}: found ${file.tensors.size} tensors, expected ${count} for this model`);
     }
-    const length = file.tensors.get("past_key_values.0.key")?.shape[1] ?? 0;
+    const [firstName] = cacheNames("past_key_values", kvCaches[0]!);
+    const length = file.tensors.get(firstName)?.shape[1] ?? 0;
     const most = Math.min(tokens, maxPositionEmbeddings);
-    if (length > most) {
-        throw refusal(where, "past_key_values.0.key", `${length} tokens`, `at most ${most}`);
-    }
-    const shape = [numKeyValueHeads, length, headDim];
-    const numbers = (name: string): CacheArrays[DType] =>
-        cacheNumbers(file.tensors.get(name), owner.kvDtype, shape, `${where}: ${name}`);
-    const layers = Array.from({ length: numHiddenLayers }, (_, layer) => ({
-        key: numbers(`past_key_values.${layer}.key`),
-        value: numbers(`past_key_values.${layer}.value`),
-    }));
+    if (length > most) throw refusal(where, firstName, `${length} tokens`, `at most ${most}`);
+    const layers = kvCaches.map((cache) => {
+        const shape = [cache.heads, length, cache.headDim];
+        const numbers = (name: string): CacheArrays[DType] =>
+            cacheNumbers(file.tensors.get(name), owner.kvDtype, shape, `${where}: ${name}`);
+        const [key, value] = cacheNames("past_key_values", cache);
+        return { key: numbers(key), value: numbers(value) };
+    });
     return { length, layers };
 }
 

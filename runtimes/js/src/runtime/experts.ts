@@ -6,7 +6,7 @@ import type { Part } from "./chunks.js";
 /** Inputs of the graph, by their names. */
 export type Inputs = Record<string, HostTensor | ResidentTensor>;
 
-/** The experts of B sequences. molkv.ts has those of MoLKV, mole.ts those of MoLE and of models without experts. */
+/** The experts of B sequences. molkv.ts has those of MoLKV, present.ts all others. */
 export interface ExpertState {
     /** Positions before a position whose experts it sees. */
     readonly lookback: number;

@@ -54,14 +54,12 @@ export class GrowingCache {
         if (this.#lastSlots.has(sequence)) return;
         const { maxLength, bundle } = this.#options;
         const layers = await this.cache.read(sequence, maxLength);
-        const { headDim } = bundle.config;
-        this.#lastSlots.set(
-            sequence,
-            layers.map(({ key, value }) => ({
-                key: lastSlot(key, maxLength, headDim),
-                value: lastSlot(value, maxLength, headDim),
-            })),
-        );
+        const { kvCaches } = bundle.config;
+        const kept = layers.map(({ key, value }, index) => {
+            const { headDim } = kvCaches[index]!;
+            return { key: lastSlot(key, maxLength, headDim), value: lastSlot(value, maxLength, headDim) };
+        });
+        this.#lastSlots.set(sequence, kept);
     }
 
     /** Forget the last slot of a sequence, which is not full any more. */
@@ -69,7 +67,7 @@ export class GrowingCache {
         this.#lastSlots.delete(sequence);
     }
 
-    /** Return the first `count` slots of a sequence, for each layer. */
+    /** Return the first `count` slots of a sequence, for each layer that has a cache. */
     async read(sequence: number, count: number): Promise<LayerSlots[]> {
         await this.#putBackLastSlot(sequence, count);
         return this.cache.read(sequence, count);
@@ -104,8 +102,8 @@ function describe({ batchSize }: CacheOptions, slots: number): string {
 
 /** Return the bytes of the caches, experts and logits of a batch. */
 function stateBytes({ bundle, batchSize, maxLength }: CacheOptions, slots: number): number {
-    const { numHiddenLayers, numKeyValueHeads, headDim, vocabSize } = bundle.config;
+    const { kvCaches, vocabSize } = bundle.config;
     const number = bundle.graph.kvDtype === "int8" ? 1 : 4;
-    const cache = 2 * numHiddenLayers * numKeyValueHeads * headDim * number * slots;
+    const cache = kvCaches.reduce((sum, { heads, headDim }) => sum + 2 * heads * headDim * number * slots, 0);
     return batchSize * (cache + expertBytes(bundle, maxLength) + 4 * vocabSize);
 }

@@ -2,7 +2,9 @@
 
 import type { Backend, GraphFiles, GraphSession } from "../backend.js";
 import { BundleError, ProviderError } from "../errors.js";
+import { sharedOutputs } from "../format/graph-interface.js";
 import type { ModelConfig, TensorInfo } from "../format/manifest.js";
+import { dropOutputs } from "../format/onnx-edit.js";
 import { checkGraph } from "../format/onnx-model.js";
 import { RecordDecoder } from "../format/record-decoder.js";
 import type { OpenOptions } from "../options.js";
@@ -158,18 +160,19 @@ async function loadGraph(
     const { graphFile, config } = bundle;
     const where = bundle.path(graphFile.file);
     checkGraph(graph, where, { dataName: data.name, dataSize: bundle.size(data.name) });
+    // Backends bind no output to the memory of an input, so a cache that is written again would be a copy.
+    const dropped = new Set(sharedOutputs(config));
     const session = await backend.load({
         where,
-        graph,
+        graph: dropped.size === 0 ? graph : dropOutputs(graph, dropped, where),
         data,
-        layers: config.numHiddenLayers,
-        kvHeads: config.numKeyValueHeads,
-        headDim: config.headDim,
+        caches: config.kvCaches,
         kvDtype: bundle.graph.kvDtype === "int8" ? "int8" : "float32",
     });
     try {
         checkNames(`${where}: inputs`, session.inputNames, graphFile.inputs);
-        checkNames(`${where}: outputs`, session.outputNames, graphFile.outputs);
+        const outputs = graphFile.outputs.filter(({ name }) => !dropped.has(name));
+        checkNames(`${where}: outputs`, session.outputNames, outputs);
     } catch (error) {
         await session.release();
         throw error;

@@ -1,11 +1,10 @@
 /** The expert window of MoLKV (arXiv 2512.09723): a position sees the experts of the last W positions. */
 
 import type { GraphSession, HostTensor, ResidentTensor } from "../backend.js";
-import type { ModelConfig } from "../format/manifest.js";
 import type { RecordDecoder } from "../format/record-decoder.js";
 import type { Part } from "./chunks.js";
 import type { ExpertState, Inputs } from "./experts.js";
-import { type ExpertRows, moveRows, rowKinds, RowWriter } from "./window-rows.js";
+import { type ExpertRows, moveRows, rowKinds, RowWriter, type WindowConfig } from "./window-rows.js";
 
 /** Numbers of a float32 tensor that is -inf everywhere. */
 function hiddenNumbers(count: number): Float32Array {
@@ -13,12 +12,12 @@ function hiddenNumbers(count: number): Float32Array {
 }
 
 /** Return the slots of a ring. A sequence of at most `maxLength` tokens never fills more. */
-function ringSlots(config: ModelConfig, maxLength: number): number {
+function ringSlots(config: WindowConfig, maxLength: number): number {
     return Math.min(config.expertWindow, maxLength);
 }
 
 /** Return the bytes of the rings of one sequence. */
-export function windowBytes(config: ModelConfig, windowDtype: "float32" | "int8", maxLength: number): number {
+export function windowBytes(config: WindowConfig, windowDtype: "float32" | "int8", maxLength: number): number {
     const row = rowKinds(config, windowDtype).reduce(
         (sum, { dtype, size }) => sum + size * (dtype === "int8" ? 1 : 4),
         0,
@@ -65,7 +64,7 @@ export class ExpertWindow implements ExpertState {
 
     /** @param maxLength The most tokens of a sequence. */
     constructor(
-        config: ModelConfig,
+        config: WindowConfig,
         windowDtype: "float32" | "int8",
         decoder: RecordDecoder,
         graph: GraphSession,
@@ -74,7 +73,7 @@ export class ExpertWindow implements ExpertState {
     ) {
         this.#layers = config.expertLayers;
         this.#window = ringSlots(config, maxLength);
-        this.#experts = config.numExperts;
+        this.#experts = config.expertAttention.experts;
         this.lookback = this.#window - 1;
         this.blockLength = this.#window;
         this.#writer = new RowWriter(config, windowDtype, decoder);

@@ -202,7 +202,7 @@ export class BatchState {
     }
 
     /**
-     * Return the KV cache of the first `length` tokens of a sequence (default: all), for each layer.
+     * Return the KV cache of the first `length` tokens of a sequence (default: all), for each layer that has a cache.
      *
      * @throws RequestError The sequence is shorter than `length`.
      */
@@ -211,7 +211,8 @@ export class BatchState {
     }
 
     /**
-     * Fill a free sequence with token ids and their KV cache, for each layer [Hkv, ids.length, head_dim].
+     * Fill a free sequence with token ids and their KV cache, [Hkv, ids.length, head_dim] for each layer that has a
+     * cache.
      *
      * @throws RequestError The sequence is in use, there are too many ids, or an id is outside the vocabulary.
      * @throws BundleError A record is damaged or cannot be read.

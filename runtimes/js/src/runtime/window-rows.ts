@@ -1,8 +1,13 @@
 /** Numbers of the expert window: keys, values and, in an int8 window, scales of some positions of one layer. */
 
-import type { ModelConfig } from "../format/manifest.js";
+import type { ExpertAttention, ModelConfig } from "../format/manifest.js";
 import type { RecordDecoder } from "../format/record-decoder.js";
 import { Rotation } from "./rotary.js";
+
+/** The configuration of a model that attends to experts. */
+export interface WindowConfig extends ModelConfig {
+    readonly expertAttention: ExpertAttention;
+}
 
 /** Experts of `rows` positions of a layer. */
 export interface ExpertRows {
@@ -35,12 +40,13 @@ export class RowWriter {
     readonly #valueSize: number;
     readonly #rotation: Rotation | undefined;
 
-    constructor(config: ModelConfig, windowDtype: "float32" | "int8", decoder: RecordDecoder) {
+    constructor(config: WindowConfig, windowDtype: "float32" | "int8", decoder: RecordDecoder) {
         this.#decoder = decoder;
-        this.#experts = config.numExperts;
-        this.#keySize = config.expertKeySize;
-        this.#valueSize = config.hiddenSize;
-        this.#rotation = config.expertRope ? new Rotation(config.expertKeySize, config.ropeTheta) : undefined;
+        const { experts, keySize, ropeTheta } = config.expertAttention;
+        this.#experts = experts;
+        this.#keySize = keySize;
+        this.#valueSize = config.expertValueShape.at(-1)!;
+        this.#rotation = ropeTheta === undefined ? undefined : new Rotation(keySize, ropeTheta);
         this.kinds = rowKinds(config, windowDtype);
     }
 
@@ -67,13 +73,14 @@ export class RowWriter {
 }
 
 /** Return the arrays of rows. The last one, "scale", exists only in an int8 window. */
-export function rowKinds(config: ModelConfig, windowDtype: "float32" | "int8"): RowKind[] {
+export function rowKinds(config: WindowConfig, windowDtype: "float32" | "int8"): RowKind[] {
+    const { experts, keySize } = config.expertAttention;
     const kind = (array: keyof ExpertRows, input: string, dtype: "float32" | "int8", vector: number): RowKind => {
-        return { array, input, dtype, vector, size: config.numExperts * vector };
+        return { array, input, dtype, vector, size: experts * vector };
     };
     const kinds = [
-        kind("key", "expert_key", "float32", config.expertKeySize),
-        kind("value", "expert_value", windowDtype, config.hiddenSize),
+        kind("key", "expert_key", "float32", keySize),
+        kind("value", "expert_value", windowDtype, config.expertValueShape.at(-1)!),
     ];
     if (windowDtype === "int8") kinds.push(kind("scale", "expert_value_scale", "float32", 1));
     return kinds;

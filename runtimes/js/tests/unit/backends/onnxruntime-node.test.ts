@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { onnxruntimeNode } from "../../../src/backends/onnxruntime-node.js";
-import { HostKvCache } from "../../../src/backends/host-session.js";
+import { HostKvCache } from "../../../src/backends/host-cache.js";
 import { importPackage } from "../../../src/backends/onnxruntime.js";
 import { BundleError, MemoryError, ProviderError, RequestError } from "../../../src/errors.js";
 import type { Loaded } from "../support/dense-backend.js";
@@ -100,6 +100,6 @@ test("a resident tensor begins with zeros and is changed in part", async () => {
 });
 
 test("a cache that does not fit into memory is an error of memory", () => {
-    const shape = { layers: 1, heads: 1024, size: 65536, dtype: "float32" } as const;
+    const shape = { caches: [{ layer: 0, heads: 1024, headDim: 65536 }], kvDtype: "float32" } as const;
     expect(() => new HostKvCache(shape, 1024, 65536)).toThrow(MemoryError);
 });

@@ -72,7 +72,7 @@ test.each(["dense", "dense-int4", "molkv", "kv-int8"])(
         );
         expect(changed.inputNames).toEqual([...original.inputNames, NEW_SLOTS]);
         const presents = original.outputNames.filter((name) => name.startsWith("present."));
-        expect(presents).toHaveLength(2 * files.layers);
+        expect(presents).toHaveLength(2 * files.caches.length);
         expect(changed.outputNames).toEqual(["logits", ...presents.map(newSlotsOutput)]);
 
         const inputs = decodeInputs(bundle);
@@ -80,12 +80,12 @@ test.each(["dense", "dense-int4", "molkv", "kv-int8"])(
         const slots = new ort.Tensor("int64", BigInt64Array.from(STARTS, BigInt));
         const found = await changed.run({ ...inputs, [NEW_SLOTS]: slots });
         expect(found.logits!.data).toEqual(expected.logits!.data);
-        const size = files.headDim;
+        const { heads, headDim: size } = files.caches[0]!;
         for (const name of presents) {
             const all = expected[name]!.data as Float32Array;
             const gathered = found[newSlotsOutput(name)]!;
-            expect(gathered.dims).toEqual([BATCH, files.kvHeads, STARTS.length, size]);
-            for (let head = 0; head < BATCH * files.kvHeads; head++) {
+            expect(gathered.dims).toEqual([BATCH, heads, STARTS.length, size]);
+            for (let head = 0; head < BATCH * heads; head++) {
                 for (const [index, slot] of STARTS.entries()) {
                     const from = (head * MAX_LENGTH + slot) * size;
                     const to = (head * STARTS.length + index) * size;

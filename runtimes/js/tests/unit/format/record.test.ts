@@ -86,25 +86,27 @@ describe.each(bundleNames)("bundle %s", (name) => {
         const decoder = new RecordDecoder(manifest.experts, model);
         const floats = createHash("sha256");
         const window = createHash("sha256");
-        const [keyCount, valueCount] = [model.expertKeySize, model.hiddenSize].map((n) => n * model.numExperts);
-        const out = new Float32Array(3 + Math.max(keyCount!, valueCount!, model.hiddenSize)).fill(NaN);
+        const attention = model.expertAttention;
+        const keyCount = attention === undefined ? 0 : attention.experts * attention.keySize;
+        const valueCount = model.expertValueShape.reduce((product, size) => product * size, 1);
+        const out = new Float32Array(3 + Math.max(keyCount, valueCount, model.hiddenSize)).fill(NaN);
         const add = (count: number): void => {
             expect(out.subarray(0, 3)).toEqual(new Float32Array(3).fill(NaN));
             floats.update(bytesOf(out.subarray(3, 3 + count)));
             out.fill(NaN);
         };
-        const codes = new Int8Array(1 + valueCount!);
-        const scales = new Float32Array(2 + model.numExperts);
+        const codes = new Int8Array(1 + valueCount);
+        const scales = new Float32Array(2 + valueCount / model.expertValueShape.at(-1)!);
         for (const record of recordsOf(name, manifest)) {
             decoder.embedding(record, out, 3);
             add(model.hiddenSize);
             for (let layer = 0; layer < model.expertLayers.length; layer++) {
-                if (model.modelType === "molkv") {
+                if (attention !== undefined) {
                     decoder.keys(record, layer, out, 3);
-                    add(keyCount!);
+                    add(keyCount);
                 }
                 decoder.values(record, layer, out, 3);
-                add(valueCount!);
+                add(valueCount);
                 decoder.codes(record, layer, codes, 1, scales, 2);
                 window.update(bytesOf(codes.subarray(1)));
                 window.update(bytesOf(scales.subarray(2)));
@@ -128,10 +130,10 @@ test("a record of 16,384 bytes or more has a stride of whole pages", async () =>
     expect(stride(4096)).toBe(20_480);
 });
 
-test("d must be a multiple of the numbers that share a scale", async () => {
+test("a value must have a multiple of the numbers that share a scale", async () => {
     const { model } = await manifestOf("experts-int4");
-    expect(() => recordFields({ ...model, hiddenSize: 48 }, "int4")).toThrow(BundleError);
-    expect(() => recordFields({ ...model, hiddenSize: 96 }, "nf4")).toThrow(
+    expect(() => recordFields({ ...model, expertValueShape: [2, 48] }, "int4")).toThrow(BundleError);
+    expect(() => recordFields({ ...model, expertValueShape: [96] }, "nf4")).toThrow(
         "dtype: found nf4 for values of 96 numbers",
     );
 });
@@ -139,7 +141,8 @@ test("d must be a multiple of the numbers that share a scale", async () => {
 test("sizes beyond all memory are refused, not allocated", async () => {
     const { model, experts } = await manifestOf("experts-int8");
     const size = 2 ** 31 - 1;
-    const huge = { ...model, numExperts: size, hiddenSize: size, expertKeySize: size };
+    const attention = { experts: size, keySize: size, ropeTheta: undefined };
+    const huge = { ...model, hiddenSize: size, expertValueShape: [size, size], expertAttention: attention };
     expect(() => {
         checkRecord(huge, experts, "manifest.json");
     }).toThrow(BundleError);
@@ -148,7 +151,7 @@ test("sizes beyond all memory are refused, not allocated", async () => {
 describe("an int8 window rounds", () => {
     async function round(numbers: readonly number[]): Promise<{ codes: number[]; scale: number }> {
         const { model } = await manifestOf("molkv");
-        const config = { ...model, hiddenSize: numbers.length, numExperts: 1, expertLayers: [0], expertKeySize: 1 };
+        const config = { ...model, expertLayers: [0], expertValueShape: [1, numbers.length] };
         const { fields, stride } = recordFields(config, "float32");
         const record = new Uint8Array(stride);
         const { offset } = fields.find((field) => field.name === "expert_value.0")!;

@@ -145,7 +145,7 @@ describe("numbers that are not finite", () => {
         ["float16", new Uint16Array([0x3c00, 0x7bff, 0xfc00, 1]), "found NaN"],
     ])("%s", async (kvDtype, key, why) => {
         const molkv = await ownerOf("molkv");
-        const config = { ...molkv.config, numHiddenLayers: 1, numKeyValueHeads: 1, headDim: 4 };
+        const config = { ...molkv.config, kvCaches: [{ layer: 0, heads: 1, headDim: 4 }] };
         const owner: Owner = { ...molkv, config, kvDtype };
         const value = key.slice().fill(0);
         const saved = { ids: [1], length: 1, layers: [{ key, value }] };
@@ -157,13 +157,15 @@ describe("numbers that are not finite", () => {
 
 test("a text without keys and values is saved, and one with too many is refused", async () => {
     const owner = await ownerOf("molkv");
-    const { headDim, numKeyValueHeads, numHiddenLayers, vocabSize } = owner.config;
+    const { kvCaches, vocabSize } = owner.config;
     const saved = (ids: readonly number[], length: number) => {
-        const key = new Float32Array(numKeyValueHeads * headDim * length);
         return writeSession(owner, {
             ids,
             length,
-            layers: Array.from({ length: numHiddenLayers }, () => ({ key, value: key })),
+            layers: kvCaches.map(({ heads, headDim }) => {
+                const key = new Float32Array(heads * headDim * length);
+                return { key, value: key };
+            }),
         });
     };
     expect(await parseSession(await saved([0, vocabSize - 1], 0), owner, "s")).toMatchObject({ length: 0 });

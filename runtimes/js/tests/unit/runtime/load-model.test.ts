@@ -145,7 +145,11 @@ describe("loadModel", () => {
         const progress: Progress[] = [];
         const loaded = await loadModel(source("kv-int8"), backend, { onProgress: (one) => progress.push(one) });
         const [files] = backend.loaded;
-        expect(files).toMatchObject({ layers: 2, kvDtype: "int8", data: { name: "model.onnx.data" } });
+        expect(files).toMatchObject({
+            caches: [{ layer: 0 }, { layer: 1 }],
+            kvDtype: "int8",
+            data: { name: "model.onnx.data" },
+        });
         const { data } = files!;
         const totalBytes = files!.graph.length + ("content" in data ? data.content.length : 0);
         expect(progress[0]).toEqual({ phase: "manifest", file: "", loadedBytes: 0, totalBytes: 0 });

@@ -79,16 +79,16 @@ export async function checkBatch({ bundle, session, vocabSize }: Loaded): Promis
 export async function checkSaved({ bundle, session }: Loaded, cache: KvCache): Promise<void> {
     const text = goldenText("dense", 1);
     const saved = await cache.read(1, 10);
-    expect(saved).toHaveLength(bundle.files.layers);
-    expect(saved[0]!.key.length).toBe(bundle.files.kvHeads * 10 * bundle.files.headDim);
+    expect(saved).toHaveLength(bundle.files.caches.length);
+    const { heads: headCount, headDim } = bundle.files.caches[0]!;
+    expect(saved[0]!.key.length).toBe(headCount * 10 * headDim);
     const other = session.createCache(2, 16);
     await other.write(1, 0, saved);
     expect(await other.read(1, 10)).toEqual(saved);
     expect((await other.read(0, 10))[0]!.key.every((number) => number === 0)).toBe(true);
     // Only the last 6 slots: `write` must leave the other slots as they are.
-    const { kvHeads, headDim } = bundle.files;
     const tail = (numbers: Float32Array | Int8Array): Float32Array => {
-        const heads = Array.from({ length: kvHeads }, (_, head) =>
+        const heads = Array.from({ length: headCount }, (_, head) =>
             Array.from(numbers.subarray((head * 10 + 4) * headDim, (head + 1) * 10 * headDim)),
         );
         return Float32Array.from(heads.flat());

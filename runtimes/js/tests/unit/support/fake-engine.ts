@@ -335,20 +335,16 @@ export interface FakeEngine extends Engine {
 /** Return an engine of a model with two layers of experts, or without experts ("dense"). */
 export function fakeEngine(kind: Kind, context: number, window: number): FakeEngine {
     const config: ModelConfig = {
-        modelType: kind === "mole" ? "mole" : "molkv",
+        profiles: ["cpu"],
         vocabSize: VOCAB,
         hiddenSize: HIDDEN,
-        numHiddenLayers: 1,
-        numAttentionHeads: HEADS,
-        numKeyValueHeads: HEADS,
-        headDim: HEAD_DIM,
         maxPositionEmbeddings: context,
-        ropeTheta: THETA,
-        numExperts: kind === "dense" ? 0 : EXPERTS,
         expertLayers: kind === "dense" ? [] : LAYERS,
-        expertKeySize: 2,
+        expertValueShape: [EXPERTS, HIDDEN],
         expertWindow: window,
-        expertRope: true,
+        expertAttention: kind.startsWith("molkv") ? { experts: EXPERTS, keySize: 2, ropeTheta: THETA } : undefined,
+        kvCaches: [{ layer: 0, heads: HEADS, headDim: HEAD_DIM }],
+        sharedKvCaches: new Map(),
     };
     const bundle = {
         config,

@@ -42,9 +42,9 @@ export function readGraphBundle(name: string): GraphBundle {
             where: `${name}/model.onnx`,
             graph: readBundleFile(name, "model.onnx"),
             data: { name: graphs.cpu.data, content: readBundleFile(name, graphs.cpu.data) },
-            layers: model.num_hidden_layers!,
-            kvHeads: model.num_key_value_heads!,
-            headDim: model.head_dim!,
+            caches: Array.from({ length: model.num_hidden_layers! }, (_, layer) => {
+                return { layer, heads: model.num_key_value_heads!, headDim: model.head_dim! };
+            }),
             kvDtype: graphs.cpu.kv_dtype,
         },
         embedding(id) {

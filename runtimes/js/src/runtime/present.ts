@@ -1,10 +1,20 @@
-/** The experts of models whose positions see only the experts of their own token: MoLE, and models without experts. */
+/** The experts of models whose positions use only the experts of their own token: MoLE, Gemma 4, models without experts. */
 
 import type { HostTensor } from "../backend.js";
 import type { ModelConfig } from "../format/manifest.js";
 import type { RecordDecoder } from "../format/record-decoder.js";
 import type { Part } from "./chunks.js";
 import type { ExpertState, Inputs } from "./experts.js";
+
+/** Return the numbers of a token's values in one layer. */
+function valueCount({ expertValueShape }: ModelConfig): number {
+    return expertValueShape.reduce((product, size) => product * size, 1);
+}
+
+/** Return the bytes of the experts of one sequence. */
+export function presentBytes(config: ModelConfig): number {
+    return 4 * config.expertLayers.length * valueCount(config);
+}
 
 /** Keeps nothing between steps, and passes the values of the records to the graph. */
 export class PresentExperts implements ExpertState {
@@ -13,20 +23,20 @@ export class PresentExperts implements ExpertState {
     readonly stepInputs: Inputs;
     readonly #decoder: RecordDecoder;
     readonly #layers: readonly number[];
-    /** The shape of a token's values, [N, d], and their number. */
+    /** The shape of a token's values in one layer, and their number. */
     readonly #shape: readonly number[];
     readonly #size: number;
-    /** Values of a decode step, [B, N, d] for each layer. */
+    /** Values of a decode step, [B, ...shape] for each layer. */
     readonly #step: readonly Float32Array[];
-    /** Values of a part of a prompt, [T, N, d] for each layer, with room for the longest part so far. */
+    /** Values of a part of a prompt, [T, ...shape] for each layer, with room for the longest part so far. */
     #part: Float32Array[];
     #length = 0;
 
     constructor(config: ModelConfig, decoder: RecordDecoder, batchSize: number) {
         this.#decoder = decoder;
         this.#layers = config.expertLayers;
-        this.#shape = [config.numExperts, config.hiddenSize];
-        this.#size = config.numExperts * config.hiddenSize;
+        this.#shape = config.expertValueShape;
+        this.#size = valueCount(config);
         this.#step = this.#layers.map(() => new Float32Array(batchSize * this.#size));
         this.#part = this.#layers.map(() => new Float32Array(0));
         this.stepInputs = this.#named(this.#step, [batchSize, 1]);
