@@ -54,10 +54,30 @@ test.each<[string, Parts]>([
     ["data in the file", { graph: [tensor(5, [2], 10, bytesField(8, "t"), bytesField(9, "four"))] }],
     ["a tensor without numbers", { graph: [tensor(5, [0, 5], 1, bytesField(8, "t"))] }],
     ["data in the file of weights", { graph: [tensor(5, [2], 1, ...external(...WHOLE))] }],
+    ["a bound of logits", { graph: [node("Tanh", ["x"], ["z"])] }],
+    ["sliding attention", { opsets: bothOpsets(), graph: [attention(integerField(3, 8))] }],
     ["an attribute of -1", { graph: [node("Softmax", ["x"], ["z"], attribute("axis", 2, minusOne()))] }],
 ])("%s is allowed", (_, parts) => {
     check(file(parts));
 });
+
+function bothOpsets(): Uint8Array[] {
+    return [opset("", 22), opset("com.microsoft", 1)];
+}
+
+/** A node whose past is an output of another node. `window` is the value of its attribute local_window_size. */
+function attention(window: Uint8Array): Uint8Array {
+    const scale = attribute("scale", 1, Uint8Array.of(2 * 8 + 5, 0, 0, 128, 63));
+    const inputs = ["x", "", "", "y", "y", "x", "x", "x", "x"];
+    return node(
+        "GroupQueryAttention",
+        inputs,
+        ["a", "b", "c"],
+        bytesField(7, "com.microsoft"),
+        attribute("local_window_size", 2, window),
+        scale,
+    );
+}
 
 /** AttributeProto.i = -1, as ten bytes. */
 function minusOne(): Uint8Array {

@@ -61,6 +61,11 @@ function expectedModel(model: RawManifest["model"]): object {
         hiddenSize: model.hidden_size,
         maxPositionEmbeddings: model.max_position_embeddings,
         expertWindow: model.expert_window ?? 0,
+        expertLayers: model.expert_layers ?? Array.from({ length: model.num_hidden_layers as number }, (_, i) => i),
+        kvCaches: Array.from(
+            { length: (model.num_hidden_layers as number) - ((model.num_kv_shared_layers as number | undefined) ?? 0) },
+            (_, layer) => ({ layer, heads: model.num_key_value_heads }),
+        ),
     };
 }
 
@@ -142,6 +147,14 @@ test.each<[string, string | RegExp, string, string]>([
     ["provenance", '"tools": {', '"tools": {"x": 1, ', "provenance.tools.x: found an integer"],
 ])("%s is refused", async (_name, before, after, why) => {
     expect(await refusal(changed(before, after))).toContain(why);
+});
+
+test("the context of profile cpu may be shorter than that of the model", async () => {
+    const context = /"context_length": 160/;
+    const { model, graphs } = await parseManifest(changed(context, '"context_length": 48'), "manifest.json");
+    expect([model.maxPositionEmbeddings, graphs[0]!.contextLength]).toEqual([160, 48]);
+    expect(await refusal(changed(context, '"context_length": 0'))).toContain("found 0, expected 1 to 160");
+    expect(await refusal(changed(context, '"context_length": 161'))).toContain("found 161, expected 1 to 160");
 });
 
 test.each([

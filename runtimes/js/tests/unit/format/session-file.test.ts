@@ -6,6 +6,7 @@ import { RequestError } from "../../../src/errors.js";
 import { parseManifest } from "../../../src/format/read-manifest.js";
 import { parseSession, sessionGraph, writeSession, type SessionOwner } from "../../../src/format/session-file.js";
 import { patched, patchedCases, readBundleFile, readSession } from "../support/conformance.js";
+import { gemma4 } from "../support/gemma4.js";
 
 type Owner = SessionOwner<"float32" | "float16" | "int8">;
 
@@ -173,6 +174,24 @@ test("a text without keys and values is saved, and one with too many is refused"
     expect(await refusal(await saved([], 0), owner)).toContain("input_ids: found I32 [0]");
     expect(await refusal(await saved([vocabSize], 0), owner)).toContain(`input_ids: found ${vocabSize}`);
     expect(await refusal(await saved([-1], 0), owner)).toContain("input_ids: found -1");
+});
+
+test("caches of different shapes are saved by their layers", async () => {
+    const owner = { tableId: "0123456789abcdef", graph: "g", config: gemma4(), kvDtype: "int8" } as const;
+    const layers = [8, 12, 8].map((size, layer) => {
+        const key = Int8Array.from({ length: 2 * 3 * size }, (_, i) => layer + i);
+        return { key, value: key.map((number) => -number) };
+    });
+    const bytes = await writeSession(owner, { ids: [1, 2, 3, 4], length: 3, layers });
+    const shapes = [...rawTensors(bytes)].map(([name, { shape }]) => `${name} ${shape.join()}`);
+    const names = ["0.key 2,3,8", "0.value 2,3,8", "1.key 2,3,12", "1.value 2,3,12", "2.key 2,3,8", "2.value 2,3,8"];
+    expect(shapes.sort()).toEqual(["input_ids 4", ...names.map((name) => `past_key_values.${name}`)]);
+    expect(await parseSession(bytes, owner, "s")).toMatchObject({ ids: [1, 2, 3, 4], length: 3, layers });
+    const unshared = { ...owner, config: gemma4({ num_kv_shared_layers: 1 }) };
+    expect(await refusal(bytes, unshared)).toContain("found 7 tensors, expected 9 for this model");
+    const larger = { ...owner, config: gemma4({ global_head_dim: 14 }) };
+    const message = "past_key_values.1.key: found I8 [2, 3, 12], expected I8 [2, 3, 14]";
+    expect(await refusal(bytes, larger)).toContain(message);
 });
 
 test("messages that are not Unicode are not saved", async () => {
