@@ -101,7 +101,7 @@ MOLKV_API void molkv_model_close(molkv_model* model);
 /* Facts about a model. The texts are valid until molkv_model_close. */
 typedef struct molkv_model_info {
     size_t size;             /* set by the caller */
-    const char* model_type;  /* "molkv" or "mole" */
+    const char* model_type;  /* "molkv", "mole" or "gemma4_text" */
     const char* profile;     /* the profile in use */
     const char* dense_dtype; /* dtype of the dense weights, such as "int4" */
     const char* kv_dtype;    /* dtype of the KV cache */

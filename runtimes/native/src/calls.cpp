@@ -10,7 +10,8 @@ namespace molkv {
 
 Calls::Calls(const Model& model, int batch_size, std::int64_t slots)
     : model_(model),
-      cache_(model.config(), model.bundle().graph().kv_dtype, batch_size, slots, is_static(model.bundle().graph())),
+      cache_(model.config().caches, model.bundle().graph().kv_dtype, batch_size, slots,
+             is_static(model.bundle().graph())),
       experts_(make_expert_state(model.bundle(), model.decoder(), batch_size, slots)),
       step_logits_(checked_product({batch_size, model.config().vocab_size})) {}
 
@@ -23,8 +24,12 @@ DynamicCalls::DynamicCalls(const Model& model, int batch_size, std::int64_t max_
       step_call_(graph_),
       prompt_call_(graph_) {
     for (std::size_t tensor = 0; tensor < cache_.tensors(); tensor++) {
-        past_.push_back(text("past_key_values.", KvCache::name(tensor)));
-        present_.push_back(text("present.", KvCache::name(tensor)));
+        past_.push_back({"past_key_values." + cache_.name(tensor), tensor});
+        present_.push_back({"present." + cache_.name(tensor), tensor});
+    }
+    for (const auto& [layer, source] : model.config().shared_caches) {
+        present_.push_back({text("present.", layer, ".key"), 2 * source});
+        present_.push_back({text("present.", layer, ".value"), 2 * source + 1});
     }
     const auto sequences = static_cast<std::size_t>(batch_size);
     step_.embeds.resize(sequences * hidden_size());
@@ -50,11 +55,13 @@ void DynamicCalls::bind_inputs(BoundCall& call, Inputs& inputs, std::int64_t seq
 }
 
 void DynamicCalls::bind_cache(BoundCall& call, int sequence, std::int64_t sequences) {
-    const std::array<std::int64_t, 4> shape = {sequences, cache_.heads(), max_length_, cache_.head_dim()};
-    for (std::size_t tensor = 0; tensor < cache_.tensors(); tensor++) {
-        call.input(past_[tensor], cache_.dtype(), shape, cache_.data(tensor, sequence));
-        call.output(present_[tensor], cache_.dtype(), shape, cache_.data(tensor, sequence));
-    }
+    const auto shape = [&](std::size_t tensor) {
+        return std::array<std::int64_t, 4>{sequences, cache_.heads(tensor), max_length_, cache_.head_dim(tensor)};
+    };
+    for (const auto& [name, tensor] : past_)
+        call.input(name, cache_.dtype(), shape(tensor), cache_.data(tensor, sequence));
+    for (const auto& [name, tensor] : present_)
+        call.output(name, cache_.dtype(), shape(tensor), cache_.data(tensor, sequence));
 }
 
 std::vector<Part> DynamicCalls::parts(int sequence, std::int64_t start, std::int64_t length, bool all_logits) const {

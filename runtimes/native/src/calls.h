@@ -90,9 +90,14 @@ class DynamicCalls : public Calls {
     std::int64_t chunk_;
     bool has_positions_;
     const GraphSession& graph_;
-    std::vector<std::string> past_;     // names of the cache's inputs
-    std::vector<std::string> present_;  // names of the cache's outputs
-    Inputs step_;                       // of a decode step
+    // An input or output of the graph, and the tensor of the cache that it is bound to.
+    struct CacheName {
+        std::string name;
+        std::size_t tensor;
+    };
+    std::vector<CacheName> past_;
+    std::vector<CacheName> present_;  // several of a tensor, if layers share a cache
+    Inputs step_;                     // of a decode step
     BoundCall step_call_;
     Inputs prompt_;  // of a part of a prompt
     BoundCall prompt_call_;

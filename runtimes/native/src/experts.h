@@ -1,5 +1,6 @@
 // The state of a family: what the host keeps between steps, and how records become inputs of the graph.
-// molkv_window.cpp has the window of MoLKV, present_experts.cpp the experts of MoLE; experts.cpp has the list.
+// molkv_window.cpp has the window of MoLKV, present_experts.cpp the experts of MoLE and Gemma 4; experts.cpp has the
+// list.
 #pragma once
 
 #include <cstddef>

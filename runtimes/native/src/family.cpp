@@ -9,6 +9,7 @@ namespace molkv {
 // Each is defined in the file of its family.
 const Family& mole_family();
 const Family& molkv_family();
+const Family& gemma4_family();
 
 namespace {
 
@@ -17,7 +18,8 @@ struct Entry {
     const Family& (*family)();
 };
 
-constexpr std::array<Entry, 2> families = {{{"mole", mole_family}, {"molkv", molkv_family}}};
+constexpr std::array<Entry, 3> families = {
+    {{"mole", mole_family}, {"molkv", molkv_family}, {"gemma4_text", gemma4_family}}};
 
 }  // namespace
 
@@ -30,7 +32,10 @@ const Family* find_family(const std::string& model_type) {
 
 std::string family_names() {
     std::string names;
-    for (const Entry& entry : families) names.append(names.empty() ? "" : " or ").append(entry.model_type);
+    for (const Entry& entry : families) {
+        const bool is_last = &entry == &families.back();
+        names.append(names.empty() ? "" : is_last ? " or " : ", ").append(entry.model_type);
+    }
     return names;
 }
 

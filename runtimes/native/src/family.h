@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "json.h"
 #include "manifest.h"
 
 namespace molkv {
@@ -28,9 +29,11 @@ struct Rotation {
 class Family {
  public:
     virtual ~Family() = default;
-    // Check the fields of the configuration that only this family uses. Returns "", or what was found instead of a
-    // valid configuration: "expert_window 0".
-    [[nodiscard]] virtual std::string check(const ModelConfig& config) const = 0;
+    // Read the field `model` into a configuration that has the fields of all families (model_config.h). Checks that
+    // there are no other fields, the types and ranges of the family's own fields, and relations. Throws a bundle error.
+    virtual void parse(const JsonValue& model, ModelConfig& config) const = 0;
+    // Whether bundles of this family can have the profiles of static graphs beside profile "cpu".
+    [[nodiscard]] virtual bool has_static_graphs() const = 0;
     [[nodiscard]] virtual std::vector<RecordVector> record_vectors(const ModelConfig& config) const = 0;
     // The inputs of the graph of profile "cpu" that hold experts or their mask, in the order of the document.
     // window: dtype of the values in the expert window.
@@ -50,7 +53,7 @@ class Family {
 
 // Return the family with this model_type, or nullptr.
 const Family* find_family(const std::string& model_type);
-// Return the names of all families, for messages: "mole or molkv".
+// Return the names of all families, for messages: "mole, molkv or gemma4_text".
 std::string family_names();
 
 }  // namespace molkv

@@ -14,13 +14,12 @@ void append(std::vector<TensorInfo>& list, std::vector<TensorInfo> more) {
     std::move(more.begin(), more.end(), std::back_inserter(list));
 }
 
-void append_cache(std::vector<TensorInfo>& list, const ModelConfig& config, const char* prefix, DType dtype) {
-    for (std::int64_t layer = 0; layer < config.num_hidden_layers; layer++) {
-        for (const char* kind : {"key", "value"}) {
-            list.push_back({text(prefix, ".", layer, ".", kind),
-                            dtype,
-                            {"batch", config.num_key_value_heads, "max_length", config.head_dim}});
-        }
+// Append the keys and values of a KV cache, under the number of a layer that uses it.
+void append_cache(std::vector<TensorInfo>& list, const char* prefix, std::int64_t layer, const CacheShape& cache,
+                  DType dtype) {
+    for (const char* kind : {"key", "value"}) {
+        list.push_back(
+            {text(prefix, ".", layer, ".", kind), dtype, {"batch", cache.heads, "max_length", cache.head_dim}});
     }
 }
 
@@ -38,18 +37,21 @@ std::vector<TensorInfo> cpu_inputs(const ModelConfig& config, const Graph& graph
     inputs.push_back({"seqlens_k", DType::int32, {"batch"}});
     inputs.push_back({"total_sequence_length", DType::int32, {}});
     inputs.push_back({"logits_to_keep", DType::int64, {1}});
-    append_cache(inputs, config, "past_key_values", graph.kv_dtype);
+    for (const CacheShape& cache : config.caches) {
+        append_cache(inputs, "past_key_values", cache.layer, cache, graph.kv_dtype);
+    }
     return inputs;
 }
 
 std::vector<TensorInfo> static_inputs(const ModelConfig& config, DType dtype, std::int64_t length) {
     const std::int64_t context = config.max_position_embeddings;
     const std::int64_t layers = complete_layers(config, length);
+    const CacheShape& cache = config.caches.front();  // all have this shape
     std::vector<TensorInfo> inputs{{"inputs_embeds", dtype, {length, config.hidden_size}},
-                                   {"rotary_cos", dtype, {length, 1, config.head_dim}},
-                                   {"rotary_sin", dtype, {length, 1, config.head_dim}}};
+                                   {"rotary_cos", dtype, {length, 1, cache.head_dim}},
+                                   {"rotary_sin", dtype, {length, 1, cache.head_dim}}};
     if (layers > 0) {
-        const std::int64_t group = config.num_attention_heads / config.num_key_value_heads;
+        const std::int64_t group = config.num_attention_heads / cache.heads;
         inputs.push_back({"attention_mask", dtype, {1, group * length, context + length}});
     }
     std::vector<std::int64_t> with_experts;
@@ -57,9 +59,8 @@ std::vector<TensorInfo> static_inputs(const ModelConfig& config, DType dtype, st
                  [layers](std::int64_t layer) { return layer < layers; });
     append(inputs, find_family(config.model_type)->static_expert_inputs(config, length, with_experts, dtype));
     for (std::int64_t layer = 0; layer < layers; layer++) {
-        const std::int64_t heads = config.num_key_value_heads;
-        inputs.push_back({text("past_key_values.", layer, ".key"), dtype, {heads, config.head_dim, context}});
-        inputs.push_back({text("past_key_values.", layer, ".value"), dtype, {heads, context, config.head_dim}});
+        inputs.push_back({text("past_key_values.", layer, ".key"), dtype, {cache.heads, cache.head_dim, context}});
+        inputs.push_back({text("past_key_values.", layer, ".value"), dtype, {cache.heads, context, cache.head_dim}});
     }
     return inputs;
 }
@@ -67,10 +68,9 @@ std::vector<TensorInfo> static_inputs(const ModelConfig& config, DType dtype, st
 std::vector<TensorInfo> static_outputs(const ModelConfig& config, DType dtype, std::int64_t length) {
     std::vector<TensorInfo> outputs;
     if (length == 1) outputs.push_back({"logits", DType::float32, {1, config.vocab_size}});
-    for (std::int64_t layer = 0; layer < config.num_hidden_layers; layer++) {
-        const std::int64_t heads = config.num_key_value_heads;
-        outputs.push_back({text("present.", layer, ".key"), dtype, {heads, config.head_dim, length}});
-        outputs.push_back({text("present.", layer, ".value"), dtype, {heads, length, config.head_dim}});
+    for (const auto& [layer, heads, head_dim] : config.caches) {
+        outputs.push_back({text("present.", layer, ".key"), dtype, {heads, head_dim, length}});
+        outputs.push_back({text("present.", layer, ".value"), dtype, {heads, length, head_dim}});
     }
     return outputs;
 }
@@ -101,7 +101,12 @@ std::vector<TensorInfo> graph_inputs(const ModelConfig& config, const Graph& gra
 std::vector<TensorInfo> graph_outputs(const ModelConfig& config, const Graph& graph, std::int64_t length) {
     if (length > 0) return static_outputs(config, graph.kv_dtype, length);
     std::vector<TensorInfo> outputs{{"logits", DType::float32, {"batch", "logits_length", config.vocab_size}}};
-    append_cache(outputs, config, "present", graph.kv_dtype);
+    for (const CacheShape& cache : config.caches) {
+        append_cache(outputs, "present", cache.layer, cache, graph.kv_dtype);
+    }
+    for (const SharedCache& shared : config.shared_caches) {
+        append_cache(outputs, "present", shared.layer, config.caches[shared.source], graph.kv_dtype);
+    }
     return outputs;
 }
 

@@ -65,22 +65,40 @@ struct Graph {
     std::string min_onnxruntime;
 };
 
-// The configuration of a model: the fields that a driver uses, with Hugging Face's names.
+// The shape of the KV cache of one layer.
+struct CacheShape {
+    std::int64_t layer = 0;
+    std::int64_t heads = 0;     // of keys and values
+    std::int64_t head_dim = 0;  // numbers of a head
+    bool operator==(const CacheShape&) const = default;
+};
+
+// A layer without a KV cache of its own. It uses the cache of an earlier layer, and writes it again.
+struct SharedCache {
+    std::int64_t layer = 0;
+    std::size_t source = 0;  // the index of the cache in ModelConfig::caches
+    bool operator==(const SharedCache&) const = default;
+};
+
+// The configuration of a model: what a driver uses. Fields have Hugging Face's names if there is one.
 struct ModelConfig {
     std::string model_type;
     std::int64_t vocab_size = 0;
     std::int64_t hidden_size = 0;
     std::int64_t num_hidden_layers = 0;
     std::int64_t num_attention_heads = 0;
-    std::int64_t num_key_value_heads = 0;
-    std::int64_t head_dim = 0;
     std::int64_t max_position_embeddings = 0;
+    std::vector<std::int64_t> expert_layers;  // the layers that have vectors in the records, ascending
+    std::int64_t expert_window = 0;
+    std::vector<CacheShape> caches;          // ascending by layer; all have the same shape if there are static graphs
+    std::vector<SharedCache> shared_caches;  // ascending by layer
+
+    // Only the files of the families that have these fields use them, and static graphs rope_theta.
     double rope_theta = 0;
     std::int64_t num_experts = 0;
-    std::vector<std::int64_t> expert_layers;
     std::int64_t expert_key_size = 0;
-    std::int64_t expert_window = 0;
     bool expert_rope = false;
+    std::int64_t per_layer_size = 0;  // hidden_size_per_layer_input
 };
 
 // A part of a record.

@@ -83,8 +83,8 @@ void check_formats(const JsonValue& graph, const Graph& found) {
     }
 }
 
-// A limit of the model, which a static graph may lower to 1.
-std::int64_t parse_limit(const JsonValue& value, std::int64_t limit, bool is_static) {
+// Return the expert window, which a static graph may lower to 1.
+std::int64_t parse_window(const JsonValue& value, std::int64_t limit, bool is_static) {
     return value.integer(is_static ? std::min<std::int64_t>(1, limit) : limit, limit);
 }
 
@@ -117,8 +117,8 @@ Graph parse_graph(const JsonValue& graph, const ModelConfig& model) {
     found.window_dtype = parse_window_dtype(graph["window_dtype"], model, is_static);
     const bool has_blocks = found.dense_dtype == "int4";
     found.block_size = graph["block_size"].integer(has_blocks ? 1 : 0, has_blocks ? largest_size : 0);
-    found.context_length = parse_limit(graph["context_length"], model.max_position_embeddings, is_static);
-    found.expert_window = parse_limit(graph["expert_window"], model.expert_window, is_static);
+    found.context_length = graph["context_length"].integer(1, model.max_position_embeddings);
+    found.expert_window = parse_window(graph["expert_window"], model.expert_window, is_static);
     found.files = parse_files(graph["files"], is_static, found.context_length);
     check_formats(graph, found);
     found.min_onnxruntime = graph["min_onnxruntime"].string();
@@ -136,6 +136,9 @@ std::vector<Graph> parse_graphs(const JsonValue& graphs, const ModelConfig& mode
         const std::string_view profile = graph.key();
         if (profile != "cpu" && profile != "coreml" && profile != "nnapi") {
             graphs.refuse(text("the profile ", profile.substr(0, 40)), "cpu, coreml and nnapi");
+        }
+        if (profile != "cpu" && !find_family(model.model_type)->has_static_graphs()) {
+            graphs.refuse(text("the profile ", profile), text("cpu in a model of type ", model.model_type));
         }
         found.push_back(parse_graph(graph, model));
     }

@@ -1,6 +1,7 @@
 // The family MoLE (arXiv 2503.15798): a position mixes the experts of its own token. An expert is a value [d].
 #include "error.h"
 #include "family.h"
+#include "lookup_experts.h"
 
 namespace molkv {
 
@@ -8,7 +9,8 @@ namespace {
 
 class Mole final : public Family {
  public:
-    [[nodiscard]] std::string check(const ModelConfig& /*config*/) const override { return ""; }
+    void parse(const JsonValue& model, ModelConfig& config) const override { parse_lookup_experts(model, config); }
+    [[nodiscard]] bool has_static_graphs() const override { return true; }
 
     [[nodiscard]] std::vector<RecordVector> record_vectors(const ModelConfig& config) const override {
         return {{"value", {config.num_experts, config.hidden_size}, true, "scale"}};

@@ -2,6 +2,8 @@
 // and a value [d].
 #include "error.h"
 #include "family.h"
+#include "lookup_experts.h"
+#include "model_config.h"
 
 namespace molkv {
 
@@ -9,15 +11,13 @@ namespace {
 
 class Molkv final : public Family {
  public:
-    [[nodiscard]] std::string check(const ModelConfig& config) const override {
-        if (config.num_experts == 0) return "";
-        if (config.expert_key_size == 0) return "expert_key_size 0";
-        if (config.expert_window == 0) return "expert_window 0";
-        if (config.expert_rope && config.expert_key_size % 2 != 0) {
-            return text("the odd expert_key_size ", config.expert_key_size, " with expert_rope");
-        }
-        return "";
+    void parse(const JsonValue& model, ModelConfig& config) const override {
+        parse_lookup_experts(model, config);
+        if (config.num_experts == 0) return;
+        for (const auto* name : {"expert_key_size", "expert_window"}) static_cast<void>(parse_size(model[name], 1));
+        if (config.expert_rope) static_cast<void>(parse_even_size(model["expert_key_size"]));
     }
+    [[nodiscard]] bool has_static_graphs() const override { return true; }
 
     [[nodiscard]] std::vector<RecordVector> record_vectors(const ModelConfig& config) const override {
         return {{"key", {config.num_experts, config.expert_key_size}, false, ""},

@@ -11,7 +11,7 @@ namespace {
 constexpr std::string_view ms = "com.microsoft";
 
 // clang-format off
-constexpr std::array<Operator, 33> operators = {{
+constexpr std::array<Operator, 34> operators = {{
     {"", "Abs", "x", "x", ""},
     {"", "Add", "xx", "x", ""},
     {"", "Cast", "x", "x", "to:i"},
@@ -38,10 +38,12 @@ constexpr std::array<Operator, 33> operators = {{
     {"", "Sqrt", "x", "x", ""},
     {"", "Squeeze", "xx", "x", ""},
     {"", "Sub", "xx", "x", ""},
+    {"", "Tanh", "x", "x", ""},
     {"", "Transpose", "x", "x", "perm:l"},
     {"", "Unsqueeze", "xx", "x", ""},
     {ms, "GroupQueryAttention", "x--xxxxxx x--xxxxxx---xx", "xxx",
-     "do_rotary:i k_quant_type:s kv_cache_bit_width:i kv_num_heads:i num_heads:i v_quant_type:s"},
+     "do_rotary:i k_quant_type:s kv_cache_bit_width:i kv_num_heads:i local_window_size:i num_heads:i scale:f "
+     "v_quant_type:s"},
     {ms, "MatMulIntegerToFloat", "xxxxx", "x", ""},
     {ms, "MatMulNBits", "xxx", "x", "K:i N:i accuracy_level:i bits:i block_size:i"},
     {ms, "RotaryEmbedding", "xxxx", "x", "num_heads:i"},

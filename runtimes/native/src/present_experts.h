@@ -1,4 +1,5 @@
-// The experts of models whose positions see the experts of their own token only: MoLE, and models without experts.
+// The experts of models whose positions see the experts of their own token only: MoLE, Gemma 4, and models without
+// experts.
 #pragma once
 
 #include <cstddef>

@@ -31,7 +31,7 @@ std::size_t state_bytes(const Model& model, std::int64_t batch_size, std::int64_
     const Bundle& bundle = model.bundle();
     const std::int64_t length = slots(model, max_length);
     const std::size_t window = expert_state_bytes(bundle, length);
-    const std::size_t each = KvCache::bytes(bundle.config(), bundle.graph().kv_dtype, length) + window +
+    const std::size_t each = KvCache::bytes(bundle.config().caches, bundle.graph().kv_dtype, length) + window +
                              checked_product({bundle.config().vocab_size + max_length, 4});
     // A block of up to W positions needs less than two windows.
     const std::int64_t positions = std::min(chunk, length);

@@ -128,8 +128,8 @@ void SessionFile::read_ids(const Bundle& bundle) {
 
 void SessionFile::check_cache(const Bundle& bundle) {
     const ModelConfig& config = bundle.config();
-    const auto tensors = 2 * static_cast<std::size_t>(config.num_hidden_layers);
-    const auto first = header_.tensors.find(session_tensor(0));
+    const std::size_t tensors = 2 * config.caches.size();
+    const auto first = header_.tensors.find(session_tensor(KvCache::name(config.caches, 0)));
     if (header_.tensors.size() != tensors + 1 || first == header_.tensors.end() || first->second.shape.size() != 3)
         fail(Kind::request, file_.where(), ": found ", header_.tensors.size(), " tensors, expected ", session_ids,
              " and the KV cache of this model: ", tensors, " tensors of 3 dimensions");
@@ -137,25 +137,27 @@ void SessionFile::check_cache(const Bundle& bundle) {
     const std::int64_t most = std::min(static_cast<std::int64_t>(ids_.size()), config.max_position_embeddings);
     if (length_ > most)
         fail(Kind::request, file_.where(), ": found a KV cache of ", length_, " tokens, expected at most ", most);
-    const std::vector<std::int64_t> shape = {config.num_key_value_heads, length_, config.head_dim};
     const char* dtype = session_dtype(bundle.graph().kv_dtype);
     for (std::size_t tensor = 0; tensor < tensors; tensor++) {
-        const auto found = header_.tensors.find(session_tensor(tensor));
+        const std::string name = session_tensor(KvCache::name(config.caches, tensor));
+        const CacheShape& cache = config.caches[tensor / 2];
+        const std::vector<std::int64_t> shape = {cache.heads, length_, cache.head_dim};
+        const auto found = header_.tensors.find(name);
         const bool exists = found != header_.tensors.end();
         if (!exists || found->second.dtype != dtype || found->second.shape != shape)
-            fail(Kind::request, file_.where(), ": belongs to a graph with another KV cache (", session_tensor(tensor),
-                 ": found ", exists ? found->second.dtype + " " + shape_text(found->second.shape) : "no tensor",
-                 ", expected ", dtype, " ", shape_text(shape), ")");
+            fail(Kind::request, file_.where(), ": belongs to a graph with another KV cache (", name, ": found ",
+                 exists ? found->second.dtype + " " + shape_text(found->second.shape) : "no tensor", ", expected ",
+                 dtype, " ", shape_text(shape), ")");
     }
 }
 
 void SessionFile::read_tensor(const StoredTensor& tensor, KvCache& cache, std::size_t number, int sequence) const {
-    const auto bytes = static_cast<std::size_t>(length_) * cache.row_bytes();  // of a head
+    const auto bytes = static_cast<std::size_t>(length_) * cache.row_bytes(number);  // of a head
     std::vector<std::byte> rows(bytes);
-    for (std::int64_t head = 0; head < cache.heads(); head++) {
+    for (std::int64_t head = 0; head < cache.heads(number); head++) {
         file_.read(tensor.offset + static_cast<std::uint64_t>(head) * bytes, rows, Kind::request);
         if (!is_finite(rows, cache.dtype()))
-            fail(Kind::request, file_.where(), ": ", session_tensor(number),
+            fail(Kind::request, file_.where(), ": ", session_tensor(cache.name(number)),
                  ": found NaN or infinity, expected finite numbers");
         cache.write(number, sequence, head, length_, rows.data());
     }
@@ -164,7 +166,7 @@ void SessionFile::read_tensor(const StoredTensor& tensor, KvCache& cache, std::s
 void SessionFile::read_into(KvCache& cache, int sequence) const {
     try {
         for (std::size_t tensor = 0; tensor < cache.tensors(); tensor++)
-            read_tensor(header_.tensors.at(session_tensor(tensor)), cache, tensor, sequence);
+            read_tensor(header_.tensors.at(session_tensor(cache.name(tensor))), cache, tensor, sequence);
     } catch (...) {
         cache.clear(sequence, length_);
         throw;

@@ -15,9 +15,9 @@ inline constexpr const char* session_ids = "input_ids";
 inline constexpr std::string_view session_no_digest =
     "0000000000000000000000000000000000000000000000000000000000000000";
 
-// Return the name of a tensor of the KV cache.
-inline std::string session_tensor(std::size_t tensor) {
-    return "past_key_values." + KvCache::name(tensor);
+// Return the name of a tensor of the KV cache. `name`: its name in graphs, such as "3.key".
+inline std::string session_tensor(const std::string& name) {
+    return "past_key_values." + name;
 }
 
 // Return the name of a dtype in safetensors files.

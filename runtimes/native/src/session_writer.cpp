@@ -83,12 +83,12 @@ std::string make_header(const Bundle& bundle, std::size_t ids, const KvCache& ca
         text(R"({"__metadata__":{"tables":"{\"experts\": \")", bundle.table().id, R"(\"}","graph":")",
              session_graph(bundle), R"(","session_version":")", session_version, R"(","sha256":")", session_no_digest,
              R"("},")", session_ids, R"(":{"dtype":"I32","shape":[)", ids, R"(],"data_offsets":[0,)", 4 * ids, "]}");
-    const std::size_t bytes = static_cast<std::size_t>(cache.heads() * length) * cache.row_bytes();
     std::size_t end = 4 * ids;
     for (std::size_t tensor = 0; tensor < cache.tensors(); tensor++) {
-        json += text(",\"", session_tensor(tensor), R"(":{"dtype":")", session_dtype(cache.dtype()), R"(","shape":[)",
-                     cache.heads(), ",", length, ",", cache.head_dim(), R"(],"data_offsets":[)", end, ",", end + bytes,
-                     "]}");
+        const std::size_t bytes = static_cast<std::size_t>(cache.heads(tensor) * length) * cache.row_bytes(tensor);
+        json += text(",\"", session_tensor(cache.name(tensor)), R"(":{"dtype":")", session_dtype(cache.dtype()),
+                     R"(","shape":[)", cache.heads(tensor), ",", length, ",", cache.head_dim(tensor),
+                     R"(],"data_offsets":[)", end, ",", end + bytes, "]}");
         end += bytes;
     }
     json += "}";
@@ -119,9 +119,9 @@ void write_session(const std::string& path, const Bundle& bundle, std::span<cons
     PartialFile file(replaceable(path));
     file.append(header);
     file.append(std::as_bytes(ids));
-    std::vector<std::byte> rows(static_cast<std::size_t>(length) * cache.row_bytes());
     for (std::size_t tensor = 0; tensor < cache.tensors(); tensor++) {
-        for (std::int64_t head = 0; head < cache.heads(); head++) {
+        std::vector<std::byte> rows(static_cast<std::size_t>(length) * cache.row_bytes(tensor));
+        for (std::int64_t head = 0; head < cache.heads(tensor); head++) {
             cache.read(tensor, sequence, head, length, rows.data());
             file.append(rows);
         }

@@ -14,10 +14,10 @@ StaticGraph::StaticGraph(const Model& model, const GraphSession& session, const 
       dtype_(cache.dtype()),
       context_(static_cast<std::size_t>(model.config().max_position_embeddings)),
       present_bytes_(checked_product(
-          {cache.heads(), length(), cache.head_dim(), static_cast<std::int64_t>(dtype_bytes(dtype_, 1))})) {
+          {cache.heads(0), length(), cache.head_dim(0), static_cast<std::int64_t>(dtype_bytes(dtype_, 1))})) {
     const ModelConfig& config = model.config();
     add_rows("inputs_embeds", config.hidden_size);
-    std::vector<Rotation> rotations = {{"", config.head_dim}};
+    std::vector<Rotation> rotations = {{"", cache.head_dim(0)}};
     const auto of_experts = model.bundle().family().expert_rotations(config);
     rotations.insert(rotations.end(), of_experts.begin(), of_experts.end());
     for (const Rotation& rotation : rotations)
@@ -36,7 +36,7 @@ void StaticGraph::add_rows(const std::string& name, std::int64_t numbers) {
 // Make the causal mask, which hides the whole cache. It also hides padding, which follows the tokens.
 void StaticGraph::make_mask() {
     const ModelConfig& config = model_.config();
-    const std::int64_t groups = config.num_attention_heads / config.num_key_value_heads;
+    const std::int64_t groups = config.num_attention_heads / config.caches.front().heads;
     const auto positions = static_cast<std::size_t>(length());
     const std::size_t columns = context_ + positions;
     mask_rows_ = checked_product({groups, length()});
@@ -97,13 +97,12 @@ void StaticGraph::bind(BoundCall& call, const KvCache& cache, int sequence, std:
             bind_to(info, true, static_cast<std::byte*>(input.data) + dtype_bytes(info.dtype, offset * numbers));
         }
         for (std::size_t tensor = 0; tensor < cache.tensors(); tensor++)
-            if (info.name == "past_key_values." + KvCache::name(tensor))
-                bind_to(info, true, cache.data(tensor, sequence));
+            if (info.name == "past_key_values." + cache.name(tensor)) bind_to(info, true, cache.data(tensor, sequence));
     }
     for (const TensorInfo& info : session_.file().outputs) {
         if (info.name == "logits") bind_to(info, false, logits);
         for (std::size_t tensor = 0; tensor < cache.tensors(); tensor++)
-            if (info.name == "present." + KvCache::name(tensor)) bind_to(info, false, present(tensor));
+            if (info.name == "present." + cache.name(tensor)) bind_to(info, false, present(tensor));
     }
 }
 
@@ -149,7 +148,7 @@ StaticCalls::StaticCalls(const Model& model, int batch_size, std::int64_t chunk)
     : Calls(model, batch_size, model.config().max_position_embeddings) {
     const ModelConfig& config = model.config();
     const std::int64_t context = config.max_position_embeddings;
-    rotations_.push_back({"", RotaryTable(context, config.head_dim, config.rope_theta)});
+    rotations_.push_back({"", RotaryTable(context, cache_.head_dim(0), config.rope_theta)});
     for (const Rotation& rotation : model.bundle().family().expert_rotations(config))
         rotations_.push_back({rotation.prefix, RotaryTable(context, rotation.size, config.rope_theta)});
     for (const auto& [length, session] : model.graphs()) {

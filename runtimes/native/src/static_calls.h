@@ -59,7 +59,7 @@ class StaticGraph {
     ZeroedArray<std::byte> mask_;     // [G*T, S+T]
     std::size_t mask_rows_ = 0;       // G*T
     std::size_t shown_ = 0;           // number of slots of the cache that the mask shows
-    ZeroedArray<std::byte> present_;  // [tensors, Hkv, T, head_dim]
+    ZeroedArray<std::byte> present_;  // [tensors, Hkv, T, head_dim], since all caches have the same shape
     std::size_t present_bytes_;       // of one tensor
     std::vector<float> scratch_;      // numbers of a row, before they are rounded
 };

@@ -82,9 +82,10 @@ void check_model(const Edits& edits) {
     edits.refused("\"expert_layers\": [\n   1", "\"expert_layers\": [\n   0", "tables.experts.fields");
     edits.refused("\"expert_layers\": [\n   1", "\"expert_layers\": [", "at least one");
     edits.refused("\"expert_layers\": [\n   1\n  ]", "\"expert_layers\": {\"a\": 1}", "expert_layers: found an object");
-    edits.refused("\"expert_key_size\": 8", "\"expert_key_size\": 7", "odd expert_key_size");
-    edits.refused("\"expert_key_size\": 8", "\"expert_key_size\": 0", "expert_key_size 0");
-    edits.refused("\"expert_window\": 5", "\"expert_window\": 0", "expert_window 0");
+    edits.refused("\"expert_key_size\": 8", "\"expert_key_size\": 7",
+                  "expert_key_size: found 7, expected an even number");
+    edits.refused("\"expert_key_size\": 8", "\"expert_key_size\": 0", "expert_key_size: found 0");
+    edits.refused("\"expert_window\": 5", "\"expert_window\": 0", "expert_window: found 0");
     edits.refused("\"expert_gate\": \"sigmoid\"", "\"expert_gate\": \"relu\"", "expert_gate: found relu");
     edits.refused("\"hidden_size\": 64", "\"hidden_size\": 2147483647", "tables.experts");
 }

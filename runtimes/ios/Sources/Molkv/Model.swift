@@ -90,7 +90,7 @@ public final class Model: Sendable {
 
 /// Facts about a model.
 public struct ModelInfo: Sendable {
-    /// "molkv" or "mole".
+    /// "molkv", "mole" or "gemma4_text".
     public let modelType: String
     public let profile, denseDtype, kvDtype, expertsDtype: String
     /// Where nodes run, such as "99 nodes on CPUExecutionProvider".

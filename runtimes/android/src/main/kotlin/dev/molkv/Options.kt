@@ -32,7 +32,7 @@ fun interface FileOpener {
 /**
  * Facts about a model.
  *
- * @property modelType "molkv" or "mole".
+ * @property modelType "molkv", "mole" or "gemma4_text".
  * @property placements Where nodes run, such as "99 nodes on CPUExecutionProvider".
  * @property contextLength The longest text, in tokens.
  * @property expertWindow In tokens; 0 if the model has no window.
