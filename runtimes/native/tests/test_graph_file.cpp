@@ -92,6 +92,12 @@ void refused_tensor(const std::string& one, const char* part) {
 
 const std::string add = node("Add", {"x", "w"}, {"y"});
 
+// A GroupQueryAttention with these attributes.
+std::string attention(const std::string& attributes) {
+    return node("GroupQueryAttention", {"x", "", "", "w", "w", "w", "w", "w", "w"}, {"y", "a", "b"},
+                field(7, "com.microsoft") + attributes);
+}
+
 void check_good() {
     check(model(graph({add})));
     check(model(graph({add}), opset("", 22) + opset("com.microsoft", 1)));
@@ -103,6 +109,10 @@ void check_good() {
     check(model(graph({node("SkipSimplifiedLayerNormalization", {"x", "w", "w"}, {"y", "a", "b", "c"},
                             field(7, "com.microsoft") + attribute("epsilon", 1, float_field(2)))}),
                 opset("com.microsoft", 1) + opset("", 22)));
+    check(model(graph({node("Tanh", {"x"}, {"y"})})));
+    check(model(
+        graph({attention(attribute("local_window_size", 2, field(3, 8)) + attribute("scale", 1, float_field(2)))}),
+        opset("", 22) + opset("com.microsoft", 1)));
 }
 
 void check_messages() {
@@ -160,6 +170,9 @@ void check_attributes() {
     refused_node(softmax(attribute("axis", 2, field(3, 1) + field(4, "1"))), "attribute \"axis\"");
     refused_node(softmax(attribute("axis", 2, field(3, -2))), "attribute \"axis\"");
     refused_node(softmax(attribute("axis", 2, field(3, std::int64_t{1} << 31U))), "attribute \"axis\"");
+    const auto both = opset("", 22) + opset("com.microsoft", 1);
+    refused(model(graph({attention(attribute("scale", 2, field(3, 1)))}), both), "attribute \"scale\"");
+    refused(model(graph({attention(attribute("softcap", 1, float_field(2)))}), both), "attribute \"softcap\"");
     refused_node(node("Transpose", {"x"}, {"y"}, attribute("perm", 7, field(8, -2))), "attribute \"perm\"");
     refused_node(node("Transpose", {"x"}, {"y"}, attribute("perm", 7, field(8, "\x01"))), "wrong wire type");
     refused_node(node("Constant", {}, {"y"}, attribute("value", 4, field(5, tensor("")))), "has 0 bytes, expected 24");
