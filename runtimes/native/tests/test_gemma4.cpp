@@ -87,7 +87,7 @@ void check_relations() {
     refused("[\"sliding_attention\", ", "[\"sliding_attention\", \"full_attention\", ", "found 6 layers");
     refused("[\"sliding_attention\", ", "[\"chunked_attention\", ", "layer_types[0]: found chunked_attention");
     refused("\"num_kv_shared_layers\": 2", "\"num_kv_shared_layers\": -1", "num_kv_shared_layers: found -1");
-    refused("\"num_kv_shared_layers\": 2", "\"num_kv_shared_layers\": 5", "num_kv_shared_layers: found 5");
+    refused("\"num_kv_shared_layers\": 2", "\"num_kv_shared_layers\": 5", "found 5, expected 0 to 4");
     refused("\"num_kv_shared_layers\": 2", "\"num_kv_shared_layers\": 4",
             "num_kv_shared_layers: found 4, expected fewer, since no layer before layer 1 has full_attention");
 }
