@@ -177,7 +177,7 @@ int main(int count, char** arguments) {
     test::that(allocations > 0, "the counter counts");
     real_base = test::load_onnxruntime(arguments[1]);
     const OrtApiBase base = {wrapped_get_api, wrapped_version};
-    for (const std::string name : {"molkv", "mole", "window-int8", "coreml"}) {
+    for (const std::string name : {"molkv", "mole", "window-int8", "gemma4", "coreml"}) {
         const auto model = test::open_model(&base, std::string(arguments[2]) + "/bundles/" + name);
         check_decode(model.get(), name);
         check_generation(model.get(), name);

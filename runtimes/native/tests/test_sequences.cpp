@@ -216,12 +216,12 @@ int main(int argc, char** argv) {
     test::Suite suite(argv[1], argv[2]);
     run_scripts(suite);
     for (const std::string name : {"molkv", "mole", "dense", "experts-int8", "experts-int4", "experts-nf4",
-                                   "window-int8", "window-int8-float16", "coreml", "nnapi"}) {
+                                   "window-int8", "window-int8-float16", "gemma4", "coreml", "nnapi"}) {
         check_chunks(suite.model(name), 2 * suite.limit(name), name);
         check_short_and_full(suite.model(name), 2 * suite.limit(name), name);
     }
     for (const std::string name : {"coreml", "nnapi"}) check_static_cache(suite.model(name), name);
-    for (const std::string name : {"molkv", "mole", "window-int8"}) check_failures(suite, name);
+    for (const std::string name : {"molkv", "mole", "window-int8", "gemma4"}) check_failures(suite, name);
     const Model& model = suite.model("molkv");
     const auto context = model.config().max_position_embeddings;
     test::refused([&] { Sequences(model, 0, 0, 0); }, Kind::request, "batch_size", "no sequences");
