@@ -119,12 +119,14 @@ void check_codes(const molkv::RecordDecoder& decoder, std::span<const std::byte>
 void check_record(const molkv::Bundle& bundle, const molkv::RecordDecoder& decoder, std::span<const std::byte> record) {
     const molkv::ModelConfig& config = bundle.config();
     const std::string dtype = molkv::dtype_name(bundle.table().dtype);
-    const auto experts = static_cast<std::size_t>(config.num_experts);
-    const auto size = static_cast<std::size_t>(config.hidden_size);
+    const bool is_gemma = config.model_type == "gemma4_text";  // it has one value in each layer, of another size
+    const std::size_t experts = is_gemma ? 1 : static_cast<std::size_t>(config.num_experts);
+    const auto hidden_size = static_cast<std::size_t>(config.hidden_size);
+    const auto size = is_gemma ? static_cast<std::size_t>(config.per_layer_size) : hidden_size;
     Parts parts({reinterpret_cast<const char*>(record.data()), record.size()}, dtype);
-    std::vector<float> found(size);
+    std::vector<float> found(hidden_size);
     decoder.embedding(record, found);
-    test::that(found == parts.plain(size), bundle.where() + ": the embedding");
+    test::that(found == parts.plain(hidden_size), bundle.where() + ": the embedding");
     for (std::size_t layer = 0; layer < config.expert_layers.size(); layer++) {
         std::size_t vector = 0;
         if (config.model_type == "molkv") {
