@@ -220,6 +220,7 @@ class DynamicCalls:
             for layer, heads, head_dim in config.kv_caches()
             for kind in ("key", "value")
         }
+        self._shared_caches = config.shared_kv_caches()
         self._embeds = np.zeros((batch_size, 1, config.hidden_size), np.float32)
         self._prompt_embeds = Scratch(np.float32)
         self._positions = np.zeros((batch_size, 1), np.int64)
@@ -246,7 +247,7 @@ class DynamicCalls:
         past = {f"past_key_values.{name}": array for name, array in cache.items()}
         again = {
             f"{layer}.{kind}": cache[f"{source}.{kind}"]
-            for layer, source in self._config.shared_kv_caches().items()
+            for layer, source in self._shared_caches.items()
             for kind in ("key", "value")
         }
         present = {f"present.{name}": array for name, array in {**cache, **again}.items()}
