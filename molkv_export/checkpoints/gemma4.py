@@ -163,21 +163,24 @@ def _global_head_dim(fields: Mapping[str, Any], layer_types: list[str], path: Pa
     """Return the size of the heads of full attention.
 
     Newer versions of transformers write `per_layer_config`, which maps layers to fields, instead of `global_head_dim`.
+    It holds only fields that differ from the model's, so it is empty if all heads have the same size.
     """
     layers = fields.get("per_layer_config")
     if layers is None:
         return fields.get("global_head_dim", _GLOBAL_HEAD_DIM)
+    if layers == {}:
+        return fields.get("head_dim", _DEFAULTS["head_dim"])
     full = {str(index) for index, kind in enumerate(layer_types) if kind == _FULL}
     what = f"{path}: per_layer_config is {shown(layers)}"
     if not isinstance(layers, dict) or not all(isinstance(entry, dict) for entry in layers.values()):
         raise ConfigError(f"{what}, expected an object of objects")
-    sizes = {entry.get("head_dim", fields.get("head_dim", 256)) for entry in layers.values()}
-    if layers.keys() != full or len(sizes) != 1 or any(entry.keys() != {"head_dim"} for entry in layers.values()):
+    first: dict[str, Any] = next(iter(layers.values()))
+    if layers.keys() != full or first.keys() != {"head_dim"} or any(entry != first for entry in layers.values()):
         raise ConfigError(
             f"{what}, expected the same head_dim, and nothing else, for each layer with {_FULL}: "
             f"{', '.join(sorted(full, key=int))}"
         )
-    return sizes.pop()
+    return first["head_dim"]
 
 
 def _source(name: str, shape: tuple[int, ...], config: Gemma4Config, prefix: str) -> ParameterSource:
