@@ -261,7 +261,8 @@ class Decoder(nn.Module):
             if index == min(sources, default=None):
                 x, projected = chosen(op, x), chosen(op, projected)
                 used = {
-                    source: every[source]._replace(new=chosen(op, every[source].new)) for source in sources.values()
+                    source: every[source]._replace(new=chosen(op, every[source].new))
+                    for source in dict.fromkeys(sources.values())
                 }
             if index in sources:
                 vector = chosen(op, vector)
