@@ -1,6 +1,6 @@
 # make demo | test-fast | test | test-all | test-lowest | lint | format | bench-store | bench-speed | bench-mobile | bench-mole | bench-sessions | test-openvino | test-qnn | test-webgpu
 # JavaScript driver and web page (runtimes/js/rules.mk): make js | test-js | lint-js | format-js | page | demo-web | test-page | screenshots | wheel | bench-js | bench-web
-# Native driver (runtimes/native/rules.mk): make native | test-native | fuzz-native | bench-native | test-swift | format-native
+# Native driver (runtimes/native/rules.mk): make native | test-native | fuzz-native | bench-native | bench-gemma4 | test-swift | format-native
 # Each target sets up the environment that it needs. The only requirements are make and Python 3.11, 3.12 or 3.13.
 
 PYTHON ?= python3

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import click
 import msgspec
+import onnxruntime
 
 from benchmarks.sessions.models import make_bundles
 from benchmarks.speed import CONTEXT
@@ -22,6 +23,7 @@ from molkv_bundle import Bundle, DenseDtype
 from molkv_export import GraphOptions, export
 from molkv_runtime import cache_bytes, window_bytes
 
+LIBRARY = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime.so.{onnxruntime.__version__}"
 CHECKPOINT = Path("examples/stdlib-mini")
 DTYPES: tuple[DenseDtype, ...] = ("float32", "int8", "int4")
 MINI, LARGE = "stdlib-mini", "160M class"

@@ -1,4 +1,7 @@
-"""A process with the Python driver as a contender: `python -m benchmarks.drivers.python_process BUNDLE THREADS`."""
+"""A process with the Python driver as a contender, with KV caches of CONTEXT tokens.
+
+`python -m benchmarks.drivers.python_process BUNDLE THREADS [CONTEXT]`
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ from molkv_runtime import Generator, Target
 class Driver:
     """A bundle in the Python driver, with one sequence."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, context: int = CONTEXT) -> None:
         generator = Generator(folder, target=Target(threads=threads))
         self.vocab_size = generator.config.vocab_size
-        self._state = generator.sequences(1, min(CONTEXT, generator.config.max_position_embeddings))
+        self._state = generator.sequences(1, min(context, generator.config.max_position_embeddings))
 
     def start(self, batch: int) -> None:  # noqa: ARG002
         """Start with an empty sequence."""
@@ -36,7 +39,7 @@ class Driver:
 
 def main() -> None:
     """Answer each line of JSON with a line of JSON."""
-    driver = Driver(Path(sys.argv[1]), int(sys.argv[2]))
+    driver = Driver(Path(sys.argv[1]), *map(int, sys.argv[2:]))
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(driver, json.loads(line))), flush=True)

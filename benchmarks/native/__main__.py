@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import onnxruntime
 
-from benchmarks.drivers import Contender, compare
+from benchmarks.drivers import LIBRARY, Contender, compare
 from molkv_export.commands.options import PATH
 
-LIBRARY = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime.so.{onnxruntime.__version__}"
 OPTIONS = ("--temperature", "0", "--json", "--onnxruntime", LIBRARY)
 
 

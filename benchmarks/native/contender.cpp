@@ -1,5 +1,5 @@
 // A process with the native driver as a contender of benchmarks/speed/contest.py. It reads orders and writes answers,
-// each one line of JSON: `contender LIBONNXRUNTIME BUNDLE THREADS`.
+// each one line of JSON: `contender LIBONNXRUNTIME BUNDLE THREADS [CONTEXT]`.
 #include <dlfcn.h>
 #include <molkv.h>
 
@@ -15,7 +15,7 @@
 
 namespace {
 
-constexpr int32_t context = 1024;  // benchmarks.speed.CONTEXT
+constexpr int32_t default_context = 1024;  // benchmarks.speed.CONTEXT
 constexpr int steps = 48;          // benchmarks.speed.STEPS
 
 void check(molkv_status status) {
@@ -59,7 +59,7 @@ molkv_session* new_session(molkv_model* model, int batch, int32_t context_length
     molkv_session_options options = {};
     options.size = sizeof options;
     options.batch_size = batch;
-    options.max_length = std::min(context, context_length);
+    options.max_length = context_length;
     molkv_session* session = nullptr;
     check(molkv_session_create(model, &options, &session));
     return session;
@@ -87,7 +87,8 @@ double measure(molkv_session* session, const std::string& what, int batch, const
 }  // namespace
 
 int main(int count, char** arguments) {
-    if (count != 4) return 2;
+    if (count != 4 && count != 5) return 2;
+    const int32_t context = count == 5 ? std::atoi(arguments[4]) : default_context;
     molkv_model* model = open_model(arguments[1], arguments[2], std::atoi(arguments[3]));
     molkv_model_info info = {};
     info.size = sizeof info;
@@ -105,7 +106,7 @@ int main(int count, char** arguments) {
         }
         if (batch != batch_of_session) {
             molkv_session_free(session);
-            session = new_session(model, batch, info.context_length);
+            session = new_session(model, batch, std::min(context, info.context_length));
             batch_of_session = batch;
         }
         for (int sequence = 0; sequence < batch; sequence++) check(molkv_session_rewind(session, sequence, 0));

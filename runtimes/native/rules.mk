@@ -97,8 +97,13 @@ test-swift: $(NATIVE)/.fetched-headers $(NATIVE)/.fetched-library
 	    -Xcxx -I$(SWIFT) -Xlinker $(SWIFT)/libonnxruntime.so.1 MolkvTest $(CURDIR)/runtimes/conformance
 
 # Compare with the Python driver. Writes 7 GiB of models to demo/ and keeps them.
-.PHONY: bench-native
-bench-native: native-release
+.PHONY: contender bench-native bench-gemma4
+contender: native-release
 	g++ -std=c++20 -O2 $(WARNINGS) -I$(NATIVE_SOURCES)/include -isystem $(NATIVE)/include benchmarks/native/contender.cpp \
 	    $(NATIVE_BUILD)/release/libmolkv_core.a -ldl -pthread -o $(NATIVE_BUILD)/release/contender
+
+bench-native: contender
 	$(BIN)/python -m benchmarks.native --folder demo/bench-native --build $(NATIVE_BUILD)/release
+
+bench-gemma4: contender  # writes 13 GB of models to demo/ and keeps them
+	$(BIN)/python -m benchmarks.gemma4 --folder demo/bench-gemma4 --build $(NATIVE_BUILD)/release
