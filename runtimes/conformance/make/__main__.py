@@ -15,8 +15,9 @@ from typing import Any
 
 from molkv_bundle import Bundle
 from runtimes.conformance.make.chats import chat_cases
-from runtimes.conformance.make.damage import damage_cases
+from runtimes.conformance.make.damage import damage_cases, gemma4_damage_cases
 from runtimes.conformance.make.living import (
+    CALLED,
     SAVED,
     SCRIPTED,
     calls_case,
@@ -32,6 +33,8 @@ from runtimes.conformance.python_driver import count_tokens
 
 _SUITE = Path(__file__).parent.parent
 _TEXTS = ["the quick brown", "naïve 東京 ☕ <tool>", " owls <|user|>  and\n"]
+# Gemma's tokenizer puts no <bos> before a text, so a user writes it; the second text has none.
+_GEMMA_TEXTS = ["<bos>the quick brown", "naïve 東京 ☕ ", "<bos><|turn>user\n  owls<turn|>\n<|turn>model\n"]
 Case = dict[str, Any]
 
 
@@ -51,11 +54,15 @@ def make(folder: Path) -> None:
             cases += token_cases(name, source, prompts)
             cases += _living(name, source, folder / "sessions")
             if recipe.tokenizer:
-                cases += text_cases(name, source, prompts, _TEXTS)
-    cases += chat_cases("bytes", folder / "bundles" / "bytes")
+                texts = _GEMMA_TEXTS if recipe.tokenizer == "gemma" else _TEXTS
+                cases += text_cases(name, source, prompts, texts)
+    for name, recipe in RECIPES.items():
+        if recipe.chat_template:
+            cases += chat_cases(name, folder / "bundles" / name)
     cases += refused_sessions("molkv", "molkv-foreign", folder / "sessions")
     cases += _refusals("molkv", folder / "bundles" / "molkv")
     cases += damage_cases("molkv", folder / "bundles" / "molkv", "molkv-foreign")
+    cases += gemma4_damage_cases("gemma4", folder / "bundles" / "gemma4")
     counts = [count_tokens(case) for case in cases]
     total, compared = sum(count for count, _ in counts), sum(count for _, count in counts)
     lines = ",\n  ".join(json.dumps(case, ensure_ascii=False) for case in cases)
@@ -71,7 +78,7 @@ def _living(name: str, source: Source, sessions: Path) -> list[Case]:
     cases = [script_case(name, source)] if name in SCRIPTED else []
     if name in SAVED:
         cases.append(session_case(name, source, sessions))
-    if name in ("molkv", "mole"):
+    if name in CALLED:
         cases += [calls_case(name, source), *lookup_cases(name, source), logprobs_case(name, source)]
     return cases
 
@@ -120,7 +127,14 @@ def _refusals(name: str, folder: Path) -> list[Case]:
     ]
     no_tokenizer = {"name": f"{name}/refused/a text", "kind": "refused", "bundle": name, "text": "a", "error": "bundle"}
     nothing = {"name": "bytes/refused/a text of no tokens", "kind": "refused", "bundle": "bytes", "text": ""}
-    return [*found, no_tokenizer, {**nothing, "error": "request"}]
+    context = Bundle(folder.parent / "gemma4").config.max_position_embeddings  # shorter than the model's
+    too_long = {**found[0], "name": "gemma4/refused/a prompt longer than the context of the graph", "bundle": "gemma4"}
+    return [
+        *found,
+        no_tokenizer,
+        {**nothing, "error": "request"},
+        {**too_long, "prompts": [[1] * (context + 1)]},
+    ]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,42 @@ _CHATS: dict[str, Case] = {
     "without the generation prompt": {"messages": [_QUESTION], "add_generation_prompt": False},
 }
 
+_PROPERTIES = {
+    "to": {"type": "STRING", "description": "A <place>"},
+    "Stops": {"type": "ARRAY", "items": {"type": "STRING", "enum": ["owls", 'the "tower"']}, "nullable": True},
+    "at": {"type": "OBJECT", "properties": {"hour": {"type": "NUMBER", "default": 7.5}}},
+}
+_DECLARED = {"name": "fly", "parameters": {"type": "OBJECT", "properties": _PROPERTIES, "required": ["to"]}}
+_CALL = {"function": {"name": "fly", "arguments": {"to": "東京", "Stops": [], "at": {"hour": 9, "late": False}}}}
+_GEMMA4_CHATS: dict[str, Case] = {
+    **_CHATS,
+    "nested tools": {
+        "messages": [{"role": "developer", "content": " the\t"}, _QUESTION],
+        "tools": [*_TOOLS, {"type": "function", "function": _DECLARED}],
+    },
+    "a call of a tool": {
+        "messages": [_QUESTION, {"role": "assistant", "tool_calls": [_CALL, _CALL]}, _QUESTION],
+        "tools": _TOOLS,
+    },
+    "a thought": {
+        "messages": [
+            _QUESTION,
+            {"role": "assistant", "content": "<think>owls <b>?</think> the <think></think> quick "},
+            _QUESTION,
+        ]
+    },
+}
+
 
 def chat_cases(name: str, bundle: Path) -> list[Case]:
     """Return the cases of a bundle with a chat template: texts, token ids, and messages that are refused."""
     template = (bundle / "chat_template.jinja").read_text()
     tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
-    # The settings of tokenizer_config.json.
-    renderer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", chat_template=template)
+    settings = json.loads((bundle / "tokenizer_config.json").read_text())
+    special = {token: text for token, text in settings.items() if text is not None}
+    renderer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template, **special)
     cases = []
-    for what, fields in _CHATS.items():
+    for what, fields in (_GEMMA4_CHATS if name == "gemma4" else _CHATS).items():
         chat = {"tools": None, "add_generation_prompt": True, **fields}
         text = renderer.apply_chat_template(
             chat["messages"],

@@ -78,6 +78,12 @@ def damage_cases(name: str, folder: Path, foreign: str) -> list[Case]:
     return [*cases, {**_case(name, "a graph for a newer ONNX Runtime", version), "error": "provider"}]
 
 
+def gemma4_damage_cases(name: str, folder: Path) -> list[Case]:
+    """Return the cases of changes that only the manifest of a Gemma 4 bundle can have."""
+    text = (folder / MANIFEST).read_text()
+    return [_case(name, what, _splices(text, _sealed(_edited(text, edit)))) for what, edit in _GEMMA4_EDITS.items()]
+
+
 def _hostile_graph(name: str, folder: Path, text: str) -> Case:
     """Return a case of a bundle with right hashes, whose graph contains an operator that is not allowed."""
     graph = (folder / "model.onnx").read_bytes()
@@ -190,7 +196,7 @@ _EDITS: dict[str, Callable[[Any], Any]] = {
     "outputs that the model does not call for": lambda m: m["graphs"]["cpu"]["files"][0]["outputs"].pop(),
     "another dtype of an input": lambda m: m["graphs"]["cpu"]["files"][0]["inputs"][0].update(dtype="float16"),
     "a window dtype that the graph does not have": lambda m: m["graphs"]["cpu"].update(window_dtype="int8"),
-    "a shorter context than the model's": lambda m: m["graphs"]["cpu"].update(context_length=48),
+    "a longer context than the model's": lambda m: m["graphs"]["cpu"].update(context_length=161),
     "a static length in profile cpu": lambda m: m["graphs"]["cpu"]["files"][0].update(length=1),
     "a graph that is not listed": lambda m: m["files"].pop("model.onnx"),
     "a golden file that is not listed": lambda m: m["files"].pop("golden.safetensors"),
@@ -201,4 +207,23 @@ _EDITS: dict[str, Callable[[Any], Any]] = {
         '"schema_version": 4,', '"schema_version": 4, "schema_version": 4,'
     ),
     "text: a number that is no number": lambda text: re.sub(r'"stride": \d+', '"stride": NaN', text),
+}
+
+_GEMMA4_EDITS: dict[str, Edit] = {
+    "an unknown type of a layer": lambda m: m["model"]["layer_types"].__setitem__(3, "linear_attention"),
+    "one layer type too few": lambda m: m["model"]["layer_types"].pop(),
+    "a layer that shares with no earlier one": lambda m: m["model"]["layer_types"].__setitem__(1, "sliding_attention"),
+    "all layers share": lambda m: m["model"].update(num_kv_shared_layers=6),
+    "fewer layers share than in the graph": lambda m: m["model"].update(num_kv_shared_layers=2),
+    "other layers are sliding": lambda m: m["model"]["layer_types"].__setitem__(0, "full_attention"),
+    "no numbers of a per-layer embedding": lambda m: m["model"].update(hidden_size_per_layer_input=0),
+    "another size of per-layer embeddings": lambda m: m["model"].update(hidden_size_per_layer_input=32),
+    "an odd head size": lambda m: m["model"].update(head_dim=15),
+    "a window of nothing": lambda m: m["model"].update(sliding_window=0),
+    "a partial rotation of everything and more": lambda m: m["model"].update(partial_rotary_factor=1.5),
+    "a negative softcapping": lambda m: m["model"].update(final_logit_softcapping=-1.0),
+    "a missing field of the model": lambda m: m["model"].pop("global_head_dim"),
+    "a field of another family": lambda m: m["model"].update(num_experts=1),
+    "an expert window": lambda m: m["graphs"]["cpu"].update(expert_window=8),
+    "no output of a layer that shares": lambda m: m["graphs"]["cpu"]["files"][0]["outputs"].pop(),
 }

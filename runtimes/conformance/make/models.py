@@ -1,4 +1,4 @@
-"""The models of the suite, which are small and random with fixed seeds, and two tokenizers that know a few words."""
+"""The models of the suite, which are small and random with fixed seeds, and tokenizers that know a few words."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from molkv_bundle import LookupExpertConfig, RowDtype
+from molkv_bundle import Gemma4Config, LookupExpertConfig, RowDtype, model_config
 from molkv_export import GraphOptions, export
-from molkv_export.checkpoints.native import lookup_expert_config, tensors_to_save
+from molkv_export.checkpoints.native import tensors_to_save
 from molkv_export.families import reference_model
+from runtimes.conformance.make import gemma4
 
 _BASE: dict[str, Any] = {
     "vocab_size": 61,
@@ -77,6 +78,7 @@ class Recipe(NamedTuple):
     tokenizer: str = ""
     generation: Mapping[str, Any] = MappingProxyType({"eos_token_id": 0})
     chat_template: str = ""
+    special_tokens: Mapping[str, Any] = MappingProxyType({})  # tokenizer_config.json, if there is a chat template
 
 
 _STATIC = GraphOptions(chunk_lengths=(1, 8))
@@ -101,11 +103,21 @@ RECIPES: dict[str, Recipe] = {
         tokenizer="byte-level",
         generation={"eos_token_id": [267, 3]},
         chat_template=_CHAT_TEMPLATE,
+        special_tokens={"eos_token": "<|end|>", "bos_token": None},
     ),
     "byte-fallback": Recipe(
         {**_MOLE, **_ONE_LAYER, "vocab_size": 304, "num_experts": 1},
         tokenizer="byte-fallback",
         generation={"eos_token_id": 2, "do_sample": True, "temperature": 5.0, "top_k": 40, "repetition_penalty": 1.1},
+    ),
+    "gemma4": Recipe(
+        gemma4.CONFIG,
+        "int4",
+        GraphOptions("float16", context_length=64),
+        tokenizer="gemma",
+        generation=gemma4.GENERATION,
+        chat_template=gemma4.CHAT_TEMPLATE,
+        special_tokens={"bos_token": "<bos>", "eos_token": "<eos>"},
     ),
 }
 
@@ -113,14 +125,18 @@ RECIPES: dict[str, Recipe] = {
 def write_bundle(name: str, folder: Path, bundle: Path) -> Path:
     """Write the checkpoint of a recipe to a new folder, export its bundle, and return the checkpoint's folder."""
     recipe = RECIPES[name]
-    config = lookup_expert_config(recipe.config, Path("config.json"))
+    config, seed = model_config(recipe.config, Path("config.json")), zlib.crc32(name.encode())
     folder.mkdir(parents=True)
-    save_file(_weights(config, zlib.crc32(name.encode())), folder / "model.safetensors")
-    (folder / "config.json").write_bytes(msgspec.json.encode(config))
+    if isinstance(config, Gemma4Config):
+        gemma4.save_checkpoint(config, seed, folder)
+    else:
+        assert isinstance(config, LookupExpertConfig)
+        save_file(_weights(config, seed), folder / "model.safetensors")
+        (folder / "config.json").write_bytes(msgspec.json.encode(config))
     (folder / "generation_config.json").write_text(json.dumps(dict(recipe.generation)))
     if recipe.chat_template:
         (folder / "chat_template.jinja").write_text(recipe.chat_template)
-        (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>", "bos_token": None}))
+        (folder / "tokenizer_config.json").write_text(json.dumps(dict(recipe.special_tokens)))
     if recipe.tokenizer:
         _TOKENIZERS[recipe.tokenizer](config.vocab_size).save(str(folder / "tokenizer.json"))
     export(
@@ -178,6 +194,20 @@ def _byte_fallback(vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def _gemma(vocab_size: int) -> Tokenizer:
+    """Return a tokenizer like Gemma's: as `_byte_fallback`, but no space and no token is put before a text."""
+    merges = _merges(["▁the", "▁ow", "ls", "quick"])
+    names = [*gemma4.SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256)), *"\n▁abcdefghijklmnopqrstuvwxyzé京"]
+    model = models.BPE(_vocabulary(names, merges), merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in gemma4.SPECIAL_TOKENS])
+    assert tokenizer.get_vocab_size() <= vocab_size
+    return tokenizer
+
+
 def _merges(words: list[str]) -> list[tuple[str, str]]:
     """Return the BPE merges that build each word from left to right."""
     merges = [(word[:end], word[end]) for word in words for end in range(1, len(word))]
@@ -188,4 +218,4 @@ def _vocabulary(names: list[str], merges: list[tuple[str, str]]) -> dict[str, in
     return {name: index for index, name in enumerate([*names, *map("".join, merges)])}
 
 
-_TOKENIZERS = {"byte-level": _byte_level, "byte-fallback": _byte_fallback}
+_TOKENIZERS = {"byte-level": _byte_level, "byte-fallback": _byte_fallback, "gemma": _gemma}
