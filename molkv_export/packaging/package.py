@@ -45,7 +45,7 @@ _PROFILES: dict[Platform, tuple[str, ...]] = {  # best first
     "native": ("cpu", "nnapi", "coreml"),
     "web": ("cpu",),
 }
-_FAMILIES = ("mole", "molkv")  # types of the models that the drivers in C++ and JavaScript run
+_FAMILIES = ("mole", "molkv", "gemma4_text")  # types of the models that the drivers in C++ and JavaScript run
 _LOG = logging.getLogger(__name__)
 _CONTENT = "content"  # temporary folder of the bundle, until its files are moved
 
@@ -142,7 +142,7 @@ def _check_family(bundle: Bundle, target: Platform) -> None:
     if bundle.manifest.model.model_type not in _FAMILIES:
         raise RequestError(
             f"{bundle.path}: has a model of type {bundle.manifest.model.model_type}, expected "
-            f"{' or '.join(_FAMILIES)}, because {_driver(target)} runs no other model"
+            f"{', '.join(_FAMILIES[:-1])} or {_FAMILIES[-1]}, because {_driver(target)} runs no other model"
         )
 
 

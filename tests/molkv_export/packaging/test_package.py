@@ -28,6 +28,7 @@ from tests.manifests import edit_manifest
 
 pytestmark = pytest.mark.slow
 
+CONFORMANCE = Path(__file__).parents[3] / "runtimes" / "conformance" / "bundles"
 SMALL = Limits(file=6_000_000, pack=12_000_000, upfront=25_000_000, later=20_000_000)
 
 
@@ -52,6 +53,14 @@ def test_asset_packs_hold_a_bundle_of_one_profile_that_passes_its_selftest(
     assert verify(bundle).findings == []
     result = selftest(bundle)
     assert (result.profile, result.failures) == ("nnapi", [])
+
+
+@pytest.mark.parametrize("target", ["ios", "native"])
+def test_a_package_of_gemma_4_passes_its_selftest(target: Platform, tmp_path: Path) -> None:
+    package(CONFORMANCE / "gemma4", tmp_path / "out", target=target)
+    bundle = tmp_path / "out" / "molkv.bundle"
+    assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= {path.name for path in files(bundle)}
+    assert selftest(bundle).failures == []
 
 
 def test_the_folder_for_ios_is_a_bundle_of_one_profile_that_passes_its_selftest(

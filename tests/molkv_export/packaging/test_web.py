@@ -18,6 +18,7 @@ from molkv_export.packaging import web
 from molkv_runtime import selftest
 from tests.manifests import edit_manifest, replace_file
 
+_CONFORMANCE = Path(__file__).parents[3] / "runtimes" / "conformance" / "bundles"
 _PAGE = {
     "index.html": "<!doctype html>",
     "service-worker.js": "1",
@@ -49,6 +50,11 @@ def test_a_site_holds_the_page_and_a_bundle_of_profile_cpu(phone: Callable[..., 
     assert list(read_manifest(bundle).graphs) == ["cpu"]
     assert verify(bundle).findings == []
     assert selftest(bundle).failures == []
+
+
+def test_a_site_of_gemma_4_passes_its_selftest(tmp_path: Path) -> None:
+    package(_CONFORMANCE / "gemma4", tmp_path / "out", target="web")
+    assert selftest(tmp_path / "out" / "bundle").failures == []
 
 
 def test_the_readme_says_how_to_host_the_site(phone: Callable[..., Path], tmp_path: Path) -> None:
