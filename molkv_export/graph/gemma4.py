@@ -44,9 +44,10 @@ class Kept:
         self._start = op.Sub(length, count)
         self._first_logit = op.Sub(count, logits_to_keep)
 
-    def __call__(self, op: OpBuilder, x: Value) -> Value:
-        """Return the chosen positions of x [B, T, ...]."""
-        return op.Slice(x, self._start, _END, [1])
+    def __call__(self, op: OpBuilder, x: Value, size: int) -> Value:
+        """Return the chosen positions of x [B, T, size]."""
+        # ONNX Runtime 1.30 needs the size to infer the shape of GroupQueryAttention's output, and Slice forgets it.
+        return op.Reshape(op.Slice(x, self._start, _END, [1]), [0, 0, size])
 
     def for_logits(self, op: OpBuilder, x: Value) -> Value:
         """Return the positions of chosen positions x [B, n, d] whose logits are wanted."""
@@ -250,7 +251,8 @@ class Decoder(nn.Module):
 
     def forward(self, op: OpBuilder, values: Mapping[str, Value]) -> tuple[Value, list[KeysAndValues]]:
         """Return the final norm's output for the positions whose logits are wanted, and the caches of all layers."""
-        x = op.Mul(values["inputs_embeds"], FLOAT(op, self.config.hidden_size**0.5))
+        hidden_size = self.config.hidden_size
+        x = op.Mul(values["inputs_embeds"], FLOAT(op, hidden_size**0.5))
         x.name = tap_name("scaled_embedding", 0)
         chosen, sources = Kept(op, x, values["logits_to_keep"]), self.config.shared_kv_caches()
         projected = self._projected(op, x)
@@ -259,23 +261,27 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             vector = values[f"expert_value.{index}"]
             if index == min(sources, default=None):
-                x, projected = chosen(op, x), chosen(op, projected)
+                x, projected = chosen(op, x, hidden_size), chosen(op, projected, len(self.layers) * self.size)
                 used = {
-                    source: every[source]._replace(new=chosen(op, every[source].new))
-                    for source in dict.fromkeys(sources.values())
+                    source: self._chosen(op, chosen, every[source], source) for source in sorted(set(sources.values()))
                 }
             if index in sources:
-                vector = chosen(op, vector)
+                vector = chosen(op, vector, self.size)
             per_layer_input = self._per_layer_input(op, projected, vector, index)
             if index > 0:
                 x.name = tap_name("residual", index)
             x, kept = layer(op, x, per_layer_input, values, used.get(sources.get(index, -1)))
             every.append(kept)
-        x = chosen.for_logits(op, x if sources else chosen(op, x))
+        x = chosen.for_logits(op, x if sources else chosen(op, x, hidden_size))
         x.name = tap_name("residual")
         normed, _ = self.norm(op, x)
         normed.name = tap_name("norm")
         return normed, every
+
+    def _chosen(self, op: OpBuilder, chosen: Kept, keys_and_values: KeysAndValues, layer: int) -> KeysAndValues:
+        """Return the new keys and values of a layer for the chosen positions."""
+        size = 2 * self.config.num_key_value_heads * self.config.head_size(layer)
+        return keys_and_values._replace(new=chosen(op, keys_and_values.new, size))
 
     def _projected(self, op: OpBuilder, x: Value) -> Value:
         """Return the normed projection of the input of layer 0 to all layers, [B, T, L * P]."""

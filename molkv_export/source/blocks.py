@@ -7,7 +7,7 @@ exporter's quantizer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from molkv_export.graph.files import load_graphs, read_initializer, weights_file
 from molkv_export.graph.initializers import source_names
 
 _SCALE = "_scale"  # suffix of the name of a weight's scales
-_ROWS_AT_A_TIME = 2048
+_ROWS_AT_A_TIME = 512  # a piece fits into a CPU's cache
 _LOW, _HIGH = -8, 7  # the smallest and the largest multiple of a scale
 _SUM = 2.0**-40  # relative slack for float64 sums, whose last bits depend on the order of the terms
 
@@ -51,30 +51,52 @@ def block_scales(bundle: Bundle, shapes: Mapping[str, tuple[int, ...]]) -> dict[
     return found
 
 
-def rounded_in_blocks(weight: Tensor, size: int, scales: Tensor | None) -> Tensor:
-    """Round each number of a weight to the nearest of 16 multiples (-8 to 7) of its block's scale.
+def checked_scales(weight: Tensor, size: int, scales: Tensor) -> Tensor:
+    """Return the scales with which a weight is rounded in blocks, float32 [out, blocks].
 
-    If a stored scale is not a correct result of the exporter's search, or if there is none, the block's scale is the
-    one by its largest magnitude. So a wrong scale in a graph cannot hide an error.
+    If a stored scale is not a correct result of the exporter's search, the block's scale is the one by its largest
+    magnitude. So a wrong scale in a graph cannot hide an error.
 
     Args:
         weight: float32 [out, in].
         size: Numbers of a block, which is a part of a row.
         scales: The scales that a graph stores, float32 [out, blocks].
+    """
+    found = torch.empty_like(scales)
+    for rows in _pieces(weight):
+        blocks, stored = _blocks(weight[rows], size), scales[rows, :, None]
+        by_largest = _by_largest(blocks)
+        found[rows] = torch.where(_is_better(stored, blocks, by_largest), stored, by_largest)[..., 0]
+    return found
+
+
+def rounded_in_blocks(weight: Tensor, size: int, scales: Tensor | None) -> Tensor:
+    """Round each number of a weight to the nearest of 16 multiples (-8 to 7) of its block's scale.
+
+    Args:
+        weight: float32 [out, in].
+        size: Numbers of a block, which is a part of a row.
+        scales: The result of `checked_scales`; None: the scales by the largest magnitude of each block.
 
     Returns:
         The rounded weight, float32 [out, in].
     """
     rounded, columns = torch.empty_like(weight), weight.shape[1]
-    for start in range(0, len(weight), _ROWS_AT_A_TIME):
-        rows = weight[start : start + _ROWS_AT_A_TIME]
-        blocks = torch.nn.functional.pad(rows, (0, -columns % size)).reshape(len(rows), -1, size)
-        scale = _by_largest(blocks)
-        if scales is not None:
-            stored = scales[start : start + _ROWS_AT_A_TIME, :, None]
-            scale = torch.where(_is_better(stored, blocks, scale), stored, scale)
-        rounded[start : start + len(rows)] = (_steps(blocks, scale) * scale).reshape(len(rows), -1)[:, :columns]
+    for rows in _pieces(weight):
+        blocks = _blocks(weight[rows], size)
+        scale = _by_largest(blocks) if scales is None else scales[rows, :, None]
+        rounded[rows] = (_steps(blocks, scale) * scale).reshape(len(blocks), -1)[:, :columns]
     return rounded
+
+
+def _pieces(weight: Tensor) -> Iterator[slice]:
+    for start in range(0, len(weight), _ROWS_AT_A_TIME):
+        yield slice(start, start + _ROWS_AT_A_TIME)
+
+
+def _blocks(rows: Tensor, size: int) -> Tensor:
+    """Return the blocks of rows, [rows, blocks, size]; the last block of a row is filled with zeros."""
+    return torch.nn.functional.pad(rows, (0, -rows.shape[1] % size)).reshape(len(rows), -1, size)
 
 
 def _by_largest(blocks: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from molkv_bundle import Bundle, Floats, record_dtype
 from molkv_export.checkpoints import EMBEDDING, LM_HEAD, Checkpoint
 from molkv_export.modeling import ExactRecords, ReferenceModel, Rows
 from molkv_export.source.arithmetic import Float64
-from molkv_export.source.blocks import block_scales
+from molkv_export.source.blocks import block_scales, checked_scales
 from molkv_export.source.rounding import StoredRows, round_activations, rounding_slack, stored_weight
 from molkv_export.source.streamed import stream, streamed_weights
 from molkv_runtime import Store
@@ -56,8 +56,9 @@ class SourceModel:
         shapes = self.dense_shapes
         self._graph = graph
         self._scales: dict[str, Tensor] = {}
+        self._unchecked: dict[str, Tensor] = {}
         if bundle is not None and bundle.graph().dense_dtype == "int4":
-            self._scales = block_scales(bundle, shapes)
+            self._unchecked = block_scales(bundle, shapes)
         streamed = streamed_weights(shapes)
         # One by one, so that only one weight is in RAM twice.
         state = {name: self._read(name) for name in shapes if name not in streamed}
@@ -84,6 +85,8 @@ class SourceModel:
         weight = self.exact_weight(name)
         if self._graph is None:
             return weight
+        if name in self._unchecked:
+            self._scales[name] = checked_scales(weight, self._graph.block_size, self._unchecked.pop(name))
         return stored_weight(name, weight, self._graph, self.model.plain_parameters, self._scales.get(name))
 
     def exact_weight(self, name: str) -> Tensor:

@@ -130,8 +130,8 @@ def stored_weight(
         weight: The tensor, a float32 matrix [out, in] or a vector.
         graph: The graph's entry in the manifest.
         plain: Suffixes of the names of tensors that are never quantized.
-        scales: The scales that the graph stores for this weight, float32 [out, blocks]; None if the graph does not
-            store this weight in blocks.
+        scales: The result of `checked_scales` for this weight, float32 [out, blocks]; None if the graph does not store
+            this weight in blocks.
     """
     if graph.kv_dtype == "float16":  # the graph computes in float16
         return weight.half().float()

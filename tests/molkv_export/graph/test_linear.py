@@ -20,6 +20,7 @@ from molkv_export.graph.build import IR_VERSION, OPSET
 from molkv_export.graph.choices import BLOCK_SIZES, DTYPES
 from molkv_export.graph.linear import DenseFormat, Linear
 from molkv_export.parity.onnx_reference import MatMulIntegerToFloat
+from molkv_export.source.blocks import checked_scales
 from molkv_export.source.rounding import stored_weight
 from molkv_runtime import session_options
 
@@ -54,7 +55,9 @@ def _product(linear: Linear, weight: Floats, x: Floats) -> Floats:
 def _stored(weight: Floats, dense: DenseFormat, linear: Linear, name: str = "up_proj.weight") -> Floats:
     """Round a weight as the format says; of what `linear` encodes, only the scales of blocks are used."""
     parts = linear.encode(weight)
-    scales = torch.from_numpy(parts["weight_scale"]) if parts["weight"].dtype == np.uint8 else None
+    exact, scales = torch.from_numpy(weight.T.copy()), None
+    if parts["weight"].dtype == np.uint8:
+        scales = checked_scales(exact, dense.block_size, torch.from_numpy(parts["weight_scale"]))
     graph = {
         "dense_dtype": dense.dtype,
         "kv_dtype": "float32",
@@ -73,7 +76,7 @@ def _stored(weight: Floats, dense: DenseFormat, linear: Linear, name: str = "up_
         },
         GraphInfo,
     )
-    return stored_weight(name, torch.from_numpy(weight.T.copy()), info, (), scales).numpy().T
+    return stored_weight(name, exact, info, (), scales).numpy().T
 
 
 def _rounded_activations(x: Floats, dense: DenseFormat) -> npt.NDArray[np.float64]:
