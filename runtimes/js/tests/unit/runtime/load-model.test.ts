@@ -2,11 +2,17 @@ import { describe, expect, it } from "vitest";
 
 import type { Backend, GraphFiles, GraphSession } from "../../../src/backend.js";
 import { BundleError, MemoryError, ProviderError, RequestError } from "../../../src/errors.js";
+import { graphInterface } from "../../../src/format/graph-interface.js";
+import type { Graph } from "../../../src/format/manifest.js";
+import { decodeOnnx } from "../../../src/format/onnx-file.js";
+import { recordFields } from "../../../src/format/record.js";
 import type { Progress } from "../../../src/options.js";
 import { openBundle } from "../../../src/runtime/bundle.js";
 import { checkVersion, loadModel } from "../../../src/runtime/load-model.js";
-import type { Source } from "../../../src/source.js";
+import type { RecordReader, Source } from "../../../src/source.js";
 import { nodeFolder } from "../../../src/sources/node-folder.js";
+import { hashed, readBundleFile } from "../support/conformance.js";
+import { gemma4, GEMMA4 } from "../support/gemma4.js";
 import { bundlePath } from "../support/run-cases.js";
 
 /** Return a source over a conformance bundle, with other methods in the place of some of its own. */
@@ -139,6 +145,49 @@ describe("Bundle.readChecked", () => {
     });
 });
 
+/** Return a manifest for the files of "dense", of a Gemma 4 model whose layer 1 shares the KV cache of layer 0. */
+function sharingManifest(): { bytes: Uint8Array; inputNames: string[] } {
+    const manifest = JSON.parse(new TextDecoder().decode(readBundleFile("dense", "manifest.json"))) as DenseManifest;
+    const fields = {
+        ...GEMMA4,
+        ...Object.fromEntries(DENSE_FIELDS.map((name) => [name, manifest.model[name]])),
+        layer_types: ["full_attention", "full_attention"],
+        global_head_dim: manifest.model.head_dim,
+        num_kv_shared_layers: 1,
+    };
+    const model = gemma4(fields);
+    const { experts } = manifest.tables;
+    const record = recordFields(model, "float32");
+    const [shard] = experts.shards;
+    manifest.files[shard!.file]!.size = shard!.data_offset + experts.rows * record.stride;
+    const [file] = manifest.graphs.cpu.files;
+    const tensors = graphInterface(model, { kvDtype: "float32" } as Graph);
+    Object.assign(file!, tensors);
+    Object.assign(experts, record);
+    const bytes = hashed(JSON.stringify({ ...manifest, model: fields }, undefined, 1));
+    return { bytes, inputNames: tensors.inputs.map(({ name }) => name) };
+}
+
+/** The fields in which the model of `sharingManifest` is that of "dense". */
+const DENSE_FIELDS = [
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+];
+
+interface DenseManifest {
+    readonly model: Readonly<Record<string, unknown>>;
+    readonly graphs: { readonly cpu: { readonly files: readonly object[] } };
+    readonly tables: {
+        readonly experts: { rows: number; shards: readonly { readonly file: string; readonly data_offset: number }[] };
+    };
+    readonly files: Readonly<Record<string, { size: number }>>;
+}
+
 describe("loadModel", () => {
     it("gives the backend the checked files, and reports the bytes", async () => {
         const backend = new FakeBackend();
@@ -159,6 +208,26 @@ describe("loadModel", () => {
         expect(new Set(downloads.map(({ file }) => file))).toEqual(new Set(["model.onnx", "model.onnx.data"]));
         await loaded.close();
         expect(backend.released).toBe(1);
+    });
+
+    it("asks a backend for no cache that a layer shares", async () => {
+        const { bytes, inputNames } = sharingManifest();
+        const loaded: GraphFiles[] = [];
+        const load = (files: GraphFiles): Promise<GraphSession> => {
+            loaded.push(files);
+            const outputNames = decodeOnnx(files.graph, "m.onnx").outputs;
+            return Promise.resolve({ inputNames, outputNames } as unknown as GraphSession);
+        };
+        const sharing = source("dense", {
+            manifest: () => Promise.resolve(bytes),
+            checkSizes: () => Promise.resolve(),
+            checksShards: false,
+            openTable: () => Promise.resolve({} as RecordReader),
+        });
+        await loadModel(sharing, { name: "fake", threads: 1, version: () => Promise.resolve("1.30.0"), load });
+        expect(loaded[0]!.caches).toEqual([{ layer: 0, heads: 2, headDim: 16 }]);
+        const { outputs } = decodeOnnx(loaded[0]!.graph, "m.onnx");
+        expect(outputs).toEqual(["logits", "present.0.key", "present.0.value"]);
     });
 
     it("gives the folder of the weights to a backend that reads files", async () => {

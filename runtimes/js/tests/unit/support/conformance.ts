@@ -1,5 +1,6 @@
 /** The files of runtimes/conformance, and its patches. */
 
+import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -60,6 +61,13 @@ export function patchedBundleFile(bundle: string, file: string, patches: readonl
         else if (bytes !== undefined) bytes = patched(bytes, [patch]);
     }
     return bytes;
+}
+
+/** Return the bytes of a manifest with the right hash. */
+export function hashed(text: string): Uint8Array {
+    const zeroed = text.replace(/("sha256": ")[0-9a-f]{64}(",?\s*\}\s*)$/, `$1${"0".repeat(64)}$2`);
+    const digest = createHash("sha256").update(zeroed).digest("hex");
+    return new TextEncoder().encode(zeroed.replace(/0{64}(?=",?\s*\}\s*$)/, digest));
 }
 
 /** Return bytes after patches with `offset`. */
