@@ -156,5 +156,9 @@ def _round_caches(model: ReferenceModel, bundle: Bundle, finer: float) -> Iterat
             scale = numpy_helper.to_array(tensors[f"model.layers.{cache.layer}.self_attn.{side}_scale"], folder)
             step = torch.tensor(scale.reshape(-1) / finer)
             yield module.register_forward_hook(
-                lambda _, _inputs, output, step=step: (output / step).round().clamp(-_STEPS - 1, _STEPS) * step
+                lambda _, _inputs, output, step=step: _rounded_to_steps(output, step.view(output.shape[2:]))
             )
+
+
+def _rounded_to_steps(x: Tensor, step: Tensor) -> Tensor:
+    return (x / step).round().clamp(-_STEPS - 1, _STEPS) * step
