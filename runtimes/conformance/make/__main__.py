@@ -33,8 +33,8 @@ from runtimes.conformance.python_driver import count_tokens
 
 _SUITE = Path(__file__).parent.parent
 _TEXTS = ["the quick brown", "naïve 東京 ☕ <tool>", " owls <|user|>  and\n"]
-# Gemma's tokenizer puts no <bos> before a text, so a user writes it; the second text has none.
-_GEMMA_TEXTS = ["<bos>the quick brown", "naïve 東京 ☕ ", "<bos><|turn>user\n  owls<turn|>\n<|turn>model\n"]
+# The likeliest tokens after the first text are certain, also with the bundle's defaults.
+_GEMMA_TEXTS = ["the owls dog", "naïve 東京 ☕ <bos>", "<|turn>user\n  owls<turn|>\n<|turn>model\n"]
 Case = dict[str, Any]
 
 

@@ -195,7 +195,7 @@ def _byte_fallback(vocab_size: int) -> Tokenizer:
 
 
 def _gemma(vocab_size: int) -> Tokenizer:
-    """Return a tokenizer like Gemma's: as `_byte_fallback`, but no space and no token is put before a text."""
+    """Return a tokenizer like Gemma's: as `_byte_fallback`, but no space is put before a text."""
     merges = _merges(["▁the", "▁ow", "ls", "quick"])
     names = [*gemma4.SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256)), *"\n▁abcdefghijklmnopqrstuvwxyzé京"]
     model = models.BPE(_vocabulary(names, merges), merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
@@ -204,6 +204,8 @@ def _gemma(vocab_size: int) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in gemma4.SPECIAL_TOKENS])
+    bos = gemma4.SPECIAL_TOKENS.index("<bos>")
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", bos)])
     assert tokenizer.get_vocab_size() <= vocab_size
     return tokenizer
 
