@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from runtimes.conformance.make.gemma4 import CHAT_TEMPLATE
+
 CHATML = """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}
 {{- '<|im_start|>system\\nBe kind.<|im_end|>\\n' }}{% endif %}
 {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}
@@ -250,6 +252,14 @@ MACROS = """
 {% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% endif %}
 {% endfor %}"""
 
+GEMMA_4 = (
+    CHAT_TEMPLATE
+    + """{%- macro first(value) -%}{{ second(value['type'] if value['type'] is string else value['type'][0]) }}{%- endmacro -%}
+{%- macro second(value, as_list=False) -%}{{ value | upper }}{{ ['a', value] | map('upper') | list if as_list }}{%- endmacro -%}
+{{- first({'type': 'string'}) ~ first({'type': ['null', 'b']}) ~ second('x', as_list=True) -}}
+{%- if not enable_thinking | default(false) -%}{{ '<|channel>thought\n<channel|>' }}{%- endif -%}"""
+)
+
 TEMPLATES = {
     "chatml": CHATML,
     "llama 2": LLAMA_2,
@@ -258,6 +268,7 @@ TEMPLATES = {
     "qwen": QWEN,
     "deepseek": DEEPSEEK,
     "gemma": GEMMA,
+    "gemma 4": GEMMA_4,
     "macros": MACROS,
 }
 
