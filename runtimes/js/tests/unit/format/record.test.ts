@@ -44,6 +44,7 @@ const decoded: Readonly<Record<string, readonly [string, string]>> = {
     "experts-int4": ["3b2274f20ebffb65", "79759c97b292ddc0"],
     "experts-int8": ["4fbfc2a785f32b8a", "daf67674196ae667"],
     "experts-nf4": ["82f448c9ea16070b", "46caf0d606cee93d"],
+    gemma4: ["d525d2b7d105b1c9", "85647d49a66cdf15"],
     "kv-int8": ["2279add5eaac777d", "1757368150e1700e"],
     mole: ["2abdc7ebb9209093", "fd2026799125b174"],
     molkv: ["e70bfa668f0239af", "0335fb216748cf1f"],
