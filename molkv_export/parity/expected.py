@@ -110,9 +110,7 @@ class ExpectedLogits:
             raise RequestError(f"{self.path}: input_ids has shape {list(ids)}, expected [B, T] with at least one text")
         least = min(context, 2 * window(config))
         if not least <= ids[1] <= context:
-            why = (
-                f"; shorter texts do not test an expert window of {window(config)}" if config.attended_positions else ""
-            )
+            why = f"; shorter texts do not test a window of {window(config)}" if config.longest_window else ""
             raise RequestError(
                 f"{self.path}: input_ids has texts of {ids[1]} tokens, expected {least} to {context}{why}"
             )
