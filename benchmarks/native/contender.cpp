@@ -16,7 +16,7 @@
 namespace {
 
 constexpr int32_t default_context = 1024;  // benchmarks.speed.CONTEXT
-constexpr int steps = 48;          // benchmarks.speed.STEPS
+constexpr int steps = 48;                  // benchmarks.speed.STEPS
 
 void check(molkv_status status) {
     if (status == MOLKV_OK) return;
