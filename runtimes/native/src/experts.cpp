@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "family.h"
 #include "molkv_window.h"
 #include "present_experts.h"
 
@@ -11,7 +12,7 @@ namespace molkv {
 namespace {
 
 bool has_window(const ModelConfig& config) {
-    return config.model_type == "molkv" && !config.expert_layers.empty();
+    return find_family(config.model_type)->has_window(config);
 }
 
 }  // namespace

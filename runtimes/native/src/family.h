@@ -45,6 +45,8 @@ class Family {
                                                                        DType dtype) const = 0;
     // Whether the graph of profile "cpu" has the input position_ids.
     [[nodiscard]] virtual bool has_position_ids(const ModelConfig& config) const = 0;
+    // Whether a position attends to the experts of a window of positions, which the host keeps between steps.
+    [[nodiscard]] virtual bool has_window(const ModelConfig& config) const = 0;
     // Whether a graph of profile "cpu" can have the values of an expert window as int8 codes, if the model has experts.
     [[nodiscard]] virtual bool has_int8_window() const = 0;
     // The rotations of experts in static graphs; the rotation of attention is not among them.

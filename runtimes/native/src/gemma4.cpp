@@ -118,6 +118,7 @@ class Gemma4 final : public Family {
     }
     [[nodiscard]] std::vector<Rotation> expert_rotations(const ModelConfig& /*config*/) const override { return {}; }
     [[nodiscard]] bool has_position_ids(const ModelConfig& /*config*/) const override { return false; }
+    [[nodiscard]] bool has_window(const ModelConfig& /*config*/) const override { return false; }
     [[nodiscard]] bool has_int8_window() const override { return false; }
 };
 

@@ -38,6 +38,7 @@ class Mole final : public Family {
     }
 
     [[nodiscard]] bool has_position_ids(const ModelConfig& /*config*/) const override { return false; }
+    [[nodiscard]] bool has_window(const ModelConfig& /*config*/) const override { return false; }
     [[nodiscard]] bool has_int8_window() const override { return false; }
     [[nodiscard]] std::vector<Rotation> expert_rotations(const ModelConfig& /*config*/) const override { return {}; }
 };

@@ -56,6 +56,7 @@ class Molkv final : public Family {
     }
 
     [[nodiscard]] bool has_position_ids(const ModelConfig& config) const override { return config.num_experts > 0; }
+    [[nodiscard]] bool has_window(const ModelConfig& config) const override { return !config.expert_layers.empty(); }
     [[nodiscard]] bool has_int8_window() const override { return true; }
 
     [[nodiscard]] std::vector<Rotation> expert_rotations(const ModelConfig& config) const override {
