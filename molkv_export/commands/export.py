@@ -128,7 +128,7 @@ def _part(text: str) -> tuple[int, int]:
     "--context-length",
     type=int,
     help="Longest sequence of the graphs, in tokens. The KV cache and the tables of cos and sin grow with it. "
-    f"[default: the model's, but at most {CONTEXT_LENGTH} in static graphs, and at most 4096 for Gemma 4]",
+    f"[default: the model's, but at most {CONTEXT_LENGTH} in static graphs and the family's default in profile cpu]",
 )
 @click.option(
     "--expert-window",
