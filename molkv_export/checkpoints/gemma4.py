@@ -124,15 +124,21 @@ def _config(fields: dict[str, Any], path: Path) -> Gemma4Config:
 
 
 def _layer_types(fields: Mapping[str, Any], path: Path) -> list[str]:
-    """Return the type of each layer. As in transformers, the last layer always has full attention."""
-    count = fields.get("num_hidden_layers", 0)
-    if not isinstance(count, int) or "layer_types" not in fields:
-        regular = range(1, min(count, 65_536) + 1 if isinstance(count, int) else 1)
-        types = [_SLIDING if layer % _PATTERN else _FULL for layer in regular]
+    """Return the type of each layer. As in transformers, the last layer always has full attention.
+
+    If num_hidden_layers is no positive integer, the list is empty; `model_config` refuses such a configuration.
+    """
+    count = fields.get("num_hidden_layers")
+    if not isinstance(count, int) or count < 1:
+        return []
+    if "layer_types" not in fields:
+        types = [_SLIDING if layer % _PATTERN else _FULL for layer in range(1, min(count, 65_536) + 1)]
     else:
         types = fields["layer_types"]
         if not isinstance(types, list) or not all(kind in (_SLIDING, _FULL) for kind in types):
             raise ConfigError(f"{path}: layer_types is {shown(types)}, expected a list of {_SLIDING!r} and {_FULL!r}")
+        if len(types) != count:
+            raise ConfigError(f"{path}: layer_types: found {len(types)} layers, expected num_hidden_layers ({count})")
     return [*types[:-1], _FULL]
 
 
@@ -166,7 +172,7 @@ def _global_head_dim(fields: Mapping[str, Any], layer_types: list[str], path: Pa
     It holds only fields that differ from the model's, so it is empty if all heads have the same size.
     """
     layers = fields.get("per_layer_config")
-    if layers is None:
+    if layers is None or not layer_types:  # no layer types: `model_config` refuses num_hidden_layers
         return fields.get("global_head_dim", _GLOBAL_HEAD_DIM)
     if layers == {}:
         return fields.get("head_dim", _DEFAULTS["head_dim"])
