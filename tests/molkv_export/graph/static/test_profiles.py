@@ -326,7 +326,8 @@ def test_an_invalid_graph_file_is_refused(content: bytes, static: Callable[..., 
         ("nnapi", {"dense_dtype": "float16"}, "expected one of float32, qdq-int8 in profile nnapi"),
         ("coreml", {"kv_dtype": "int8"}, "kv_dtype: found int8, expected float32 in profile coreml"),
         ("tpu", {}, "profile: found tpu, expected one of cpu, coreml, nnapi"),
-        ("cpu", {"context_length": 20}, "context_length: found 20, expected no value for profile cpu"),
+        ("cpu", {"expert_window": 3}, "expert_window: found 3, expected no value for profile cpu"),
+        ("cpu", {"chunk_lengths": (4,)}, r"chunk_lengths: found \(4,\), expected no value for profile cpu"),
     ],
 )
 def test_impossible_options_are_refused_before_anything_is_written(
