@@ -63,7 +63,7 @@ def checked_scales(weight: Tensor, size: int, scales: Tensor) -> Tensor:
         scales: The scales that a graph stores, float32 [out, blocks].
     """
     found = torch.empty_like(scales)
-    for rows in _pieces(weight):
+    for rows in pieces(weight):
         blocks, stored = _blocks(weight[rows], size), scales[rows, :, None]
         by_largest = _by_largest(blocks)
         found[rows] = torch.where(_is_better(stored, blocks, by_largest), stored, by_largest)[..., 0]
@@ -82,14 +82,15 @@ def rounded_in_blocks(weight: Tensor, size: int, scales: Tensor | None) -> Tenso
         The rounded weight, float32 [out, in].
     """
     rounded, columns = torch.empty_like(weight), weight.shape[1]
-    for rows in _pieces(weight):
+    for rows in pieces(weight):
         blocks = _blocks(weight[rows], size)
         scale = _by_largest(blocks) if scales is None else scales[rows, :, None]
         rounded[rows] = (_steps(blocks, scale) * scale).reshape(len(blocks), -1)[:, :columns]
     return rounded
 
 
-def _pieces(weight: Tensor) -> Iterator[slice]:
+def pieces(weight: Tensor) -> Iterator[slice]:
+    """Yield the rows of pieces of a weight [out, in], so that temporary tensors are small."""
     for start in range(0, len(weight), _ROWS_AT_A_TIME):
         yield slice(start, start + _ROWS_AT_A_TIME)
 

@@ -27,7 +27,7 @@ from molkv_bundle import (
 )
 from molkv_export.checkpoints import LM_HEAD
 from molkv_export.graph.files import load_graphs
-from molkv_export.source.blocks import rounded_in_blocks
+from molkv_export.source.blocks import pieces, rounded_in_blocks
 
 # Allowed error, in float32 epsilons, of the few operations that are not sums, including those of the checks below.
 _STEPS = 8
@@ -143,9 +143,21 @@ def stored_weight(
         scale = weight.abs().max() / 127
         return weight if name == LM_HEAD or scale == 0 else (weight / scale).round() * scale
     if graph.dense_dtype == "int8" or (name == LM_HEAD and scales is None):
-        scale = weight.abs().amax(1, keepdim=True) / 127
-        return torch.where(scale == 0, 0.0, (weight / scale).round() * scale)
+        return _rounded_rows(weight)
     return rounded_in_blocks(weight, graph.block_size, scales)
+
+
+def _rounded_rows(weight: Tensor) -> Tensor:
+    """Round each number of a weight [out, in] to the nearest of the 255 multiples of its row's scale.
+
+    Rows are rounded in pieces, so that only the weight and the result have the weight's size. The result does not
+    depend on the pieces, since each row has its own scale.
+    """
+    rounded = torch.empty_like(weight)
+    for rows in pieces(weight):
+        scale = weight[rows].abs().amax(1, keepdim=True) / 127
+        rounded[rows] = torch.where(scale == 0, 0.0, (weight[rows] / scale).round() * scale)
+    return rounded
 
 
 class Rounding(NamedTuple):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from molkv_bundle import ROW_FORMATS, MolkvConfig, Records, RowDtype, record_dtype
+from molkv_bundle import ROW_FORMATS, GraphInfo, MolkvConfig, Records, RowDtype, record_dtype
+from molkv_export.checkpoints import LM_HEAD
 from molkv_export.modeling.layers import FeedForward
-from molkv_export.source.rounding import StoredRows, rounding_slack
+from molkv_export.source.rounding import StoredRows, rounding_slack, stored_weight
 from molkv_export.tables.quantize import quantize
 
 COUNT = 8
@@ -90,3 +91,28 @@ def test_the_slack_covers_rows_computed_in_other_batch_sizes(hidden: int, interm
     apart = ((whole - pieces).abs() / whole.abs().amax(-1, keepdim=True)).max().item()
     assert 0 < apart < slack / 2
     assert slack < 2**-11 / 50  # far below a step of float16
+
+
+@pytest.mark.parametrize("rows", [1, 512, 513, 1500])
+@pytest.mark.parametrize(("dtype", "name"), [("int8", "model.layers.0.mlp.up_proj.weight"), ("int4", LM_HEAD)])
+def test_rows_are_rounded_alike_in_pieces_and_at_once(dtype: Any, name: str, rows: int) -> None:
+    graph = GraphInfo(
+        files=(),
+        data="",
+        golden="",
+        context_length=1,
+        expert_window=0,
+        min_onnxruntime="1.25.1",
+        dense_dtype=dtype,
+        kv_dtype="float32",
+        window_dtype="float32",
+        block_size=32,
+    )
+    weight = torch.randn(rows, 33, generator=torch.Generator().manual_seed(5))
+    weight[rows // 2] = 0
+    exact = weight.clone()
+    scale = weight.abs().amax(1, keepdim=True) / 127
+    at_once = torch.where(scale == 0, 0.0, (weight / scale).round() * scale)
+    found = stored_weight(name, weight, graph, ())
+    np.testing.assert_array_equal(found.view(torch.int32).numpy(), at_once.view(torch.int32).numpy())
+    np.testing.assert_array_equal(weight.numpy(), exact.numpy())
