@@ -29,13 +29,16 @@ def streamed_weights(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 
 def source_bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return the RAM in bytes for the dense weights of a source model; arguments as in `streamed_weights`.
+    """Return the most RAM in bytes for the dense weights of a source model; arguments as in `streamed_weights`.
 
-    A streamed weight is in RAM twice: as it is read and as it is rounded.
+    A weight that is loaded is in RAM twice: as it is read and as it is rounded. So the largest weight that is kept, in
+    most models the LM head, counts twice while the model is made. No streamed weight is in RAM at that time; later, the
+    kept weights and two copies of a streamed one are.
     """
     streamed = set(streamed_weights(shapes))
-    kept = weight_bytes(shape for name, shape in shapes.items() if name not in streamed)
-    return kept + 2 * max((weight_bytes([shapes[name]]) for name in streamed), default=0)
+    kept = [weight_bytes([shape]) for name, shape in shapes.items() if name not in streamed]
+    loaded = [2 * weight_bytes([shapes[name]]) for name in streamed]
+    return sum(kept) + max([*loaded, *kept], default=0)
 
 
 def weight_bytes(shapes: Iterable[tuple[int, ...]]) -> int:

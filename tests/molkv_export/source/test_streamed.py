@@ -114,6 +114,18 @@ def test_a_failing_load_leaves_no_weight_in_ram(
     _assert_equal(model.hidden(TEXTS, store, in_float64=in_float64), expected)
 
 
+def test_the_largest_weight_counts_twice_while_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {"lm_head.weight": (100, 8), "model.norm.weight": (8,), "a.weight": (8, 8), "b.weight": (8, 16)}
+    head, norm, a, b = 3200, 32, 256, 512
+    assert streamed.source_bytes(shapes) == 2 * head + norm + a + b  # all are kept
+    monkeypatch.setattr(streamed, "KEPT_BYTES", head + norm + a + b - 1)
+    assert streamed.source_bytes(shapes) == 2 * head + norm
+    shapes["b.weight"] = (8, 100)
+    assert streamed.source_bytes(shapes) == head + norm + 2 * 3200
+    shapes["b.weight"] = (8, 51)
+    assert streamed.source_bytes(shapes) == head + norm + 2 * 1632
+
+
 def test_texts_that_are_computed_together_do_not_change_each_other(checkpoints: Callable[[str], Path]) -> None:
     with open_checkpoint(checkpoints("mole")) as source:
         model = SourceModel(source)
