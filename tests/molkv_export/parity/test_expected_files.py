@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from molkv_bundle import RequestError
+from molkv_bundle import Bundle, RequestError
 from molkv_export import validate
 from molkv_export.parity.compared_texts import QUICK
 from molkv_export.parity.expected import ExpectedLogits
@@ -115,6 +115,16 @@ def test_a_file_that_does_not_fit_the_model_is_an_error_of_one_line(name: str, t
         ExpectedLogits(path, CONFIGS["molkv"])
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_texts_that_are_too_short_for_a_sliding_window_are_an_error(tmp_path: Path) -> None:
+    config = Bundle(ROOT / "runtimes" / "conformance" / "bundles" / "gemma4").config
+    window = config.longest_window
+    assert config.attended_positions == 0 < window
+    path = _save(tmp_path, **{name: tensor[:, : window - 1] for name, tensor in SMALL.items()})
+    why = f"shorter texts do not test a window of {window}"
+    with pytest.raises(RequestError, match=f"texts of {window - 1} tokens, expected {2 * window} to .*; {why}$"):
+        ExpectedLogits(path, config)
 
 
 @pytest.mark.parametrize(
