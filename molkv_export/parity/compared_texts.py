@@ -9,7 +9,6 @@ import numpy as np
 
 from molkv_bundle import TOKENIZER, ArgumentError, RequestError
 from molkv_export.corpus import standard_library
-from molkv_export.golden import window
 from molkv_export.source.model import Ids
 from molkv_runtime import Generator
 
@@ -29,6 +28,8 @@ class Scope(msgspec.Struct, frozen=True):
             if getattr(self, name) < least:
                 raise ArgumentError(name, getattr(self, name), f"{least} or more")
 
+
+_BEYOND_WINDOW = 64  # number of tokens by which a text is longer than the longest window
 
 QUICK = Scope(sequences=1, continuations=4, new_tokens=32, records=1024)
 
@@ -56,8 +57,10 @@ def choose_texts(generator: Generator, text: Path | None, scope: Scope) -> Texts
     Raises:
         RequestError: The text cannot be read or is too short, or the bundle has no tokenizer for it.
     """
-    context = generator.config.max_position_embeddings
-    length = min(context, max(scope.text_length, 4 * window(generator.config)))
+    config = generator.config
+    context = config.max_position_embeddings
+    # The ring of an expert window wraps around; a sliding window only has to be shorter than the text.
+    length = min(context, max(scope.text_length, 4 * config.expert_window, config.longest_window + _BEYOND_WINDOW))
     is_real = TOKENIZER in generator.bundle.manifest.files
     ids, description = _token_ids(generator, text, max(scope.sequences * length, context), is_real)
     if len(ids) < context:
