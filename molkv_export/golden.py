@@ -44,7 +44,7 @@ _PROMPTS = (
 _PROMPT_TOKENS = 40
 _NEW_TOKENS = 16
 _LONGEST = 4096  # largest number of positions in a text; the file has 164 bytes for each position
-_ROWS = 4  # number of positions whose logits are computed at a time
+_LARGE_VOCABULARY = 2**17  # number of token ids
 
 
 def write_golden(
@@ -72,6 +72,14 @@ def write_golden(
     (bundle.path / graph.golden).write_bytes(save(tensors, {VERSION_KEY: VERSION}))
 
 
+def _rows(vocab_size: int) -> int:
+    """Return the number of positions whose logits are computed at a time.
+
+    A large LM head takes about as long for 32 positions as for 4, since it is read from RAM once.
+    """
+    return 4 if vocab_size < _LARGE_VOCABULARY else 32
+
+
 def golden_ram(checkpoint: Checkpoint) -> int:
     """Estimate the RAM in bytes for making golden vectors."""
     networks: Counter[str] = Counter()  # parameters by layer; only one layer's networks are in RAM at a time
@@ -83,7 +91,8 @@ def golden_ram(checkpoint: Checkpoint) -> int:
         elif is_expert and checkpoint.form == "training":
             networks[layer] += math.prod(checkpoint.shape(name))
     dense[LM_HEAD] = dense.get(LM_HEAD, checkpoint.shape(EMBEDDING))
-    logits = (24 * _ROWS + 100) * checkpoint.config.vocab_size
+    vocab_size = checkpoint.config.vocab_size
+    logits = (24 * _rows(vocab_size) + 100) * vocab_size
     return source_bytes(dense) + 4 * max(networks.values(), default=0) + logits
 
 
@@ -137,7 +146,7 @@ def _golden_text(model: SourceModel, hidden: Tensor, ids: Ids, source: Path) -> 
     # Allocated in advance: a small array between large temporary arrays would prevent the release of their memory.
     top, projected = np.empty((len(ids), count), np.int32), np.empty((len(ids), PROJECTIONS), np.float32)
     top_logits, start = np.empty((len(ids), count), np.float32), 0
-    for logits in model.head(hidden, _ROWS, in_float64=True):
+    for logits in model.head(hidden, _rows(vocab_size), in_float64=True):
         if not np.isfinite(logits).all():
             raise CheckpointError(
                 f"{source}: the model computes logits that float32 cannot hold, expected finite numbers; its "
@@ -153,14 +162,14 @@ def _golden_text(model: SourceModel, hidden: Tensor, ids: Ids, source: Path) -> 
 def _limits(model: SourceModel, store: Store, bundle: Bundle, texts: list[GoldenText]) -> GoldenLimits:
     """Run the texts several times with the rounding errors that the bundle's format allows; return the limits."""
     found: list[tuple[float, float]] = []
-    every = [text.input_ids.astype(np.int64) for text in texts]
+    every, rows = [text.input_ids.astype(np.int64) for text in texts], _rows(model.config.vocab_size)
     for draw in range(DRAWS):
         errors = GoldenErrors(model.config.vocab_size, GoldenLimits(math.inf, math.inf))
         with rough_arithmetic(model.model, bundle, draw):
             for batch in _batches(every):
                 for index, hidden in zip(batch, model.hidden([every[i] for i in batch], store), strict=True):
                     start = 0
-                    for logits in model.head(hidden, _ROWS):
+                    for logits in model.head(hidden, rows):
                         errors.add(texts[index], start, logits)
                         start += len(logits)
         found.append((max(errors.max_abs_logit, errors.max_abs_projection), errors.relative_l2))
