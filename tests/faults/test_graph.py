@@ -16,7 +16,7 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from molkv_bundle import BundleError
+from molkv_bundle import BundleError, Gemma4Config
 from molkv_bundle.operators import OPERATORS, OPSETS, Operator
 from molkv_export import GraphOptions, export
 from molkv_export.graph.build import BuiltGraph
@@ -40,12 +40,37 @@ _TYPES = {
 
 # --- the list of operators
 
+# It has both types of attention, and layers that share a cache of each type.
+_GEMMA4 = Gemma4Config(
+    model_type="gemma4_text",
+    vocab_size=97,
+    hidden_size=64,
+    intermediate_size=48,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=48,
+    head_dim=16,
+    global_head_dim=32,
+    layer_types=("sliding_attention", "full_attention") * 2,
+    num_kv_shared_layers=2,
+    use_double_wide_mlp=True,
+    sliding_window=8,
+    hidden_size_per_layer_input=32,
+    rms_norm_eps=1e-6,
+    sliding_rope_theta=10_000.0,
+    full_rope_theta=1_000_000.0,
+    partial_rotary_factor=0.25,
+    final_logit_softcapping=30.0,
+    tie_word_embeddings=True,
+)
+
 
 def _all_graphs() -> Iterator[BuiltGraph]:
     """Build the graphs of every profile, dtype and kind of model."""
-    for config in CONFIGS.values():
-        for profile, dtypes in DTYPES.items():
-            for dtype in dtypes:
+    for config in (*CONFIGS.values(), _GEMMA4):
+        for profile in config.profiles:
+            for dtype in DTYPES[profile]:
                 for kv_dtype in ("float32", "int8") if profile == "cpu" else ("float32",):
                     lengths = None if profile == "cpu" else [4]
                     window_dtype = config.window_dtypes[-1] if profile == "cpu" else "float32"

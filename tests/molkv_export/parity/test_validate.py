@@ -174,8 +174,8 @@ def _shift_rotation(patch: pytest.MonkeyPatch) -> None:
     """
     original = molkv_export.graph.cpu.rotary_tables
 
-    def broken(positions: np.ndarray, size: int, theta: float) -> Any:
-        return original(positions + 1, size, theta)
+    def broken(positions: np.ndarray, *arguments: Any) -> Any:
+        return original(positions + 1, *arguments)
 
     patch.setattr(molkv_export.graph.cpu, "rotary_tables", broken)
 
