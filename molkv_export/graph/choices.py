@@ -15,8 +15,9 @@ DTYPES: dict[str, tuple[DenseDtype, ...]] = {
 
 # The oldest ONNX Runtime with which the graphs are tested, by profile (`make test-lowest`, `make test-openvino`).
 MIN_ONNXRUNTIME = {"cpu": "1.25.1", "coreml": "1.24.1", "nnapi": "1.24.1"}
-# The oldest ONNX Runtime whose GroupQueryAttention takes an int8 KV cache on the CPU: 1.26.0 fails in the first call.
-MIN_ONNXRUNTIME_OF_INT8_KV = "1.27.0"
+# The oldest ONNX Runtime whose GroupQueryAttention computes with an int8 KV cache on the CPU: 1.26.0 fails in the first
+# call, and 1.27.0 computes wrong logits in batches of sequences with different lengths.
+MIN_ONNXRUNTIME_OF_INT8_KV = "1.28.0"
 
 # Allowed numbers of weights that share a scale in int4.
 BLOCK_SIZES = (16, 32, 64, 128, 256)
