@@ -105,9 +105,9 @@ def _texts(config: ModelConfig, folder: Path, lengths: Sequence[int] = ()) -> li
     """Return texts, each with the number of tokens to generate after it.
 
     The first texts are beginnings of sentences; without a tokenizer, they are random ids. The last text is a long one
-    of random ids, without a continuation. It is longer than two windows, so that a driver fails if it handles the end
-    of a window wrongly. It is also long enough for at least one call of each static graph. The length of
-    this text is at most the context length, and at most 4,096 tokens.
+    of random ids, without a continuation. It is longer than two expert windows, and longer than a sliding window, so
+    that a driver fails if it handles the end of a window wrongly. It is also long enough for at least one call of each
+    static graph. The length of this text is at most the context length, and at most 4,096 tokens.
     """
     context = config.max_position_embeddings
     random = np.random.default_rng(0)
@@ -117,7 +117,8 @@ def _texts(config: ModelConfig, folder: Path, lengths: Sequence[int] = ()) -> li
         prompts = [np.array(ids[:longest], np.int64) for ids in encode(tokenizer, _PROMPTS, path, BundleError)]
     else:
         prompts = [random.integers(0, config.vocab_size, longest - index) for index in range(min(4, longest - 1))]
-    long_enough = max(128, 2 * window(config) + 64, sum(length + 1 for length in lengths) + 2)
+    beyond_windows = max(2 * max(2, config.expert_window), config.longest_window) + 64
+    long_enough = max(128, beyond_windows, sum(length + 1 for length in lengths) + 2)
     long = random.integers(0, config.vocab_size, min(context, _LONGEST, long_enough))
     texts = [(ids, min(_NEW_TOKENS, context - len(ids) + 1)) for ids in prompts if 0 < len(ids) <= context]
     return [*texts, (long, 0)]
