@@ -124,8 +124,13 @@ def _texts(config: ModelConfig, folder: Path, lengths: Sequence[int] = ()) -> li
     return [*texts, (long, 0)]
 
 
-def _batches(texts: Sequence[Ids]) -> list[list[int]]:
-    """Return the indices of texts that are computed together: the short texts, and then the long ones one by one."""
+def _batches(model: SourceModel, texts: Sequence[Ids]) -> list[list[int]]:
+    """Return the indices of texts that are computed together.
+
+    If the model loads its weights for each call, these are the short texts; long ones would take too much RAM together.
+    """
+    if not model.is_streamed:
+        return [[index] for index in range(len(texts))]
     short = [index for index, ids in enumerate(texts) if len(ids) <= _PROMPT_TOKENS + _NEW_TOKENS]
     alone = [[index] for index in range(len(texts)) if index not in short]
     return [short, *alone] if short else alone
@@ -134,7 +139,7 @@ def _batches(texts: Sequence[Ids]) -> list[list[int]]:
 def _golden_texts(model: SourceModel, store: Store, texts: list[Ids], source: Path) -> list[GoldenText]:
     """Compute the expected results for texts, without their continuations."""
     found: dict[int, GoldenText] = {}
-    for batch in _batches(texts):
+    for batch in _batches(model, texts):
         each = model.hidden([texts[index] for index in batch], store, in_float64=True)
         for index, hidden in zip(batch, each, strict=True):
             found[index] = _golden_text(model, hidden, texts[index], source)
@@ -167,7 +172,7 @@ def _limits(model: SourceModel, store: Store, bundle: Bundle, texts: list[Golden
     for draw in range(DRAWS):
         errors = GoldenErrors(model.config.vocab_size, GoldenLimits(math.inf, math.inf))
         with rough_arithmetic(model.model, bundle, draw):
-            for batch in _batches(every):
+            for batch in _batches(model, every):
                 for index, hidden in zip(batch, model.hidden([every[i] for i in batch], store), strict=True):
                     start = 0
                     for logits in model.head(hidden, rows):
@@ -186,18 +191,19 @@ def _continue(
     could change the choice of such a token.
     """
     found = [np.empty(0, np.int64) for _ in chosen]
-    going = [index for index, (_, count) in enumerate(chosen) if count]
-    while going:
-        each = model.hidden([np.concatenate([chosen[index][0], found[index]]) for index in going], store)
-        for index, hidden in zip(list(going), each, strict=True):
-            logits = next(model.head(hidden[-1:], 1))[0]
-            first, *others = top_ids(logits[None], 2)[0]
-            if others and logits[first] - logits[others[0]] <= tie:
-                going.remove(index)
-                continue
-            found[index] = np.append(found[index], first)
-            if len(found[index]) == chosen[index][1]:
-                going.remove(index)
+    for batch in _batches(model, [ids for ids, _ in chosen]):
+        going = [index for index in batch if chosen[index][1]]
+        while going:
+            each = model.hidden([np.concatenate([chosen[index][0], found[index]]) for index in going], store)
+            for index, hidden in zip(list(going), each, strict=True):
+                logits = next(model.head(hidden[-1:], 1))[0]
+                first, *others = top_ids(logits[None], 2)[0]
+                if others and logits[first] - logits[others[0]] <= tie:
+                    going.remove(index)
+                    continue
+                found[index] = np.append(found[index], first)
+                if len(found[index]) == chosen[index][1]:
+                    going.remove(index)
     return [ids.astype(np.int32) for ids in found]
 
 

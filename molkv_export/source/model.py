@@ -64,6 +64,8 @@ class SourceModel:
         state = {name: self._read(name) for name in shapes if name not in streamed}
         self.model.load_state_dict(state, strict=False, assign=True)
         stream(self.model, streamed, self._read)
+        self.is_streamed = bool(streamed)
+        """Whether weights are loaded for each call."""
         self.model.requires_grad_(False).eval()
         if bundle is not None and bundle.graph().dense_dtype == "qdq-int8":
             round_activations(self.model, bundle)
