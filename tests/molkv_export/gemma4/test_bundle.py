@@ -41,6 +41,7 @@ def test_the_formats_include_every_variant() -> None:
     assert {experts for *_, experts, _ in FORMATS} | {"nf4"} == set(get_args(RowDtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS, ids="-".join)
 def test_the_bundle_computes_what_the_source_computes(
     form: tuple[str, DenseDtype, RowDtype, KVDtype], folders: Folders, tmp_path: Path
@@ -53,12 +54,22 @@ def test_the_bundle_computes_what_the_source_computes(
     assert selftest(tmp_path / "bundle").failures == []
 
 
+@pytest.mark.slow
+def test_the_head_can_be_int4(folders: Folders, tmp_path: Path) -> None:
+    graph = GraphOptions("int4", block_size=32, lm_head_dtype="int4")
+    export(folders("rotation"), tmp_path / "bundle", experts_dtype="int8", graph=graph)
+    assert validate(tmp_path / "bundle", folders("rotation"), scope=SCOPE, with_bisection=True).failures == []
+    assert selftest(tmp_path / "bundle").failures == []
+
+
+@pytest.mark.slow
 def test_records_can_be_nf4(tmp_path: Path) -> None:
     save_text_model(tmp_path / "checkpoint", hidden_size_per_layer_input=64)
     export(tmp_path / "checkpoint", tmp_path / "bundle", experts_dtype="nf4")
     assert validate(tmp_path / "bundle", tmp_path / "checkpoint", scope=SCOPE).failures == []
 
 
+@pytest.mark.slow
 def test_the_multimodal_folder_is_exported(folders: Folders, tmp_path: Path) -> None:
     export(folders("multimodal"), tmp_path / "bundle")
     assert validate(tmp_path / "bundle", folders("multimodal"), scope=SCOPE).failures == []
@@ -106,6 +117,32 @@ def test_a_sequence_can_be_shortened_beyond_its_window(bundle: Folders) -> None:
     state.prefill(1, IDS[:12])
     rewound, new = state.prefill(0, IDS[20:30], all_logits=True), state.prefill(1, IDS[20:30], all_logits=True)
     np.testing.assert_allclose(rewound, new, atol=2e-5)
+
+
+def test_a_copy_of_a_sequence_continues_like_it(bundle: Folders) -> None:
+    state = Generator(bundle("base")).sequences(2)
+    state.prefill(0, IDS[:21])
+    assert state.fork(0) == 1
+    first, second = state.decode([7, 7])
+    np.testing.assert_array_equal(first, second)
+    first, second = state.decode([7, 9])
+    assert np.abs(first - second).max() > 0.1
+    assert {*state.caches(0)} == {f"{layer}.{kind}" for layer in range(4) for kind in ("key", "value")}
+
+
+@pytest.mark.parametrize("kv_dtype", ["float32", "int8"])
+def test_a_saved_session_continues(kv_dtype: KVDtype, folders: Folders, tmp_path: Path) -> None:
+    export(folders("rotation"), tmp_path / "bundle", graph=GraphOptions(kv_dtype=kv_dtype))
+    generator = Generator(tmp_path / "bundle", prefix_cache_bytes=0)
+    session, prompt, more = generator.session(), IDS[:20].tolist(), IDS[20:25].tolist()
+    found = [token.id for token in session.stream(prompt, max_new_tokens=6, stop_ids=frozenset())]
+    session.save(tmp_path / "session")
+    whole = [*prompt, *found, *more]
+    expected = [token.id for token in generator.stream([whole], max_new_tokens=6, stop_ids=frozenset())]
+    restored = Generator(tmp_path / "bundle").restore(tmp_path / "session")
+    assert restored.ids == [*prompt, *found]
+    assert [token.id for token in restored.stream(more, max_new_tokens=6, stop_ids=frozenset())] == expected
+    assert len({*found, *expected}) > 4
 
 
 def test_the_context_is_at_most_4096_unless_the_user_chooses(folders: Folders, tmp_path: Path) -> None:

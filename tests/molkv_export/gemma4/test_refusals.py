@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from molkv_bundle import CheckpointError, ConfigError
+from molkv_bundle import CheckpointError, ConfigError, MolkvError
 from molkv_export.families import open_checkpoint
 from tests.molkv_export.gemma4.models import FULL, SLIDING, Tensors, edit_config, edit_tensors
 
@@ -76,6 +78,50 @@ def test_a_folder_without_a_text_model_is_refused(folders: Folders, tmp_path: Pa
     edit_config(folder, lambda config: config.pop("text_config"))
     with pytest.raises(ConfigError, match="text_config is null, expected an object"):
         open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("part", ["model", "text model"])
+def test_the_quantized_model_is_refused(part: str, folders: Folders, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders("multimodal"), tmp_path / "folder"))
+
+    def edit(config: dict[str, Any]) -> None:
+        fields = config if part == "model" else config["text_config"]
+        fields["quantization_config"] = {"quant_method": "other"}
+
+    edit_config(folder, edit)
+    with pytest.raises(ConfigError, match=r"config\.json: quantization_config is set"):
+        open_checkpoint(folder)
+
+
+_HUGE = 10**400
+ODD: tuple[Any, ...] = (None, 0, -1, 2.5, 10**30, _HUGE, True, "x", [], {}, [1], {"a": 1}, {"2": {"head_dim": [1]}})
+
+
+def _places(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        yield (*place, name)
+        yield from _places(inner, (*place, name))
+
+
+def test_odd_values_are_accepted_or_refused_in_one_line(folders: Folders, tmp_path: Path) -> None:
+    """Every field of config.json gets every odd value."""
+    folder = Path(shutil.copytree(folders("base"), tmp_path / "folder"))
+    sound = json.loads((folder / "config.json").read_text())
+    refused = []
+    for place in _places(sound):
+        for value in ODD:
+            fields = copy.deepcopy(sound)
+            part = fields
+            for name in place[:-1]:
+                part = part[name]
+            part[place[-1]] = value
+            (folder / "config.json").write_text(json.dumps(fields))
+            try:
+                open_checkpoint(folder).close()
+            except MolkvError as error:
+                refused.append(str(error))
+    assert len(refused) > 250
+    assert not any("\n" in message for message in refused)
 
 
 TABLE = "model.embed_tokens_per_layer.weight"
