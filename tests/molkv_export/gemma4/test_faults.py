@@ -42,7 +42,7 @@ class Graph:
         return next(node for node in self.graph.node if value in node.output)
 
     def bypass(self, node: onnx.NodeProto) -> None:
-        """Give the readers of a node its first input."""
+        """Remove a node: the nodes that read its output read its first input instead."""
         for reader in self.graph.node:
             for place, name in enumerate(reader.input):
                 if name == node.output[0]:
