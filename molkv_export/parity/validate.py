@@ -230,7 +230,9 @@ def _source_measure(
     bundle, gate = generator.bundle, quality_gate(generator.bundle)
     texts = choose_texts(generator, text, scope)
     trained = model = SourceModel(source)
-    if {bundle.graph().dense_dtype, bundle.graph().window_dtype} != {"float32"} or bundle.config != source.config:
+    graph = bundle.graph()
+    is_restricted = graph.is_static and bundle.config != source.config  # the context alone does not change the model
+    if {graph.dense_dtype, graph.window_dtype} != {"float32"} or is_restricted:
         model = SourceModel(source, bundle)
     limit = rounding_limit(model, generator, texts.sequences, provider)
     judge = _quality_judge(gate if texts.is_real else None)
