@@ -5,17 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-from molkv_bundle import Arrays, Floats, rotary_tables
+from molkv_bundle import Arrays, ModelConfig, rotary_tables
 from molkv_export import Scope, validate
-from molkv_runtime import selftest
-from molkv_runtime.calls import Call, DynamicCalls
+from molkv_runtime import calls, selftest
 from tests.manifests import replace_file
 from tests.molkv_export.gemma4.models import BASE
 
@@ -278,16 +277,30 @@ def test_a_wrong_choice_of_positions_is_found(name: str, folders: Folders, bundl
     assert [comparison.phase for comparison in report.comparisons if comparison.failure] == ["context end"]
 
 
+class _OtherCaches:
+    """A dense graph whose last layers write to the caches of the first layers of their type."""
+
+    def __init__(self, graph: calls.Graph) -> None:
+        self._graph = graph
+
+    def bind(self, length: int, inputs: Arrays, outputs: Arrays) -> calls.Call:
+        again = {
+            f"present.{layer}.{kind}": outputs[f"present.{source}.{kind}"]
+            for layer, source in {4: 1, 5: 1, 6: 2}.items()
+            for kind in ("key", "value")
+        }
+        return self._graph.bind(length, inputs, {**outputs, **again})
+
+
 def test_a_host_that_binds_another_cache_is_found(
     folders: Folders, bundle: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = DynamicCalls._bind
+    make = calls.DynamicCalls.__init__
 
-    def broken(self: DynamicCalls, inputs: Arrays, logits: Floats, rows: slice) -> Call:
-        self._shared_caches = {4: 1, 5: 1, 6: 2}
-        return original(self, inputs, logits, rows)
+    def broken(self: calls.DynamicCalls, config: ModelConfig, graph: calls.Graph, *rest: Any) -> None:
+        make(self, config, _OtherCaches(graph), *rest)
 
-    monkeypatch.setattr(DynamicCalls, "_bind", broken)
+    monkeypatch.setattr(calls.DynamicCalls, "__init__", broken)
     report = validate(bundle("base"), folders("base"), scope=SCOPE, with_bisection=True)
     assert report.bisection is not None
     assert "step-by-step decode: layer 1, attention" in report.bisection.culprit
