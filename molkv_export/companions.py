@@ -49,8 +49,12 @@ class Companions:
     The files are read when the export starts, so that they belong to the same state of the checkpoint as the weights.
     """
 
-    def __init__(self, source: Checkpoint) -> None:
+    def __init__(self, source: Checkpoint, begins_with_bos: bool) -> None:
         """Read and check the companions.
+
+        Args:
+            source: The checkpoint.
+            begins_with_bos: Whether the model expects that each text begins with its beginning-of-text token.
 
         Raises:
             CheckpointError: A file cannot be read, does not fit the model, or has an impossible value.
@@ -63,6 +67,8 @@ class Companions:
         """Warnings for the user, one line each."""
         self._tokenizer = self._open_tokenizer()
         self._warn_of_files()
+        if begins_with_bos and self._tokenizer is not None:
+            self._warn_of_bos(self._tokenizer)
         self.files = {name: content for name in _COPIED if (content := self._read[name]) is not None}
         """Contents of the files that the bundle gets, by name."""
         self.generation = self._generation()
@@ -114,6 +120,15 @@ class Companions:
                 f"{self._source.folder}: has {' and '.join(others)} but no {TOKENIZER}, so the bundle will take only "
                 f"token ids, no text; write {TOKENIZER} with transformers: "
                 "AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER)"
+            )
+
+    def _warn_of_bos(self, tokenizer: Tokenizer) -> None:
+        bos = self._source.generation.get("bos_token_id")
+        if isinstance(bos, int) and tokenizer.encode("").ids[:1] != [bos]:
+            token = tokenizer.id_to_token(bos) or f"the token {bos}"
+            self.warnings.append(
+                f"{self._paths[TOKENIZER]}: does not begin texts with {token}, which the model expects; begin prompts "
+                "with it, or correct the file"
             )
 
     def _generation(self) -> Generation:

@@ -46,7 +46,7 @@ from molkv_export.checkpoints import Checkpoint
 from molkv_export.checkpoints.remote import RemoteError
 from molkv_export.companions import Companions
 from molkv_export.disk_and_ram import estimate_disk_and_ram
-from molkv_export.families import open_checkpoint
+from molkv_export.families import FAMILIES, open_checkpoint
 from molkv_export.golden import calibration_texts, write_golden
 from molkv_export.graph.build import GraphPlan
 from molkv_export.graph.files import save_graphs
@@ -238,7 +238,7 @@ def _plan(
     max_memory: int,
     cores: int,
 ) -> _Plan:
-    companions = Companions(source)
+    companions = Companions(source, FAMILIES[source.config.model_type].begins_with_bos)
     graphs = plan_graphs(source.config, profiles, with_block_size(graph, source), experts_dtype)
     rows = row_source(source)
     table = plan_table(source.config, experts_dtype, shard_size)

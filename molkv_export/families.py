@@ -46,6 +46,8 @@ class Family(NamedTuple):
     If true, the reference model has the method `cached`, and its linear layers have the same names as in the graph.
     There is one exception: the graph may merge the layers for query, key and value into one named `qkv_proj`.
     """
+    begins_with_bos: bool = False
+    """Whether the models expect that each text begins with the beginning-of-text token."""
     note: str = ""
     """A note that `export` prints for the user; empty for none."""
 
@@ -71,6 +73,7 @@ FAMILIES: dict[str, Family] = {
         model=Gemma4ForCausalLM,
         graph=build_gemma4_graph,
         can_be_calibrated=True,
+        begins_with_bos=True,
     ),
 }
 """All families by `model_type`. To add a family, add an entry (docs/architecture.md, "A new family")."""

@@ -47,9 +47,9 @@ def _set(folder: Path, name: str, **fields: Any) -> None:
     path.write_text(json.dumps({**old, **fields}))
 
 
-def _companions(folder: Path) -> Companions:
+def _companions(folder: Path, begins_with_bos: bool = False) -> Companions:
     with open_checkpoint(folder) as source:
-        return Companions(source)
+        return Companions(source, begins_with_bos)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +223,31 @@ def test_a_tokenizer_with_ids_outside_the_vocabulary_is_refused(
         _companions(folder)
     _save_tokenizer(folder, {"a": 0, "b": 96})
     assert "tokenizer.json" in _companions(folder).files
+
+
+@pytest.mark.parametrize(
+    ("single", "begins_with_bos", "bos_token_id", "has_warning"),
+    [
+        ("$A", True, 1, True),
+        ("$A", False, 1, False),
+        ("$A", True, None, False),
+        ("b $A", True, 1, False),
+        ("b $A", True, 7, True),
+        ("$A <end>", True, 1, True),
+    ],
+)
+def test_a_tokenizer_without_the_first_token_of_texts_gives_a_warning(
+    single: str, begins_with_bos: bool, bos_token_id: int | None, has_warning: bool, folder: Path
+) -> None:
+    _set(folder, CONFIG, eos_token_id=7, bos_token_id=bos_token_id)
+    vocabulary = {"a": 0, "b": 1, "<end>": 7}
+    _save_tokenizer(folder, vocabulary, single=single, special_tokens=[("b", 1), ("<end>", 7)])
+    token = {1: "b", 7: "<end>"}.get(bos_token_id or 0, "")
+    warning = (
+        f"{folder / 'tokenizer.json'}: does not begin texts with {token}, which the model expects; begin prompts with "
+        "it, or correct the file"
+    )
+    assert _companions(folder, begins_with_bos).warnings == ([warning] if has_warning else [])
 
 
 def _said(folder: Path) -> list[str]:

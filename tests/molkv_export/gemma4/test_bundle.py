@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -9,6 +11,8 @@ from typing import get_args
 import numpy as np
 import onnx
 import pytest
+from rich.console import Console
+from tokenizers import Tokenizer, models
 
 from molkv_bundle import ArgumentError, Bundle, ConfigError, DenseDtype, KVDtype, RequestError, RowDtype
 from molkv_export import GraphOptions, Scope, export, inspect, validate
@@ -74,6 +78,15 @@ def test_the_multimodal_folder_is_exported(folders: Folders, tmp_path: Path) -> 
     export(folders("multimodal"), tmp_path / "bundle")
     assert validate(tmp_path / "bundle", folders("multimodal"), scope=SCOPE).failures == []
     assert Bundle(tmp_path / "bundle").manifest.generation.eos_token_ids == (1,)
+
+
+@pytest.mark.slow
+def test_a_tokenizer_without_bos_gives_a_warning(folders: Folders, tmp_path: Path) -> None:
+    checkpoint, out = shutil.copytree(folders("base"), tmp_path / "checkpoint"), io.StringIO()
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1, "<bos>": 2}, unk_token="<unk>"))
+    tokenizer.save(str(checkpoint / "tokenizer.json"))
+    export(checkpoint, tmp_path / "bundle", console=Console(file=out, width=500))
+    assert "tokenizer.json: does not begin texts with <bos>, which the model expects; begin prompts" in out.getvalue()
 
 
 def test_only_layers_with_a_cache_have_one(bundle: Folders) -> None:
